@@ -1,0 +1,65 @@
+# `make run` and `make test` set up what they need, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: run test test-all check format bench repro lock clean
+
+run: $(VENV)/.run
+	@chapterflow run
+
+test: $(VENV)/.dev
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-all: $(VENV)/.dev
+	@$(BIN)/python -m pytest -m "" $(ARGS)
+
+check: $(VENV)/.dev
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports
+
+format: $(VENV)/.dev
+	ruff format .
+	ruff check --fix .
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks
+
+repro: $(VENV)/.run
+	@dvc repro
+
+# The lock files name no index: they install from whichever one pip or uv is set to.
+COMPILE = uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml
+lock: $(VENV)/.run
+	$(COMPILE) -o requirements.lock
+	$(COMPILE) --extra dev -c requirements.lock -o requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) .chapterflow .prefect
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); \
+	sys.exit(None if ok else "Python 3.11, 3.12 or 3.13 is needed. Received: " + sys.version.split()[0] + \
+	". Name another with: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	-@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+# uv installs in seconds; where it cannot (no wheel, another index set-up), pip does the same.
+define install
+	@echo "Installing $(1) into $(VENV)"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r $(1) || \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(1)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+endef
+
+$(VENV)/.run: requirements.lock pyproject.toml | $(BIN)/python
+	$(call install,requirements.lock)
+
+$(VENV)/.dev: requirements-dev.lock pyproject.toml | $(BIN)/python
+	$(call install,requirements-dev.lock)
+	@touch $(VENV)/.run

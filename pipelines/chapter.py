@@ -1,0 +1,267 @@
+"""The chapter flow: every model through data, validation, training, evaluation and logging."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import flow, get_run_logger, runtime, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+
+from chapterflow import steps
+from chapterflow.config import Profile, Settings, load_settings
+from chapterflow.environment import Project, configure, find_project
+from chapterflow.errors import ChapterflowError, FetchError, StoreUnavailable
+from chapterflow.records import Comparison, Outcome, Prepared, Tell, Trained
+from chapterflow.report.progress import tell_about
+from chapterflow.report.tables import results_markdown
+from chapterflow.tracking.runs import end_dead_runs
+from chapterflow.tracking.session import Session
+from chapterflow.validation.verdict import Verdict
+from pipelines.housekeeping import end_dead_flow_runs, sign_flow_run
+
+
+class ModelsFailed(ChapterflowError):
+    """Some models failed; the others are done.
+
+    Attributes:
+        results: The document that a flow without failures returns.
+    """
+
+    def __init__(self, results: dict[str, Any], outcomes: Sequence[Outcome]) -> None:
+        failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+        names = ", ".join(outcome.model for outcome in failed)
+        super().__init__(f"{len(failed)} of {len(outcomes)} models failed: {names}")
+        self.results = results
+        codes = {outcome.exit_code for outcome in failed}
+        self.exit_code = codes.pop() if len(codes) == 1 else 1
+
+
+def _is_transient(_task: Any, _run: Any, state: State[Any]) -> bool:
+    """Tell whether trying again may help: a download, or a tracking server that did not answer."""
+    return isinstance(error_of(state), FetchError | StoreUnavailable)
+
+
+def error_of(state: State[Any]) -> BaseException | None:
+    """Return what a task raised, or None where it completed."""
+    if state.is_completed():
+        return None
+    error = state.result(raise_on_failure=False)
+    return error if isinstance(error, BaseException) else RuntimeError(str(state))
+
+
+def _tell(subject: str) -> Tell:
+    """Tell the progress display of everything, and Prefect's log of each new step."""
+    shown, logger = tell_about(subject), get_run_logger()
+    last = ""
+
+    def tell(step: str, detail: str) -> None:
+        nonlocal last
+        shown(step, detail)
+        if step != last:
+            logger.info("%s: %s: %s", subject, step, detail)
+            last = step
+
+    return tell
+
+
+@task(
+    task_run_name="prepare {dataset}",
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=[2, 10],
+    retry_condition_fn=_is_transient,
+)
+def prepare(settings: Settings, dataset: str) -> Prepared:
+    """Bring a dataset onto this machine."""
+    return steps.prepare(find_project(), settings, dataset, tell=_tell(dataset))
+
+
+@task(task_run_name="validate {prepared.dataset}", cache_policy=NO_CACHE)
+def validate(settings: Settings, prepared: Prepared, flow_run_id: str) -> Verdict:
+    """Check a dataset against its suite."""
+    return steps.validate(
+        find_project(), settings, prepared, flow_run_id=flow_run_id, tell=_tell(prepared.dataset)
+    )
+
+
+@task(task_run_name="train {model}", cache_policy=NO_CACHE)
+def train(
+    settings: Settings, model: str, verdict: Verdict, flow_run_id: str, force: bool
+) -> Trained:
+    """Train a model, or find the run that did."""
+    return steps.train(
+        find_project(),
+        settings,
+        model,
+        verdict,
+        flow_run_id=flow_run_id,
+        force=force,
+        tags={
+            "prefect.flow_run_id": runtime.flow_run.id,
+            "prefect.flow_run": runtime.flow_run.name,
+        },
+        tell=_tell(model),
+    )
+
+
+@task(task_run_name="evaluate {trained.model}", cache_policy=NO_CACHE)
+def evaluate(settings: Settings, trained: Trained) -> Trained:
+    """Score a model on the test split."""
+    return steps.evaluate(find_project(), settings, trained, tell=_tell(trained.model))
+
+
+@task(
+    task_run_name="log {trained.model}",
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=[2, 10],
+    retry_condition_fn=_is_transient,
+)
+def log(settings: Settings, trained: Trained, verdict: Verdict) -> Outcome:
+    """Log and register a model."""
+    return steps.log(find_project(), settings, trained, verdict, tell=_tell(trained.model))
+
+
+@task(task_run_name="compare", cache_policy=NO_CACHE)
+def compare(settings: Settings, outcomes: list[Outcome]) -> Comparison:
+    """Compare the newest runs of all models."""
+    return steps.compare(find_project(), settings)
+
+
+def _flow_run_name() -> str:
+    parameters = runtime.flow_run.parameters
+    models = parameters.get("models")
+    return (
+        f"{parameters.get('profile') or 'default'}: {', '.join(models) if models else 'all models'}"
+    )
+
+
+@flow(name="chapter", flow_run_name=_flow_run_name, persist_result=False)
+def chapter(
+    models: list[str] | None = None,
+    profile: Profile | None = None,
+    overrides: list[str] | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Run chapter models from data to registry. One failing model does not stop the others.
+
+    Args:
+        models: Names; all of `params.yaml` by default.
+        profile: Profile in place of the one in `params.yaml`.
+        overrides: `path=value` changes of `params.yaml` for this run.
+        force: Train even what a finished run has done already.
+
+    Returns:
+        `profile`, `seconds`, and for each model what became of it.
+
+    Raises:
+        ModelsFailed: If a model failed, with the same document.
+        ConfigError: If parameters or names are wrong; nothing was started.
+    """
+    started = time.monotonic()
+    project = find_project()
+    configure(project)
+    settings = load_settings(project.params, profile=profile, overrides=overrides or [])
+    names = list(dict.fromkeys(models or settings.models))
+    settings.check_names(names, settings.models, "model")
+    sign_flow_run()
+    end_dead_flow_runs()
+
+    with Session(project, settings) as session:
+        end_dead_runs(session.client, [session.experiment_id])
+        flow_run_id = session.start_flow_run(
+            f"{settings.profile} {time.strftime('%Y-%m-%d %H:%M:%S')}",
+            {
+                "prefect.flow_run_id": str(runtime.flow_run.id),
+                "prefect.flow_run": str(runtime.flow_run.name),
+            },
+        )
+        with session.ending_on_error(flow_run_id):
+            outcomes = _run_models(project, settings, names, flow_run_id, force)
+            if any(outcome.status != "failed" for outcome in outcomes):
+                compare(settings, outcomes)
+            results = document(settings.profile, time.monotonic() - started, outcomes)
+            table = results_markdown(outcomes)
+            session.close_flow_run(flow_run_id, results, table)
+            create_markdown_artifact(
+                table, key="results", description="Results of the chapter flow"
+            )
+    if any(outcome.status == "failed" for outcome in outcomes):
+        raise ModelsFailed(results, outcomes)
+    return results
+
+
+def _run_models(
+    project: Project, settings: Settings, names: list[str], flow_run_id: str, force: bool
+) -> list[Outcome]:
+    verdicts: dict[str, State[Verdict]] = {}
+    for dataset in dict.fromkeys(settings.dataset_of(name) for name in names):
+        ready: Any = prepare(settings, dataset, return_state=True)
+        if ready.is_completed():
+            ready = validate(settings, ready, flow_run_id, return_state=True)
+        verdicts[dataset] = ready
+        tell_about(dataset)("checked" if ready.is_completed() else "failed", "")
+    outcomes = []
+    for name in names:
+        verdict = verdicts[settings.dataset_of(name)]
+        outcome = (
+            _run_model(project, settings, name, verdict, flow_run_id, force)
+            if verdict.is_completed()
+            else _failure(settings, name, verdict)
+        )
+        tell_about(name)(outcome.status, _summary(outcome))
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _run_model(
+    project: Project,
+    settings: Settings,
+    name: str,
+    verdict: Any,
+    flow_run_id: str,
+    force: bool,
+) -> Outcome:
+    with steps.claim(project, settings, name, tell=tell_about(name)):
+        state: Any = train(settings, name, verdict, flow_run_id, force, return_state=True)
+        if state.is_completed():
+            state = evaluate(settings, state, return_state=True)
+        if state.is_completed():
+            state = log(settings, state, verdict, return_state=True)
+    if not state.is_completed():
+        return _failure(settings, name, state)
+    outcome: Outcome = state.result()
+    return outcome
+
+
+def _failure(settings: Settings, name: str, state: State[Any]) -> Outcome:
+    error = error_of(state)
+    told = str(error) if isinstance(error, ChapterflowError) else f"{type(error).__name__}: {error}"
+    return Outcome(
+        model=name,
+        dataset=settings.dataset_of(name),
+        status="failed",
+        error=told,
+        exit_code=getattr(error, "exit_code", 1),
+    )
+
+
+def _summary(outcome: Outcome) -> str:
+    if outcome.status == "failed":
+        return (outcome.error or "").partition("\n")[0]
+    accuracy = f"test accuracy {outcome.metrics['test/accuracy']:.4f}"
+    return accuracy + (f", run {outcome.run_id}" if outcome.status == "reused" else "")
+
+
+def document(profile: str, seconds: float, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return the results as `chapterflow run --json` prints them."""
+    return {
+        "profile": profile,
+        "seconds": round(seconds, 3),
+        "models": [outcome.model_dump(exclude={"exit_code"}) for outcome in outcomes],
+    }
+
+
+__all__ = ["ModelsFailed", "chapter", "document"]

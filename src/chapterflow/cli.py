@@ -1,0 +1,358 @@
+"""The command line: thin, and quick to answer: a command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from chapterflow.environment import Project, configure, find_project
+from chapterflow.errors import ChapterflowError, ConfigError
+
+if TYPE_CHECKING:
+    from chapterflow.config import Settings
+
+app = typer.Typer(
+    name="chapterflow",
+    help="Run the models of a textbook chapter on convolution through one production loop.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Datasets: list, fetch, verify.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+step_app = typer.Typer(
+    help="Single steps, as the stages of dvc.yaml call them.", no_args_is_help=True
+)
+app.add_typer(step_app, name="step", hidden=True)
+
+ProfileOption = Annotated[
+    str | None,
+    typer.Option("--profile", help="embedded or book; params.yaml says which by default."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Change params.yaml for this call."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+def main() -> None:
+    """Run the command line; every failure is one clear message and an exit code."""
+    debug = "--debug" in sys.argv or bool(os.environ.get("CHAPTERFLOW_DEBUG"))
+    sys.argv = [word for word in sys.argv if word != "--debug"]
+    try:
+        app()
+    except ChapterflowError as error:
+        if debug:
+            raise
+        _say(str(error), "red")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _say("Interrupted. The next run continues from the last finished epoch.", "yellow")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        _say(f"{type(error).__name__}: {error}", "red")
+        _say("This was not expected; `--debug` shows where it happened.", "red")
+        sys.exit(1)
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Options before any command; `main` has read them."""
+
+
+def _say(message: str, style: str = "") -> None:
+    Console(stderr=True).print(Text(message, style=style), soft_wrap=True)
+
+
+def _start(
+    profile: str | None = None, overrides: list[str] | None = None
+) -> tuple[Project, Settings]:
+    project = find_project()
+    configure(project)
+    from chapterflow.config import load_settings
+
+    return project, load_settings(project.params, profile=profile, overrides=overrides or [])
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document, indent=2))
+
+
+@app.command()
+def run(
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help="All by default.")
+    ] = None,
+    profile: ProfileOption = None,
+    set_: SetOption = None,
+    force: Annotated[bool, typer.Option(help="Train even what is done already.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run models: data, validation, training, evaluation, logging, registry.
+
+    What a finished run has done already is reused. A killed training goes on where it was.
+    """
+    project, settings = _start(profile, set_)
+    names = list(dict.fromkeys(models or settings.models))
+    settings.check_names(names, settings.models, "model")
+    from chapterflow.records import Outcome
+    from chapterflow.report import progress as live
+    from chapterflow.report.tables import print_results
+    from pipelines.server import prefect_server
+
+    datasets = list(dict.fromkeys(settings.dataset_of(name) for name in names))
+    exit_code = 0
+    console = live.console(stderr=as_json)
+    with live.shown(console, [*datasets, *names]) as progress:
+        progress.update(datasets[0], "starting", "Prefect")
+        with prefect_server(project.scratch):
+            from pipelines.chapter import ModelsFailed, chapter
+
+            state: Any = chapter(
+                models=names,
+                profile=settings.profile,
+                overrides=set_,
+                force=force,
+                return_state=True,
+            )
+    results = state.result(raise_on_failure=False)
+    if isinstance(results, ModelsFailed):
+        exit_code, results = results.exit_code, results.results
+    elif isinstance(results, BaseException):
+        raise results
+    if as_json:
+        _print_json(results)
+    else:
+        print_results(console, [Outcome.model_validate(model) for model in results["models"]])
+        _next_steps(console, results["models"], settings)
+    sys.exit(exit_code)
+
+
+def _next_steps(console: Console, models: list[dict[str, Any]], settings: Settings) -> None:
+    profile = f" --profile {settings.profile}" if settings.profile != "embedded" else ""
+    count = {s: sum(m["status"] == s for m in models) for s in ("trained", "reused", "failed")}
+    told = ", ".join(f"{n} {status}" for status, n in count.items() if n)
+    if count["reused"]:
+        told += " (nothing they depend on has changed; --force trains anew)"
+    console.print(Text(told + "."), soft_wrap=True)
+    console.print(
+        f"Next: `chapterflow compare{profile}` tells which differences are real; "
+        "`chapterflow ui` opens the runs in MLflow.",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+@app.command()
+def compare(
+    profile: ProfileOption = None, set_: SetOption = None, as_json: JsonOption = False
+) -> None:
+    """Compare the newest run of every model, pair by pair: is the difference real?"""
+    project, settings = _start(profile, set_)
+    from chapterflow import steps
+    from chapterflow.report import progress as live
+    from chapterflow.report.tables import print_differences, print_results
+
+    found = steps.compare(project, settings)
+    if as_json:
+        _print_json(found.model_dump(exclude={"models": {"__all__": {"exit_code"}}}))
+        return
+    console = live.console()
+    if not found.models:
+        console.print(
+            f"No finished runs in the profile {settings.profile!r}. `chapterflow run` makes some."
+        )
+        return
+    print_results(console, found.models)
+    print_differences(console, found.differences)
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000,
+) -> None:
+    """Open the MLflow UI over this project's runs on 127.0.0.1; Ctrl-C ends it."""
+    project, settings = _start()
+    from chapterflow.tracking.session import Session
+    from chapterflow.tracking.ui import serve_ui
+
+    with Session(project, settings) as session:
+        experiment = session.experiment_id
+    serve_ui(project, port, experiment, tell=_say)
+
+
+@app.command()
+def doctor(
+    fix: Annotated[bool, typer.Option("--fix", help="Mend the tracking store.")] = False,
+) -> None:
+    """Check this machine and project; each line is ok, or says what to do."""
+    project = find_project()
+    configure(project)
+    from chapterflow.doctor import diagnose, mend
+
+    console = Console()
+    if fix:
+        for line in mend(project):
+            console.print(Text(f"mended: {line}"), soft_wrap=True)
+    checks = diagnose(project)
+    for check in checks:
+        mark = Text("ok   ", style="green") if check.ok else Text("FAIL ", style="red")
+        console.print(mark + Text(f"{check.name}: {check.detail}", style=""), soft_wrap=True)
+        if not check.ok and check.remedy:
+            console.print(Text(f"      {check.remedy}"), soft_wrap=True)
+    sys.exit(0 if all(check.ok for check in checks) else 1)
+
+
+@app.command()
+def schedule(
+    cron: Annotated[str | None, typer.Option(help='Such as "0 2 * * *" (UTC).')] = None,
+    every: Annotated[int | None, typer.Option(help="Seconds between runs.", min=5)] = None,
+    models: Annotated[
+        list[str] | None, typer.Option("--model", help="May stand several times.")
+    ] = None,
+    profile: ProfileOption = None,
+    set_: SetOption = None,
+    port: Annotated[int, typer.Option(help="Port of Prefect's UI on 127.0.0.1.")] = 4200,
+) -> None:
+    """Run the chapter flow on a schedule from this process; Ctrl-C ends it.
+
+    Without --cron and --every it runs at 02:00 UTC each night.
+    """
+    if cron and every:
+        raise ConfigError("Give --cron or --every, not both.")
+    project, settings = _start(profile, set_)
+    settings.check_names(models or [], settings.models, "model")
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"
+    from pipelines.server import prefect_server
+
+    with prefect_server(project.scratch, ui=True, port=port) as address:
+        from pipelines.schedule import serve_chapter
+
+        os.chdir(project.root)
+        serve_chapter(
+            cron=None if every else cron or "0 2 * * *",
+            every=every,
+            parameters={"models": models, "profile": profile, "overrides": set_},
+            address=address,
+            tell=_say,
+        )
+
+
+@data_app.command("list")
+def data_list(as_json: JsonOption = False) -> None:
+    """List the datasets: which role and profile they serve, and whether they are here."""
+    project, settings = _start()
+    from chapterflow.report.inventory import inventory, print_inventory
+
+    found = inventory(project, settings)
+    if as_json:
+        _print_json({"datasets": found})
+    else:
+        print_inventory(Console(), found)
+
+
+@data_app.command("fetch")
+def data_fetch(
+    datasets: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[DATASET]...", help="All of the profile by default."),
+    ] = None,
+    profile: ProfileOption = None,
+    set_: SetOption = None,
+    force: Annotated[bool, typer.Option(help="Build what is here anew.")] = False,
+) -> None:
+    """Bring datasets onto this machine and version data/ with DVC.
+
+    CHAPTERFLOW_MIRROR (a path, file:// or http:// address) replaces every upstream address.
+    """
+    project, settings = _start(profile, set_)
+    names = datasets or [by_profile[settings.profile] for by_profile in settings.roles.values()]
+    settings.check_names(names, settings.datasets, "dataset")
+    from chapterflow import steps
+    from chapterflow.data.versioning import can_version
+    from chapterflow.report.progress import shown, tell_about
+
+    console = Console()
+    prepared = []
+    with shown(console, names) as progress:
+        for name in names:
+            ready = steps.prepare(project, settings, name, rebuild=force, tell=tell_about(name))
+            prepared.append(ready)
+            progress.update(name, "built" if ready.built else "here", f"digest {ready.digest[:12]}")
+    if can_version(project):
+        console.print(f"data.dvc: version {prepared[-1].version}", highlight=False)
+    else:
+        _say("Not versioned: this folder is no git checkout with DVC (`git init && dvc init`).")
+
+
+@data_app.command("verify")
+def data_verify() -> None:
+    """Check every byte of the datasets that are here against their cards."""
+    project, settings = _start()
+    from chapterflow.data.build import verify_dataset
+    from chapterflow.errors import DataError
+
+    console = Console()
+    here = [name for name in settings.datasets if (project.data / name).is_dir()]
+    faults = []
+    for name in here:
+        found = verify_dataset(project.data / name)
+        faults.extend(found)
+        console.print(f"{name}: {'damaged' if found else 'ok'}", highlight=False)
+    if not here:
+        console.print("No dataset is here. `chapterflow data fetch` brings them.")
+    if faults:
+        raise DataError("\n".join([*faults, "`chapterflow data fetch --force` builds them anew."]))
+
+
+@step_app.command("validate")
+def step_validate(role: str, profile: ProfileOption = None) -> None:
+    """Validate the dataset of a role; write results/validation/<role>.json."""
+    project, settings = _start(profile)
+    settings.check_names([role], settings.roles, "role")
+    from chapterflow.stages import validate_stage
+
+    validate_stage(project, settings, role)
+
+
+@step_app.command("run")
+def step_run(model: str, profile: ProfileOption = None) -> None:
+    """Train, evaluate and log one model; write results/<model>/."""
+    project, settings = _start(profile)
+    settings.check_names([model], settings.models, "model")
+    from chapterflow.report.progress import shown
+    from chapterflow.stages import run_stage
+
+    with shown(Console(), [model]):
+        run_stage(project, settings, model)
+
+
+@step_app.command("compare")
+def step_compare(profile: ProfileOption = None) -> None:
+    """Compare the models; write results/comparison.json and .md."""
+    project, settings = _start(profile)
+    from chapterflow.stages import compare_stage
+
+    compare_stage(project, settings)
+
+
+if __name__ == "__main__":
+    main()
+
+
+__all__ = ["app", "main"]

@@ -1,0 +1,417 @@
+"""`params.yaml` -> strict, frozen settings: the one place that reads it."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from chapterflow.errors import ConfigError
+from chapterflow.models.parts.base import Fraction, ModelParams, PositiveInt, Strict
+from chapterflow.models.parts.registry import get_model, model_names
+
+Profile = Literal["embedded", "book"]
+PROFILES: tuple[Profile, ...] = get_args(Profile)
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]*$")]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class SklearnDigits(Strict):
+    """The 1,797 handwritten 8x8 digits that ship inside scikit-learn.
+
+    Attributes:
+        validation: Share of all examples for early stopping.
+        test: Share of all examples held out for evaluation.
+        seed: Seed of the splits.
+    """
+
+    kind: Literal["sklearn-digits"]
+    seed: Seed
+    validation: Fraction
+    test: Fraction
+
+
+class RemoteFile(Strict):
+    """One file of a source.
+
+    Attributes:
+        name: File name below the source's folder or addresses.
+        sha256: Hash of the decompressed bytes; null accepts whatever arrives.
+        bytes: Size after decompression; null caps it at 4 GiB.
+    """
+
+    name: str
+    sha256: Sha256 | None = None
+    bytes: PositiveInt | None = None
+
+
+class IdxFiles(Strict):
+    """The four files of an IDX dataset."""
+
+    train_images: RemoteFile
+    train_labels: RemoteFile
+    test_images: RemoteFile
+    test_labels: RemoteFile
+
+
+class Idx(Strict):
+    """Grey images in the IDX format of MNIST, gzip or raw; its test files stay the test set.
+
+    Attributes:
+        mirror: Folder of these files below `CHAPTERFLOW_MIRROR`.
+        upstream: Base addresses (`https://`, `file://` or a path), tried in order.
+        validation: Share of the train files for early stopping.
+        seed: Seed of the split into train and validation.
+        classes: Number of classes; labels are 0 to classes - 1.
+    """
+
+    kind: Literal["idx"]
+    seed: Seed
+    mirror: str
+    upstream: Annotated[list[str], Field(min_length=1)]
+    files: IdxFiles
+    validation: Fraction
+    classes: PositiveInt = 10
+    title: str = "IDX images"
+    licence: str = "unknown"
+
+
+DatasetParams = Annotated[SklearnDigits | Idx, Field(discriminator="kind")]
+#: Values of `kind`, one for each class of the union.
+KINDS = frozenset(
+    get_args(source.model_fields["kind"].annotation)[0] for source in (SklearnDigits, Idx)
+)
+
+
+class ImageExpectations(Strict):
+    """Bounds of the suite for images (see `chapterflow.validation.suite`).
+
+    Attributes:
+        class_divergence: Largest Kullback-Leibler divergence, in nats, of a split's class shares
+            from equal shares.
+        duplicates: Largest share of examples that repeat another one, bit for bit.
+        value_use: Smallest share of the value range that the brightest pixel of the dataset uses.
+            Data that were already divided by 255 fall below it.
+        mean_value: Lowest and highest plausible mean of all pixels, as shares of the range.
+    """
+
+    class_divergence: Annotated[float, Field(ge=0)]
+    duplicates: Share
+    value_use: Share
+    mean_value: Annotated[list[Share], Field(min_length=2, max_length=2)]
+
+
+class ValidationParams(Strict):
+    """Bounds of the validation suites, by kind of data."""
+
+    images: ImageExpectations
+
+
+class TrackingParams(Strict):
+    """Where MLflow files the runs.
+
+    Attributes:
+        experiment: Name of the MLflow experiment.
+    """
+
+    experiment: Annotated[str, Field(min_length=1)]
+
+
+class EvaluationParams(Strict):
+    """How the held-out split is scored.
+
+    Attributes:
+        calibration_bins: Bins of the expected calibration error.
+        latency_batch: Images in a call of the batch latency.
+        latency_repeats: Timed calls for a latency.
+    """
+
+    calibration_bins: PositiveInt
+    latency_batch: PositiveInt
+    latency_repeats: Annotated[int, Field(ge=10)]
+
+
+class ComparisonParams(Strict):
+    """How two models are compared.
+
+    Attributes:
+        bootstrap_resamples: Resamples of the paired bootstrap.
+    """
+
+    bootstrap_resamples: Annotated[int, Field(ge=100)]
+
+
+class Settings(Strict):
+    """Everything that `params.yaml` says, checked.
+
+    Attributes:
+        models: Parameters by model and profile: `models["cnn"]["book"]`.
+    """
+
+    seed: Seed
+    profile: Profile
+    roles: dict[Name, dict[Profile, Name]]
+    datasets: dict[Name, DatasetParams]
+    validation: ValidationParams
+    evaluation: EvaluationParams
+    comparison: ComparisonParams
+    tracking: TrackingParams
+    models: dict[str, dict[Profile, Any]]
+
+    def params(self, model: str) -> ModelParams:
+        """Return a model's parameters in the active profile.
+
+        Raises:
+            ConfigError: If `params.yaml` has no block for it.
+        """
+        self.check_names([model], self.models, "model")
+        params: ModelParams = self.models[model][self.profile]
+        return params
+
+    def dataset_of(self, model: str) -> str:
+        """Return the name of the dataset that a model learns in the active profile."""
+        return self.roles[self.params(model).role][self.profile]
+
+    def check_names(self, names: Iterable[str], valid: Iterable[str], kind: str) -> None:
+        """Raise a `ConfigError` that names the nearest valid name for each unknown one."""
+        valid = sorted(valid)
+        wrong = [name for name in names if name not in valid]
+        if wrong:
+            raise ConfigError(
+                "\n".join(f"Unknown {kind}: {name!r}.{nearest(name, valid)}" for name in wrong)
+            )
+
+
+def nearest(name: object, valid: Iterable[str]) -> str:
+    """Return ` Did you mean ...?`, or the list of what is valid where nothing is near."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
+    if close:
+        return f" Did you mean {close[0]!r}?"
+    return f" Valid: {', '.join(valid)}." if valid else ""
+
+
+class _NoDuplicates(yaml.SafeLoader):
+    """YAML lets a later key silently replace an earlier one; a configuration must not."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for position, key in enumerate(keys):
+            if key in keys[:position]:
+                line = node.value[position][0].start_mark.line + 1
+                raise ConfigError(f"params.yaml, line {line}: the key {key!r} stands twice.")
+        return super().construct_mapping(node, deep)
+
+
+def read_params(path: Path) -> dict[str, Any]:
+    """Return the mapping that a YAML file holds.
+
+    Raises:
+        ConfigError: If the file cannot be read, is empty, or is not a YAML mapping.
+    """
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_NoDuplicates)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "cannot be parsed"
+        raise ConfigError(f"{path.name}{where}: not valid YAML: {problem}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path.name} cannot be read: {error}") from None
+    if document is None:
+        raise ConfigError(f"{path.name} is empty. `git checkout {path.name}` brings it back.")
+    if not isinstance(document, dict):
+        raise ConfigError(
+            f"{path.name} must hold a mapping of keys to values. "
+            f"Received: {type(document).__name__}"
+        )
+    return document
+
+
+def apply_overrides(document: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set `a.b.c=value` (the value in YAML) in `document`, in place.
+
+    An override of `models.NAME.KEY` wins over the model's profile blocks too.
+
+    Raises:
+        ConfigError: If an override is not `path=value` or leads through something not a mapping.
+    """
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            raise ConfigError(f"--set takes path=value. Received: {override!r}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {path}: the value is not valid YAML: {text!r}") from None
+        target: Any = document
+        for depth, key in enumerate(keys[:-1]):
+            if not isinstance(target, dict) or key not in target:
+                valid = target if isinstance(target, dict) else ()
+                raise ConfigError(
+                    f"--set {path}: unknown key {'.'.join(keys[: depth + 1])!r}."
+                    f"{nearest(key, map(str, valid))}"
+                )
+            target = target[key]
+        if not isinstance(target, dict):
+            raise ConfigError(f"--set {path}: {'.'.join(keys[:-1])} has no keys to set.")
+        if keys[0] == "models" and len(keys) == 3:
+            for profile in PROFILES:
+                if isinstance(target.get(profile), dict):
+                    target[profile].pop(keys[2], None)
+        target[keys[-1]] = value
+
+
+def load_settings(
+    path: Path, *, profile: str | None = None, overrides: Sequence[str] = ()
+) -> Settings:
+    """Read, override and check `params.yaml`.
+
+    Args:
+        path: The file.
+        profile: Active profile, in place of the file's.
+        overrides: `path=value` strings, as `--set` takes them.
+
+    Raises:
+        ConfigError: One line for each fault, with the path of the key, the value received, and the
+            nearest valid name where a name is unknown.
+    """
+    document = read_params(path)
+    apply_overrides(document, overrides)
+    if profile is not None:
+        document["profile"] = profile
+    faults: list[str] = []
+    blocks = document.get("models")
+    models: dict[str, dict[Profile, ModelParams]] = {}
+    if isinstance(blocks, dict):
+        for name, block in blocks.items():
+            models[str(name)] = _model_params(str(name), block, faults)
+    elif "models" in document:
+        faults.append(f"models: must be a mapping of model names. Received: {blocks!r}")
+    try:
+        settings = Settings.model_validate(document | {"models": models})
+    except ValidationError as error:
+        faults.extend(_explain(error, Settings))
+        raise ConfigError("\n".join(faults)) from None
+    _cross_check(settings, faults)
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return settings
+
+
+def _model_params(name: str, block: Any, faults: list[str]) -> dict[Profile, ModelParams]:
+    path = f"models.{name}"
+    try:
+        params_class: type[ModelParams] = get_model(name).params
+    except KeyError:
+        faults.append(f"{path}: unknown model {name!r}.{nearest(name, model_names())}")
+        return {}
+    if not isinstance(block, dict):
+        faults.append(f"{path}: must be a mapping of parameters. Received: {block!r}")
+        return {}
+    base = {key: value for key, value in block.items() if key not in PROFILES}
+    resolved: dict[Profile, ModelParams] = {}
+    for profile in PROFILES:
+        changes = block.get(profile, {})
+        if not isinstance(changes, dict):
+            faults.append(f"{path}.{profile}: must be a mapping. Received: {changes!r}")
+            continue
+        try:
+            resolved[profile] = params_class.model_validate(base | changes)
+        except ValidationError as error:
+            for fault in _explain(error, params_class, path, dict.fromkeys(changes, profile)):
+                if fault not in faults:
+                    faults.append(fault)
+    return resolved
+
+
+def _explain(
+    error: ValidationError,
+    root: type[BaseModel],
+    prefix: str = "",
+    in_block: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Return one line for each fault of a pydantic error.
+
+    `in_block` maps first keys to the profile block that they were written in.
+    """
+    lines = []
+    for fault in error.errors():
+        loc = [str(part) for part in fault["loc"] if part != "[key]"]
+        shown = [in_block[loc[0]], *loc] if in_block and loc and loc[0] in in_block else loc
+        # A discriminated union puts the kind into the location; users do not write it there.
+        path = ".".join(part for part in ([prefix] if prefix else []) + shown if part not in KINDS)
+        if fault["type"] == "extra_forbidden":
+            valid = _fields_at(root, loc[:-1])
+            lines.append(f"{path}: unknown key.{nearest(loc[-1], valid)}")
+        elif fault["type"] == "missing":
+            lines.append(f"{path}: missing; this key is needed.")
+        elif fault["type"] == "union_tag_invalid":
+            received = fault["ctx"]["tag"]
+            lines.append(f"{path}.kind: unknown kind {received!r}.{nearest(received, KINDS)}")
+        else:
+            lines.append(f"{path}: {fault['msg'].lower()}. Received: {fault['input']!r}")
+    return lines
+
+
+def _fields_at(root: type[BaseModel], loc: Sequence[str]) -> list[str]:
+    """Return the keys that are valid at a location below a settings class."""
+    schema = TypeAdapter(root).json_schema()
+    node: Any = schema
+    for part in loc:
+        node = _dereference(schema, node)
+        if "properties" in node and part in node["properties"]:
+            node = node["properties"][part]
+        elif "discriminator" in node:
+            node = {"$ref": node["discriminator"]["mapping"].get(part, "")}
+        else:
+            patterns = node.get("patternProperties") or {}
+            node = node.get("additionalProperties") or next(iter(patterns.values()), {})
+    return sorted(_dereference(schema, node).get("properties", {}))
+
+
+def _dereference(schema: Any, node: Any) -> Any:
+    while isinstance(node, dict) and "$ref" in node:
+        node = schema["$defs"].get(node["$ref"].rpartition("/")[2], {})
+    return node if isinstance(node, dict) else {}
+
+
+def _cross_check(settings: Settings, faults: list[str]) -> None:
+    """Add what one key alone cannot show: names that point nowhere, shares that leave nothing."""
+    for role, datasets in settings.roles.items():
+        for profile in PROFILES:
+            if profile not in datasets:
+                faults.append(f"roles.{role}: names no dataset for the profile {profile!r}.")
+            elif datasets[profile] not in settings.datasets:
+                faults.append(
+                    f"roles.{role}.{profile}: unknown dataset {datasets[profile]!r}."
+                    f"{nearest(datasets[profile], settings.datasets)}"
+                )
+    for name, profiles in settings.models.items():
+        for params in profiles.values():
+            if params.role not in settings.roles:
+                fault = (
+                    f"models.{name}.role: unknown role {params.role!r}."
+                    f"{nearest(params.role, settings.roles)}"
+                )
+                if fault not in faults:
+                    faults.append(fault)
+    for name, dataset in settings.datasets.items():
+        held_out = dataset.validation + getattr(dataset, "test", 0.0)
+        if held_out >= 1:
+            faults.append(
+                f"datasets.{name}: validation and test leave nothing to train on. "
+                f"Received: {held_out:g} of all examples"
+            )
+    low, high = settings.validation.images.mean_value
+    if low >= high:
+        faults.append(
+            "validation.images.mean_value: must be [lowest, highest]. "
+            f"Received: {settings.validation.images.mean_value!r}"
+        )

@@ -1,0 +1,1 @@
+"""Sources -> canonical arrays in `data/<name>/` with a card -> memory-mapped datasets."""

@@ -1,0 +1,154 @@
+"""Building `data/<name>/` once, atomically, and checking it byte for byte."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from chapterflow.config import Settings
+from chapterflow.data.card import CARD, SPLITS, DatasetCard, FileRecord, read_card, sha256_file
+from chapterflow.data.sources import OnProgress, SourceImages, read_source, recipe
+from chapterflow.environment import Project
+from chapterflow.errors import ChapterflowError, DataError
+
+
+def ensure_dataset(
+    project: Project,
+    settings: Settings,
+    name: str,
+    *,
+    on_progress: OnProgress,
+    build: bool = True,
+    rebuild: bool = False,
+) -> tuple[DatasetCard, bool]:
+    """Return the card of a dataset, building it where it is missing or `params.yaml` changed.
+
+    Args:
+        build: Whether to build; without it a missing or outdated dataset is an error.
+        rebuild: Build even where the dataset is there.
+
+    Returns:
+        The card, and whether the dataset was built now.
+
+    Raises:
+        DataError: If the source is damaged, or `build` is off and the dataset is not there.
+        FetchError: If the source cannot be fetched.
+    """
+    folder = project.data / name
+    wanted = recipe(settings.datasets[name])
+    locks = project.scratch / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / f"data-{name}.lock"):
+        if not rebuild and (folder / CARD).is_file():
+            card = read_card(folder)
+            if card.recipe == wanted:
+                return card, False
+        if not build:
+            raise DataError(
+                f"data/{name} is missing or not what params.yaml describes. "
+                "`chapterflow data fetch` builds it."
+            )
+        source = read_source(
+            settings.datasets[name],
+            cache=project.scratch / "downloads" / name,
+            on_progress=on_progress,
+        )
+        card = _publish(source, name, wanted, folder, project.scratch / "staging")
+        shutil.rmtree(project.scratch / "downloads" / name, ignore_errors=True)
+        return card, True
+
+
+def verify_dataset(folder: Path) -> list[str]:
+    """Return one line for each file that is not what the card says; none where all is well.
+
+    Raises:
+        DataError: If there is no readable card.
+    """
+    card = read_card(folder)
+    faults = []
+    for name, record in sorted(card.files.items()):
+        path = folder / name
+        if not path.is_file():
+            faults.append(f"{path}: missing.")
+        elif path.stat().st_size != record.bytes:
+            faults.append(
+                f"{path}: {path.stat().st_size} bytes where the card says {record.bytes}."
+            )
+        elif (received := sha256_file(path)) != record.sha256:
+            faults.append(
+                f"{path}: content changed: sha256 {received[:12]}... where the card says "
+                f"{record.sha256[:12]}..."
+            )
+    strangers = {path.name for path in folder.iterdir()} - {CARD, *card.files}
+    faults.extend(f"{folder / name}: not on the card." for name in sorted(strangers))
+    return faults
+
+
+def _publish(
+    source: SourceImages, name: str, wanted: dict[str, Any], folder: Path, staging: Path
+) -> DatasetCard:
+    """Write everything beside its place, then rename: a reader sees all of it or nothing."""
+    arrays: dict[str, NDArray[Any]] = {
+        "images.npy": source.images,
+        "labels.npy": source.labels,
+        "split.npy": source.split,
+    }
+    staging.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=staging) as temporary:
+        fresh = Path(temporary) / name
+        fresh.mkdir()
+        try:
+            files = {
+                file: _write(fresh / file, lambda out, a=array: np.save(out, a, allow_pickle=False))
+                for file, array in arrays.items()
+            }
+            card = _card(source, name, wanted, files)
+            _write(fresh / CARD, lambda out: out.write(card.to_json().encode()))
+        except OSError as error:
+            raise ChapterflowError(
+                f"data/{name} cannot be written: {error.strerror or error}. Nothing was changed; "
+                "free some space and run it again."
+            ) from None
+        if folder.exists():
+            folder.rename(Path(temporary) / "old")
+        fresh.rename(folder)
+    return card
+
+
+def _card(
+    source: SourceImages, name: str, wanted: dict[str, Any], files: dict[str, FileRecord]
+) -> DatasetCard:
+    test = source.split == SPLITS.index("test")
+    test_hash = hashlib.sha256(np.ascontiguousarray(source.images[test]).tobytes())
+    test_hash.update(source.labels[test].tobytes())
+    return DatasetCard(
+        name=name,
+        kind="images",
+        title=source.title,
+        source=source.source,
+        licence=source.licence,
+        shape=list(source.images.shape[1:]),
+        classes=source.classes,
+        value_max=source.value_max,
+        counts={
+            split: int(np.count_nonzero(source.split == code)) for code, split in enumerate(SPLITS)
+        },
+        files=files,
+        test_digest=test_hash.hexdigest(),
+        recipe=wanted,
+    )
+
+
+def _write(path: Path, write: Any) -> FileRecord:
+    with path.open("wb") as out:
+        write(out)
+        out.flush()
+        os.fsync(out.fileno())
+    return FileRecord(bytes=path.stat().st_size, sha256=sha256_file(path))

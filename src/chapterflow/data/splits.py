@@ -1,0 +1,34 @@
+"""Deterministic, stratified splits: made once, stored with the data."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chapterflow.data.card import SPLITS
+
+
+def stratified_split(
+    labels: NDArray[np.uint8], *, validation: float, test: float, seed: int
+) -> NDArray[np.uint8]:
+    """Assign every example to train, validation or test, each class in the same shares.
+
+    Args:
+        labels: `(n,)` class numbers.
+        validation: Share of all examples for early stopping.
+        test: Share of all examples held out for evaluation; 0 leaves the test set to the caller.
+        seed: Seed of the draw.
+
+    Returns:
+        `(n,)` positions in `SPLITS`.
+    """
+    from sklearn.model_selection import train_test_split
+
+    split = np.full(len(labels), SPLITS.index("train"), np.uint8)
+    rest = np.arange(len(labels))
+    for name, share in (("test", test), ("validation", validation)):
+        if share > 0:
+            size = round(share * len(labels))
+            rest, drawn = train_test_split(
+                rest, test_size=size, stratify=labels[rest], random_state=seed
+            )
+            split[drawn] = SPLITS.index(name)
+    return split

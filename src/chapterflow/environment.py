@@ -1,0 +1,156 @@
+"""Process environment: private and quiet by default, and where the project's folders are.
+
+Import this module before TensorFlow, MLflow, Prefect, DVC or Great Expectations: their switches
+are read at import time. Values that the user has set are kept.
+"""
+
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from chapterflow.errors import ConfigError
+
+#: No telemetry from any dependency, and no start-up noise.
+QUIET_AND_PRIVATE: Mapping[str, str] = {
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "GX_ANALYTICS_ENABLED": "false",
+    "DVC_NO_ANALYTICS": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    # Prefect's own console lines; the API, and so its UI, still receives every record.
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "KERAS_BACKEND": "tensorflow",
+    "MPLBACKEND": "Agg",
+}
+
+
+@dataclass(frozen=True)
+class Project:
+    """The folders of one project (a checkout that holds `params.yaml`)."""
+
+    root: Path
+
+    @property
+    def params(self) -> Path:
+        """`params.yaml`, the one configuration file."""
+        return self.root / "params.yaml"
+
+    @property
+    def data(self) -> Path:
+        """Canonical datasets, tracked by `data.dvc`."""
+        return self.root / "data"
+
+    @property
+    def data_dvc(self) -> Path:
+        """DVC's record of the version of `data/`."""
+        return self.root / "data.dvc"
+
+    @property
+    def mlruns(self) -> Path:
+        """Tracking store (SQLite) and artifacts."""
+        return self.root / "mlruns"
+
+    @property
+    def scratch(self) -> Path:
+        """Checkpoints, locks, downloads, verdicts: can be deleted when nothing runs."""
+        return self.root / ".chapterflow"
+
+    @property
+    def results(self) -> Path:
+        """What the stages of `dvc.yaml` write: small files that git tracks."""
+        return self.root / "results"
+
+
+def find_project(start: Path | None = None) -> Project:
+    """Return the project around `start` (default: the current folder).
+
+    `CHAPTERFLOW_PROJECT` names it outright.
+
+    Raises:
+        ConfigError: If no folder from `start` upwards holds a `params.yaml`.
+    """
+    named = os.environ.get("CHAPTERFLOW_PROJECT")
+    if named:
+        root = Path(named).expanduser().resolve()
+        if not (root / "params.yaml").is_file():
+            raise ConfigError(
+                f"CHAPTERFLOW_PROJECT must name a folder with a params.yaml. Received: {named}"
+            )
+        return Project(root)
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / "params.yaml").is_file():
+            return Project(folder)
+    raise ConfigError(
+        f"No params.yaml in {here} or above it. "
+        "Change into the project's folder or set CHAPTERFLOW_PROJECT."
+    )
+
+
+def configure(project: Project) -> None:
+    """Set the environment that this process and its children work in."""
+    for name, value in QUIET_AND_PRIVATE.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("PREFECT_HOME", str(project.root / ".prefect"))
+    os.environ["CHAPTERFLOW_PROJECT"] = str(project.root)
+
+
+def process_identity() -> str:
+    """Return `host:pid:start time` of this process, which a recycled pid does not repeat."""
+    import psutil
+
+    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
+
+
+def process_is_gone(identity: str) -> bool:
+    """Tell whether the process of an identity is known to have ended.
+
+    A process of another machine, or an identity that cannot be read, is never called gone.
+    """
+    import psutil
+
+    host, _, rest = identity.rpartition(":")[0].rpartition(":")
+    started = identity.rpartition(":")[2]
+    if host != socket.gethostname() or not rest.isdigit():
+        return False
+    try:
+        process = psutil.Process(int(rest))
+        return (
+            abs(process.create_time() - float(started)) > 1.0
+            or process.status() == psutil.STATUS_ZOMBIE
+        )
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.AccessDenied:
+        return False
+
+
+def load_tensorflow() -> None:
+    """Import TensorFlow without the lines that its libraries write to stderr at start-up.
+
+    They come from C++ before any log level is read, so the file descriptor itself is turned away
+    for the import; an import error is raised as ever.
+    """
+    if "tensorflow" in sys.modules:
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        import tensorflow as tf
+
+        tf.constant(0)  # the device look-up writes some more
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+    tf.get_logger().setLevel("ERROR")

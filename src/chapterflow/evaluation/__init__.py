@@ -1,0 +1,1 @@
+"""Scoring on the held-out split: metrics, cost, and comparison with intervals."""

@@ -1,0 +1,142 @@
+"""Is the difference between two models real? Both scored on the same test examples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chapterflow.models.parts.base import Strict
+
+#: Below this adjusted p-value a difference counts as real.
+SIGNIFICANCE = 0.05
+
+
+class Difference(Strict):
+    """Two models, A and B, on one test set.
+
+    Attributes:
+        examples: Size of the test set.
+        only_a: Examples that A alone classifies rightly.
+        only_b: Examples that B alone classifies rightly.
+        accuracy_difference: Accuracy of B minus that of A.
+        low: Lower end of the 95 % paired bootstrap interval of the difference.
+        high: Upper end.
+        p_value: McNemar's exact test.
+        p_adjusted: The same, adjusted for all pairs compared together (Holm 1979).
+        training_time_ratio: Training seconds of B over those of A.
+        verdict: `b better`, `a better` or `no real difference`.
+    """
+
+    a: str
+    b: str
+    dataset: str
+    examples: int
+    only_a: int
+    only_b: int
+    accuracy_difference: float
+    low: float
+    high: float
+    p_value: float
+    p_adjusted: float
+    training_time_ratio: float
+    verdict: str
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Return the exact two-sided p-value of McNemar's test (McNemar 1947).
+
+    Under the null hypothesis an example that only one model gets right is as likely to be A's as
+    B's: a binomial test on the discordant pairs.
+    """
+    from scipy.stats import binomtest
+
+    discordant = only_a + only_b
+    return float(binomtest(only_a, discordant, 0.5).pvalue) if discordant else 1.0
+
+
+def paired_bootstrap(
+    right_a: NDArray[np.bool_], right_b: NDArray[np.bool_], *, resamples: int, seed: int
+) -> tuple[float, float]:
+    """Return the 95 % percentile interval of accuracy(B) - accuracy(A), by resampling pairs.
+
+    Args:
+        right_a: `(n,)` whether A is right on each example.
+        right_b: The same for B, in the same order.
+        resamples: Bootstrap samples (Efron & Tibshirani 1993, chapter 13).
+        seed: Seed of the resampling.
+    """
+    # Each example's difference is -1, 0 or 1, so a resample is a multinomial draw of three counts.
+    count = len(right_a)
+    worse = int(np.count_nonzero(right_a & ~right_b))
+    better = int(np.count_nonzero(right_b & ~right_a))
+    shares = np.array([worse, count - worse - better, better]) / count
+    draws = np.random.default_rng(seed).multinomial(count, shares, size=resamples)
+    low, high = np.percentile((draws[:, 2] - draws[:, 0]) / count, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Return the p-values adjusted for being several, by Holm's step-down method (Holm 1979)."""
+    adjusted = [0.0] * len(p_values)
+    running = 0.0
+    for rank, position in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        running = max(running, (len(p_values) - rank) * p_values[position])
+        adjusted[position] = min(1.0, running)
+    return adjusted
+
+
+def differences(
+    dataset: str,
+    labels: NDArray[Any],
+    predicted: dict[str, NDArray[Any]],
+    seconds: dict[str, float],
+    *,
+    resamples: int,
+    seed: int,
+) -> list[Difference]:
+    """Compare every pair of models that were scored on one test set.
+
+    Args:
+        dataset: Name shown with each pair.
+        labels: `(n,)` true classes.
+        predicted: `(n,)` predicted classes by model; the first of a pair is A.
+        seconds: Training seconds by model.
+        resamples: Bootstrap samples.
+        seed: Seed of the bootstrap.
+    """
+    names = list(predicted)
+    pairs = [(a, b) for position, a in enumerate(names) for b in names[position + 1 :]]
+    right = {name: predicted[name] == labels for name in names}
+    only = {
+        (a, b): (
+            int(np.count_nonzero(right[a] & ~right[b])),
+            int(np.count_nonzero(right[b] & ~right[a])),
+        )
+        for a, b in pairs
+    }
+    p_values = [mcnemar(*only[pair]) for pair in pairs]
+    found = []
+    for (a, b), p_value, p_adjusted in zip(pairs, p_values, holm(p_values), strict=True):
+        only_a, only_b = only[a, b]
+        low, high = paired_bootstrap(right[a], right[b], resamples=resamples, seed=seed)
+        better = "b better" if only_b > only_a else "a better"
+        found.append(
+            Difference(
+                a=a,
+                b=b,
+                dataset=dataset,
+                examples=len(labels),
+                only_a=only_a,
+                only_b=only_b,
+                accuracy_difference=(only_b - only_a) / len(labels),
+                low=low,
+                high=high,
+                p_value=p_value,
+                p_adjusted=p_adjusted,
+                training_time_ratio=seconds[b] / seconds[a],
+                verdict=better if p_adjusted < SIGNIFICANCE else "no real difference",
+            )
+        )
+    return found

@@ -1,0 +1,65 @@
+"""Figures of a training and its evaluation, as files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chapterflow.training.history import EpochRecord
+
+TRAIN, VALIDATION = "#4269d0", "#d9622b"
+
+
+def learning_curve(
+    history: Sequence[EpochRecord], title: str, path: Path, *, chosen_epoch: int
+) -> None:
+    """Draw loss and accuracy of train and validation over the epochs, the chosen one marked."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure.suptitle(title)
+    epochs = [record.epoch for record in history]
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        marker = "o" if len(history) < 12 else None
+        for split, colour in (("train", TRAIN), ("validation", VALIDATION)):
+            values = [getattr(record, f"{split}_{name}") for record in history]
+            axes.plot(epochs, values, label=split, color=colour, marker=marker, markersize=4)
+        axes.axvline(chosen_epoch, color="grey", linestyle=":", label="weights kept")
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def confusion_matrix(
+    confusion: NDArray[np.int64], classes: Sequence[str], title: str, path: Path
+) -> None:
+    """Draw a confusion matrix: counts in the cells, colour by share of the true class.
+
+    Args:
+        confusion: `(classes, classes)` counts, rows true classes.
+        classes: Names of the classes.
+        title: Heading.
+        path: Image to write.
+    """
+    from matplotlib.figure import Figure
+
+    side = max(4.5, 0.52 * len(classes) + 1.4)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.argwhere(confusion > 0):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(
+            column, row, confusion[row, column], ha="center", va="center", color=colour, fontsize=9
+        )
+    ticks = range(len(classes))
+    axes.set_xticks(ticks, classes)
+    axes.set_yticks(ticks, classes)
+    axes.set(xlabel="predicted", ylabel="true", title=title)
+    figure.savefig(path, dpi=120)

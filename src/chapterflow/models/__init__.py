@@ -1,0 +1,1 @@
+"""One file per chapter model; `parts` holds what they share."""

@@ -1,0 +1,46 @@
+"""A dense network: the chapter's starting point, which sees pixels but no neighbourhoods.
+
+Book: chapter 5, "DNN and CNN on MNIST".
+Paper: Rumelhart, Hinton & Williams, "Learning representations by back-propagating errors",
+Nature 323 (1986); dropout: Srivastava et al., JMLR 15 (2014).
+Expected: 0.96 on `digits` in 2 s, 0.98 on `mnist` in 10 s, on two cores.
+Command: chapterflow run dnn
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chapterflow.models.parts.base import (
+    ChapterModel,
+    Fraction,
+    InputSpec,
+    ModelParams,
+    PositiveInt,
+)
+
+if TYPE_CHECKING:
+    import keras
+
+
+class Params(ModelParams):
+    """Width of the hidden layer, and the share of its units that dropout silences."""
+
+    hidden: PositiveInt = 128
+    dropout: Fraction = 0.2
+
+
+def build(params: Params, data: InputSpec) -> keras.Model:
+    """Flatten, Dense relu, Dropout, Dense: `(batch, h, w, c)` -> logits `(batch, classes)`."""
+    import keras
+    from keras import layers
+
+    inputs = keras.Input(data.shape, name="pixels")
+    x = layers.Rescaling(1 / data.value_max, name="rescale")(inputs)
+    x = layers.Flatten(name="flatten")(x)
+    x = layers.Dense(params.hidden, activation="relu", name="hidden")(x)
+    x = layers.Dropout(params.dropout, name="dropout")(x)
+    return keras.Model(inputs, layers.Dense(data.classes, name="logits")(x), name="dnn")
+
+
+MODEL = ChapterModel("dnn", Params, build, "5.1", "dense network without convolution")

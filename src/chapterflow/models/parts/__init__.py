@@ -1,0 +1,1 @@
+"""What chapter models share: the contract in `base`, their discovery in `registry`."""

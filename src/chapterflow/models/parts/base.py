@@ -1,0 +1,101 @@
+"""The contract of a chapter model: a class of parameters and a build function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    import keras
+
+
+class Strict(BaseModel):
+    """A frozen record that refuses unknown keys and silent conversions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class ModelParams(Strict):
+    """Parameters that every chapter model has; each model adds its own.
+
+    Attributes:
+        role: Role whose dataset the model learns.
+        epochs: Upper bound on passes over the training split.
+        batch_size: Examples per gradient step.
+        learning_rate: Peak learning rate of Adam (Kingma & Ba 2015).
+        schedule: `constant`, or `cosine`: linear warm-up, then cosine decay to zero
+            (Loshchilov & Hutter 2017).
+        warmup: Share of all steps spent warming up (`cosine` only).
+        patience: Epochs without a better validation loss before training stops; null never stops.
+        steps_per_execution: Gradient steps per call into TensorFlow; more is faster.
+    """
+
+    role: str
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 32
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup: Fraction = 0.1
+    patience: PositiveInt | None = None
+    steps_per_execution: PositiveInt = 16
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model is built for.
+
+    Attributes:
+        shape: Shape of one example, without the batch axis: `(height, width, channels)`.
+        classes: Number of classes.
+        value_max: Largest raw value (255 for 8-bit pixels); the model rescales by it.
+    """
+
+    shape: tuple[int, ...]
+    classes: int
+    value_max: float
+
+
+P = TypeVar("P", bound=ModelParams)
+
+
+@dataclass(frozen=True)
+class ChapterModel(Generic[P]):
+    """One model of the chapter.
+
+    Attributes:
+        name: Name in `params.yaml`, on the command line and in the model registry.
+        params: Class of its parameters.
+        build: Builds the uncompiled Keras model: raw values in, logits out. Takes the parameters
+            and an `InputSpec`. A softmax over the last axis turns the logits into probabilities.
+        section: Where the book treats it.
+        summary: One line that says what it is.
+    """
+
+    name: str
+    params: type[P]
+    build: Callable[[P, InputSpec], keras.Model]
+    section: str
+    summary: str
+
+
+def with_softmax(model: keras.Model) -> keras.Model:
+    """Return a model that answers probabilities instead of logits, sharing the weights.
+
+    Chapter models end in logits because softmax and cross-entropy are computed together, which is
+    numerically stable (Goodfellow et al. 2016, section 6.2.2.3). For serving:
+    `with_softmax(mlflow.keras.load_model("models:/cnn/1"))`.
+
+    Args:
+        model: Model of output shape `(batch, classes)`.
+    """
+    import keras
+
+    outputs: Any = keras.layers.Softmax(name="probabilities")(model.output)
+    return keras.Model(model.input, outputs, name=f"{model.name}_softmax")

@@ -1,0 +1,1 @@
+"""What people see: tables for terminal and markdown, and live progress."""

@@ -1,0 +1,107 @@
+"""The results as tables: for a terminal, and as markdown for MLflow and Prefect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from chapterflow.evaluation.compare import Difference
+from chapterflow.records import Outcome
+
+Cells = list[str]
+
+
+#: Heading and text of each column of the results.
+COLUMNS: dict[str, Callable[[dict[str, float]], str]] = {
+    "accuracy": lambda m: f"{m['test/accuracy']:.4f}",
+    "95 % interval": lambda m: f"{m['test/accuracy_low']:.3f}-{m['test/accuracy_high']:.3f}",
+    "log-loss": lambda m: f"{m['test/log_loss']:.3f}",
+    "train s": lambda m: f"{m['train/seconds']:.1f}",
+    "params": lambda m: f"{m['cost/parameters']:,.0f}",
+    "ms/image": lambda m: f"{m['cost/latency_ms_median']:.2f}",
+}
+HEADINGS = ["model", "dataset", "status", *COLUMNS]
+
+DIFFERENCE_HEADINGS = [
+    "A", "B", "accuracy B-A", "95 % interval", "only A / B right", "McNemar p (Holm)",
+    "time B/A", "verdict",
+]  # fmt: skip
+
+
+def results_row(outcome: Outcome) -> Cells:
+    """Return one model's cells under `HEADINGS`."""
+    if outcome.status == "failed":
+        cells = [""] * len(COLUMNS)
+    else:
+        cells = [text(outcome.metrics) for text in COLUMNS.values()]
+    return [outcome.model, outcome.dataset, outcome.status, *cells]
+
+
+def difference_row(pair: Difference) -> Cells:
+    """Return one pair's cells under `DIFFERENCE_HEADINGS`."""
+    verdict = {
+        "a better": f"{pair.a} is better",
+        "b better": f"{pair.b} is better",
+    }.get(pair.verdict, pair.verdict)
+    return [
+        pair.a,
+        pair.b,
+        f"{pair.accuracy_difference:+.4f}",
+        f"{pair.low:+.3f} to {pair.high:+.3f}",
+        f"{pair.only_a} / {pair.only_b}",
+        f"{pair.p_value:.3g} ({pair.p_adjusted:.3g})",
+        f"{pair.training_time_ratio:.2f}",
+        verdict,
+    ]
+
+
+def markdown(headings: Sequence[str], rows: Sequence[Cells]) -> str:
+    """Return a markdown table."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
+
+
+def results_markdown(outcomes: Sequence[Outcome]) -> str:
+    """Return the table of results, with the errors of failed models below it."""
+    errors = "".join(
+        f"\n**{outcome.model}** failed:\n\n```\n{outcome.error}\n```\n"
+        for outcome in outcomes
+        if outcome.error
+    )
+    return markdown(HEADINGS, [results_row(outcome) for outcome in outcomes]) + errors
+
+
+def print_results(console: Console, outcomes: Sequence[Outcome]) -> None:
+    """Print the table of results, then the errors."""
+    colours = {"trained": "green", "reused": "cyan", "failed": "red"}
+    table = Table(*HEADINGS, title="Results on the test split")
+    for column in table.columns[3:]:
+        column.justify = "right"
+    for outcome in outcomes:
+        model, dataset, status, *cells = results_row(outcome)
+        table.add_row(model, dataset, Text(status, style=colours[status]), *cells)
+    console.print(table)
+    told = set()
+    for outcome in outcomes:
+        if outcome.error and outcome.error not in told:
+            told.add(outcome.error)
+            names = ", ".join(o.model for o in outcomes if o.error == outcome.error)
+            console.print(Text(f"{names} failed: {outcome.error}", style="red"), soft_wrap=True)
+
+
+def print_differences(console: Console, differences: Sequence[Difference]) -> None:
+    """Print one table of differences for each dataset."""
+    for dataset in dict.fromkeys(pair.dataset for pair in differences):
+        pairs = [pair for pair in differences if pair.dataset == dataset]
+        table = Table(
+            *DIFFERENCE_HEADINGS,
+            title=f"Is the difference real? {pairs[0].examples:,} test examples of {dataset}",
+        )
+        for column in table.columns[2:-1]:
+            column.justify = "right"
+        for pair in pairs:
+            table.add_row(*difference_row(pair))
+        console.print(table)

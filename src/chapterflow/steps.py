@@ -1,0 +1,327 @@
+"""The steps, in the order in which they run. Read this file first.
+
+prepare -> validate -> train -> evaluate -> log, and compare over all. Plain functions: Prefect
+(`pipelines/`), `dvc repro` and tests call the same ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from chapterflow.config import Settings
+from chapterflow.data.build import ensure_dataset, verify_dataset
+from chapterflow.data.card import open_dataset, read_card
+from chapterflow.data.versioning import can_version, data_version, record_version
+from chapterflow.environment import Project, load_tensorflow
+from chapterflow.errors import DataError
+from chapterflow.models.parts.registry import get_model
+from chapterflow.records import Comparison, Outcome, Prepared, Tell, Trained, silent
+from chapterflow.tracking import runs
+from chapterflow.tracking.fingerprint import fingerprint, fingerprint_parts, module_hashes
+from chapterflow.tracking.session import Session, outcome_of
+from chapterflow.training.history import EpochRecord
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from chapterflow.evaluation.compare import Difference
+    from chapterflow.validation.verdict import Verdict
+
+
+def prepare(
+    project: Project,
+    settings: Settings,
+    dataset: str,
+    *,
+    build: bool = True,
+    rebuild: bool = False,
+    tell: Tell = silent,
+) -> Prepared:
+    """Bring a dataset onto this machine, and under DVC where it was built now.
+
+    Raises:
+        DataError: If the source is damaged, or `build` is off and the dataset is not there.
+        FetchError: If it cannot be fetched.
+    """
+
+    def progress(name: str, received: int, total: int | None) -> None:
+        share = f" of {total / 1e6:.1f}" if total else ""
+        tell("fetch", f"{name}: {received / 1e6:.1f}{share} MB")
+
+    tell("data", dataset)
+    card, built = ensure_dataset(
+        project, settings, dataset, on_progress=progress, build=build, rebuild=rebuild
+    )
+    if built and can_version(project):
+        tell("data", "versioning data/ with DVC")
+        record_version(project)
+    return Prepared(dataset=dataset, digest=card.digest, built=built, version=data_version(project))
+
+
+def validate(
+    project: Project,
+    settings: Settings,
+    prepared: Prepared,
+    *,
+    flow_run_id: str | None = None,
+    tell: Tell = silent,
+) -> Verdict:
+    """Check the arrays that training will read against the suite for their kind.
+
+    A verdict on the same bytes, bounds and checks is reused. It is logged to the flow's run with
+    the Data Docs, whether good or bad.
+
+    Raises:
+        ValidationFailed: If an expectation is broken; training must not start.
+        DataError: If the bytes are not those of the card, though no expectation is broken.
+    """
+    from chapterflow.validation.run import validate_images
+    from chapterflow.validation.verdict import VERDICT, read_verdict
+
+    tell("validate", prepared.dataset)
+    folder = project.data / prepared.dataset
+    out = validation_folder(project, settings, prepared)
+    damage = verify_dataset(folder)
+    verdict = read_verdict(out) if not damage and (out / VERDICT).is_file() else None
+    if verdict is None or not verdict.success:
+        verdict = validate_images(open_dataset(folder), settings.validation.images, out)
+    if flow_run_id is not None:
+        with Session(project, settings) as session:
+            session.client.log_artifacts(flow_run_id, out, f"validation/{prepared.dataset}")
+    verdict.raise_for_failure()
+    if damage:
+        raise DataError(
+            "\n".join(damage) + f"\nDelete {folder} and run `chapterflow data fetch` to restore it."
+        )
+    return verdict
+
+
+def validation_folder(project: Project, settings: Settings, prepared: Prepared) -> Path:
+    """Return where the verdict on a dataset stands: one folder for each data, bounds and checks."""
+    parts = [
+        prepared.digest,
+        settings.validation.model_dump_json(),
+        json.dumps(module_hashes(["chapterflow.validation.run"])),
+        version("great-expectations"),
+    ]
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    return project.scratch / "validation" / f"{prepared.dataset}-{key}"
+
+
+@contextmanager
+def claim(
+    project: Project, settings: Settings, model: str, *, tell: Tell = silent
+) -> Iterator[None]:
+    """Hold a model's fingerprint while it is trained, evaluated and logged.
+
+    Two processes that want the same run do it once: the second waits, then reuses it.
+    """
+    card = read_card(project.data / settings.dataset_of(model))
+    key = fingerprint(fingerprint_parts(settings, model, card))[:16]
+    locks = project.scratch / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(locks / f"run-{key}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        tell("waiting", "another process trains this model")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def train(
+    project: Project,
+    settings: Settings,
+    model: str,
+    verdict: Verdict,
+    *,
+    flow_run_id: str | None = None,
+    force: bool = False,
+    tags: dict[str, str] | None = None,
+    tell: Tell = silent,
+) -> Trained:
+    """Train a model, continue its interrupted training, or find the run that did it already.
+
+    Call it within `claim`.
+
+    Args:
+        verdict: Of the validation of the model's dataset, which must have succeeded.
+        flow_run_id: Run to nest this one in.
+        force: Train even where a finished run has the fingerprint.
+        tags: More tags for the run.
+    """
+    verdict.raise_for_failure()
+    tell("train", "looking for a finished run")
+    dataset = settings.dataset_of(model)
+    dataset_folder = project.data / dataset
+    card = read_card(dataset_folder)
+    parts = fingerprint_parts(settings, model, card)
+    key = fingerprint(parts)
+    work = project.scratch / "work" / key[:16]
+    with Session(project, settings) as session:
+        done = None if force else runs.find_finished(session.client, session.experiment_id, key)
+        if done is not None:
+            return Trained(
+                model=model,
+                dataset=dataset,
+                fingerprint=key,
+                run_id=done.info.run_id,
+                status="reused",
+                work="",
+            )
+        if force:
+            shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True, exist_ok=True)
+        (work / "fingerprint.json").write_text(json.dumps(parts, indent=2), encoding="utf-8")
+        run_id = session.start_model_run(
+            model, parts, card, work, flow_run_id=flow_run_id, tags=tags or {}
+        )
+        params = settings.params(model)
+        logger = runs.EpochLogger(session.client, run_id)
+
+        def on_epoch(record: EpochRecord) -> None:
+            logger(record)
+            tell(
+                "train",
+                f"epoch {record.epoch}/{params.epochs}, "
+                f"validation accuracy {record.validation_accuracy:.3f}",
+            )
+
+        with session.ending_on_error(run_id):
+            tell("train", "starting TensorFlow")
+            load_tensorflow()
+            from chapterflow.training.fit import fit
+
+            training = fit(
+                get_model(model),
+                params,
+                open_dataset(dataset_folder),
+                seed=settings.seed,
+                work=work,
+                on_epoch=on_epoch,
+            )
+        (work / "training.json").write_text(training.model_dump_json(), encoding="utf-8")
+    return Trained(
+        model=model,
+        dataset=dataset,
+        fingerprint=key,
+        run_id=run_id,
+        status="trained",
+        work=str(work),
+    )
+
+
+def evaluate(
+    project: Project, settings: Settings, trained: Trained, *, tell: Tell = silent
+) -> Trained:
+    """Score a model trained now on the test split; a reused one has its scores.
+
+    Writes `evaluation.json` and `predictions.npz` into the training's work folder.
+    """
+    if trained.status == "reused":
+        return trained
+    load_tensorflow()
+    from chapterflow.evaluation.evaluate import evaluate as score
+    from chapterflow.training.fit import Training
+
+    tell("evaluate", "scoring the test split")
+    work = Path(trained.work)
+    with Session(project, settings) as session, session.ending_on_error(trained.run_id):
+        evaluation = score(
+            work / "model.keras",
+            Training.model_validate_json((work / "training.json").read_text(encoding="utf-8")),
+            open_dataset(project.data / trained.dataset),
+            settings.evaluation,
+            predictions=work / runs.PREDICTIONS,
+        )
+        (work / runs.EVALUATION).write_text(evaluation.model_dump_json(indent=2), encoding="utf-8")
+    return trained
+
+
+def log(
+    project: Project,
+    settings: Settings,
+    trained: Trained,
+    verdict: Verdict,
+    *,
+    tell: Tell = silent,
+) -> Outcome:
+    """Log metrics, figures and the model, register the model, and end the run."""
+    with Session(project, settings) as session:
+        if trained.status == "trained":
+            tell("log", "figures, model and registry")
+            with session.ending_on_error(trained.run_id):
+                session.finish_model_run(
+                    trained.model,
+                    trained.run_id,
+                    Path(trained.work),
+                    open_dataset(project.data / trained.dataset),
+                    verdict,
+                )
+            shutil.rmtree(trained.work)
+        return session.outcome(trained.run_id, trained.status)
+
+
+def compare(project: Project, settings: Settings) -> Comparison:
+    """Compare the newest finished run of every model in the active profile.
+
+    Models are compared pair by pair where they were scored on the same test examples.
+    """
+    with Session(project, settings) as session:
+        newest: dict[tuple[str, str], Run] = {}
+        for run in runs.finished_model_runs(
+            session.client, session.experiment_id, settings.profile
+        ):
+            tags = run.data.tags
+            newest.setdefault((tags[runs.MODEL], tags[runs.TEST_DIGEST]), run)
+        order = {name: position for position, name in enumerate(settings.models)}
+        chosen = sorted(
+            newest.values(),
+            key=lambda run: (
+                run.data.tags[runs.DATASET],
+                order.get(run.data.tags[runs.MODEL], len(order)),
+            ),
+        )
+        found = []
+        for digest in dict.fromkeys(run.data.tags[runs.TEST_DIGEST] for run in chosen):
+            same = [run for run in chosen if run.data.tags[runs.TEST_DIGEST] == digest]
+            found.extend(_differences(session, settings, same))
+    return Comparison(
+        profile=settings.profile,
+        models=[outcome_of(run) for run in chosen],
+        differences=found,
+    )
+
+
+def _differences(session: Session, settings: Settings, same: list[Run]) -> list[Difference]:
+    import numpy as np
+
+    from chapterflow.evaluation.compare import differences
+
+    labels = np.empty(0)
+    predicted = {}
+    for run in same:
+        path = session.client.download_artifacts(run.info.run_id, runs.PREDICTIONS)
+        with np.load(path, allow_pickle=False) as predictions:
+            labels = predictions["label"]
+            predicted[run.data.tags[runs.MODEL]] = predictions["probability"].argmax(axis=1)
+    return differences(
+        same[0].data.tags[runs.DATASET],
+        labels,
+        predicted,
+        {run.data.tags[runs.MODEL]: run.data.metrics["train/seconds"] for run in same},
+        resamples=settings.comparison.bootstrap_resamples,
+        seed=settings.seed,
+    )

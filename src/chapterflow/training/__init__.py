@@ -1,0 +1,1 @@
+"""Fitting a chapter model: input pipeline, schedule, checkpoints, resume."""

@@ -1,0 +1,154 @@
+"""Train one chapter model to its end, from wherever an earlier process left it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chapterflow.data.card import Dataset
+from chapterflow.models.parts.base import ChapterModel, ModelParams, Strict
+from chapterflow.training.history import EpochRecord, best_epoch, is_over, read_history
+from chapterflow.training.pipeline import TrainBatches, split_batches, steps_per_epoch
+
+if TYPE_CHECKING:
+    import keras
+
+#: Examples in a forward pass that computes no gradients.
+FORWARD_BATCH = 512
+
+
+class Training(Strict):
+    """The outcome of a training.
+
+    Attributes:
+        chosen_epoch: Epoch whose weights the model has: the best one on validation with early
+            stopping, the last one without.
+        resumed_from: Epochs that an earlier, killed process had done.
+        images: Training images seen, over all epochs.
+    """
+
+    history: list[EpochRecord]
+    chosen_epoch: int
+    resumed_from: int
+    seconds: float
+    images: int
+
+
+def fit(
+    entry: ChapterModel[Any],
+    params: ModelParams,
+    dataset: Dataset,
+    *,
+    seed: int,
+    work: Path,
+    on_epoch: Callable[[EpochRecord], None],
+) -> Training:
+    """Train a model and save it as `work/model.keras`.
+
+    Every epoch leaves a checkpoint in `work`; called again there, the training goes on from it and
+    ends with the weights of an undisturbed one. Bit for bit the same on one machine: seeds are
+    set, operations are deterministic, and the order of examples and the dropout masks depend on
+    seed and epoch alone.
+
+    Args:
+        work: Folder of this training alone.
+        on_epoch: Called for each epoch once its checkpoint is on disk; for a resumed training
+            first for the epochs that were done already.
+    """
+    import keras
+    import tensorflow as tf
+
+    from chapterflow.training import callbacks as cb
+
+    work.mkdir(parents=True, exist_ok=True)
+    checkpoints, best = work / "checkpoints", work / "best.weights.h5"
+    finished = cb.finished_epochs(checkpoints)
+    history = read_history(work / "history.jsonl", epochs=finished)
+    if len(history) != finished:
+        # Someone deleted part of the folder: the rest is of no use.
+        shutil.rmtree(work)
+        return fit(entry, params, dataset, seed=seed, work=work, on_epoch=on_epoch)
+    for record in history:
+        on_epoch(record)
+
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+    model = compiled(entry, params, dataset)
+    batches = TrainBatches(dataset, batch_size=params.batch_size, seed=seed)
+    reporter = cb.EpochReporter(
+        history,
+        work / "history.jsonl",
+        epochs=params.epochs,
+        patience=params.patience,
+        on_epoch=on_epoch,
+    )
+    backup = cb.AtomicBackupAndRestore(checkpoints)
+    if is_over(history, epochs=params.epochs, patience=params.patience):
+        backup.set_model(model)
+        backup.on_train_begin()
+    else:
+        model.fit(
+            batches.as_tf(),
+            validation_data=split_batches(dataset, "validation", batch_size=FORWARD_BATCH),
+            shuffle=False,  # TrainBatches does
+            initial_epoch=finished,
+            epochs=params.epochs,
+            verbose=0,
+            callbacks=[
+                cb.EpochSeeds(seed, batches),
+                *([cb.best_weights(best, history)] if params.patience else []),
+                reporter,
+                backup,
+                reporter.pass_on(),
+            ],
+        )
+    chosen = history[-1]
+    if params.patience:
+        chosen = best_epoch(history)
+        model.load_weights(best)
+    # Without the optimizer, whose state would triple the file and is of no use to who predicts.
+    keras.Model(model.inputs[0], model.outputs[0], name=model.name).save(work / "model.keras")
+    return Training(
+        history=history,
+        chosen_epoch=chosen.epoch,
+        resumed_from=finished,
+        seconds=sum(record.seconds for record in history),
+        images=len(history) * len(dataset.indices("train")),
+    )
+
+
+def compiled(entry: ChapterModel[Any], params: ModelParams, dataset: Dataset) -> keras.Model:
+    """Return a chapter model for a dataset, ready to fit: Adam, cross-entropy on logits."""
+    import keras
+
+    model = entry.build(params, dataset.card.input_spec)
+    model.compile(
+        optimizer=keras.optimizers.Adam(
+            learning_rate(params, steps_per_epoch(dataset, params.batch_size))
+        ),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        steps_per_execution=params.steps_per_execution,
+        # XLA is slower for convolutions on CPUs.
+        jit_compile=False,
+    )
+    return model
+
+
+def learning_rate(params: ModelParams, steps: int) -> Any:
+    """Return the learning rate, or its schedule over `params.epochs` epochs of `steps` steps."""
+    import keras
+
+    if params.schedule == "constant":
+        return params.learning_rate
+    total = steps * params.epochs
+    warmup = round(total * params.warmup)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup else params.learning_rate,
+        decay_steps=max(1, total - warmup),
+        warmup_target=params.learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )

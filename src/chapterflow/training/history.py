@@ -1,0 +1,60 @@
+"""The training history on disk: one line an epoch, which a resumed training continues."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from chapterflow.models.parts.base import Strict
+
+
+class EpochRecord(Strict):
+    """What one epoch showed.
+
+    Attributes:
+        epoch: Number of finished epochs, from 1.
+        seconds: Wall time of the epoch with its validation.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    learning_rate: float
+    seconds: float
+
+
+def read_history(path: Path, *, epochs: int) -> list[EpochRecord]:
+    """Return the records of the first `epochs` epochs, and drop later ones from the file.
+
+    The record of an epoch is written before its checkpoint; a process that is killed between them
+    leaves one record too many, and perhaps half a line.
+    """
+    records = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines()[:epochs]:
+            records.append(EpochRecord.model_validate_json(line))
+        path.write_text(
+            "".join(record.model_dump_json() + "\n" for record in records), encoding="utf-8"
+        )
+    return records
+
+
+def append_record(path: Path, record: EpochRecord) -> None:
+    """Add the record of one more epoch."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record.model_dump()) + "\n")
+
+
+def best_epoch(history: Sequence[EpochRecord]) -> EpochRecord:
+    """Return the record with the lowest validation loss, the first of equals."""
+    return min(history, key=lambda record: record.validation_loss)
+
+
+def is_over(history: Sequence[EpochRecord], *, epochs: int, patience: int | None) -> bool:
+    """Tell whether training has ended: all epochs done, or no better one for `patience` epochs."""
+    if len(history) >= epochs:
+        return True
+    if not history or patience is None:
+        return False
+    return history[-1].epoch - best_epoch(history).epoch >= patience

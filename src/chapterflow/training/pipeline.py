@@ -1,0 +1,86 @@
+"""Input pipeline: memory-mapped arrays -> batches, in an order set by seed and epoch alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chapterflow.data.card import Dataset, Split
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.intp]:
+    """Return the order of the examples in an epoch.
+
+    It depends on nothing that came before, so a resumed training sees the order that it would have
+    seen undisturbed.
+    """
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:
+    """Return the number of gradient steps that cover the train split once."""
+    return math.ceil(len(dataset.indices("train")) / batch_size)
+
+
+class TrainBatches:
+    """Shuffled batches of the train split, one pass for each epoch.
+
+    Keras asks for a new pass at each epoch; `epoch` says which (a callback sets it). Passes are not
+    chained into one long stream with `steps_per_epoch`, because Keras then rounds each epoch up to
+    a multiple of `steps_per_execution` and the epochs drift apart from the data.
+
+    Attributes:
+        epoch: Epoch, from 0, whose order the next pass has.
+    """
+
+    def __init__(self, dataset: Dataset, *, batch_size: int, seed: int) -> None:
+        self.epoch = 0
+        self._dataset = dataset
+        self._indices = dataset.indices("train")
+        self._batch_size = batch_size
+        self._seed = seed
+
+    def as_tf(self) -> tf.data.Dataset:
+        """Return batches of float32 `(batch, *shape)` raw values and int32 `(batch,)` labels."""
+        return _as_tf(self._dataset, self._pass, len(self._indices), self._batch_size)
+
+    def _pass(self) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        order = epoch_order(len(self._indices), self._seed, self.epoch)
+        yield from _gather(self._dataset, self._indices[order], self._batch_size)
+
+
+def split_batches(dataset: Dataset, split: Split, *, batch_size: int) -> tf.data.Dataset:
+    """Return one split's batches in stored order, shaped as those of `TrainBatches`."""
+    indices = dataset.indices(split)
+    return _as_tf(dataset, lambda: _gather(dataset, indices, batch_size), len(indices), batch_size)
+
+
+def _gather(
+    dataset: Dataset, order: NDArray[np.intp], batch_size: int
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        yield (
+            np.asarray(dataset.images[chosen], np.float32),
+            np.asarray(dataset.labels[chosen], np.int32),
+        )
+
+
+def _as_tf(dataset: Dataset, batches: Any, count: int, batch_size: int) -> tf.data.Dataset:
+    import tensorflow as tf
+
+    signature = (
+        tf.TensorSpec((None, *dataset.card.shape), tf.float32),
+        tf.TensorSpec((None,), tf.int32),
+    )
+    stream = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    # Keras must know where a pass ends to run several steps in one execution.
+    sized = stream.apply(tf.data.experimental.assert_cardinality(math.ceil(count / batch_size)))
+    return sized.prefetch(4)

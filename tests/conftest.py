@@ -1,0 +1,121 @@
+"""Fixtures: projects in temporary folders, the real mirror, and a private environment."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Before any library is imported: no telemetry, no server or store of the user's.
+for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "PREFECT_API_URL", "CHAPTERFLOW_PROJECT"):
+    os.environ.pop(name, None)
+
+from chapterflow.environment import QUIET_AND_PRIVATE, Project, load_tensorflow  # noqa: E402
+
+os.environ.update(QUIET_AND_PRIVATE)
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def tensorflow() -> None:
+    """TensorFlow, imported without its noise."""
+    load_tensorflow()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A project with the repository's params.yaml and nothing else."""
+    root = tmp_path / "project"
+    root.mkdir()
+    shutil.copy(REPOSITORY / "params.yaml", root)
+    return Project(root)
+
+
+@pytest.fixture(scope="session")
+def mirror() -> Path:
+    """The folder of real data that CHAPTERFLOW_MIRROR names."""
+    named = os.environ.get("CHAPTERFLOW_MIRROR")
+    if not named:
+        pytest.skip("CHAPTERFLOW_MIRROR is not set: no real data on this machine")
+    return (REPOSITORY / named).resolve()
+
+
+def command_environment(root: Path) -> dict[str, str]:
+    """Return the environment of a user's shell in a checkout at `root`."""
+    return {
+        **{name: value for name, value in os.environ.items() if name not in QUIET_AND_PRIVATE},
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PREFECT_HOME": str(root / ".prefect"),
+        "GIT_AUTHOR_NAME": "test",
+        "GIT_AUTHOR_EMAIL": "test@example.org",
+        "GIT_COMMITTER_NAME": "test",
+        "GIT_COMMITTER_EMAIL": "test@example.org",
+    }
+
+
+def copy_checkout(root: Path) -> Path:
+    """Copy what git would track into `root`, and make it a git repository of its own."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (REPOSITORY / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, root / name)
+    environment = command_environment(root)
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
+        subprocess.run(["git", *words], cwd=root, env=environment, check=True)
+    return root
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A fresh git checkout of this repository, as it is in the working tree."""
+    root = tmp_path / "checkout"
+    root.mkdir()
+    return copy_checkout(root)
+
+
+def call(
+    root: Path, *words: str, timeout: float = 240, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in `root` as a user would, and return what it said."""
+    return subprocess.run(
+        words,
+        cwd=root,
+        env=command_environment(root) | variables,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@pytest.fixture
+def run(checkout: Path) -> Run:
+    """Runs a command in the checkout."""
+
+    def in_checkout(*words: str, **keywords: Any) -> subprocess.CompletedProcess[str]:
+        return call(checkout, *words, **keywords)
+
+    return in_checkout
+
+
+@pytest.fixture
+def in_project(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """The temporary project as the one that this process works in."""
+    monkeypatch.chdir(project.root)
+    monkeypatch.setenv("CHAPTERFLOW_PROJECT", str(project.root))
+    monkeypatch.setenv("PREFECT_HOME", str(project.root / ".prefect"))
+    yield project

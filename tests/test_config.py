@@ -1,0 +1,141 @@
+"""params.yaml: what is refused, and how it is said."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chapterflow.config import Settings, apply_overrides, load_settings
+from chapterflow.errors import ConfigError
+
+PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
+
+
+def test_the_committed_file_is_valid_in_both_profiles() -> None:
+    embedded, book = load_settings(PARAMS), load_settings(PARAMS, profile="book")
+    assert embedded.dataset_of("cnn") == "digits"
+    assert book.dataset_of("cnn") == "mnist"
+    assert embedded.params("cnn").epochs != book.params("cnn").epochs
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "received", "hint"),
+    [
+        ("models.cnn.epochs=-1", "models.cnn.epochs", "-1", "greater than 0"),
+        ("models.cnn.batch_size=-32", "models.cnn.batch_size", "-32", "greater than 0"),
+        ("models.cnn.batch_size=two", "models.cnn.batch_size", "'two'", "valid integer"),
+        ("models.cnn.batch_size=2.5", "models.cnn.batch_size", "2.5", "valid integer"),
+        ("models.cnn.epoch=3", "models.cnn.epoch", "", "'epochs'"),
+        ("models.cnn.book.epoch=3", "models.cnn.book.epoch", "", "'epochs'"),
+        ("models.dnn.dropout=1.5", "models.dnn.dropout", "1.5", "less than 1"),
+        ("models.lenet5.activation=rely", "models.lenet5.activation", "'rely'", "'relu'"),
+        ("models.cnn.role=digit", "models.cnn.role", "'digit'", "'digits'"),
+        ("models.cnnn={}", "models.cnnn", "'cnnn'", "'cnn'"),
+        ("roles.digits.book=mnits", "roles.digits.book", "'mnits'", "'mnist'"),
+        ("datasets.mnist.kind=idxs", "datasets.mnist.kind", "'idxs'", "'idx'"),
+        ("datasets.mnist.files.test_images.sha=0", "test_images.sha", "", "'sha256'"),
+        ("datasets.digits.test=0.95", "datasets.digits", "1.05", "nothing to train on"),
+        ("validation.images.mean_value=[0.9,0.1]", "mean_value", "[0.9, 0.1]", "lowest"),
+        ("profile=emebdded", "profile", "'emebdded'", "'embedded'"),
+        ("seed=-1", "seed", "-1", "greater than or equal to 0"),
+        ("sead=1", "sead", "", "'seed'"),
+        ("models=[]", "models", "[]", "mapping"),
+    ],
+)
+def test_a_fault_is_one_line_with_path_value_and_hint(
+    override: str, path: str, received: str, hint: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(PARAMS, overrides=[override])
+    message = str(caught.value)
+    assert message.count("\n") == 0
+    assert path in message
+    assert received in message
+    assert hint in message
+    assert caught.value.exit_code == 2
+
+
+def test_all_faults_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(PARAMS, overrides=["models.cnn.epochs=0", "models.dnn.hiden=3", "seed=x"])
+    assert len(str(caught.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "is empty"),
+        ("# only a comment\n", "is empty"),
+        ("- a\n- b\n", "must hold a mapping"),
+        ("seed: [1\n", "line 2, column 1: not valid YAML"),
+        ("seed: 1\nseed: 2\n", "line 2: the key 'seed' stands twice"),
+        ("seed: !!python/object/apply:os.system [true]\n", "not valid YAML"),
+    ],
+)
+def test_a_file_that_holds_no_settings(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="params.yaml") as caught:
+        load_settings(path)
+    assert says in str(caught.value)
+
+
+def test_a_missing_or_binary_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_settings(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_settings(tmp_path / "params.yaml")
+
+
+def test_an_override_wins_over_the_profile_block() -> None:
+    settings = load_settings(PARAMS, profile="book", overrides=["models.cnn.epochs=7"])
+    assert settings.params("cnn").epochs == 7
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", "models..cnn=1", "seed.x=1", "modles.cnn.a=1"])
+def test_an_override_that_leads_nowhere(override: str) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        load_settings(PARAMS, overrides=[override])
+
+
+@given(st.dictionaries(st.sampled_from(["a", "b"]), st.integers()), st.integers())
+def test_an_override_changes_its_key_alone(document: dict[str, int], value: int) -> None:
+    before = dict(document)
+    apply_overrides(document, [f"c={value}"])
+    assert document == before | {"c": value}
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["seed", "models", "cnn", "roles", "kind", "x"]), inner, max_size=3
+        ),
+        max_leaves=8,
+    ),
+    st.sampled_from(["seed", "roles", "datasets", "models", "validation", "tracking"]),
+)
+def test_nonsense_is_refused_and_never_crashes(value: object, key: str) -> None:
+    document = yaml.safe_load(PARAMS.read_text())
+    document[key] = value
+    path = PARAMS.parent / "params.yaml"
+    try:
+        settings = _load(document, path)
+    except ConfigError:
+        return
+    assert isinstance(settings, Settings)
+
+
+def _load(document: dict[str, object], path: Path) -> Settings:
+    overrides = [f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in document.items()]
+    return load_settings(path, overrides=overrides)
+
+
+def test_settings_are_frozen() -> None:
+    settings = load_settings(PARAMS)
+    with pytest.raises(ValueError, match="frozen"):
+        settings.seed = 3  # type: ignore[misc]
