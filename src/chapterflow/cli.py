@@ -332,7 +332,7 @@ def step_validate(role: str, profile: ProfileOption = None) -> None:
 
 @step_app.command("run")
 def step_run(model: str, profile: ProfileOption = None) -> None:
-    """Train, evaluate and log one model; write results/<model>/."""
+    """Train, evaluate and log one model; write results/models/<model>/."""
     project, settings = _start(profile)
     settings.check_names([model], settings.models, "model")
     from chapterflow.report.progress import shown

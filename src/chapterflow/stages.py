@@ -34,7 +34,7 @@ def validate_stage(project: Project, settings: Settings, role: str) -> None:
 
 
 def run_stage(project: Project, settings: Settings, model: str) -> None:
-    """Run one model, and write what `dvc metrics` and `dvc plots` read to `results/<model>/`."""
+    """Run one model, and write what `dvc metrics` and `dvc plots` read to `results/models/<model>/`."""
     tell = tell_about(model)
     dataset = settings.dataset_of(model)
     prepared = steps.prepare(project, settings, dataset, build=False)
@@ -47,7 +47,7 @@ def run_stage(project: Project, settings: Settings, model: str) -> None:
         outcome = steps.log(project, settings, trained, verdict, tell=tell)
     tell(outcome.status, f"run {outcome.run_id}")
 
-    folder = project.results / model
+    folder = project.results / "models" / model
     metrics: dict[str, Any] = {}
     with Session(project, settings) as session:
         artifacts = Path(session.client.download_artifacts(trained.run_id, ""))

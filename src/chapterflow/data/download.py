@@ -277,7 +277,8 @@ def _download(url: str, part: Path, cap: int, report: Report, policy: Policy) ->
     """Bring the partial file to its full length, over as many requests as the policy allows."""
     for attempt in range(1, policy.attempts + 1):
         try:
-            return _request(url, part, cap, report, policy)
+            _request(url, part, cap, report, policy)
+            return
         except _Failed as error:
             if not error.retry:
                 raise
@@ -308,7 +309,8 @@ def _request(url: str, part: Path, cap: int, report: Report, policy: Policy) -> 
             elif known and status in (206, 416):
                 _discard(part)
                 response.close()
-                return _request(url, part, cap, report, policy)
+                _request(url, part, cap, report, policy)
+                return
             else:
                 phrase = f"{status} {http.client.responses.get(status, '')}".rstrip()
                 raise _Failed(f"answered {phrase}", retry=status >= 500 or status in (408, 429))

@@ -1,0 +1,110 @@
+"""The fingerprint of a run: equal fingerprints are equal work, which is done once."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import chapterflow
+from chapterflow.data.card import DatasetCard, sha256_file
+
+if TYPE_CHECKING:
+    from chapterflow.config import Settings
+
+#: Libraries whose version can change a number.
+NUMERIC_LIBRARIES = ("tensorflow", "keras", "numpy", "scipy", "scikit-learn")
+
+PACKAGE = Path(chapterflow.__file__).parent
+
+
+def fingerprint_parts(settings: Settings, model: str, card: DatasetCard) -> dict[str, Any]:
+    """Return all that decides a model's run, in a form that people can compare.
+
+    Args:
+        settings: Checked settings, profile chosen.
+        model: Name of the chapter model.
+        card: Card of the dataset that it learns.
+    """
+    return {
+        "model": model,
+        "params": settings.params(model).model_dump(mode="json"),
+        "evaluation": settings.evaluation.model_dump(mode="json"),
+        "seed": settings.seed,
+        "dataset": {"name": card.name, "digest": card.digest},
+        "sources": source_hashes(model),
+        "libraries": {name: version(name) for name in NUMERIC_LIBRARIES},
+    }
+
+
+def fingerprint(parts: dict[str, Any]) -> str:
+    """Return the SHA-256 over the parts, as canonical JSON."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def source_hashes(model: str, package: Path = PACKAGE) -> dict[str, str]:
+    """Return path and hash of every source file that training or scoring a model executes.
+
+    The files are found by following imports, also those inside functions, from the model's own
+    file and the training and evaluation steps. A change of another model's file, or of the command
+    line, is none of this model's business.
+
+    Args:
+        model: Name of the chapter model.
+        package: Folder of the `chapterflow` package.
+    """
+    roots = [f"chapterflow.models.{model}", "chapterflow.training.fit"]
+    return module_hashes([*roots, "chapterflow.evaluation.evaluate"], package)
+
+
+def module_hashes(roots: Sequence[str], package: Path = PACKAGE) -> dict[str, str]:
+    """Return path and hash of modules and of all modules of this package that they import."""
+    waiting = list(roots)
+    files: dict[str, str] = {}
+    seen: set[str] = set()
+    while waiting:
+        module = waiting.pop()
+        path = _module_file(module, package)
+        if module in seen or path is None:
+            continue
+        seen.add(module)
+        files[f"src/{path.relative_to(package.parent).as_posix()}"] = sha256_file(path)
+        imports = _Imports()
+        imports.visit(ast.parse(path.read_text(encoding="utf-8")))
+        waiting.extend(imports.names)
+    return dict(sorted(files.items()))
+
+
+def _module_file(module: str, package: Path) -> Path | None:
+    parts = module.split(".")
+    if parts[0] != package.name:
+        return None
+    path = package.joinpath(*parts[1:])
+    if path.with_suffix(".py").is_file():
+        return path.with_suffix(".py")
+    return path / "__init__.py" if (path / "__init__.py").is_file() and len(parts) > 1 else None
+
+
+class _Imports(ast.NodeVisitor):
+    """Modules that a source imports when it runs; those for type checkers alone do not count."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def visit_If(self, node: ast.If) -> None:
+        if not (isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
+            self.generic_visit(node)
+
+    def visit_Import(self, node: ast.Import) -> None:
+        self.names.extend(alias.name for alias in node.names)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        if node.module:
+            # `from package import module` names a module, `from module import name` does not;
+            # what is no module is passed over.
+            self.names.append(node.module)
+            self.names.extend(f"{node.module}.{alias.name}" for alias in node.names)

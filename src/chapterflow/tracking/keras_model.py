@@ -1,0 +1,141 @@
+"""Keras models in MLflow: logged so that they can be served and rebuilt, and registered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from chapterflow.errors import StoreError
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+    from mlflow.models.model import ModelInfo
+
+#: What a served model needs; letting MLflow find out takes it several seconds a model.
+REQUIREMENTS = ("tensorflow", "keras", "numpy")
+
+
+def log_keras_model(
+    model: keras.Model,
+    *,
+    run_id: str,
+    name: str,
+    input_example: np.ndarray[Any, Any],
+    params: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> ModelInfo:
+    """Log a Keras model to a run in the Keras flavour, with signature, example and requirements.
+
+    `mlflow.keras.load_model(info.model_uri)` gives the Keras model back.
+
+    Args:
+        model: Any built model, compiled or not.
+        run_id: Run that the model belongs to; it need not be the active one.
+        name: Name of the logged model.
+        input_example: A small batch, shape `(n, ...)`, in the dtype that serving shall accept.
+        params: Shown on the model's page, where they can be searched. The run's own are added and
+            win.
+        metrics: Logged to the run and, with it, to the model.
+        tags: Tags of the logged model.
+
+    Raises:
+        StoreError: If the model cannot be saved; no half logged model is left.
+    """
+    import keras
+    import mlflow.keras
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+    from mlflow.models import Model, infer_signature
+
+    def save_model(path: str, validate_serving_input: bool, **options: Any) -> None:
+        # mlflow.keras writes the input example before it makes the folder, and fails.
+        Path(path).mkdir(parents=True)
+        mlflow.keras.save_model(path=path, **options)
+
+    client = MlflowClient()
+    run = client.get_run(run_id)
+    # Left to `Model.log`, it would belong to the active experiment instead of the run's.
+    logged = client.create_logged_model(
+        run.info.experiment_id,
+        name=name,
+        source_run_id=run_id,
+        params={key: str(value) for key, value in {**(params or {}), **run.data.params}.items()},
+        tags={key: str(value) for key, value in (tags or {}).items()},
+    )
+    try:
+        output = keras.tree.map_structure(
+            keras.ops.convert_to_numpy, model(input_example, training=False)
+        )
+        info = Model.log(
+            artifact_path=None,
+            flavor=SimpleNamespace(__name__="mlflow.keras", save_model=save_model),
+            model_id=logged.model_id,
+            run_id=run_id,
+            model=model,
+            signature=infer_signature(input_example, output),
+            input_example=input_example,
+            pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],
+            # It would load and run the model once more, and print Keras's progress bars.
+            validate_serving_input=False,
+        )
+    except BaseException as error:
+        client.delete_logged_model(logged.model_id)
+        if not isinstance(error, Exception):
+            raise
+        raise StoreError(f"The model {name!r} could not be logged. Received: {error}") from error
+    if metrics:
+        now = time.time_ns() // 1_000_000
+        values = [
+            Metric(key, float(value), now, 0, model_id=info.model_id, run_id=run_id)
+            for key, value in metrics.items()
+        ]
+        client.log_batch(run_id, metrics=values)
+    return info
+
+
+def register(
+    model_uri: str,
+    name: str,
+    *,
+    tags: Mapping[str, str] | None = None,
+    description: str | None = None,
+) -> str:
+    """Make a logged model the next version of a registered model, and return the version.
+
+    The registered model is created if it is missing; several processes may do so at once.
+
+    Raises:
+        StoreError: If the version does not become ready.
+    """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import Model
+
+    client = MlflowClient()
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    metadata = Model.load(model_uri)
+    # Waits until the version is ready.
+    made = client.create_model_version(
+        name,
+        source=model_uri,
+        run_id=metadata.run_id,
+        tags=dict(tags or {}),
+        description=description,
+        model_id=metadata.model_id,
+    )
+    if made.status != "READY":
+        raise StoreError(
+            f"Version {made.version} of the model {name!r} must become READY. "
+            f"Received: {made.status} ({made.status_message})"
+        )
+    return str(made.version)

@@ -1,0 +1,206 @@
+"""MLflow runs: opened or resumed, fed while they go on, found again by fingerprint."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chapterflow.data.card import DatasetCard
+from chapterflow.environment import Project, process_identity, process_is_gone
+from chapterflow.training.history import EpochRecord
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+#: Tags, all under one prefix so that they stand together in the UI.
+KIND = "chapterflow.kind"  # `model`: one model's run; `flow`: a flow over several
+FINGERPRINT = "chapterflow.fingerprint"
+MODEL = "chapterflow.model"
+MODEL_VERSION = "chapterflow.model_version"
+DATASET = "chapterflow.dataset"
+PROFILE = "chapterflow.profile"
+TEST_DIGEST = "chapterflow.test_digest"
+PROCESS = "chapterflow.process"
+ERROR = "chapterflow.error"
+PARENT = "mlflow.parentRunId"
+
+#: Without these a finished run cannot be reused or compared.
+EVALUATION, PREDICTIONS = "evaluation.json", "predictions.npz"
+
+
+def git_tags(project: Project) -> dict[str, str]:
+    """Return the commit of the checkout and whether it has uncommitted changes; {} without git."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *words], cwd=project.root, capture_output=True, text=True, check=False
+            )
+        except FileNotFoundError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        return {}
+    return {
+        "mlflow.source.git.commit": commit,
+        "chapterflow.git_dirty": str(bool(git("status", "--porcelain"))).lower(),
+    }
+
+
+def open_run(
+    client: MlflowClient,
+    experiment_id: str,
+    *,
+    name: str,
+    tags: Mapping[str, str],
+    run_id: str | None = None,
+) -> str:
+    """Start a run, or continue `run_id` if the store still has it, and return its id.
+
+    The run is tagged with this process, so that another one can tell when it is gone.
+    """
+    from mlflow.entities import RunStatus
+    from mlflow.exceptions import MlflowException
+
+    owned = {**tags, PROCESS: process_identity()}
+    if run_id is not None:
+        try:
+            client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+        except MlflowException:
+            pass
+        else:
+            # A continued run stays below the flow run that started it.
+            set_tags(client, run_id, {key: owned[key] for key in owned if key != PARENT})
+            return run_id
+    run = client.create_run(experiment_id, run_name=name, tags=owned)
+    return str(run.info.run_id)
+
+
+def close_run(client: MlflowClient, run_id: str, status: str, error: str | None = None) -> None:
+    """End a run as `FINISHED`, `FAILED` or `KILLED`, with the error where there is one."""
+    if error:
+        client.set_tag(run_id, ERROR, error[:5000])
+    client.set_terminated(run_id, status)
+
+
+def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set several tags in one call."""
+    from mlflow.entities import RunTag
+
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
+    """Log parameters in one call; those of a continued run are the same by fingerprint."""
+    from mlflow.entities import Param
+
+    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
+
+
+def log_metrics(client: MlflowClient, run_id: str, metrics: Mapping[str, float], step: int) -> None:
+    """Log metrics of one step in one call."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    client.log_batch(run_id, [Metric(key, value, now, step) for key, value in metrics.items()])
+
+
+def log_dataset(client: MlflowClient, run_id: str, card: DatasetCard, folder: Path) -> None:
+    """Log a dataset as the run's input."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = Dataset(
+        name=card.name,
+        digest=card.digest[:32],  # MLflow holds 36 characters
+        source_type="local",
+        source=json.dumps({"uri": f"data/{folder.name}", "origin": card.source}),
+        profile=json.dumps({"shape": card.shape, **card.counts}),
+    )
+    context = InputTag("mlflow.data.context", "training")
+    client.log_inputs(run_id, [DatasetInput(dataset, [context])])
+
+
+class EpochLogger:
+    """Logs each epoch once, also where a resumed training tells of its first epochs again."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self._client = client
+        self._run_id = run_id
+        logged = client.get_metric_history(run_id, "train/loss")
+        self._last = max((metric.step for metric in logged), default=0)
+
+    def __call__(self, record: EpochRecord) -> None:
+        """Log a record unless the run has it."""
+        if record.epoch <= self._last:
+            return
+        metrics = {
+            "train/loss": record.train_loss,
+            "train/accuracy": record.train_accuracy,
+            "validation/loss": record.validation_loss,
+            "validation/accuracy": record.validation_accuracy,
+            "train/learning_rate": record.learning_rate,
+            "train/epoch_seconds": record.seconds,
+        }
+        log_metrics(self._client, self._run_id, metrics, record.epoch)
+
+
+def find_finished(client: MlflowClient, experiment_id: str, fingerprint: str) -> Run | None:
+    """Return the newest finished run of a fingerprint whose artifacts and model are all there."""
+    runs = client.search_runs(
+        [experiment_id],
+        f"tags.`{FINGERPRINT}` = '{fingerprint}' and attributes.status = 'FINISHED'",
+        order_by=["attributes.start_time DESC"],
+        max_results=20,
+    )
+    return next((run for run in runs if _is_whole(client, run)), None)
+
+
+def _is_whole(client: MlflowClient, run: Run) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
+        version = client.get_model_version(run.data.tags[MODEL], run.data.tags[MODEL_VERSION])
+        model_id = str(version.source).rpartition("/")[2]
+        files = client.list_logged_model_artifacts(model_id)
+    except (MlflowException, OSError, KeyError):
+        return False
+    return {EVALUATION, PREDICTIONS} <= artifacts and len(files) > 0
+
+
+def finished_model_runs(client: MlflowClient, experiment_id: str, profile: str) -> list[Run]:
+    """Return all finished model runs of a profile, newest first."""
+    runs: list[Run] = []
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment_id],
+            f"tags.`{KIND}` = 'model' and tags.`{PROFILE}` = '{profile}' "
+            "and attributes.status = 'FINISHED'",
+            order_by=["attributes.start_time DESC"],
+            page_token=token,
+        )
+        runs.extend(page)
+        token = page.token
+        if not token:
+            return runs
+
+
+def end_dead_runs(client: MlflowClient, experiment_ids: Iterable[str]) -> list[str]:
+    """Mark runs KILLED that say RUNNING but whose process is gone; return their ids.
+
+    One that can be continued is set RUNNING again by whoever continues it.
+    """
+    ended = []
+    for run in client.search_runs(list(experiment_ids), "attributes.status = 'RUNNING'"):
+        if process_is_gone(run.data.tags.get(PROCESS, "")):
+            close_run(client, run.info.run_id, "KILLED")
+            ended.append(str(run.info.run_id))
+    return ended

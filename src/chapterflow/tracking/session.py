@@ -1,0 +1,229 @@
+"""One opened tracking store, and what the steps do with it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from chapterflow.config import Settings
+from chapterflow.data.card import Dataset, DatasetCard
+from chapterflow.data.versioning import data_version
+from chapterflow.environment import Project
+from chapterflow.models.parts.registry import get_model
+from chapterflow.records import Outcome
+from chapterflow.tracking import runs
+from chapterflow.tracking.fingerprint import fingerprint
+from chapterflow.tracking.store import ensure_experiment, open_store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from chapterflow.validation.verdict import Verdict
+
+EXPERIMENT_NOTE = (
+    "Models of a textbook chapter on convolution. A run of kind `flow` is one pass over several "
+    "models; the runs nested in it are the models. To compare: tick the models and press Compare. "
+    "`test/...` was measured once on the held-out split, `train/...` and `validation/...` have one "
+    "value an epoch, `cost/...` is what a prediction costs."
+)
+
+
+class Session:
+    """The project's tracking store, opened.
+
+    Use it as a context manager: MLflow's warnings about itself are kept away within.
+
+    Attributes:
+        client: MLflow client.
+        experiment_id: The project's experiment.
+    """
+
+    def __init__(self, project: Project, settings: Settings) -> None:
+        from mlflow import MlflowClient
+
+        self._project = project
+        self._settings = settings
+        uri = open_store(project)
+        self.client = MlflowClient(uri)
+        self.experiment_id = ensure_experiment(
+            project, settings.tracking.experiment, EXPERIMENT_NOTE
+        )
+        self._warnings = warnings.catch_warnings()
+
+    def __enter__(self) -> Self:
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore", FutureWarning)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._warnings.__exit__(None, None, None)
+
+    @contextmanager
+    def ending_on_error(self, run_id: str) -> Iterator[None]:
+        """Mark the run FAILED or KILLED when the block does not succeed."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            runs.close_run(self.client, run_id, "KILLED")
+            raise
+        except Exception as error:
+            runs.close_run(self.client, run_id, "FAILED", f"{type(error).__name__}: {error}")
+            raise
+
+    def start_flow_run(self, name: str, tags: dict[str, str]) -> str:
+        """Start the run that a flow's model runs are nested in, and return its id."""
+        return runs.open_run(
+            self.client,
+            self.experiment_id,
+            name=name,
+            tags={
+                runs.KIND: "flow",
+                runs.PROFILE: self._settings.profile,
+                "mlflow.note.content": "One pass over several models; `results.md` has the table.",
+                **runs.git_tags(self._project),
+                **tags,
+            },
+        )
+
+    def start_model_run(
+        self,
+        model: str,
+        parts: dict[str, Any],
+        card: DatasetCard,
+        work: Path,
+        *,
+        flow_run_id: str | None,
+        tags: dict[str, str],
+    ) -> str:
+        """Start a model's run, or continue the one that `work` belongs to, and return its id."""
+        entry = get_model(model)
+        marker = work / "run_id"
+        earlier = marker.read_text(encoding="utf-8") if marker.is_file() else None
+        run_id = runs.open_run(
+            self.client,
+            self.experiment_id,
+            name=f"{model} on {card.name}",
+            run_id=earlier,
+            tags={
+                runs.KIND: "model",
+                runs.MODEL: model,
+                runs.DATASET: card.name,
+                runs.PROFILE: self._settings.profile,
+                runs.FINGERPRINT: fingerprint(parts),
+                runs.TEST_DIGEST: card.test_digest,
+                "chapterflow.role": self._settings.params(model).role,
+                "chapterflow.dataset_digest": card.digest,
+                "chapterflow.data_version": data_version(self._project) or "none",
+                "chapterflow.book_section": entry.section,
+                "mlflow.note.content": f"**{model}** ({entry.summary}), book section "
+                f"{entry.section}, trained on `{card.name}`: {card.title}.",
+                **({runs.PARENT: flow_run_id} if flow_run_id else {}),
+                **runs.git_tags(self._project),
+                **tags,
+            },
+        )
+        marker.write_text(run_id, encoding="utf-8")
+        runs.log_params(
+            self.client,
+            run_id,
+            {"model": model, "dataset": card.name, "seed": parts["seed"], **parts["params"]},
+        )
+        runs.log_dataset(self.client, run_id, card, self._project.data / card.name)
+        return run_id
+
+    def finish_model_run(
+        self, model: str, run_id: str, work: Path, dataset: Dataset, verdict: Verdict
+    ) -> None:
+        """Log what training and evaluation left in `work`, register the model, end the run."""
+        import keras
+        import numpy as np
+
+        from chapterflow.evaluation import figures
+        from chapterflow.evaluation.evaluate import Evaluation
+        from chapterflow.evaluation.metrics import check_metrics
+        from chapterflow.tracking.keras_model import log_keras_model, register
+        from chapterflow.training.fit import Training
+
+        training = Training.model_validate_json((work / "training.json").read_text("utf-8"))
+        evaluation = Evaluation.model_validate_json((work / runs.EVALUATION).read_text("utf-8"))
+        card = dataset.card
+        title = f"{model} on {card.name}"
+        figures.learning_curve(
+            training.history,
+            f"{title}: learning curve",
+            work / "learning_curve.png",
+            chosen_epoch=training.chosen_epoch,
+        )
+        figures.confusion_matrix(
+            np.array(evaluation.confusion),
+            card.classes,
+            f"{title}: {len(dataset.indices('test'))} test examples",
+            work / "confusion_matrix.png",
+        )
+        for name in (
+            runs.EVALUATION,
+            runs.PREDICTIONS,
+            "training.json",
+            "fingerprint.json",
+            "learning_curve.png",
+            "confusion_matrix.png",
+        ):
+            self.client.log_artifact(run_id, str(work / name))
+        self.client.log_dict(run_id, card.model_dump(), "dataset.json")
+        self.client.log_dict(run_id, verdict.model_dump(), "validation/verdict.json")
+        check_metrics(evaluation.metrics)
+        runs.log_metrics(self.client, run_id, evaluation.metrics, len(training.history))
+
+        entry = get_model(model)
+        example = np.asarray(dataset.images[dataset.indices("train")[:2]], np.float32)
+        logged = log_keras_model(
+            keras.saving.load_model(work / "model.keras", compile=False),
+            run_id=run_id,
+            name=model,
+            input_example=example,
+            params=self._settings.params(model).model_dump(mode="json"),
+        )
+        version = register(
+            logged.model_uri,
+            model,
+            tags={
+                runs.DATASET: card.name,
+                runs.PROFILE: self._settings.profile,
+                "chapterflow.test_accuracy": f"{evaluation.metrics['test/accuracy']:.4f}",
+            },
+            description=f"{entry.summary}. Raw pixels 0 to {card.value_max}, float32 "
+            f"{('n', *card.shape)} in; logits (n, {len(card.classes)}) out, softmax gives "
+            "probabilities.",
+        )
+        runs.set_tags(self.client, run_id, {runs.MODEL_VERSION: version})
+        runs.close_run(self.client, run_id, "FINISHED")
+
+    def outcome(self, run_id: str, status: Literal["trained", "reused"]) -> Outcome:
+        """Return what a finished run holds."""
+        return outcome_of(self.client.get_run(run_id), status)
+
+    def close_flow_run(self, run_id: str, results: dict[str, Any], table: str) -> None:
+        """Log the flow's table and end its run; FAILED where a model failed."""
+        models = results["models"]
+        self.client.log_text(run_id, table, "results.md")
+        self.client.log_text(run_id, json.dumps(results, indent=2), "results.json")
+        count = {s: sum(m["status"] == s for m in models) for s in ("trained", "reused", "failed")}
+        runs.log_metrics(self.client, run_id, {f"flow/{s}": n for s, n in count.items()}, 0)
+        runs.close_run(self.client, run_id, "FAILED" if count["failed"] else "FINISHED")
+
+
+def outcome_of(run: Run, status: Literal["trained", "reused"] = "reused") -> Outcome:
+    """Return a finished model run as an outcome."""
+    tags = run.data.tags
+    return Outcome(
+        model=tags[runs.MODEL],
+        dataset=tags[runs.DATASET],
+        status=status,
+        run_id=run.info.run_id,
+        model_version=tags.get(runs.MODEL_VERSION),
+        metrics=dict(run.data.metrics),
+    )

@@ -1,0 +1,60 @@
+"""The MLflow UI over the project's own store."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+
+from chapterflow.environment import Project
+from chapterflow.errors import ConfigError
+from chapterflow.tracking.store import is_local, tracking_uri
+
+HOST = "127.0.0.1"
+
+
+def serve_ui(
+    project: Project, port: int, experiment_id: str, *, tell: Callable[[str], None]
+) -> None:
+    """Serve MLflow's pages on 127.0.0.1 until interrupted.
+
+    Raises:
+        ConfigError: If the port is taken.
+    """
+    if not is_local(project):
+        tell(f"MLFLOW_TRACKING_URI is set; its server shows the runs: {tracking_uri(project)}")
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if probe.connect_ex((HOST, port)) == 0:
+            raise ConfigError(f"Port {port} on {HOST} is taken. Choose another with --port.")
+    tell(f"MLflow UI: http://{HOST}:{port}/#/experiments/{experiment_id}/runs (Ctrl-C ends it)")
+    server = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "mlflow", "server"),
+            *("--backend-store-uri", tracking_uri(project)),
+            *("--host", HOST, "--port", str(port), "--workers", "1"),
+        ],
+        cwd=project.root,
+        env={**os.environ, "MLFLOW_LOGGING_LEVEL": "WARNING"},
+        start_new_session=True,
+    )
+
+    def stop(_signal: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        server.wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()

@@ -1,0 +1,1 @@
+"""Data validation: arrays -> one row per example -> Great Expectations suite -> verdict."""

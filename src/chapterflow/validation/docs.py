@@ -1,0 +1,126 @@
+"""Data Docs that need no network: Great Expectations' pages without what they fetch."""
+
+from __future__ import annotations
+
+from html import escape
+from html.parser import HTMLParser
+from pathlib import Path
+
+from chapterflow.validation.page import stylesheet
+
+RESULTS = "index.html"
+SUITE = "suite.html"
+
+#: Elements without an end tag.
+_VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source"}
+#: Elements that fetch something or run code, and those that a page gets anew or can spare.
+_DROPPED = {"script", "link", "style", "img", "iframe", "object", "embed", "footer", "title", "hr"}
+#: Classes of parts that are dead without scripts or without the site's index: bars and filters.
+_DEAD = {"navbar-expand-md", "btn-group", "card-header", "card-text"}
+_KEPT = {"id", "class", "colspan", "rowspan", "scope", "hidden", "name", "content", "charset"}
+#: Icons of a font that is fetched, as characters of any font.
+_ICONS = {"text-success": ("✓", "passed"), "text-danger": ("✗", "failed")}
+
+
+def write_offline_docs(site: Path, out: Path) -> None:
+    """Rewrite the two pages of the Data Docs of one validation into the folder `out`.
+
+    The site's own index is a table that scripts draw, under addresses with the time in them.
+    `out` holds `index.html` (results) and `suite.html` (expectations) instead, linked to one
+    another and to the verdict's page in the folder above.
+    """
+    (results,) = (site / "validations").rglob("*.html")
+    (suite,) = (site / "expectations").rglob("*.html")
+    out.mkdir()
+    for page, name, title in (
+        (results, RESULTS, "Validation results"),
+        (suite, SUITE, "Expectation suite"),
+    ):
+        text = offline(page.read_text(encoding="utf-8"), title)
+        (out / name).write_text(text, encoding="utf-8")
+
+
+def offline(html: str, title: str) -> str:
+    """Return a page of Data Docs that fetches nothing and runs nothing."""
+    cleaner = _Cleaner()
+    cleaner.feed(html)
+    cleaner.close()
+    style = stylesheet("common") + stylesheet("docs")
+    links = "".join(
+        f'<a href="{address}">{text}</a> '
+        for address, text in (
+            ("../index.html", "Verdict"),
+            (RESULTS, "Validation results"),
+            (SUITE, "Expectation suite"),
+        )
+    )
+    head = f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>"
+    page = "".join(cleaner.parts)
+    page = page.replace("<html>", '<html lang="en">', 1).replace("</head>", head, 1)
+    return page.replace("<body>", f'<body>\n<p class="trail">{links}</p>', 1)
+
+
+class _Cleaner(HTMLParser):
+    """Copies a page, leaving out the elements and attributes that fetch, run or style."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=False)
+        self.parts: list[str] = []
+        # The tag of the element that is being left out, and how many of that tag are open.
+        self._skipping: str | None = None
+        self._depth = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if self._skipping:
+            self._depth += tag == self._skipping
+            return
+        values = dict(attrs)
+        classes = set((values.get("class") or "").split())
+        if tag == "i":
+            for name in _ICONS.keys() & classes:
+                mark, word = _ICONS[name]
+                self.parts.append(f'<b class="{name}" role="img" aria-label="{word}">{mark}</b>')
+        toggle = values.get("data-toggle") == "collapse"
+        if tag not in _DROPPED | {"i"} and not classes & _DEAD and not toggle:
+            self.parts.append(f"<{tag}{_attributes(values)}>")
+        elif tag not in _VOID:
+            self._skipping, self._depth = tag, 1
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in _VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._skipping:
+            self._depth -= tag == self._skipping
+            self._skipping = self._skipping if self._depth else None
+        elif tag not in _VOID:
+            self.parts.append(f"</{tag}>")
+
+    def handle_data(self, data: str) -> None:
+        if not self._skipping:
+            self.parts.append(data)
+
+    def handle_entityref(self, name: str) -> None:
+        self.handle_data(f"&{name};")
+
+    def handle_charref(self, name: str) -> None:
+        self.handle_data(f"&#{name};")
+
+    def handle_decl(self, decl: str) -> None:
+        self.parts.append(f"<!{decl}>")
+
+
+def _attributes(values: dict[str, str | None]) -> str:
+    """Return the attributes that are kept; of links, those within the page and to the suite."""
+    kept = {name: value for name, value in values.items() if name in _KEPT}
+    target = values.get("href") or ""
+    if target.startswith("#"):
+        kept["href"] = target
+    elif "/expectations/" in target:
+        kept["href"] = SUITE
+    return "".join(
+        f" {name}" if value is None else f' {name}="{escape(value)}"'
+        for name, value in kept.items()
+    )

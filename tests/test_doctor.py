@@ -1,0 +1,256 @@
+"""The doctor finds what is wrong, says what to do, and neither fails nor changes anything."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from chapterflow import doctor
+from chapterflow.doctor import Check, diagnose, mend
+from chapterflow.environment import Project
+from chapterflow.tracking import store
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def patient(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project in git and DVC in which nothing is wrong."""
+    for name in ("PYTHONDONTWRITEBYTECODE", "PREFECT_HOME", "DVC_NO_ANALYTICS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "true")
+    monkeypatch.setenv("CHAPTERFLOW_STORE_WAIT", "1")
+    for name in ("pyproject.toml", "requirements.lock"):
+        shutil.copy(REPOSITORY / name, project.root)
+    subprocess.run(["git", "init", "-q"], cwd=project.root, check=True)
+    (project.root / ".dvc").mkdir()
+    (project.root / ".dvc" / "config").write_text("[core]\n    analytics = false\n")
+    return project
+
+
+def check(project: Project, name: str) -> Check:
+    (found,) = [c for c in diagnose(project) if c.name == name]
+    assert found.ok == (found.remedy is None) or found.detail
+    assert "\n" not in found.detail
+    return found
+
+
+def test_healthy_project_passes_in_seconds_and_is_not_changed(patient: Project) -> None:
+    before = sorted(patient.root.rglob("*"))
+    started = time.perf_counter()
+    checks = diagnose(patient)
+    assert time.perf_counter() - started < 5
+    assert [c.name for c in checks] == list(doctor.CHECKS)
+    # Bytecode is a matter of how the machine was set up; it has a test of its own.
+    assert [c for c in checks if not c.ok and c.name not in {"Bytecode", "Packages"}] == []
+    assert sorted(patient.root.rglob("*")) == before
+
+
+def test_no_check_imports_a_heavy_library(patient: Project) -> None:
+    code = (
+        "import sys; from pathlib import Path; from chapterflow.environment import Project;"
+        "from chapterflow.doctor import diagnose; diagnose(Project(Path(sys.argv[1])));"
+        "print({'tensorflow', 'keras', 'mlflow', 'sqlalchemy', 'prefect', 'dvc'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, patient.root], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("set()\n", "")
+
+
+def test_trouble_in_a_check_is_a_finding(patient: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_project: Project) -> Check:
+        raise RuntimeError("boom")
+
+    monkeypatch.setitem(doctor.CHECKS, "Disk space", broken)
+    found = check(patient, "Disk space")
+    assert found == Check("Disk space", False, "could not be checked: RuntimeError: boom")
+    assert len(diagnose(Project(patient.root / "nowhere"))) == len(doctor.CHECKS)
+
+
+def test_python_and_packages_are_held_against_the_project(patient: Project) -> None:
+    settings = patient.root / "pyproject.toml"
+    settings.write_text('[project]\nrequires-python = ">=3.99"\n')
+    (patient.root / "requirements.lock").write_text(
+        "numpy==1.0 \\\n    --hash=sha256:ab\n"
+        "No_Such.Package==2.0 \\\n    --hash=sha256:ab\n"
+        "another-one==3 ; sys_platform == 'none' \\\n    --hash=sha256:ab\n"
+    )
+    assert not check(patient, "Python").ok
+    found = check(patient, "Packages")
+    assert "numpy must be 1.0, is " in found.detail
+    assert "No_Such.Package must be 2.0, is missing" in found.detail
+    assert "another-one" not in found.detail
+    assert "requirements.lock" in str(found.remedy)
+
+
+@pytest.mark.parametrize(
+    ("installed", "ok"),
+    [
+        ({"fastapi": "0.150.0", "sqlalchemy": "2.0.58"}, True),
+        ({"fastapi": "0.151.0", "sqlalchemy": "2.0.58"}, False),
+        ({"fastapi": "0.150.0", "sqlalchemy": "2.1.0"}, False),
+        ({"sqlalchemy": "2.0.58"}, False),
+    ],
+)
+def test_vital_pins(
+    installed: dict[str, str], ok: bool, patient: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_installed", lambda: installed)
+    assert check(patient, "Pins that Prefect needs").ok is ok
+
+
+def test_keras_backend_from_environment_or_file(
+    patient: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    assert check(patient, "Keras backend").remedy == "Unset KERAS_BACKEND."
+    monkeypatch.delenv("KERAS_BACKEND")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    assert check(patient, "Keras backend").ok
+    (tmp_path / "keras.json").write_text('{"backend": "torch"}')
+    assert str(tmp_path / "keras.json") in str(check(patient, "Keras backend").remedy)
+
+
+def test_fault_in_params_is_told(patient: Project) -> None:
+    patient.params.write_text(patient.params.read_text() + "\nsurplus: 1\n")
+    found = check(patient, "params.yaml")
+    assert not found.ok
+    assert "surplus: unknown key" in found.detail
+
+
+def test_store_is_watched_and_mended(patient: Project, tmp_path: Path) -> None:
+    assert "the first run makes it" in check(patient, "Tracking store").detail
+    assert mend(patient) == [f"Made the tracking store {store.database(patient)}."]
+    assert mend(patient) == []
+    assert "schema current, writable" in check(patient, "Tracking store").detail
+
+    moved = Project(tmp_path / "moved")
+    patient.root.rename(moved.root)
+    found = check(moved, "Tracking store")
+    assert not found.ok
+    assert f"still names artifacts in {patient.root}" in found.detail
+    assert "doctor --fix" in str(found.remedy)
+    (line,) = mend(moved)
+    assert "rewrote 1 artifact paths" in line
+    assert check(moved, "Tracking store").ok
+
+    with closing(sqlite3.connect(store.database(moved))) as db, db:
+        db.execute("UPDATE alembic_version SET version_num = '75868b020152'")
+    assert "doctor --fix" in str(check(moved, "Tracking store").remedy)
+    assert "made it again" in mend(moved)[0]
+
+    with closing(sqlite3.connect(store.database(moved))) as db, db:
+        db.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+    assert "newer MLflow than the installed one" in check(moved, "Tracking store").detail
+
+    store.database(moved).write_bytes(b"no database" * 100)
+    assert "file is not a database" in check(moved, "Tracking store").detail
+
+
+def test_store_elsewhere_is_asked_but_not_mended(
+    patient: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    found = check(patient, "Tracking store")
+    assert not found.ok
+    assert "secret" not in found.detail
+    assert mend(patient) == []
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@127.0.0.1/mlflow")
+    found = check(patient, "Tracking store")
+    assert (found.ok, found.detail) == (True, "postgresql://***@127.0.0.1/mlflow")
+
+
+def test_data_versions(patient: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found() -> Check:
+        return check(patient, "Data versions")
+
+    assert "the first run records one" in found().detail
+    patient.data.mkdir()
+    (patient.data / "a.txt").write_text("first")
+    subprocess.run([sys.executable, "-m", "dvc", "add", "-q", "data"], cwd=patient.root, check=True)
+    assert found() == Check("Data versions", True, "data/ is what data.dvc records")
+    (patient.data / "a.txt").write_text("second")
+    assert "is not what data.dvc records" in found().detail
+    with monkeypatch.context() as hurried:
+        hurried.setattr(doctor, "PATIENCE", 0.05)
+        assert (found().ok, "not compared within" in found().detail) == (True, True)
+    patient.data_dvc.write_text("no: [yaml")
+    assert "dvc status failed" in found().detail
+    shutil.rmtree(patient.data)
+    assert found().ok
+    (patient.root / ".dvc" / "config").write_text("[core]\n    analytics = true\n")
+    assert "analytics false" in str(found().remedy)
+    shutil.rmtree(patient.root / ".dvc")
+    assert found().detail == "there is no .dvc folder"
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(patient.root.parent))
+    shutil.rmtree(patient.root / ".git")
+    assert "is no git checkout" in found().detail
+
+
+def test_prefect_server_is_asked(patient: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Health(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/api/health" else 404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    assert check(patient, "Prefect").detail == "its own server, on demand"
+    server = HTTPServer(("127.0.0.1", 0), Health)
+    Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("PREFECT_API_URL", f"{address}/api")
+    assert check(patient, "Prefect").ok
+    monkeypatch.setenv("PREFECT_API_URL", f"{address}/other")
+    assert "answers 404" in check(patient, "Prefect").detail
+    server.shutdown()
+    server.server_close()
+    assert "does not answer" in check(patient, "Prefect").detail
+
+    monkeypatch.setenv("PREFECT_HOME", str(patient.params))
+    assert "must be a writable folder" in check(patient, "Prefect").detail
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        "DO_NOT_TRACK",
+        "MLFLOW_DISABLE_TELEMETRY",
+        "PREFECT_SERVER_ANALYTICS_ENABLED",
+        "GX_ANALYTICS_ENABLED",
+        "DVC_NO_ANALYTICS",
+        "HF_HUB_DISABLE_TELEMETRY",
+    ],
+)
+def test_each_telemetry_switch_is_watched(
+    switch: str, patient: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert check(patient, "Telemetry").ok
+    monkeypatch.setenv(switch, "true" if switch.endswith("ENABLED") else "false")
+    assert check(patient, "Telemetry").detail == f"not switched off by {switch}"
+
+
+def test_disk_space(patient: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "FREE_GIGABYTES", 1e9)
+    found = check(patient, "Disk space")
+    assert not found.ok
+    assert "must be at least" in found.detail
+
+
+def test_bytecode(patient: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path / "empty"))
+    found = check(patient, "Bytecode")
+    assert "7 of 7 not compiled" in found.detail
+    assert f"compileall -q {Path(os.__file__).parent}" not in str(found.remedy)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    assert check(patient, "Bytecode").remedy == "Unset it."
