@@ -2,12 +2,13 @@
 
 from prefect import runtime
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
 from prefect.states import Crashed
 
 from chapterflow.environment import process_identity, process_is_gone
 
 PROCESS_TAG = "process="
+RUNNING = {"state": {"type": {"any_": ["RUNNING"]}}}
 
 
 def sign_flow_run() -> None:
@@ -19,15 +20,22 @@ def sign_flow_run() -> None:
 
 
 def end_dead_flow_runs() -> list[str]:
-    """Set flow runs to Crashed that say RUNNING but whose process is gone; return their names."""
-    filters = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING"]}}})
+    """Set flow runs to Crashed that say RUNNING but whose process is gone; return their names.
+
+    Their task runs go with them.
+    """
+    filters = FlowRunFilter.model_validate(RUNNING)
     ended = []
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(flow_run_filter=filters):
             owners = [tag.removeprefix(PROCESS_TAG) for tag in run.tags if PROCESS_TAG in tag]
             if owners and all(process_is_gone(owner) for owner in owners):
-                client.set_flow_run_state(
-                    run.id, Crashed(message="The process that ran it is gone."), force=True
-                )
+                gone = Crashed(message="The process that ran it is gone.")
+                client.set_flow_run_state(run.id, gone, force=True)
+                inside = FlowRunFilter.model_validate({"id": {"any_": [run.id]}})
+                for task in client.read_task_runs(
+                    flow_run_filter=inside, task_run_filter=TaskRunFilter.model_validate(RUNNING)
+                ):
+                    client.set_task_run_state(task.id, gone, force=True)
                 ended.append(run.name)
     return ended

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,12 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 # Before any library is imported: no telemetry, no server or store of the user's.
-for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "PREFECT_API_URL", "CHAPTERFLOW_PROJECT"):
+for name in (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_REGISTRY_URI",
+    "PREFECT_API_URL",
+    "CHAPTERFLOW_PROJECT",
+):
     os.environ.pop(name, None)
 
 from chapterflow.environment import QUIET_AND_PRIVATE, Project, load_tensorflow  # noqa: E402
@@ -113,9 +118,9 @@ def run(checkout: Path) -> Run:
 
 
 @pytest.fixture
-def in_project(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+def in_project(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     """The temporary project as the one that this process works in."""
     monkeypatch.chdir(project.root)
     monkeypatch.setenv("CHAPTERFLOW_PROJECT", str(project.root))
     monkeypatch.setenv("PREFECT_HOME", str(project.root / ".prefect"))
-    yield project
+    return project

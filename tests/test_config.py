@@ -111,9 +111,11 @@ def test_an_override_changes_its_key_alone(document: dict[str, int], value: int)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-        lambda inner: st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["seed", "models", "cnn", "roles", "kind", "x"]), inner, max_size=3
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["seed", "models", "cnn", "roles", "kind", "x"]), inner, max_size=3
+            )
         ),
         max_leaves=8,
     ),
@@ -131,7 +133,9 @@ def test_nonsense_is_refused_and_never_crashes(value: object, key: str) -> None:
 
 
 def _load(document: dict[str, object], path: Path) -> Settings:
-    overrides = [f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in document.items()]
+    overrides = [
+        f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in document.items()
+    ]
     return load_settings(path, overrides=overrides)
 
 

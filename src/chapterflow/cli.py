@@ -247,7 +247,7 @@ def schedule(
         serve_chapter(
             cron=None if every else cron or "0 2 * * *",
             every=every,
-            parameters={"models": models, "profile": profile, "overrides": set_},
+            parameters={"models": models, "profile": settings.profile, "overrides": set_},
             address=address,
             tell=_say,
         )

@@ -34,7 +34,7 @@ def validate_stage(project: Project, settings: Settings, role: str) -> None:
 
 
 def run_stage(project: Project, settings: Settings, model: str) -> None:
-    """Run one model, and write what `dvc metrics` and `dvc plots` read to `results/models/<model>/`."""
+    """Run one model, and write what `dvc metrics` and `dvc plots` read."""
     tell = tell_about(model)
     dataset = settings.dataset_of(model)
     prepared = steps.prepare(project, settings, dataset, build=False)

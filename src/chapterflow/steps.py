@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from chapterflow.config import Settings
 from chapterflow.data.build import ensure_dataset, verify_dataset
-from chapterflow.data.card import open_dataset, read_card
+from chapterflow.data.card import CARD, open_dataset, read_card
 from chapterflow.data.versioning import can_version, data_version, record_version
 from chapterflow.environment import Project, load_tensorflow
 from chapterflow.errors import DataError
@@ -183,6 +183,8 @@ def train(
             )
         if force:
             shutil.rmtree(work, ignore_errors=True)
+        if work.is_dir():
+            tell("train", "continuing an interrupted training")
         work.mkdir(parents=True, exist_ok=True)
         (work / "fingerprint.json").write_text(json.dumps(parts, indent=2), encoding="utf-8")
         run_id = session.start_model_run(
@@ -275,14 +277,16 @@ def log(
 
 
 def compare(project: Project, settings: Settings) -> Comparison:
-    """Compare the newest finished run of every model in the active profile.
+    """Compare all models in the active profile, pair by pair where they share a test set.
 
-    Models are compared pair by pair where they were scored on the same test examples.
+    A model is represented by its finished run with today's parameters, data and sources; where
+    there is none, by its newest finished run.
     """
     with Session(project, settings) as session:
         newest: dict[tuple[str, str], Run] = {}
-        for run in runs.finished_model_runs(
-            session.client, session.experiment_id, settings.profile
+        for run in (
+            *_current_runs(project, settings, session),
+            *runs.finished_model_runs(session.client, session.experiment_id, settings.profile),
         ):
             tags = run.data.tags
             newest.setdefault((tags[runs.MODEL], tags[runs.TEST_DIGEST]), run)
@@ -303,6 +307,15 @@ def compare(project: Project, settings: Settings) -> Comparison:
         models=[outcome_of(run) for run in chosen],
         differences=found,
     )
+
+
+def _current_runs(project: Project, settings: Settings, session: Session) -> Iterator[Run]:
+    for model in settings.models:
+        folder = project.data / settings.dataset_of(model)
+        if (folder / CARD).is_file():
+            key = fingerprint(fingerprint_parts(settings, model, read_card(folder)))
+            if run := runs.find_finished(session.client, session.experiment_id, key):
+                yield run
 
 
 def _differences(session: Session, settings: Settings, same: list[Run]) -> list[Difference]:

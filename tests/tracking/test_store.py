@@ -498,7 +498,7 @@ def test_moved_project_finds_its_artifacts(
     assert read_artifact(moved, run_id) == "kept"
     assert store.relocation(moved) is None
     assert len(notes) == 1
-    assert f"from {ready.root} to {moved.root}: rewrote 3 artifact paths" in notes[0]
+    assert f"from {ready.root} to {moved.root}. Artifact paths rewritten: 3." in notes[0]
     assert (moved.mlruns / "mlflow.db.before-move").is_file()
     store.open_store(moved, on_note=notes.append)
     assert len(notes) == 1

@@ -23,7 +23,7 @@ COLUMNS: dict[str, Callable[[dict[str, float]], str]] = {
     "params": lambda m: f"{m['cost/parameters']:,.0f}",
     "ms/image": lambda m: f"{m['cost/latency_ms_median']:.2f}",
 }
-HEADINGS = ["model", "dataset", "status", *COLUMNS]
+HEADINGS = ["model", "dataset", "status", *COLUMNS, "run"]
 
 DIFFERENCE_HEADINGS = [
     "A", "B", "accuracy B-A", "95 % interval", "only A / B right", "McNemar p (Holm)",
@@ -37,7 +37,8 @@ def results_row(outcome: Outcome) -> Cells:
         cells = [""] * len(COLUMNS)
     else:
         cells = [text(outcome.metrics) for text in COLUMNS.values()]
-    return [outcome.model, outcome.dataset, outcome.status, *cells]
+    run = (outcome.run_id or "")[:8]
+    return [outcome.model, outcome.dataset, outcome.status, *cells, run]
 
 
 def difference_row(pair: Difference) -> Cells:
@@ -78,7 +79,7 @@ def print_results(console: Console, outcomes: Sequence[Outcome]) -> None:
     """Print the table of results, then the errors."""
     colours = {"trained": "green", "reused": "cyan", "failed": "red"}
     table = Table(*HEADINGS, title="Results on the test split")
-    for column in table.columns[3:]:
+    for column in table.columns[3:-1]:
         column.justify = "right"
     for outcome in outcomes:
         model, dataset, status, *cells = results_row(outcome)

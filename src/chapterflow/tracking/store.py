@@ -351,8 +351,8 @@ def _move(project: Project, on_note: Note, wait: float) -> None:
     moved = relocation(project, wait=wait)
     if moved and (count := _relocate(project, wait)):
         on_note(
-            f"The project was moved or copied from {moved.old} to {moved.new}: rewrote {count} "
-            f"artifact paths. The tracking store as it was: {database(project)}.before-move"
+            f"The project was moved or copied from {moved.old} to {moved.new}. Artifact paths "
+            f"rewritten: {count}. The tracking store as it was: {database(project)}.before-move"
         )
 
 
