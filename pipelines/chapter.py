@@ -8,6 +8,7 @@ from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.utilities.annotations import quote
 
 from chapterflow import steps
 from chapterflow.config import Profile, Settings, load_settings
@@ -181,7 +182,8 @@ def chapter(
         with session.ending_on_error(flow_run_id):
             outcomes = _run_models(project, settings, names, flow_run_id, force)
             if any(outcome.status != "failed" for outcome in outcomes):
-                compare(settings, outcomes)
+                quoted: Any = quote(settings)
+                compare(quoted, outcomes)
             results = document(settings.profile, time.monotonic() - started, outcomes)
             table = results_markdown(outcomes)
             session.close_flow_run(flow_run_id, results, table)
@@ -196,11 +198,14 @@ def chapter(
 def _run_models(
     project: Project, settings: Settings, names: list[str], flow_run_id: str, force: bool
 ) -> list[Outcome]:
+    # Prefect tells by the identity of objects which task a value comes from, and takes a string
+    # that stands in two records for the same value. What comes from no task is quoted.
+    quoted: Any = quote(settings)
     verdicts: dict[str, State[Verdict]] = {}
     for dataset in dict.fromkeys(settings.dataset_of(name) for name in names):
-        ready: Any = prepare(settings, dataset, return_state=True)
+        ready: Any = prepare(quoted, dataset, return_state=True)
         if ready.is_completed():
-            ready = validate(settings, ready, flow_run_id, return_state=True)
+            ready = validate(quoted, ready, flow_run_id, return_state=True)
         verdicts[dataset] = ready
         tell_about(dataset)("checked" if ready.is_completed() else "failed", "")
     outcomes = []
@@ -224,12 +229,13 @@ def _run_model(
     flow_run_id: str,
     force: bool,
 ) -> Outcome:
+    quoted: Any = quote(settings)
     with steps.claim(project, settings, name, tell=tell_about(name)):
-        state: Any = train(settings, name, verdict, flow_run_id, force, return_state=True)
+        state: Any = train(quoted, name, verdict, flow_run_id, force, return_state=True)
         if state.is_completed():
-            state = evaluate(settings, state, return_state=True)
+            state = evaluate(quoted, state, return_state=True)
         if state.is_completed():
-            state = log(settings, state, verdict, return_state=True)
+            state = log(quoted, state, verdict, return_state=True)
     if not state.is_completed():
         return _failure(settings, name, state)
     outcome: Outcome = state.result()

@@ -3,6 +3,7 @@
 from prefect import runtime
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
+from prefect.client.schemas.objects import State
 from prefect.states import Crashed
 
 from chapterflow.environment import process_identity, process_is_gone
@@ -30,7 +31,7 @@ def end_dead_flow_runs() -> list[str]:
         for run in client.read_flow_runs(flow_run_filter=filters):
             owners = [tag.removeprefix(PROCESS_TAG) for tag in run.tags if PROCESS_TAG in tag]
             if owners and all(process_is_gone(owner) for owner in owners):
-                gone = Crashed(message="The process that ran it is gone.")
+                gone: State = Crashed(message="The process that ran it is gone.")
                 client.set_flow_run_state(run.id, gone, force=True)
                 inside = FlowRunFilter.model_validate({"id": {"any_": [run.id]}})
                 for task in client.read_task_runs(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+GUARD = Path(__file__).resolve().parent / "loop" / "guard"
 
 # Before any library is imported: no telemetry, no server or store of the user's.
 for name in (
@@ -57,6 +58,9 @@ def command_environment(root: Path) -> dict[str, str]:
     return {
         **{name: value for name, value in os.environ.items() if name not in QUIET_AND_PRIVATE},
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        # The checkout's own sources, and nothing but loopback connections.
+        "PYTHONPATH": os.pathsep.join(map(str, (root / "src", root, GUARD))),
+        "CHAPTERFLOW_TEST_NETWORK_LOG": str(root.parent / f"{root.name}-network.log"),
         "PREFECT_HOME": str(root / ".prefect"),
         "GIT_AUTHOR_NAME": "test",
         "GIT_AUTHOR_EMAIL": "test@example.org",

@@ -77,7 +77,7 @@ def test_all_faults_are_told_at_once() -> None:
 def test_a_file_that_holds_no_settings(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match="params.yaml") as caught:
+    with pytest.raises(ConfigError, match=r"params\.yaml") as caught:
         load_settings(path)
     assert says in str(caught.value)
 

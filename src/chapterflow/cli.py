@@ -258,12 +258,13 @@ def data_list(as_json: JsonOption = False) -> None:
     """List the datasets: which role and profile they serve, and whether they are here."""
     project, settings = _start()
     from chapterflow.report.inventory import inventory, print_inventory
+    from chapterflow.report.progress import console
 
     found = inventory(project, settings)
     if as_json:
         _print_json({"datasets": found})
     else:
-        print_inventory(Console(), found)
+        print_inventory(console(), found)
 
 
 @data_app.command("fetch")

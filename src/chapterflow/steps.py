@@ -163,7 +163,7 @@ def train(
         tags: More tags for the run.
     """
     verdict.raise_for_failure()
-    tell("train", "looking for a finished run")
+    tell("look up", "is there a finished run?")
     dataset = settings.dataset_of(model)
     dataset_folder = project.data / dataset
     card = read_card(dataset_folder)

@@ -54,13 +54,15 @@ def ensure_dataset(
                 f"data/{name} is missing or not what params.yaml describes. "
                 "`chapterflow data fetch` builds it."
             )
-        source = read_source(
-            settings.datasets[name],
-            cache=project.scratch / "downloads" / name,
-            on_progress=on_progress,
-        )
+        downloads = project.scratch / "downloads" / name
+        try:
+            source = read_source(settings.datasets[name], cache=downloads, on_progress=on_progress)
+        except DataError:
+            # A file that is wrong, though it arrived whole, would be wrong the next time too.
+            shutil.rmtree(downloads, ignore_errors=True)
+            raise
         card = _publish(source, name, wanted, folder, project.scratch / "staging")
-        shutil.rmtree(project.scratch / "downloads" / name, ignore_errors=True)
+        shutil.rmtree(downloads, ignore_errors=True)
         return card, True
 
 

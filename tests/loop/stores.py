@@ -1,0 +1,84 @@
+"""Looks into the real stores of a checkout, past the code under test."""
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+
+def set_param(root: Path, path: str, value: Any) -> None:
+    """Change one value of a checkout's params.yaml."""
+    file = root / "params.yaml"
+    document = yaml.safe_load(file.read_text())
+    target = document
+    *parents, last = path.split(".")
+    for key in parents:
+        target = target[key]
+    target[last] = value
+    file.write_text(yaml.safe_dump(document, sort_keys=False))
+
+
+def query(database: Path, sql: str) -> list[tuple[Any, ...]]:
+    """Return the rows of a query."""
+    with sqlite3.connect(database) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def mlflow_runs(root: Path) -> list[dict[str, Any]]:
+    """Return every MLflow run with its tags, oldest first."""
+    store = root / "mlruns" / "mlflow.db"
+    runs = [
+        {"id": row[0], "name": row[1], "status": row[2], "tags": {}}
+        for row in query(store, "SELECT run_uuid, name, status FROM runs ORDER BY start_time")
+    ]
+    for run in runs:
+        rows = query(store, f"SELECT key, value FROM tags WHERE run_uuid = '{run['id']}'")
+        run["tags"] = dict(rows)
+    return runs
+
+
+def model_runs(root: Path) -> list[dict[str, Any]]:
+    """Return the MLflow runs of models."""
+    return [run for run in mlflow_runs(root) if run["tags"].get("chapterflow.kind") == "model"]
+
+
+def flow_states(root: Path) -> list[str]:
+    """Return the states of Prefect's flow runs, oldest first."""
+    rows = query(
+        root / ".prefect" / "prefect.db", "SELECT state_type FROM flow_run ORDER BY created"
+    )
+    return [str(state) for (state,) in rows]
+
+
+def task_states(root: Path) -> list[tuple[str, str]]:
+    """Return name and state of Prefect's task runs."""
+    return query(root / ".prefect" / "prefect.db", "SELECT name, state_type FROM task_run")  # type: ignore[return-value]
+
+
+def task_edges(root: Path) -> set[tuple[str, str]]:
+    """Return the edges between Prefect's task runs, by name: which result went into which task."""
+    rows = query(root / ".prefect" / "prefect.db", "SELECT id, name, task_inputs FROM task_run")
+    names = {str(identity).replace("-", ""): name for identity, name, _ in rows}
+    edges = set()
+    for _, name, inputs in rows:
+        for sources in json.loads(inputs or "{}").values():
+            for source in sources:
+                key = str(source.get("id", "")).replace("-", "")
+                if key in names:
+                    edges.add((names[key], name))
+    return edges
+
+
+def processes_of(root: Path) -> list[str]:
+    """Return the command lines of live processes that work in a checkout."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()) == root:
+                found.append(" ".join(process.cmdline()))
+        except (psutil.Error, OSError):
+            continue
+    return found

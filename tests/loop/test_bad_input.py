@@ -1,0 +1,314 @@
+"""What users can get wrong: a clear line, the right exit code, nothing half written."""
+
+import gzip
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import call, copy_checkout
+from tests.data import servers
+from tests.loop import stores
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout with the embedded data and a store, and nothing trained."""
+    root = tmp_path_factory.mktemp("bad") / "checkout"
+    root.mkdir()
+    copy_checkout(root)
+    assert call(root, "chapterflow", "data", "fetch").returncode == 0
+    assert call(root, "chapterflow", "compare").returncode == 0
+    return root
+
+
+def fails(told: Any, code: int, *says: str) -> str:
+    text = str(told.stdout + told.stderr)
+    assert told.returncode == code, text
+    for words in says:
+        assert words in text
+    assert "Traceback" not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "params.yaml is empty"),
+        ("models: [", "not valid YAML"),
+        ("sead: 1\n", "sead: unknown key. Did you mean 'seed'?"),
+    ],
+)
+def test_params_yaml(ready: Path, content: str, says: str) -> None:
+    kept = (ready / "params.yaml").read_text()
+    runs = len(stores.mlflow_runs(ready))
+    (ready / "params.yaml").write_text(content)
+    try:
+        for command in (["run"], ["compare"], ["data", "list"]):
+            fails(call(ready, "chapterflow", *command), 2, says)
+    finally:
+        (ready / "params.yaml").write_text(kept)
+    assert len(stores.mlflow_runs(ready)) == runs
+
+
+def test_overrides_and_names(ready: Path) -> None:
+    override = ("--set", "models.cnn.batch_size=-4")
+    fails(call(ready, "chapterflow", "run", *override), 2, "models.cnn.batch_size", "-4")
+    fails(call(ready, "chapterflow", "run", "lenet"), 2, "'lenet'", "Did you mean 'lenet5'?")
+    fails(call(ready, "chapterflow", "run", "--profile", "bok"), 2, "'bok'")
+    fails(call(ready, "chapterflow", "data", "fetch", "mnst"), 2, "Did you mean 'mnist'?")
+    fails(call(ready, "chapterflow", "rum"), 2)
+    fails(call(ready.parent, "chapterflow", "run"), 2, "No params.yaml")
+
+
+def test_json_keeps_stdout_clean_on_errors(ready: Path) -> None:
+    told = call(ready, "chapterflow", "run", "--json", "lenet")
+    assert told.stdout == ""
+    assert "lenet5" in told.stderr
+
+
+def _spoil(folder: Path, spoil: Any) -> None:
+    """Rewrite a dataset's images; the card keeps the old hashes."""
+    images = np.load(folder / "images.npy")
+    np.save(folder / "images.npy", spoil(images))
+
+
+def divided(images: Any) -> Any:
+    return (images / 255).astype(np.float32)
+
+
+def with_nan(images: Any) -> Any:
+    spoilt = images.astype(np.float32)
+    spoilt[7, 3, 3, 0] = np.nan
+    return spoilt
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (divided, ["dtype", "expected uint8", "float32", "value-use"]),
+        (with_nan, ["finite", "/00007"]),
+    ],
+)
+def test_data_that_break_expectations_stop_the_run_and_are_documented(
+    tmp_path: Path, ready: Path, spoil: Any, says: list[str]
+) -> None:
+    root = tmp_path / "checkout"
+    shutil.copytree(ready, root, symlinks=True)
+    _spoil(root / "data" / "digits", spoil)
+    told = call(root, "chapterflow", "run", "dnn", "cnn", "--json")
+    text = fails(told, 3, "expectations failed")
+    document = json.loads(told.stdout)
+    assert [model["status"] for model in document["models"]] == ["failed", "failed"]
+    for words in says:
+        assert words in document["models"][0]["error"], text
+    # One validation for both models, logged with its pages though it failed.
+    (flow,) = stores.mlflow_runs(root)
+    assert flow["status"] == "FAILED"
+    (folder,) = (root / "mlruns" / "artifacts").glob(f"*/{flow['id']}/artifacts/validation/digits")
+    assert "not" in (folder / "index.html").read_text()
+    assert list((folder / "data_docs").glob("*.html"))
+    names = [name for name, _ in stores.task_states(root)]
+    assert names == ["prepare digits", "validate digits"]
+
+
+def test_a_flipped_byte_is_found_by_verify_and_stops_a_run(tmp_path: Path, ready: Path) -> None:
+    root = tmp_path / "checkout"
+    shutil.copytree(ready, root, symlinks=True)
+    path = root / "data" / "digits" / "images.npy"
+    content = bytearray(path.read_bytes())
+    content[5000] ^= 1
+    path.write_bytes(content)
+    fails(call(root, "chapterflow", "data", "verify"), 2, "images.npy", "content changed")
+    fails(call(root, "chapterflow", "run", "dnn"), 2, "images.npy", "content changed")
+    assert call(root, "chapterflow", "data", "fetch", "--force").returncode == 0
+    assert call(root, "chapterflow", "data", "verify").returncode == 0
+    assert call(root, "git", "diff", "--quiet", "data.dvc").returncode == 0
+
+
+def write_idx(path: Path, array: Any) -> None:
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    path.write_bytes(gzip.compress(header + array.tobytes()))
+
+
+def small_mirror(folder: Path) -> Path:
+    """A mirror with an MNIST-like dataset of 400 + 100 images."""
+    mnist = folder / "mnist"
+    mnist.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for part, count in (("train", 400), ("t10k", 100)):
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        images = random.integers(0, 256, (count, 28, 28), np.uint8)
+        write_idx(mnist / f"{part}-images-idx3-ubyte.gz", images)
+        write_idx(mnist / f"{part}-labels-idx1-ubyte.gz", labels)
+    return folder
+
+
+UNPINNED = [
+    word
+    for name in ("train_images", "train_labels", "test_images", "test_labels")
+    for key in ("sha256", "bytes")
+    for word in ("--set", f"datasets.mnist.files.{name}.{key}=null")
+]
+
+
+def fetch(root: Path, mirror: str, *words: str, **variables: str) -> Any:
+    return call(
+        root,
+        "chapterflow",
+        "data",
+        "fetch",
+        "mnist",
+        *words,
+        CHAPTERFLOW_MIRROR=mirror,
+        **variables,
+    )
+
+
+def truncate(mnist: Path) -> None:
+    path = mnist / "train-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def wrong_magic(mnist: Path) -> None:
+    content = gzip.decompress((mnist / "train-images-idx3-ubyte.gz").read_bytes())
+    (mnist / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"\0\0\x0d" + content[3:]))
+
+
+def fewer_labels(mnist: Path) -> None:
+    write_idx(mnist / "train-labels-idx1-ubyte.gz", np.zeros(399, np.uint8))
+
+
+def label_out_of_range(mnist: Path) -> None:
+    labels = (np.arange(400) % 10).astype(np.uint8)
+    labels[17] = 10
+    write_idx(mnist / "train-labels-idx1-ubyte.gz", labels)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (truncate, ["train-images-idx3-ubyte.gz"]),
+        (wrong_magic, ["train-images-idx3-ubyte.gz", "0x00000803"]),
+        (fewer_labels, ["399", "400"]),
+        (label_out_of_range, ["10", "17"]),
+    ],
+)
+def test_damaged_idx_files(tmp_path: Path, ready: Path, damage: Any, says: list[str]) -> None:
+    mirror = small_mirror(tmp_path / "mirror")
+    damage(mirror / "mnist")
+    version = (ready / "data.dvc").read_bytes()
+    fails(fetch(ready, str(mirror), *UNPINNED), 2, *says)
+    assert not (ready / "data" / "mnist").exists()
+    assert (ready / "data.dvc").read_bytes() == version
+    # What was damaged is not kept for the next try.
+    assert not (ready / ".chapterflow" / "downloads" / "mnist").exists()
+
+
+def test_a_hash_that_does_not_match(tmp_path: Path, ready: Path) -> None:
+    mirror = small_mirror(tmp_path / "mirror")
+    pinned = ("--set", f"datasets.mnist.files.train_images.sha256={'ab' * 32}")
+    told = fetch(ready, str(mirror), *UNPINNED, *pinned)
+    fails(told, 2, "train-images-idx3-ubyte.gz", "abababab")
+    assert not (ready / "data" / "mnist").exists()
+
+
+def test_a_mirror_that_is_not_there(tmp_path: Path, ready: Path) -> None:
+    fails(fetch(ready, str(tmp_path / "nowhere")), 2, "CHAPTERFLOW_MIRROR", "nowhere")
+    fails(fetch(ready, "http://127.0.0.1:9/"), 1, "127.0.0.1:9")
+
+
+def test_a_small_mirror_works_and_changes_the_version(tmp_path: Path, ready: Path) -> None:
+    root = tmp_path / "checkout"
+    shutil.copytree(ready, root, symlinks=True)
+    mirror = small_mirror(tmp_path / "mirror")
+    told = fetch(root, str(mirror), *UNPINNED)
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert call(root, "git", "diff", "--quiet", "data.dvc").returncode == 1
+    listed = call(root, "chapterflow", "data", "list")
+    assert "360 / 40 / 100" in listed.stdout
+    assert call(root, "chapterflow", "data", "verify").returncode == 0
+
+
+def test_a_locked_store_is_told_and_keeps_what_it_has(tmp_path: Path, ready: Path) -> None:
+    root = tmp_path / "checkout"
+    shutil.copytree(ready, root, symlinks=True)
+    call(root, "chapterflow", "compare")  # a copied store first mends its paths
+    before = stores.mlflow_runs(root)
+    holder = sqlite3.connect(root / "mlruns" / "mlflow.db")
+    holder.execute("BEGIN EXCLUSIVE")
+    try:
+        told = call(root, "chapterflow", "compare", CHAPTERFLOW_STORE_WAIT="1")
+    finally:
+        holder.rollback()
+        holder.close()
+    fails(told, 1, "locked")
+    assert stores.mlflow_runs(root) == before
+
+
+def test_a_store_of_a_newer_mlflow_is_left_alone(tmp_path: Path, ready: Path) -> None:
+    root = tmp_path / "checkout"
+    shutil.copytree(ready, root, symlinks=True)
+    call(root, "chapterflow", "compare")
+    database = root / "mlruns" / "mlflow.db"
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+    connection.close()
+    before = database.read_bytes()
+    fails(call(root, "chapterflow", "compare"), 1, "newer")
+    assert database.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_full_disk_in_mid_fetch_is_told_and_the_fetch_resumes(
+    tmp_path: Path, ready: Path, mirror: Path
+) -> None:
+    root = tmp_path / "checkout"
+    shutil.copytree(ready, root, symlinks=True)
+    limited = (
+        "import resource, runpy, sys;resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000,) * 2);"
+        "sys.argv = ['chapterflow', 'data', 'fetch', 'mnist']; "
+        "runpy.run_module('chapterflow.cli', run_name='__main__')"
+    )
+    told = call(root, sys.executable, "-c", limited, CHAPTERFLOW_MIRROR=str(mirror))
+    fails(told, 1, "train-images-idx3-ubyte.gz")
+    assert not (root / "data" / "mnist").exists()
+    assert fetch(root, str(mirror)).returncode == 0
+    assert (root / "data" / "mnist" / "dataset.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (servers.status(404), "404"),
+        (servers.status(500), "500"),
+        (servers.drop_after(30), "train-images-idx3-ubyte.gz"),
+    ],
+    ids=["404", "500", "closes in mid-file"],
+)
+def test_a_mirror_that_fails_over_http(tmp_path: Path, ready: Path, answer: Any, says: str) -> None:
+    mirror = small_mirror(tmp_path / "mirror")
+    body = (mirror / "mnist" / "train-images-idx3-ubyte.gz").read_bytes()
+    # Without a validator a broken download cannot be resumed, so each attempt starts over.
+    with servers.serve(servers.Site(body, script=[answer] * 50, etag=None)) as address:
+        fails(fetch(ready, address, *UNPINNED), 1, "train-images-idx3-ubyte.gz", says)
+    assert not (ready / "data" / "mnist").exists()
+
+
+def test_help_needs_none_of_the_heavy_libraries() -> None:
+    check = (
+        "import sys, chapterflow.cli; heavy = {'tensorflow', 'keras', 'mlflow', 'prefect', 'numpy', "
+        "'pandas', 'great_expectations', 'dvc', 'sklearn', 'scipy', 'matplotlib', 'pydantic'}; "
+        "sys.exit(' '.join(heavy & set(sys.modules)) or None)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, check=False, env=os.environ
+    )
+    assert done.returncode == 0, done.stderr

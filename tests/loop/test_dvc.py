@@ -1,0 +1,90 @@
+"""`dvc repro` in a fresh checkout."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import Run, call
+from tests.loop import stores
+
+pytestmark = pytest.mark.slow
+
+
+def executed(text: str) -> list[str]:
+    return re.findall(r"Running stage '([^']+)'", text)
+
+
+def test_repro_runs_what_changed_and_nothing_else(checkout: Path, run: Run) -> None:
+    for model in ("dnn", "cnn", "lenet5"):
+        stores.set_param(checkout, f"models.{model}.epochs", 2)
+    # A fresh clone has data.dvc but no data: nothing to run on yet, and it says what to do.
+    assert run("chapterflow", "data", "fetch").returncode == 0
+    assert call(checkout, "git", "diff", "--quiet", "data.dvc").returncode == 0
+
+    first = run("dvc", "repro")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert executed(first.stdout) == ["run@dnn", "run@cnn", "run@lenet5", "compare"]
+    metrics = json.loads((checkout / "results/models/cnn/metrics.json").read_text())
+    assert 0.1 < metrics["test"]["accuracy"] <= 1
+
+    again = run("dvc", "repro")
+    assert executed(again.stdout) == []
+    assert "up to date" in again.stdout
+
+    run("git", "commit", "-qam", "two epochs")
+    stores.set_param(checkout, "models.cnn.dense", 16)
+    changed = run("dvc", "repro")
+    assert changed.returncode == 0, changed.stderr
+    assert executed(changed.stdout) == ["run@cnn", "compare"]
+
+    shown = run("dvc", "metrics", "show", "--json")
+    assert json.loads(shown.stdout)[""]["data"]["results/models/cnn/metrics.json"]["data"]["test"]
+    difference = json.loads(run("dvc", "metrics", "diff", "--json").stdout)
+    assert list(difference) == ["results/models/cnn/metrics.json"]
+    assert difference["results/models/cnn/metrics.json"]["cost.parameters"]["diff"] < 0
+    plots = run("dvc", "plots", "show")
+    assert plots.returncode == 0, plots.stderr
+    page = (checkout / "dvc_plots" / "index.html").read_text()
+    assert "validation_loss" in page
+    assert "vega" in page.lower()
+
+    stores.set_param(checkout, "models.cnn.dense", 128)
+    back = run("dvc", "repro")
+    assert back.returncode == 0
+    assert "run@dnn" not in executed(back.stdout)
+    comparison = json.loads((checkout / "results/comparison.json").read_text())
+    metrics = json.loads((checkout / "results/models/cnn/metrics.json").read_text())
+    (pair,) = [p for p in comparison if (p["a"], p["b"]) == ("dnn", "cnn")]
+    dnn = json.loads((checkout / "results/models/dnn/metrics.json").read_text())
+    assert pair["accuracy_difference"] == pytest.approx(
+        metrics["test"]["accuracy"] - dnn["test"]["accuracy"]
+    )
+
+
+def test_the_flow_reuses_what_dvc_trained(checkout: Path, run: Run) -> None:
+    stores.set_param(checkout, "models.dnn.epochs", 2)
+    run("chapterflow", "data", "fetch")
+    assert run("dvc", "repro", "run@dnn").returncode == 0
+    told = run("chapterflow", "run", "dnn", "--json")
+    (model,) = json.loads(told.stdout)["models"]
+    assert model["status"] == "reused"
+
+
+def test_analytics_are_off_in_the_repository() -> None:
+    config = (Path(__file__).parents[2] / ".dvc" / "config").read_text()
+    assert "analytics = false" in config
+
+
+def test_the_stages_depend_on_every_source_that_a_model_uses() -> None:
+    from chapterflow.models.parts.registry import model_names
+    from chapterflow.tracking.fingerprint import source_hashes
+
+    root = Path(__file__).parents[2]
+    stage = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]["run"]
+    for model in model_names():
+        deps = [dep.replace("${item.model}", model) for dep in stage["deps"]]
+        for source in source_hashes(model):
+            assert any(source == dep or source.startswith(dep + "/") for dep in deps), source

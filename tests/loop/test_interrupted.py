@@ -1,0 +1,139 @@
+"""Killed processes: the next run goes on where they were, and nothing is left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import call, command_environment, copy_checkout
+from tests.loop import stores
+
+pytestmark = pytest.mark.slow
+
+EPOCHS = 60
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    """A checkout whose dnn trains for long enough to be killed in the middle."""
+    root = tmp_path / "checkout"
+    root.mkdir()
+    copy_checkout(root)
+    stores.set_param(root, "models.dnn.epochs", EPOCHS)
+    stores.set_param(root, "models.dnn.patience", 50)
+    return root
+
+
+def start(root: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        ["chapterflow", "run", *words],
+        cwd=root,
+        env=command_environment(root),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def epochs_done(root: Path) -> int:
+    names = [p.name for p in root.glob(".chapterflow/work/*/checkpoints/epoch-*")]
+    return max((int(name[6:]) for name in names), default=0)
+
+
+def wait_until(condition: Any, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def weights(root: Path) -> list[Any]:
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{root}/mlruns/mlflow.db")
+    return list(mlflow.keras.load_model("models:/dnn/1").get_weights())
+
+
+def run_to_end(root: Path) -> dict[str, Any]:
+    told = call(root, "chapterflow", "run", "dnn", "--json")
+    assert told.returncode == 0, told.stderr
+    (model,) = json.loads(told.stdout)["models"]
+    return dict(model)
+
+
+def test_a_killed_training_ends_as_an_undisturbed_one(prepared: Path, tmp_path: Path) -> None:
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    copy_checkout(undisturbed)
+    (undisturbed / "params.yaml").write_text((prepared / "params.yaml").read_text())
+    expected = run_to_end(undisturbed)
+
+    process = start(prepared, "dnn")
+    wait_until(lambda: epochs_done(prepared) >= 5)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = epochs_done(prepared)
+    assert 5 <= done < EPOCHS
+    # The server of the killed process sees that its parent is gone, and ends too.
+    wait_until(lambda: stores.processes_of(prepared) == [], 15)
+    (interrupted,) = stores.model_runs(prepared)
+    assert interrupted["status"] == "RUNNING"
+
+    model = run_to_end(prepared)
+
+    assert model["status"] == "trained"
+    assert model["run_id"] == interrupted["id"]
+    for name in ("test/accuracy", "test/log_loss", "test/brier", "train/epochs", "test/ece"):
+        assert model["metrics"][name] == expected["metrics"][name]
+    for mine, theirs in zip(weights(prepared), weights(undisturbed), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    statuses = [run["status"] for run in stores.mlflow_runs(prepared)]
+    assert sorted(statuses) == ["FINISHED", "FINISHED", "KILLED"]  # killed: the first flow
+    assert stores.flow_states(prepared) == ["CRASHED", "COMPLETED"]
+    assert "RUNNING" not in {state for _, state in stores.task_states(prepared)}
+    assert stores.processes_of(prepared) == []
+    assert not list(prepared.glob(".chapterflow/work/*"))
+    # Each epoch once, in order, none from before the kill missing.
+    rows = stores.query(
+        prepared / "mlruns" / "mlflow.db",
+        "SELECT step FROM metrics WHERE key = 'train/loss' "
+        f"AND run_uuid = '{model['run_id']}' ORDER BY timestamp, step",
+    )
+    assert [step for (step,) in rows] == list(range(1, int(model["metrics"]["train/epochs"]) + 1))
+
+
+def test_ctrl_c_ends_at_once_and_is_resumed(prepared: Path) -> None:
+    process = start(prepared, "dnn")
+    wait_until(lambda: epochs_done(prepared) >= 3)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "continues from the last finished epoch" in stderr
+    assert "Traceback" not in stderr
+    assert {run["status"] for run in stores.mlflow_runs(prepared)} == {"KILLED"}
+    assert stores.processes_of(prepared) == []
+    killed = stores.model_runs(prepared)[0]["id"]
+    assert run_to_end(prepared)["run_id"] == killed
+
+
+def test_two_runs_at_once_train_once_and_corrupt_nothing(prepared: Path) -> None:
+    both = [start(prepared, "dnn", "--json") for _ in range(2)]
+    documents = []
+    for process in both:
+        stdout, stderr = process.communicate(timeout=240)
+        assert process.returncode == 0, stderr
+        documents.append(json.loads(stdout)["models"][0])
+    assert sorted(document["status"] for document in documents) == ["reused", "trained"]
+    assert documents[0]["run_id"] == documents[1]["run_id"]
+    assert documents[0]["metrics"] == documents[1]["metrics"]
+    for store in ("mlruns/mlflow.db", ".prefect/prefect.db"):
+        assert stores.query(prepared / store, "PRAGMA integrity_check") == [("ok",)]
+    assert {run["status"] for run in stores.mlflow_runs(prepared)} == {"FINISHED"}
+    assert stores.flow_states(prepared) == ["COMPLETED", "COMPLETED"]
+    assert os.listdir(prepared / ".chapterflow" / "work") == []

@@ -1,0 +1,261 @@
+"""The whole loop in a fresh checkout: Prefect, MLflow, DVC and Great Expectations, all real."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from tests.conftest import call, copy_checkout
+from tests.loop import stores
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
+    """A checkout in which `chapterflow run` went through, its document, and its stderr."""
+    root = tmp_path_factory.mktemp("loop") / "checkout"
+    root.mkdir()
+    copy_checkout(root)
+    for model, epochs in (("dnn", 6), ("cnn", 3), ("lenet5", 3)):
+        stores.set_param(root, f"models.{model}.epochs", epochs)
+    call(root, "git", "commit", "-qam", "fewer epochs")
+    told = call(root, "chapterflow", "run", "--json")
+    assert told.returncode == 0, told.stderr
+    return root, json.loads(told.stdout), told.stderr
+
+
+def load_model(root: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    import mlflow
+
+    monkeypatch.chdir(root)
+    mlflow.set_tracking_uri(f"sqlite:///{root}/mlruns/mlflow.db")
+    return mlflow.keras.load_model(f"models:/{name}/1")
+
+
+def test_stdout_is_one_document_of_the_promised_shape(done: Any) -> None:
+    _, document, stderr = done
+    assert set(document) == {"profile", "seconds", "models"}
+    assert [model["model"] for model in document["models"]] == ["dnn", "cnn", "lenet5"]
+    for model in document["models"]:
+        assert set(model) == {
+            *("model", "dataset", "status", "run_id", "model_version", "metrics", "error"),
+        }
+        assert model["status"] == "trained"
+        assert model["error"] is None
+        assert model["model_version"] == "1"
+        # Far above the 0.10 of guessing after a few epochs: the images were really learnt.
+        assert 0.6 < model["metrics"]["test/accuracy"] <= 1
+    assert "dnn: train:" in stderr
+    assert "Traceback" not in stderr
+
+
+def test_nothing_left_this_machine(done: Any) -> None:
+    root, _, _ = done
+    log = root.parent / f"{root.name}-network.log"
+    assert not log.exists(), log.read_text()
+
+
+def test_the_checkout_stays_clean_and_no_process_is_left(done: Any) -> None:
+    root, _, _ = done
+    assert call(root, "git", "status", "--porcelain").stdout == ""
+    assert stores.processes_of(root) == []
+
+
+def test_one_flow_run_with_the_models_nested_in_it(done: Any) -> None:
+    root, document, _ = done
+    flow, *models = stores.mlflow_runs(root)
+    assert flow["tags"]["chapterflow.kind"] == "flow"
+    assert {run["status"] for run in (flow, *models)} == {"FINISHED"}
+    assert [run["id"] for run in models] == [model["run_id"] for model in document["models"]]
+    commit = call(root, "git", "rev-parse", "HEAD").stdout.strip()
+    version = yaml.safe_load((root / "data.dvc").read_text())["outs"][0]["md5"]
+    for run in models:
+        tags = run["tags"]
+        assert tags["mlflow.parentRunId"] == flow["id"]
+        assert tags["mlflow.source.git.commit"] == commit
+        assert tags["chapterflow.git_dirty"] == "false"
+        assert tags["chapterflow.data_version"] == version
+        assert len(tags["chapterflow.fingerprint"]) == 64
+        assert tags["chapterflow.book_section"]
+        assert tags["prefect.flow_run_id"] == flow["tags"]["prefect.flow_run_id"]
+
+
+def test_prefect_saw_the_flow_and_keeps_the_table(done: Any) -> None:
+    root, _, _ = done
+    assert stores.flow_states(root) == ["COMPLETED"]
+    states = stores.task_states(root)
+    assert len(states) == 2 + 3 * 3 + 1
+    assert {state for _, state in states} == {"COMPLETED"}
+    ((kind, data),) = stores.query(
+        root / ".prefect" / "prefect.db", "SELECT type, data FROM artifact WHERE key = 'results'"
+    )
+    assert kind == "markdown"
+    assert "lenet5" in data
+
+
+def test_a_model_run_holds_metrics_by_epoch_figures_data_and_model(
+    done: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    root, document, _ = done
+    client = MlflowClient(f"sqlite:///{root}/mlruns/mlflow.db")
+    dnn = document["models"][0]
+    run = client.get_run(dnn["run_id"])
+    for name in ("train/loss", "validation/accuracy", "train/learning_rate"):
+        steps = [metric.step for metric in client.get_metric_history(dnn["run_id"], name)]
+        assert steps == [1, 2, 3, 4, 5, 6]
+    assert run.data.params["epochs"] == "6"
+    (used,) = run.inputs.dataset_inputs
+    assert used.dataset.name == "digits"
+    names = {item.path for item in client.list_artifacts(dnn["run_id"])}
+    assert {
+        *("learning_curve.png", "confusion_matrix.png", "evaluation.json", "predictions.npz"),
+        *("fingerprint.json", "dataset.json", "validation", "training.json"),
+    } <= names
+    flow_id = run.data.tags["mlflow.parentRunId"]
+    docs = {item.path for item in client.list_artifacts(flow_id, "validation/digits")}
+    assert {
+        *("validation/digits/index.html", "validation/digits/verdict.json"),
+        "validation/digits/data_docs",
+    } <= docs
+
+
+def test_the_registered_model_gives_the_logged_predictions_on_raw_pixels(
+    done: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.models import get_model_info
+
+    from chapterflow.models.parts.base import with_softmax
+
+    root, document, _ = done
+    for record in document["models"]:
+        model = load_model(root, record["model"], monkeypatch)
+        client = MlflowClient(f"sqlite:///{root}/mlruns/mlflow.db")
+        logged = np.load(client.download_artifacts(record["run_id"], "predictions.npz"))
+        images = np.load(root / "data" / "digits" / "images.npy")[logged["index"]]
+        answered = with_softmax(model).predict(images.astype("float32"), verbose=0)
+        np.testing.assert_allclose(answered, logged["probability"], atol=1e-5)
+        accuracy = (answered.argmax(axis=1) == logged["label"]).mean()
+        assert accuracy == pytest.approx(record["metrics"]["test/accuracy"])
+        info = get_model_info(f"models:/{record['model']}/1")
+        assert info.signature.inputs.inputs[0].shape == (-1, 8, 8, 1)
+        assert info.saved_input_example_info is not None
+
+
+def test_a_second_run_reuses_everything(done: Any) -> None:
+    root, document, _ = done
+    before = len(stores.model_runs(root))
+    told = call(root, "chapterflow", "run", "--json")
+    assert told.returncode == 0, told.stderr
+    again = json.loads(told.stdout)
+    assert {model["status"] for model in again["models"]} == {"reused"}
+    for first, second in zip(document["models"], again["models"], strict=True):
+        assert second["run_id"] == first["run_id"]
+        assert second["metrics"] == first["metrics"]
+    assert len(stores.model_runs(root)) == before
+
+
+def test_compare_tells_which_differences_are_real(done: Any) -> None:
+    root, document, _ = done
+    told = call(root, "chapterflow", "compare", "--json")
+    assert told.returncode == 0, told.stderr
+    found = json.loads(told.stdout)
+    assert [model["run_id"] for model in found["models"]] == [
+        model["run_id"] for model in document["models"]
+    ]
+    assert [(pair["a"], pair["b"]) for pair in found["differences"]] == [
+        *(("dnn", "cnn"), ("dnn", "lenet5"), ("cnn", "lenet5")),
+    ]
+    accuracy = {model["model"]: model["metrics"]["test/accuracy"] for model in found["models"]}
+    for pair in found["differences"]:
+        difference = accuracy[pair["b"]] - accuracy[pair["a"]]
+        assert pair["accuracy_difference"] == pytest.approx(difference)
+        assert pair["low"] <= difference <= pair["high"]
+    table = call(root, "chapterflow", "compare").stdout
+    assert "Is the difference real? 449 test examples of digits" in table
+
+
+def test_the_flow_and_dvc_yaml_have_the_same_edges(done: Any) -> None:
+    root, _, _ = done
+
+    def stage(task: str) -> str:
+        what, _, subject = task.partition(" ")
+        if what in {"train", "evaluate", "log"}:
+            return f"run@{subject}"
+        return {"prepare": "data.dvc", "validate": f"validate@{subject}"}.get(what, what)
+
+    flow = {(stage(a), stage(b)) for a, b in stores.task_edges(root)}
+    dag = call(root, "dvc", "dag", "--dot")
+    assert dag.returncode == 0, dag.stderr
+    dvc = {
+        tuple(part.strip().strip('";') for part in line.split("->"))
+        for line in dag.stdout.splitlines()
+        if "->" in line
+    }
+    assert {edge for edge in flow if edge[0] != edge[1]} == dvc
+
+
+def test_a_changed_parameter_retrains_its_model_alone(done: Any) -> None:
+    root, _, _ = done
+    told = call(root, "chapterflow", "run", "--json", "--set", "models.dnn.hidden=32")
+    statuses = {m["model"]: m["status"] for m in json.loads(told.stdout)["models"]}
+    assert statuses == {"dnn": "trained", "cnn": "reused", "lenet5": "reused"}
+
+
+def test_a_lost_artifact_is_not_reused(done: Any) -> None:
+    root, document, _ = done
+    lenet5 = document["models"][2]["run_id"]
+    (folder,) = (root / "mlruns" / "artifacts").glob(f"*/{lenet5}/artifacts")
+    shutil.move(folder / "predictions.npz", root / "mlruns" / "predictions.npz")
+    try:
+        told = call(root, "chapterflow", "run", "lenet5", "--json")
+    finally:
+        shutil.move(root / "mlruns" / "predictions.npz", folder / "predictions.npz")
+    (model,) = json.loads(told.stdout)["models"]
+    assert model["status"] == "trained"
+    assert model["model_version"] == "2"
+
+
+def test_one_failing_model_does_not_stop_the_others(done: Any) -> None:
+    root, _, _ = done
+    broken = root / "src" / "chapterflow" / "models" / "broken.py"
+    source = (root / "src" / "chapterflow" / "models" / "dnn.py").read_text()
+    broken.write_text(
+        source.replace('"dnn"', '"broken"').replace(
+            "    import keras\n    from keras import layers\n",
+            '    raise ValueError("no such layer")\n',
+        )
+    )
+    params = (root / "params.yaml").read_text()
+    stores.set_param(root, "models.broken", {"role": "digits"})
+    try:
+        told = call(root, "chapterflow", "run", "broken", "cnn", "--json")
+        table = call(root, "chapterflow", "run", "broken", "cnn")
+    finally:
+        broken.unlink()
+        (root / "params.yaml").write_text(params)
+    assert told.returncode == table.returncode == 1
+    failed, cnn = json.loads(told.stdout)["models"]
+    assert (failed["status"], cnn["status"]) == ("failed", "reused")
+    assert "no such layer" in failed["error"]
+    assert "broken failed: ValueError: no such layer" in table.stdout
+    assert "Traceback" not in told.stderr + table.stdout + table.stderr
+    runs = [run for run in stores.mlflow_runs(root) if run["name"] == "broken on digits"]
+    assert {run["status"] for run in runs} == {"FAILED"}
+
+
+def test_force_trains_anew(done: Any) -> None:
+    root, document, _ = done
+    told = call(root, "chapterflow", "run", "dnn", "--force", "--json")
+    (model,) = json.loads(told.stdout)["models"]
+    first = document["models"][0]
+    assert model["status"] == "trained"
+    assert model["run_id"] != first["run_id"]
+    # Same fingerprint, same machine: the same model.
+    for name in ("test/accuracy", "test/log_loss", "test/brier"):
+        assert model["metrics"][name] == first["metrics"][name]

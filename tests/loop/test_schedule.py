@@ -1,0 +1,109 @@
+"""A schedule that really fires, and a server of one's own."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Run, call, command_environment
+from tests.loop import stores
+
+pytestmark = pytest.mark.slow
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_schedule_fires_and_stops_cleanly(checkout: Path, run: Run) -> None:
+    import requests
+
+    stores.set_param(checkout, "models.dnn.epochs", 2)
+    assert run("chapterflow", "data", "fetch").returncode == 0
+    port = free_port()
+    process = subprocess.Popen(
+        ["chapterflow", "schedule", "--every", "10", "--model", "dnn", "--port", str(port)],
+        cwd=checkout,
+        env=command_environment(checkout),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    database = checkout / ".prefect" / "prefect.db"
+    try:
+        deadline = time.monotonic() + 150
+        completed = 0
+        while completed < 2 and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(1)
+            if database.exists():
+                rows = stores.query(
+                    database, "SELECT count(*) FROM flow_run WHERE state_type = 'COMPLETED'"
+                )
+                completed = rows[0][0]
+        page = requests.get(f"http://127.0.0.1:{port}/", timeout=10)
+    finally:
+        os.kill(process.pid, signal.SIGINT)
+        text, _ = process.communicate(timeout=60)
+    assert completed >= 2, text
+    assert page.ok
+    assert "<html" in page.text.lower()
+    assert f"http://127.0.0.1:{port}" in text
+    assert process.returncode == 0, text
+    assert len(stores.model_runs(checkout)) == 1  # the second time it is reused
+    assert stores.processes_of(checkout) == []
+
+
+def test_a_port_that_is_taken_and_a_cron_that_is_none(checkout: Path, run: Run) -> None:
+    import socket
+
+    told = run("chapterflow", "schedule", "--cron", "every day", "--port", str(free_port()))
+    assert told.returncode == 2
+    assert "--cron" in told.stderr
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        told = run("chapterflow", "schedule", "--port", str(taken.getsockname()[1]))
+    assert told.returncode != 0
+    assert "Traceback" not in told.stderr
+
+
+def test_a_configured_server_is_used(checkout: Path, run: Run) -> None:
+    import requests
+
+    stores.set_param(checkout, "models.dnn.epochs", 2)
+    port = free_port()
+    address = f"http://127.0.0.1:{port}/api"
+    home = checkout.parent / "server"
+    server = subprocess.Popen(
+        ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+        cwd=checkout.parent,
+        env=command_environment(checkout)
+        | {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            try:
+                if requests.get(f"{address}/health", timeout=2).ok:
+                    break
+            except requests.ConnectionError:
+                time.sleep(0.5)
+        told = call(checkout, "chapterflow", "run", "dnn", PREFECT_API_URL=address)
+        assert told.returncode == 0, told.stdout + told.stderr
+        answer = requests.post(f"{address}/flow_runs/filter", json={}, timeout=10).json()
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+    assert [run["state"]["type"] for run in answer] == ["COMPLETED"]
+    assert not (checkout / ".prefect" / "prefect.db").exists()

@@ -1,0 +1,116 @@
+"""A few real digits, cheap trainings of them, and what a training leaves on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from chapterflow.data.card import Dataset, DatasetCard
+from chapterflow.models.parts.base import ModelParams
+from chapterflow.models.parts.registry import get_model
+
+#: 70 examples in batches of 16 are five steps, the last of six examples.
+TRAIN, VALIDATION, TEST = 70, 30, 20
+
+
+class Watched:
+    """An array that notes which examples are read."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array = array
+        self.read: list[NDArray[np.intp]] = []
+
+    def __getitem__(self, chosen: NDArray[np.intp]) -> NDArray[Any]:
+        self.read.append(np.array(chosen))
+        return self.array[chosen]
+
+
+def make_dataset(train: int = TRAIN, validation: int = VALIDATION, test: int = TEST) -> Dataset:
+    """Return scikit-learn's first digits, the three splits mixed."""
+    from sklearn.datasets import load_digits
+
+    raw, count = load_digits(), train + validation + test
+    split = np.repeat(np.arange(3, dtype=np.uint8), (train, validation, test))
+    return Dataset(
+        card=DatasetCard(
+            name="few-digits",
+            kind="images",
+            title="",
+            source="",
+            licence="",
+            shape=[8, 8, 1],
+            classes=[str(number) for number in range(10)],
+            value_max=16,
+            counts={"train": train, "validation": validation, "test": test},
+            files={},
+            test_digest="",
+            recipe={},
+        ),
+        folder=Path("unused"),
+        images=np.resize(raw.images, (count, 8, 8))[..., np.newaxis].astype(np.uint8),
+        labels=np.resize(raw.target, count).astype(np.uint8),
+        split=np.random.default_rng(5).permutation(split),
+    )
+
+
+@pytest.fixture(scope="session")
+def dataset() -> Dataset:
+    """Seventy digits to train on, thirty for validation, twenty for the test."""
+    return make_dataset()
+
+
+@pytest.fixture(scope="session")
+def dataset_of() -> Callable[..., Dataset]:
+    """Makes a dataset with other counts."""
+    return make_dataset
+
+
+@pytest.fixture(scope="session")
+def watched() -> type[Watched]:
+    """Wraps an array to note what is read of it."""
+    return Watched
+
+
+@pytest.fixture(scope="session")
+def params_of() -> Callable[..., ModelParams]:
+    """Returns the parameters of a small training of a model."""
+
+    def made(name: str, **options: Any) -> ModelParams:
+        small: dict[str, Any] = {"epochs": 4, "batch_size": 16, "learning_rate": 0.01}
+        if name == "dnn":
+            small["hidden"] = 16
+        return get_model(name).params(role="digits", **(small | options))
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def weights_of(tensorflow: None) -> Callable[[Path], list[NDArray[Any]]]:
+    """Returns the weights in the `model.keras` of a work folder."""
+
+    def read(work: Path) -> list[NDArray[Any]]:
+        import keras
+
+        model = keras.saving.load_model(work / "model.keras", compile=False)
+        return list(model.get_weights())
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def optimizer_steps() -> Callable[[Path], int]:
+    """Returns the number of optimizer steps behind the newest checkpoint of a work folder."""
+
+    def read(work: Path) -> int:
+        import h5py
+
+        newest = max((work / "checkpoints").glob("epoch-*"))
+        with h5py.File(newest / "latest.weights.h5") as file:
+            return int(file["optimizer/vars/0"][()])
+
+    return read

@@ -1,0 +1,258 @@
+"""A training takes the steps that it should, ends where it should, and repeats bit for bit."""
+
+import math
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+
+from chapterflow.data.card import Dataset
+from chapterflow.errors import ChapterflowError
+from chapterflow.models.parts.base import ModelParams
+from chapterflow.models.parts.registry import get_model
+from chapterflow.training.history import EpochRecord, best_epoch, read_history
+from chapterflow.training.pipeline import epoch_order
+
+pytestmark = pytest.mark.usefixtures("tensorflow")
+
+ParamsOf = Callable[..., ModelParams]
+WeightsOf = Callable[[Path], list[NDArray[Any]]]
+
+
+def train(
+    name: str,
+    params: ModelParams,
+    dataset: Dataset,
+    work: Path,
+    *,
+    seed: int = 5,
+    on_epoch: Callable[[EpochRecord], None] = lambda record: None,
+) -> Any:
+    from chapterflow.training.fit import fit
+
+    return fit(get_model(name), params, dataset, seed=seed, work=work, on_epoch=on_epoch)
+
+
+def equal(first: list[NDArray[Any]], second: list[NDArray[Any]]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "steps_per_execution"), [(16, 1), (16, 2), (16, 3), (16, 16), (7, 4), (100, 16)]
+)
+def test_the_optimizer_takes_the_steps_of_whole_epochs(
+    dataset: Dataset,
+    params_of: ParamsOf,
+    optimizer_steps: Callable[[Path], int],
+    tmp_path: Path,
+    batch_size: int,
+    steps_per_execution: int,
+) -> None:
+    # Keras with `steps_per_epoch` rounds up to a multiple of `steps_per_execution`.
+    params = params_of(
+        "dnn", epochs=3, batch_size=batch_size, steps_per_execution=steps_per_execution
+    )
+    training = train("dnn", params, dataset, tmp_path)
+    assert optimizer_steps(tmp_path) == 3 * math.ceil(70 / batch_size)
+    assert training.images == 3 * 70
+    # Cosine decay has come to its end exactly then.
+    assert training.history[-1].learning_rate == pytest.approx(0, abs=1e-9)
+
+
+def test_every_epoch_sees_its_order_and_the_test_split_is_never_read(
+    dataset: Dataset, params_of: ParamsOf, watched: type[Any], tmp_path: Path
+) -> None:
+    images = watched(dataset.images)
+    train("dnn", params_of("dnn", epochs=3), replace(dataset, images=images), tmp_path, seed=9)
+    test, training = dataset.indices("test"), dataset.indices("train")
+    assert not np.isin(np.concatenate(images.read), test).any()
+    fed = [chosen for chosen in images.read if np.isin(chosen, training).all()]
+    # Keras looks at a few batches before the first epoch, to build the model.
+    expected = [training[epoch_order(70, 9, epoch)] for epoch in range(3)]
+    np.testing.assert_array_equal(np.concatenate(fed[-15:]), np.concatenate(expected))
+    validated = np.concatenate([c for c in images.read if not np.isin(c, training).any()])
+    np.testing.assert_array_equal(validated, np.tile(dataset.indices("validation"), 3))
+
+
+def test_equal_seeds_give_equal_weights_whatever_was_trained_between(
+    dataset: Dataset, params_of: ParamsOf, weights_of: WeightsOf, tmp_path: Path
+) -> None:
+    for folder, name, seed in (
+        ("first", "dnn", 5),
+        ("cnn", "cnn", 3),
+        ("other", "dnn", 6),
+        ("again", "dnn", 5),
+        ("cnn-again", "cnn", 3),
+    ):
+        params = params_of(name, epochs=2)
+        train(name, params, dataset, tmp_path / folder, seed=seed)
+    weights = {path.name: weights_of(path) for path in tmp_path.iterdir()}
+    assert equal(weights["first"], weights["again"])
+    assert equal(weights["cnn"], weights["cnn-again"])
+    assert not any(
+        np.array_equal(a, b)
+        for a, b in zip(weights["first"], weights["other"], strict=True)
+        if np.ptp(a)
+    )
+
+
+def test_dropout_masks_depend_on_seed_epoch_and_layer(dataset: Dataset) -> None:
+    import keras
+
+    from chapterflow.training.callbacks import EpochSeeds
+
+    inputs = keras.Input((8,))
+    inner = keras.layers.Dropout(0.5)(keras.layers.Dropout(0.5)(inputs))
+    nested = keras.Model(inputs, inner)
+    model = keras.Model(inputs, keras.layers.Dropout(0.5)(nested(inputs)))
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.Dropout)]
+    assert len(layers) == 3
+
+    def states(seed: int, epoch: int) -> list[tuple[int, ...]]:
+        batches = SimpleNamespace(epoch=-1)
+        seeds = EpochSeeds(seed, batches)  # type: ignore[arg-type]
+        seeds.set_model(model)
+        seeds.on_epoch_begin(epoch)
+        assert batches.epoch == epoch
+        return [tuple(np.asarray(layer.seed_generator.state).tolist()) for layer in layers]
+
+    first = states(5, 0)
+    model(np.ones((2, 8), np.float32), training=True)
+    assert states(5, 1) != first
+    assert states(5, 0) == first
+    every = [state for seed in (5, 6) for epoch in (0, 1) for state in states(seed, epoch)]
+    assert len(set(every)) == 2 * 2 * 3
+
+
+def test_cosine_schedule_warms_up_and_ends_at_nothing(params_of: ParamsOf) -> None:
+    from chapterflow.training.fit import learning_rate
+
+    params = params_of("dnn", epochs=10, learning_rate=0.01, warmup=0.2)
+    rate = learning_rate(params, 5)
+    assert float(rate(0)) == 0
+    assert float(rate(5)) == pytest.approx(0.005)
+    assert float(rate(10)) == pytest.approx(0.01)
+    assert float(rate(30)) == pytest.approx(0.005)
+    assert float(rate(20)) == pytest.approx(0.01 * (1 + math.cos(math.pi / 4)) / 2)
+    assert float(rate(50)) == pytest.approx(0, abs=1e-9)
+    values = [float(rate(step)) for step in range(51)]
+    assert max(values) == pytest.approx(0.01)
+    assert values[10:] == sorted(values[10:], reverse=True)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.01])
+def test_without_warm_up_the_peak_comes_first(params_of: ParamsOf, warmup: float) -> None:
+    from chapterflow.training.fit import learning_rate
+
+    rate = learning_rate(params_of("dnn", epochs=4, learning_rate=0.01, warmup=warmup), 5)
+    assert float(rate(0)) == pytest.approx(0.01)
+    assert float(rate(20)) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_shortest_training_has_a_schedule(params_of: ParamsOf) -> None:
+    from chapterflow.training.fit import learning_rate
+
+    rate = learning_rate(params_of("dnn", epochs=1, learning_rate=0.01, warmup=0.9), 1)
+    assert all(math.isfinite(float(rate(step))) for step in (0, 1, 2))
+
+
+def test_a_constant_rate_stays(
+    dataset: Dataset, params_of: ParamsOf, tmp_path: Path, weights_of: WeightsOf
+) -> None:
+    training = train("dnn", params_of("dnn", epochs=2, schedule="constant"), dataset, tmp_path)
+    assert [r.learning_rate for r in training.history] == pytest.approx([0.01, 0.01])
+
+
+def test_the_history_is_that_of_the_training(
+    dataset: Dataset, params_of: ParamsOf, tmp_path: Path
+) -> None:
+    told: list[EpochRecord] = []
+    training = train("dnn", params_of("dnn"), dataset, tmp_path, on_epoch=told.append)
+    assert told == training.history == read_history(tmp_path / "history.jsonl", epochs=4)
+    assert [record.epoch for record in told] == [1, 2, 3, 4]
+    assert told[-1].train_loss < told[0].train_loss
+    assert training.seconds == pytest.approx(sum(record.seconds for record in told))
+    assert training.chosen_epoch == 4
+    assert training.resumed_from == 0
+    # Validation of the saved model, computed here, is that of the last epoch.
+    loss, accuracy = validation_of(tmp_path, dataset)
+    assert loss == pytest.approx(told[-1].validation_loss, rel=1e-4)
+    assert accuracy == pytest.approx(told[-1].validation_accuracy)
+
+
+def validation_of(work: Path, dataset: Dataset) -> tuple[float, float]:
+    """Return loss and accuracy of a saved model on the validation split, without Keras' own."""
+    import keras
+
+    model = keras.saving.load_model(work / "model.keras", compile=False)
+    chosen = dataset.indices("validation")
+    labels = dataset.labels[chosen]
+    logits = np.asarray(model(dataset.images[chosen].astype(np.float32)), np.float64)
+    losses = -log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
+    return float(losses.mean()), float((logits.argmax(axis=1) == labels).mean())
+
+
+def test_early_stopping_keeps_the_best_epoch(
+    dataset: Dataset, params_of: ParamsOf, tmp_path: Path
+) -> None:
+    # A rate far too high: validation gets worse soon.
+    params = params_of("dnn", epochs=40, learning_rate=0.3, schedule="constant", patience=3)
+    training = train("dnn", params, dataset, tmp_path)
+    best = best_epoch(training.history)
+    assert len(training.history) == best.epoch + 3 < 40
+    assert training.chosen_epoch == best.epoch
+    assert training.images == len(training.history) * 70
+    loss, accuracy = validation_of(tmp_path, dataset)
+    assert loss == pytest.approx(best.validation_loss, rel=1e-4)
+    assert accuracy == pytest.approx(best.validation_accuracy)
+    assert best.validation_loss < training.history[-1].validation_loss
+
+
+def test_patience_that_is_never_needed_keeps_the_best_epoch_too(
+    dataset: Dataset, params_of: ParamsOf, tmp_path: Path
+) -> None:
+    params = params_of("dnn", epochs=6, learning_rate=0.3, schedule="constant", patience=6)
+    training = train("dnn", params, dataset, tmp_path)
+    assert len(training.history) == 6
+    best = best_epoch(training.history)
+    assert training.chosen_epoch == best.epoch
+    assert validation_of(tmp_path, dataset)[0] == pytest.approx(best.validation_loss, rel=1e-4)
+
+
+def test_a_diverging_training_is_told_and_leaves_no_model(
+    dataset: Dataset, params_of: ParamsOf, tmp_path: Path
+) -> None:
+    params = params_of("dnn", warmup=0.0).model_copy(update={"learning_rate": 1e36})
+    with pytest.raises(ChapterflowError, match="loss is not finite after epoch 1") as caught:
+        train("dnn", params, dataset, tmp_path)
+    assert "Lower learning_rate. Received: train " in str(caught.value)
+    assert not (tmp_path / "model.keras").exists()
+    assert not list((tmp_path / "checkpoints").glob("epoch-*"))
+    assert read_history(tmp_path / "history.jsonl", epochs=9) == []
+
+
+def test_the_saved_model_holds_no_optimizer(
+    dataset: Dataset, params_of: ParamsOf, tmp_path: Path
+) -> None:
+    import h5py
+    import keras
+
+    train("dnn", params_of("dnn", epochs=1), dataset, tmp_path)
+    model = keras.saving.load_model(tmp_path / "model.keras")
+    assert getattr(model, "optimizer", None) is None
+    assert model.name == "dnn"
+    with zipfile.ZipFile(tmp_path / "model.keras") as archive:
+        archive.extract("model.weights.h5", tmp_path)
+    with h5py.File(tmp_path / "model.weights.h5") as file:
+        assert "optimizer" not in file
+        sizes: list[int] = []
+        file.visititems(lambda _, item: sizes.append(getattr(item, "size", 0)))
+    # Nothing beyond the parameters and dropout's random state.
+    assert sum(sizes) <= model.count_params() + 2
