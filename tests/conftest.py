@@ -14,12 +14,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 GUARD = Path(__file__).resolve().parent / "loop" / "guard"
 
 # Before any library is imported: no telemetry, no server or store of the user's.
-for name in (
-    "MLFLOW_TRACKING_URI",
-    "MLFLOW_REGISTRY_URI",
-    "PREFECT_API_URL",
-    "CHAPTERFLOW_PROJECT",
-):
+USERS_OWN = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "PREFECT_API_URL", "CHAPTERFLOW_PROJECT")
+for name in USERS_OWN:
     os.environ.pop(name, None)
 
 from chapterflow.environment import QUIET_AND_PRIVATE, Project, load_tensorflow  # noqa: E402
@@ -56,7 +52,12 @@ def mirror() -> Path:
 def command_environment(root: Path) -> dict[str, str]:
     """Return the environment of a user's shell in a checkout at `root`."""
     return {
-        **{name: value for name, value in os.environ.items() if name not in QUIET_AND_PRIVATE},
+        # MLflow writes its address into the environment of who uses it, as tests here do.
+        **{
+            name: value
+            for name, value in os.environ.items()
+            if name not in {*QUIET_AND_PRIVATE, *USERS_OWN}
+        },
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         # The checkout's own sources, and nothing but loopback connections.
         "PYTHONPATH": os.pathsep.join(map(str, (root / "src", root, GUARD))),

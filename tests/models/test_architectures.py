@@ -1,4 +1,4 @@
-"""Each model is the one that the chapter and its paper describe, whatever images it is built for."""
+"""Each model is the one of the chapter and its paper, whatever images it is built for."""
 
 from pathlib import Path
 from typing import Any

@@ -2,6 +2,7 @@
 
 import shutil
 import warnings
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,17 @@ def test_logged_model_comes_back_with_all_that_serving_needs(
     folder = Path(mlflow.artifacts.download_artifacts(info.model_uri))
     requirements = (folder / "requirements.txt").read_text().splitlines()
     assert {f"{p}=={version(p)}" for p in ("tensorflow", "keras", "numpy")} < set(requirements)
+
+
+def test_requirements_are_given_because_finding_them_out_takes_seconds(
+    model: Any, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inferred: list[object] = []
+    monkeypatch.setattr(
+        import_module("mlflow.keras.save"), "infer_pip_requirements", inferred.append
+    )
+    log(model, run_id)
+    assert inferred == []
 
 
 def test_logged_model_belongs_to_its_run_and_can_be_searched(

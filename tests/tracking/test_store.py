@@ -103,17 +103,30 @@ def everything_written(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
+def hot_journal(folder: Path) -> bytes:
+    """Return a journal that SQLite plays back into the database that it finds beside it."""
+    path = folder / "other.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("CREATE TABLE IF NOT EXISTS numbers AS SELECT 1 AS n")
+        for _ in range(12):
+            db.execute("INSERT INTO numbers SELECT n FROM numbers")
+        db.execute("PRAGMA cache_size = 1")
+        db.execute("BEGIN")
+        db.execute("UPDATE numbers SET n = 2")  # more than fits into the cache
+        return path.with_name("other.db-journal").read_bytes()
+
+
 def test_new_store_is_current_private_to_the_project_and_leaves_nothing_else(
     project: Project,
+    tmp_path: Path,
     notes: list[str],
-    monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     assert store.schema(project) is Schema.MISSING
-    # Stale files of a killed creator, and the journal of a database that somebody deleted.
+    # Stale files of a killed creator, and the journal of a killed writer to a lost database.
     project.mlruns.mkdir()
     for name in ("mlflow.db.partial", "mlflow.db.partial-journal", "mlflow.db-journal"):
-        (project.mlruns / name).write_bytes(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" + b"stale" * 200)
+        (project.mlruns / name).write_bytes(hot_journal(tmp_path))
     (project.mlruns / "mlflow.db.lock").touch()
 
     uri = store.open_store(project, on_note=notes.append)
@@ -455,6 +468,23 @@ def test_experiment_is_made_described_found_and_restored(ready: Project, notes: 
     assert notes == ["Restored the deleted experiment 'lab'."]
 
 
+def test_experiment_may_be_made_by_two_at_once(
+    ready: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    store.open_store(ready)
+    made = store.ensure_experiment(ready, "lab")
+    find, answers = MlflowClient.get_experiment_by_name, iter([None])
+    monkeypatch.setattr(
+        MlflowClient,
+        "get_experiment_by_name",
+        lambda client, name: next(answers) if answers.__length_hint__() else find(client, name),
+    )
+    assert store.ensure_experiment(ready, "lab") == made
+    assert answers.__length_hint__() == 0
+
+
 def test_names_of_experiments_make_safe_and_separate_folders(ready: Project) -> None:
     names = ["../out", "a/b", "a b", "a-b", "..", "grüße"]
     for name in names:
@@ -576,3 +606,8 @@ def test_symbolic_link_is_no_move(ready: Project, tmp_path: Path) -> None:
     log_run(ready)
     (tmp_path / "link").symlink_to(ready.root)
     assert store.relocation(Project(tmp_path / "link")) is None
+
+    moved = Project(tmp_path / "moved")
+    ready.root.rename(moved.root)
+    ready.root.symlink_to(moved.root)
+    assert store.relocation(moved) is None  # the recorded paths still lead there

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from chapterflow.config import Settings
-from chapterflow.data.card import CARD, read_card
+from chapterflow.data.card import CARD, SPLITS, read_card
 from chapterflow.environment import Project
 
 
@@ -48,7 +48,9 @@ def print_inventory(console: Console, found: list[dict[str, Any]]) -> None:
             record["dataset"],
             record["kind"],
             ", ".join(record["used_for"]),
-            " / ".join(f"{n:,}" for n in record["examples"].values()) if here else "not here",
+            " / ".join(f"{record['examples'][split]:,}" for split in SPLITS)
+            if here
+            else "not here",
             " x ".join(map(str, record["shape"])) if here else "",
             record["digest"][:12] if here else "`chapterflow data fetch`",
         )

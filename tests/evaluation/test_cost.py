@@ -1,0 +1,120 @@
+"""What a model costs, counted by hand."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from chapterflow.models.parts.base import InputSpec
+from chapterflow.models.parts.registry import get_model
+
+pytestmark = pytest.mark.usefixtures("tensorflow")
+
+#: Two operations (multiply, add) for each pixel.
+RESCALE = 28 * 28 * 2
+
+
+def image_model(name: str) -> Any:
+    entry = get_model(name)
+    return entry.build(entry.params(role="digits"), InputSpec((28, 28, 1), 10, 255.0))
+
+
+def dense(size: int, units: int) -> int:
+    """Return operations of a dense layer: a multiplication and an addition each, and the bias."""
+    return 2 * size * units + units
+
+
+def convolution(out_side: int, kernel: int, channels: int, filters: int) -> int:
+    return out_side**2 * filters * (2 * kernel**2 * channels + 1)
+
+
+@pytest.mark.parametrize(("bias", "expected"), [(False, 2 * 20 * 7), (True, 2 * 20 * 7 + 7)])
+def test_a_dense_layer(bias: bool, expected: int) -> None:
+    import keras
+
+    from chapterflow.evaluation.cost import flops
+
+    inputs = keras.Input((20,))
+    assert flops(keras.Model(inputs, keras.layers.Dense(7, use_bias=bias)(inputs))) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("dnn", RESCALE + dense(784, 128) + dense(128, 10)),
+        (
+            "cnn",
+            RESCALE
+            + convolution(28, 3, 1, 32)
+            + 14 * 14 * 32 * 4  # four values of each pool
+            + convolution(14, 3, 32, 64)
+            + 7 * 7 * 64 * 4
+            + dense(3136, 128)
+            + dense(128, 10),
+        ),
+        (
+            "lenet5",
+            32 * 32 * 2
+            + convolution(28, 5, 1, 6)
+            + 14 * 14 * 6 * 4
+            + convolution(10, 5, 6, 16)
+            + 5 * 5 * 16 * 4
+            + convolution(1, 5, 16, 120)
+            + dense(120, 84)
+            + dense(84, 10),
+        ),
+    ],
+)
+def test_chapter_models(name: str, expected: int) -> None:
+    from chapterflow.evaluation.cost import flops
+
+    assert flops(image_model(name)) == expected
+
+
+def test_counting_is_quiet_and_leaves_the_log_level(capfd: pytest.CaptureFixture[str]) -> None:
+    from chapterflow.evaluation.cost import flops
+
+    logger = logging.getLogger("tensorflow")
+    before = logger.level
+    flops(image_model("dnn"))
+    assert logger.level == before
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_latency(batch: int) -> None:
+    from chapterflow.evaluation.cost import latency
+
+    median, p95 = latency(image_model("dnn"), batch, 20)
+    assert 0 < median <= p95 < 10_000
+
+
+def test_more_work_takes_longer() -> None:
+    from chapterflow.evaluation.cost import latency
+
+    cnn = image_model("cnn")
+    assert latency(cnn, 64, 5)[0] > 2 * latency(cnn, 1, 5)[0]
+
+
+def test_costs_by_name() -> None:
+    from chapterflow.evaluation.cost import cost_metrics
+    from chapterflow.evaluation.metrics import check_metrics
+
+    costs = cost_metrics(image_model("cnn"), file_bytes=1234, batch=4, repeats=5)
+    check_metrics(costs)
+    assert costs["cost/parameters"] == 421_642
+    assert costs["cost/file_bytes"] == 1234
+    assert costs["cost/flops"] == 8_559_274
+    assert costs["cost/batch_images_per_second"] == pytest.approx(
+        4000 / costs["cost/batch_latency_ms_median"]
+    )
+    assert set(costs) == {
+        "cost/parameters",
+        "cost/flops",
+        "cost/file_bytes",
+        "cost/latency_ms_median",
+        "cost/latency_ms_p95",
+        "cost/batch_latency_ms_median",
+        "cost/batch_latency_ms_p95",
+        "cost/batch_images_per_second",
+    }

@@ -1,0 +1,156 @@
+"""A trained model is scored on the test split, and on nothing else."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from chapterflow.config import EvaluationParams
+from chapterflow.data.card import Dataset, DatasetCard
+from chapterflow.errors import ImplausibleMetric
+from chapterflow.models.parts.base import InputSpec
+from chapterflow.models.parts.registry import get_model
+
+pytestmark = pytest.mark.usefixtures("tensorflow")
+
+PARAMS = EvaluationParams(calibration_bins=15, latency_batch=4, latency_repeats=3)
+
+
+class Watched:
+    """An array that notes which examples are read."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array = array
+        self.read: list[NDArray[np.intp]] = []
+
+    def __getitem__(self, chosen: NDArray[np.intp]) -> NDArray[Any]:
+        self.read.append(np.array(chosen))
+        return self.array[chosen]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    """Scikit-learn's digits, two thirds of them for the test: more than one forward batch."""
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    split = np.random.default_rng(5).choice([0, 1, 2, 2], len(raw.target)).astype(np.uint8)
+    return Dataset(
+        card=DatasetCard(
+            name="digits",
+            kind="images",
+            title="",
+            source="",
+            licence="",
+            shape=[8, 8, 1],
+            classes=[str(number) for number in range(10)],
+            value_max=16,
+            counts={},
+            files={},
+            test_digest="",
+            recipe={},
+        ),
+        folder=tmp_path,
+        images=raw.images[..., np.newaxis].astype(np.uint8),
+        labels=raw.target.astype(np.uint8),
+        split=split,
+    )
+
+
+def score(model: Any, dataset: Dataset, folder: Path, seconds: float = 2.0) -> Any:
+    from chapterflow.evaluation.evaluate import evaluate
+    from chapterflow.training.fit import Training
+    from chapterflow.training.history import EpochRecord
+
+    record = EpochRecord(
+        epoch=1,
+        train_loss=1.0,
+        train_accuracy=0.5,
+        validation_loss=1.0,
+        validation_accuracy=0.5,
+        learning_rate=0.0,
+        seconds=1.0,
+    )
+    training = Training(
+        history=[record] * 3, chosen_epoch=2, resumed_from=0, seconds=seconds, images=300
+    )
+    model.save(folder / "model.keras")
+    return evaluate(
+        folder / "model.keras", training, dataset, PARAMS, predictions=folder / "predictions.npz"
+    )
+
+
+def build(bias: float | None = None) -> Any:
+    """Return a model; with `bias`, one that is sure of class 3 by that much."""
+    import keras
+
+    keras.utils.set_random_seed(5)
+    entry = get_model("dnn")
+    model = entry.build(entry.params(role="digits"), InputSpec((8, 8, 1), 10, 16.0))
+    if bias is not None:
+        kernel, biases = model.get_layer("logits").get_weights()
+        biases[3] = bias
+        model.get_layer("logits").set_weights([kernel * 0, biases])
+    return model
+
+
+def test_scores_are_those_of_the_test_split(dataset: Dataset, tmp_path: Path) -> None:
+    from scipy.special import softmax
+
+    model = build()
+    images = Watched(dataset.images)
+    evaluation = score(model, replace(dataset, images=images), tmp_path)
+    test = dataset.indices("test")
+    assert len(test) > 512
+    read = np.concatenate(images.read)
+    np.testing.assert_array_equal(np.unique(read), test)
+
+    logits = np.asarray(model(dataset.images[test].astype(np.float32)))
+    right = logits.argmax(axis=1) == dataset.labels[test]
+    assert evaluation.metrics["test/accuracy"] == pytest.approx(right.mean())
+    assert evaluation.metrics["test/examples"] == len(test)
+    assert np.sum(evaluation.confusion) == len(test)
+    assert [score.name for score in evaluation.classes] == dataset.card.classes
+
+    with np.load(tmp_path / "predictions.npz") as saved:
+        np.testing.assert_array_equal(saved["index"], test)
+        np.testing.assert_array_equal(saved["label"], dataset.labels[test])
+        assert saved["probability"].dtype == np.float32
+        np.testing.assert_allclose(saved["probability"], softmax(logits, axis=1), atol=1e-5)
+
+
+def test_costs_and_training_are_among_the_metrics(dataset: Dataset, tmp_path: Path) -> None:
+    metrics = score(build(), dataset, tmp_path).metrics
+    assert metrics["train/seconds"] == 2.0
+    assert metrics["train/epochs"] == 3
+    assert metrics["train/chosen_epoch"] == 2
+    assert metrics["train/images_per_second"] == 150
+    assert metrics["cost/parameters"] == 9_610
+    assert metrics["cost/file_bytes"] == (tmp_path / "model.keras").stat().st_size
+
+
+def test_one_answer_to_everything(dataset: Dataset, tmp_path: Path) -> None:
+    evaluation = score(build(bias=3.0), dataset, tmp_path)
+    test = dataset.labels[dataset.indices("test")]
+    share = (test == 3).mean()
+    sure = np.e**3 / (np.e**3 + 9)
+    assert evaluation.metrics["test/accuracy"] == pytest.approx(share)
+    assert evaluation.metrics["test/worst_class_recall"] == 0
+    assert evaluation.metrics["test/ece"] == pytest.approx(sure - share, rel=1e-5)
+    assert np.array(evaluation.confusion)[:, 3].tolist() == np.bincount(test).tolist()
+
+
+def test_an_impossible_figure_is_refused_before_anything_is_written(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(ImplausibleMetric, match="train/"):
+        score(build(), dataset, tmp_path, seconds=-1.0)
+    assert not (tmp_path / "predictions.npz").exists()
+
+
+def test_weights_that_are_not_finite_are_refused(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ImplausibleMetric, match="not finite"):
+        score(build(bias=np.nan), dataset, tmp_path)
