@@ -43,6 +43,10 @@ SetOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
+#: What Typer makes of Ctrl-C.
+INTERRUPTED = 130
+
+
 def main() -> None:
     """Run the command line; every failure is one clear message and an exit code."""
     debug = "--debug" in sys.argv or bool(os.environ.get("CHAPTERFLOW_DEBUG"))
@@ -54,9 +58,10 @@ def main() -> None:
             raise
         _say(str(error), "red")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _say("Interrupted. The next run continues from the last finished epoch.", "yellow")
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            _say("Interrupted. The next run continues from the last finished epoch.", "yellow")
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

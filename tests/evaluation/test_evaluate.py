@@ -16,7 +16,7 @@ from chapterflow.models.parts.registry import get_model
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
-PARAMS = EvaluationParams(calibration_bins=15, latency_batch=4, latency_repeats=3)
+PARAMS = EvaluationParams(calibration_bins=15, latency_batch=4, latency_repeats=10)
 
 
 class Watched:

@@ -46,14 +46,16 @@ def test_learning_curve(tmp_path: Path, epochs: int) -> None:
 def test_the_chosen_epoch_is_marked(tmp_path: Path) -> None:
     for chosen in (3, 8):
         learning_curve(history(9), "cnn", tmp_path / f"{chosen}.png", chosen_epoch=chosen)
-    # Columns that differ: where the dotted line stood, and where it stands now.
-    differs = (read(tmp_path / "3.png") != read(tmp_path / "8.png")).any(axis=(0, 2))
-    runs = np.count_nonzero(np.diff(differs.astype(int)) == 1)
-    assert runs == 4  # two in each of the two panels
-    assert differs.mean() < 0.03
+    for panel in (slice(0, 540), slice(540, 1080)):
+        places = []
+        for chosen in (3, 8):
+            picture = read(tmp_path / f"{chosen}.png")[:, panel]
+            grey = (np.abs(picture - 0.5) < 0.05).all(axis=2)
+            places.append(int(grey.sum(axis=0).argmax()))
+        assert places[1] - places[0] > 100
 
 
-@pytest.mark.parametrize(("classes", "side"), [(2, 540), (10, 792), (30, 2040)])
+@pytest.mark.parametrize(("classes", "side"), [(2, 540), (10, 792), (20, 1416)])
 def test_confusion_matrix(tmp_path: Path, classes: int, side: int) -> None:
     counts = np.eye(classes, dtype=np.int64) * 40 + 1
     names = [f"class {number}" for number in range(classes)]

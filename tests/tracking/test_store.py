@@ -107,7 +107,7 @@ def hot_journal(folder: Path) -> bytes:
     """Return a journal that SQLite plays back into the database that it finds beside it."""
     path = folder / "other.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("CREATE TABLE IF NOT EXISTS numbers AS SELECT 1 AS n")
+        db.execute("CREATE TABLE numbers AS SELECT 1 AS n")
         for _ in range(12):
             db.execute("INSERT INTO numbers SELECT n FROM numbers")
         db.execute("PRAGMA cache_size = 1")
@@ -125,8 +125,9 @@ def test_new_store_is_current_private_to_the_project_and_leaves_nothing_else(
     assert store.schema(project) is Schema.MISSING
     # Stale files of a killed creator, and the journal of a killed writer to a lost database.
     project.mlruns.mkdir()
+    journal = hot_journal(tmp_path)
     for name in ("mlflow.db.partial", "mlflow.db.partial-journal", "mlflow.db-journal"):
-        (project.mlruns / name).write_bytes(hot_journal(tmp_path))
+        (project.mlruns / name).write_bytes(journal)
     (project.mlruns / "mlflow.db.lock").touch()
 
     uri = store.open_store(project, on_note=notes.append)

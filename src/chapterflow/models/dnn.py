@@ -43,4 +43,6 @@ def build(params: Params, data: InputSpec) -> keras.Model:
     return keras.Model(inputs, layers.Dense(data.classes, name="logits")(x), name="dnn")
 
 
-MODEL = ChapterModel("dnn", Params, build, "5.1", "dense network without convolution")
+MODEL = ChapterModel(
+    "dnn", Params, build, "DNN and CNN on MNIST", "dense network without convolution"
+)

@@ -57,4 +57,6 @@ def build(params: Params, data: InputSpec) -> keras.Model:
     return keras.Model(inputs, layers.Dense(data.classes, name="logits")(x), name="lenet5")
 
 
-MODEL = ChapterModel("lenet5", Params, build, "5.3", "the paper's seven layers, padded to 32x32")
+MODEL = ChapterModel(
+    "lenet5", Params, build, "LeNet-5", "the paper's seven layers, padded to 32x32"
+)

@@ -119,8 +119,8 @@ class Session:
                 "chapterflow.dataset_digest": card.digest,
                 "chapterflow.data_version": data_version(self._project) or "none",
                 "chapterflow.book_section": entry.section,
-                "mlflow.note.content": f"**{model}** ({entry.summary}), book section "
-                f"{entry.section}, trained on `{card.name}`: {card.title}.",
+                "mlflow.note.content": f"**{model}** ({entry.summary}), book chapter 5, "
+                f"“{entry.section}”, trained on `{card.name}`: {card.title}.",
                 **({runs.PARENT: flow_run_id} if flow_run_id else {}),
                 **runs.git_tags(self._project),
                 **tags,
@@ -141,6 +141,7 @@ class Session:
         """Log what training and evaluation left in `work`, register the model, end the run."""
         import keras
         import numpy as np
+        import PIL.Image
 
         from chapterflow.evaluation import figures
         from chapterflow.evaluation.evaluate import Evaluation
@@ -173,10 +174,15 @@ class Session:
             "confusion_matrix.png",
         ):
             self.client.log_artifact(run_id, str(work / name))
+        for name in ("learning_curve", "confusion_matrix"):
+            # Once more as images with a step, which the UI lays side by side for several runs.
+            with PIL.Image.open(work / f"{name}.png") as image:
+                self.client.log_image(run_id, image, key=name, step=len(training.history))
         self.client.log_dict(run_id, card.model_dump(), "dataset.json")
         self.client.log_dict(run_id, verdict.model_dump(), "validation/verdict.json")
         check_metrics(evaluation.metrics)
-        runs.log_metrics(self.client, run_id, evaluation.metrics, len(training.history))
+        # At step 0 the UI draws bars, one for each run, instead of single points over epochs.
+        runs.log_metrics(self.client, run_id, evaluation.metrics, 0)
 
         entry = get_model(model)
         example = np.asarray(dataset.images[dataset.indices("train")[:2]], np.float32)

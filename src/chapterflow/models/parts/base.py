@@ -74,7 +74,7 @@ class ChapterModel(Generic[P]):
         params: Class of its parameters.
         build: Builds the uncompiled Keras model: raw values in, logits out. Takes the parameters
             and an `InputSpec`. A softmax over the last axis turns the logits into probabilities.
-        section: Where the book treats it.
+        section: Title of the book's section, in chapter 5.
         summary: One line that says what it is.
     """
 

@@ -1,0 +1,1 @@
+"""Comparisons with peers, run by hand or by `make bench`; never part of the tests."""

@@ -1,0 +1,40 @@
+"""Which datasets there are, and whether they are here."""
+
+import io
+
+from rich.console import Console
+
+from chapterflow.config import load_settings
+from chapterflow.data.build import ensure_dataset
+from chapterflow.environment import Project
+from chapterflow.report.inventory import inventory, print_inventory
+
+
+def test_datasets_here_and_elsewhere(project: Project) -> None:
+    settings = load_settings(project.params)
+    assert {record["dataset"]: record["here"] for record in inventory(project, settings)} == (
+        dict.fromkeys(settings.datasets, False)
+    )
+    built, _ = ensure_dataset(project, settings, "digits", on_progress=lambda *news: None)
+    found = {record["dataset"]: record for record in inventory(project, settings)}
+    assert found["digits"] == {
+        "dataset": "digits",
+        "kind": "sklearn-digits",
+        "used_for": ["digits (embedded)"],
+        "here": True,
+        "examples": built.counts,
+        "shape": [8, 8, 1],
+        "digest": built.digest,
+        "licence": "CC BY 4.0",
+    }
+    assert found["mnist"]["used_for"] == ["digits (book)"]
+    assert found["mnist"]["here"] is False
+    assert found["mnist"]["digest"] is None
+
+    console = Console(record=True, file=io.StringIO(), width=160)
+    print_inventory(console, inventory(project, settings))
+    text = console.export_text()
+    assert "1,168 / 180 / 449" in text
+    assert "8 x 8 x 1" in text
+    assert built.digest[:12] in text
+    assert "chapterflow data fetch" in text

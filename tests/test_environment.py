@@ -1,0 +1,255 @@
+"""Where the project is, what a process inherits, and which processes have ended."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from unittest.mock import patch
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chapterflow.environment import (
+    QUIET_AND_PRIVATE,
+    Project,
+    configure,
+    find_project,
+    process_identity,
+    process_is_gone,
+)
+from chapterflow.errors import ConfigError
+
+HOST = socket.gethostname()
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that lives until it is killed."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process
+        process.kill()
+
+
+def identity_of(pid: int, *, later: float = 0.0) -> str:
+    return f"{HOST}:{pid}:{psutil.Process(pid).create_time() + later:.2f}"
+
+
+def test_an_identity_is_host_pid_and_start() -> None:
+    host, pid, started = process_identity().rsplit(":", 2)
+    assert host == HOST
+    assert int(pid) == os.getpid()
+    assert float(started) == pytest.approx(psutil.Process().create_time(), abs=0.01)
+    assert process_identity() == process_identity()
+    assert not process_is_gone(process_identity())
+
+
+def test_a_finished_process_is_gone() -> None:
+    code = "from chapterflow.environment import process_identity; print(process_identity())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process_is_gone(done.stdout.strip())
+    assert not done.stderr
+
+
+def test_a_running_process_is_not_gone_until_it_is_killed(
+    sleeper: subprocess.Popen[bytes],
+) -> None:
+    identity = identity_of(sleeper.pid)
+    assert not process_is_gone(identity)
+    sleeper.kill()
+    while psutil.Process(sleeper.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    # Nobody has waited for it yet, so its pid is still taken.
+    assert process_is_gone(identity)
+    sleeper.wait()
+    assert process_is_gone(identity)
+
+
+def test_a_stopped_process_is_not_gone(sleeper: subprocess.Popen[bytes]) -> None:
+    identity = identity_of(sleeper.pid)
+    os.kill(sleeper.pid, signal.SIGSTOP)
+    assert not process_is_gone(identity)
+
+
+@pytest.mark.parametrize("later", [-3600, -2, 2, 3600])
+def test_a_recycled_pid_is_another_process(sleeper: subprocess.Popen[bytes], later: float) -> None:
+    assert process_is_gone(identity_of(sleeper.pid, later=later))
+    assert not process_is_gone(identity_of(sleeper.pid, later=later / abs(later) * 0.02))
+
+
+def test_nothing_is_known_of_other_machines() -> None:
+    host, rest = process_identity().split(":", 1)
+    assert not process_is_gone(f"other-{host}:{rest}")
+    assert not process_is_gone(f"{host}.example.org:999999:1.00")
+    assert not process_is_gone("999999:1.00")
+
+
+@pytest.mark.parametrize(
+    "identity",
+    [
+        "",
+        ":",
+        "::",
+        "rubbish",
+        "HOST",
+        "HOST:",
+        "HOST:x:1.0",
+        "HOST:-1:1.0",
+        "HOST::1.0",
+        "HOST:1.5:1.0",
+        "HOST:²:1.0",
+        "HOST:PID",
+        "HOST:PID:",
+        "HOST:PID:abc",
+        "HOST:PID:nan",
+        "HOST:PID:inf",
+    ],
+)
+def test_what_cannot_be_read_is_never_called_gone(identity: str) -> None:
+    identity = identity.replace("HOST", HOST).replace("PID", str(os.getpid()))
+    assert process_is_gone(identity) is False
+
+
+@given(st.text(max_size=20), st.text(max_size=8), st.booleans())
+def test_no_text_is_too_strange(pid: str, started: str, ours: bool) -> None:
+    assert process_is_gone(f"{HOST if ours else 'elsewhere'}:{pid}:{started}") in (True, False)
+
+
+@pytest.fixture
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CHAPTERFLOW_PROJECT", raising=False)
+
+
+@pytest.mark.usefixtures("clean")
+def test_the_project_is_around_the_current_folder(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = project.root / "a" / "b"
+    inner.mkdir(parents=True)
+    assert find_project(project.root) == project
+    assert find_project(inner) == project
+    monkeypatch.chdir(inner)
+    assert find_project() == project
+    # The nearest one, where one lies in another.
+    (project.root / "a" / "params.yaml").touch()
+    assert find_project() == Project(project.root / "a")
+    # A folder of that name is no configuration.
+    (inner / "params.yaml").mkdir()
+    assert find_project() == Project(project.root / "a")
+
+
+@pytest.mark.usefixtures("clean")
+def test_no_project(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"No params\.yaml in .* or above it") as caught:
+        find_project(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert "CHAPTERFLOW_PROJECT" in str(caught.value)
+
+
+def test_the_variable_names_the_project_outright(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CHAPTERFLOW_PROJECT", str(project.root))
+    assert find_project() == project
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "params.yaml").touch()
+    assert find_project(other) == project
+    monkeypatch.setenv("CHAPTERFLOW_PROJECT", "other")  # from the current folder
+    assert find_project(project.root) == Project(other)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CHAPTERFLOW_PROJECT", "~/other")
+    assert find_project() == Project(other)
+    monkeypatch.setenv("CHAPTERFLOW_PROJECT", "")
+    with pytest.raises(ConfigError):
+        find_project(tmp_path)
+
+
+def test_the_variable_must_name_a_project(
+    tmp_path: Path, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.root)
+    monkeypatch.setenv("CHAPTERFLOW_PROJECT", str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match=r"must name a folder with a params\.yaml\. Received: "):
+        find_project()
+
+
+def test_folders_lie_in_the_project(project: Project) -> None:
+    folders = [project.params, project.data, project.data_dvc, project.mlruns, project.scratch]
+    assert [folder.relative_to(project.root).as_posix() for folder in folders] == [
+        "params.yaml",
+        "data",
+        "data.dvc",
+        "mlruns",
+        ".chapterflow",
+    ]
+
+
+def test_a_bare_environment_becomes_quiet_and_private(project: Project) -> None:
+    with patch.dict(os.environ, {"PATH": os.environ["PATH"]}, clear=True):
+        configure(project)
+        assert QUIET_AND_PRIVATE.items() <= os.environ.items()
+        assert os.environ["PREFECT_HOME"] == str(project.root / ".prefect")
+        assert os.environ["CHAPTERFLOW_PROJECT"] == str(project.root)
+
+
+def test_every_dependency_is_told_not_to_report() -> None:
+    assert {
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "GX_ANALYTICS_ENABLED": "false",
+        "DVC_NO_ANALYTICS": "true",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }.items() <= QUIET_AND_PRIVATE.items()
+
+
+def test_what_the_user_has_set_is_kept(project: Project) -> None:
+    theirs = dict.fromkeys((*QUIET_AND_PRIVATE, "PREFECT_HOME"), "theirs")
+    with patch.dict(os.environ, theirs | {"CHAPTERFLOW_PROJECT": "/elsewhere"}, clear=True):
+        configure(project)
+        assert theirs.items() <= os.environ.items()
+        # But for the project, which was found already.
+        assert os.environ["CHAPTERFLOW_PROJECT"] == str(project.root)
+
+
+def python(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {n: v for n, v in os.environ.items() if n not in QUIET_AND_PRIVATE}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_tensorflow_starts_without_a_word() -> None:
+    done = python(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from chapterflow.environment import Project, configure, load_tensorflow\n"
+        "configure(Project(Path.cwd()))\n"
+        "load_tensorflow()\n"
+        "load_tensorflow()\n"
+        "import tensorflow as tf\n"
+        "assert float(tf.reduce_sum(tf.ones((3, 3)))) == 9\n"
+        "sys.stderr.write('still heard')\n"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "still heard")
+
+
+def test_a_broken_tensorflow_is_told(tmp_path: Path) -> None:
+    (tmp_path / "tensorflow.py").write_text("raise ImportError('libsomething.so is missing')\n")
+    done = python(
+        "from chapterflow.environment import load_tensorflow\nload_tensorflow()\n",
+        PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+    )
+    assert done.returncode == 1
+    assert "ImportError: libsomething.so is missing" in done.stderr
