@@ -42,8 +42,8 @@ def main() -> None:
                 accuracies.append((ours[1], plain[1]))
     mean_ours, mean_plain = np.mean(accuracies, axis=0)
     print(
-        f"cnn on digits, {params.epochs} epochs: chapterflow takes {median(ratios):.2f} times a plain "
-        f"fit (pairs: {', '.join(f'{ratio:.2f}' for ratio in ratios)}); test accuracy "
+        f"cnn on digits, {params.epochs} epochs: chapterflow takes {median(ratios):.2f} times a "
+        f"plain fit (pairs: {', '.join(f'{ratio:.2f}' for ratio in ratios)}); test accuracy "
         f"{mean_ours:.4f} and {mean_plain:.4f}"
     )
 

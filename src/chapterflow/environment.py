@@ -5,6 +5,7 @@ are read at import time. Values that the user has set are kept.
 """
 
 import os
+import re
 import socket
 import sys
 from collections.abc import Mapping
@@ -117,19 +118,19 @@ def process_is_gone(identity: str) -> bool:
     """
     import psutil
 
-    host, _, rest = identity.rpartition(":")[0].rpartition(":")
-    started = identity.rpartition(":")[2]
-    if host != socket.gethostname() or not rest.isdigit():
+    read = re.fullmatch(r"(.+):([0-9]{1,9}):([0-9]+[.][0-9]+)", identity)
+    if read is None or read[1] != socket.gethostname():
         return False
     try:
-        process = psutil.Process(int(rest))
+        process = psutil.Process(int(read[2]))
+        # A process that started at another time has only been given the same number.
         return (
-            abs(process.create_time() - float(started)) > 1.0
+            abs(process.create_time() - float(read[3])) > 1.0
             or process.status() == psutil.STATUS_ZOMBIE
         )
     except psutil.NoSuchProcess:
         return True
-    except psutil.AccessDenied:
+    except (psutil.Error, OverflowError):
         return False
 
 

@@ -232,7 +232,11 @@ def test_no_examples_at_all_are_refused() -> None:
 @pytest.mark.parametrize(
     ("labels", "probabilities", "says"),
     [
-        ([0, 1], [[2.0, -3.0, 1.5], [0.1, 0.2, 0.3]], "do not sum to 1: softmax missing?"),
+        (
+            [0, 1],
+            [[2.0, -3.0, 1.5], [0.1, 0.2, 0.3]],
+            "negative or do not sum to 1: softmax missing?",
+        ),
         ([0, 1], [[0.5, 0.5, 0.001], [0.1, 0.2, 0.7]], "do not sum to 1"),
         ([0, 1], [[math.nan, 0.5, 0.5], [0.1, 0.2, 0.7]], "not finite"),
         ([0, 1], [[math.inf, -math.inf, 1], [0.1, 0.2, 0.7]], "not finite"),

@@ -1,7 +1,10 @@
 """Looks into the real stores of a checkout, past the code under test."""
 
 import json
+import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +73,23 @@ def task_edges(root: Path) -> set[tuple[str, str]]:
                 if key in names:
                     edges.add((names[key], name))
     return edges
+
+
+@contextmanager
+def mlflow_at(root: Path) -> Iterator[None]:
+    """Point MLflow at a checkout's store, and leave no trace of it in the environment."""
+    import mlflow
+
+    given = {key: os.environ.get(key) for key in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
+    mlflow.set_tracking_uri(f"sqlite:///{root}/mlruns/mlflow.db")
+    mlflow.set_registry_uri(f"sqlite:///{root}/mlruns/mlflow.db")
+    try:
+        yield
+    finally:
+        for key, value in given.items():
+            os.environ.pop(key, None)
+            if value is not None:
+                os.environ[key] = value
 
 
 def processes_of(root: Path) -> list[str]:

@@ -56,8 +56,8 @@ def wait_until(condition: Any, seconds: float = 120) -> None:
 def weights(root: Path) -> list[Any]:
     import mlflow
 
-    mlflow.set_tracking_uri(f"sqlite:///{root}/mlruns/mlflow.db")
-    return list(mlflow.keras.load_model("models:/dnn/1").get_weights())
+    with stores.mlflow_at(root):
+        return list(mlflow.keras.load_model("models:/dnn/1").get_weights())
 
 
 def run_to_end(root: Path) -> dict[str, Any]:

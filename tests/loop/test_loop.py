@@ -27,14 +27,6 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     return root, json.loads(told.stdout), told.stderr
 
 
-def load_model(root: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    import mlflow
-
-    monkeypatch.chdir(root)
-    mlflow.set_tracking_uri(f"sqlite:///{root}/mlruns/mlflow.db")
-    return mlflow.keras.load_model(f"models:/{name}/1")
-
-
 def test_stdout_is_one_document_of_the_promised_shape(done: Any) -> None:
     _, document, stderr = done
     assert set(document) == {"profile", "seconds", "models"}
@@ -96,9 +88,7 @@ def test_prefect_saw_the_flow_and_keeps_the_table(done: Any) -> None:
     assert "lenet5" in data
 
 
-def test_a_model_run_holds_metrics_by_epoch_figures_data_and_model(
-    done: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_run_holds_metrics_by_epoch_figures_data_and_model(done: Any) -> None:
     from mlflow import MlflowClient
 
     root, document, _ = done
@@ -124,9 +114,8 @@ def test_a_model_run_holds_metrics_by_epoch_figures_data_and_model(
     } <= docs
 
 
-def test_the_registered_model_gives_the_logged_predictions_on_raw_pixels(
-    done: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_registered_model_gives_the_logged_predictions_on_raw_pixels(done: Any) -> None:
+    import mlflow
     from mlflow import MlflowClient
     from mlflow.models import get_model_info
 
@@ -134,7 +123,9 @@ def test_the_registered_model_gives_the_logged_predictions_on_raw_pixels(
 
     root, document, _ = done
     for record in document["models"]:
-        model = load_model(root, record["model"], monkeypatch)
+        with stores.mlflow_at(root):
+            model = mlflow.keras.load_model(f"models:/{record['model']}/1")
+            info = get_model_info(f"models:/{record['model']}/1")
         client = MlflowClient(f"sqlite:///{root}/mlruns/mlflow.db")
         logged = np.load(client.download_artifacts(record["run_id"], "predictions.npz"))
         images = np.load(root / "data" / "digits" / "images.npy")[logged["index"]]
@@ -142,7 +133,6 @@ def test_the_registered_model_gives_the_logged_predictions_on_raw_pixels(
         np.testing.assert_allclose(answered, logged["probability"], atol=1e-5)
         accuracy = (answered.argmax(axis=1) == logged["label"]).mean()
         assert accuracy == pytest.approx(record["metrics"]["test/accuracy"])
-        info = get_model_info(f"models:/{record['model']}/1")
         assert info.signature.inputs.inputs[0].shape == (-1, 8, 8, 1)
         assert info.saved_input_example_info is not None
 

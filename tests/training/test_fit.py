@@ -22,6 +22,7 @@ from chapterflow.training.pipeline import epoch_order
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
+SLOWER = [(16, 2), (7, 4), (7, 10), (100, 16)]
 ParamsOf = Callable[..., ModelParams]
 WeightsOf = Callable[[Path], list[NDArray[Any]]]
 
@@ -45,7 +46,8 @@ def equal(first: list[NDArray[Any]], second: list[NDArray[Any]]) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "steps_per_execution"), [(16, 1), (16, 2), (16, 3), (16, 16), (7, 4), (100, 16)]
+    ("batch_size", "steps_per_execution"),
+    [(16, 1), (16, 3), (16, 16), *(pytest.param(*x, marks=pytest.mark.slow) for x in SLOWER)],
 )
 def test_the_optimizer_takes_the_steps_of_whole_epochs(
     dataset: Dataset,
@@ -86,21 +88,29 @@ def test_equal_seeds_give_equal_weights_whatever_was_trained_between(
 ) -> None:
     for folder, name, seed in (
         ("first", "dnn", 5),
-        ("cnn", "cnn", 3),
+        ("between", "cnn", 3),
         ("other", "dnn", 6),
         ("again", "dnn", 5),
-        ("cnn-again", "cnn", 3),
     ):
         params = params_of(name, epochs=1, steps_per_execution=1)
         train(name, params, dataset, tmp_path / folder, seed=seed)
-    weights = {path.name: weights_of(path) for path in tmp_path.iterdir()}
-    assert equal(weights["first"], weights["again"])
-    assert equal(weights["cnn"], weights["cnn-again"])
-    assert not any(
-        np.array_equal(a, b)
-        for a, b in zip(weights["first"], weights["other"], strict=True)
-        if np.ptp(a)
-    )
+    first, again, other = (weights_of(tmp_path / name) for name in ("first", "again", "other"))
+    assert equal(first, again)
+    assert not any(np.array_equal(a, b) for a, b in zip(first, other, strict=True) if np.ptp(a))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cnn", "lenet5"])
+def test_convolutions_repeat_bit_for_bit(
+    name: str,
+    dataset: Dataset,
+    params_of: ParamsOf,
+    weights_of: WeightsOf,
+    tmp_path: Path,
+) -> None:
+    for folder in ("first", "again"):
+        train(name, params_of(name), dataset, tmp_path / folder)
+    assert equal(weights_of(tmp_path / "first"), weights_of(tmp_path / "again"))
 
 
 def test_dropout_masks_depend_on_seed_epoch_and_layer(dataset: Dataset) -> None:
@@ -163,24 +173,31 @@ def test_the_shortest_training_has_a_schedule(params_of: ParamsOf) -> None:
     assert all(math.isfinite(float(rate(step))) for step in (0, 1, 2))
 
 
-def test_a_constant_rate_stays(dataset: Dataset, params_of: ParamsOf, tmp_path: Path) -> None:
-    training = train("dnn", params_of("dnn", epochs=2, schedule="constant"), dataset, tmp_path)
-    assert [r.learning_rate for r in training.history] == pytest.approx([0.01, 0.01])
+@pytest.fixture(scope="module")
+def usual(
+    tensorflow: None,
+    dataset: Dataset,
+    params_of: ParamsOf,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Any, Path, list[EpochRecord]]:
+    """A training without early stopping, its folder, and the epochs that it told of."""
+    told: list[EpochRecord] = []
+    work = tmp_path_factory.mktemp("usual")
+    return train("dnn", params_of("dnn"), dataset, work, on_epoch=told.append), work, told
 
 
 def test_the_history_is_that_of_the_training(
-    dataset: Dataset, params_of: ParamsOf, tmp_path: Path
+    dataset: Dataset, usual: tuple[Any, Path, list[EpochRecord]]
 ) -> None:
-    told: list[EpochRecord] = []
-    training = train("dnn", params_of("dnn"), dataset, tmp_path, on_epoch=told.append)
-    assert told == training.history == read_history(tmp_path / "history.jsonl", epochs=4)
+    training, work, told = usual
+    assert told == training.history == read_history(work / "history.jsonl", epochs=4)
     assert [record.epoch for record in told] == [1, 2, 3, 4]
     assert told[-1].train_loss < told[0].train_loss
     assert training.seconds == pytest.approx(sum(record.seconds for record in told))
     assert training.chosen_epoch == 4
     assert training.resumed_from == 0
     # Validation of the saved model, computed here, is that of the last epoch.
-    loss, accuracy = validation_of(tmp_path, dataset)
+    loss, accuracy = validation_of(work, dataset)
     assert loss == pytest.approx(told[-1].validation_loss, rel=1e-4)
     assert accuracy == pytest.approx(told[-1].validation_accuracy)
 
@@ -205,6 +222,9 @@ def test_early_stopping_keeps_the_best_epoch(
     training = train("dnn", params, dataset, tmp_path)
     best = best_epoch(training.history)
     assert len(training.history) == best.epoch + 3 < 40
+    assert [record.learning_rate for record in training.history] == pytest.approx(
+        [0.3] * len(training.history)
+    )
     assert training.chosen_epoch == best.epoch
     assert training.images == len(training.history) * 70
     loss, accuracy = validation_of(tmp_path, dataset)
@@ -213,6 +233,7 @@ def test_early_stopping_keeps_the_best_epoch(
     assert best.validation_loss < training.history[-1].validation_loss
 
 
+@pytest.mark.slow
 def test_patience_that_is_never_needed_keeps_the_best_epoch_too(
     dataset: Dataset, params_of: ParamsOf, tmp_path: Path
 ) -> None:
@@ -237,16 +258,16 @@ def test_a_diverging_training_is_told_and_leaves_no_model(
 
 
 def test_the_saved_model_holds_no_optimizer(
-    dataset: Dataset, params_of: ParamsOf, tmp_path: Path
+    usual: tuple[Any, Path, list[EpochRecord]], tmp_path: Path
 ) -> None:
     import h5py
     import keras
 
-    train("dnn", params_of("dnn", epochs=1), dataset, tmp_path)
-    model = keras.saving.load_model(tmp_path / "model.keras")
+    _, work, _ = usual
+    model = keras.saving.load_model(work / "model.keras")
     assert getattr(model, "optimizer", None) is None
     assert model.name == "dnn"
-    with zipfile.ZipFile(tmp_path / "model.keras") as archive:
+    with zipfile.ZipFile(work / "model.keras") as archive:
         archive.extract("model.weights.h5", tmp_path)
     with h5py.File(tmp_path / "model.weights.h5") as file:
         assert "optimizer" not in file

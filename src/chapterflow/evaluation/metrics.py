@@ -83,10 +83,16 @@ def classification_metrics(
     from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 
     count = len(labels)
+    if not np.isin(labels, np.arange(len(classes))).all():
+        raise ImplausibleMetric(
+            f"Labels must be 0 to {len(classes) - 1}. Received: {sorted(set(labels.tolist()))}"
+        )
     if not np.isfinite(probabilities).all():
         raise ImplausibleMetric("The model answers probabilities that are not finite.")
-    if not np.allclose(probabilities.sum(axis=1), 1, atol=1e-4):
-        raise ImplausibleMetric("The model's probabilities do not sum to 1: softmax missing?")
+    if probabilities.min() < 0 or not np.allclose(probabilities.sum(axis=1), 1, atol=1e-4):
+        raise ImplausibleMetric(
+            "The model's probabilities are negative or do not sum to 1: softmax missing?"
+        )
     probabilities = probabilities.astype(np.float64)
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     every = np.arange(len(classes))
@@ -145,6 +151,8 @@ def check_metrics(metrics: Mapping[str, float]) -> None:
         raise ImplausibleMetric(f"test/brier is at most 2. Received: {metrics['test/brier']}")
     examples, correct = metrics.get("test/examples"), metrics.get("test/correct")
     if examples is not None and correct is not None:
+        if examples < 1:
+            raise ImplausibleMetric("There must be test examples. Received: none")
         accuracy = metrics.get("test/accuracy", correct / examples)
         if correct > examples or abs(accuracy - correct / examples) > 1e-9:
             raise ImplausibleMetric(

@@ -73,9 +73,11 @@ def module_hashes(roots: Sequence[str], package: Path = PACKAGE) -> dict[str, st
             continue
         seen.add(module)
         files[f"src/{path.relative_to(package.parent).as_posix()}"] = sha256_file(path)
-        imports = _Imports()
+        # `from . import x` starts at the package: the module itself, if the file is an __init__.
+        above = module.rpartition(".")[0]
+        imports = _Imports(module if path.name == "__init__.py" else above)
         imports.visit(ast.parse(path.read_text(encoding="utf-8")))
-        waiting.extend(imports.names)
+        waiting.extend([*imports.names, above])  # importing a module executes its packages
     return dict(sorted(files.items()))
 
 
@@ -92,19 +94,28 @@ def _module_file(module: str, package: Path) -> Path | None:
 class _Imports(ast.NodeVisitor):
     """Modules that a source imports when it runs; those for type checkers alone do not count."""
 
-    def __init__(self) -> None:
+    def __init__(self, parent: str) -> None:
         self.names: list[str] = []
+        self._parent = parent
 
     def visit_If(self, node: ast.If) -> None:
-        if not (isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            for statement in node.orelse:
+                self.visit(statement)
+        else:
             self.generic_visit(node)
 
     def visit_Import(self, node: ast.Import) -> None:
         self.names.extend(alias.name for alias in node.names)
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        if node.module:
+        module = node.module or ""
+        if node.level:
+            above = self._parent.split(".")
+            above = above[: len(above) - node.level + 1]
+            module = ".".join([*above, *([module] if module else [])])
+        if module:
             # `from package import module` names a module, `from module import name` does not;
             # what is no module is passed over.
-            self.names.append(node.module)
-            self.names.extend(f"{node.module}.{alias.name}" for alias in node.names)
+            self.names.append(module)
+            self.names.extend(f"{module}.{alias.name}" for alias in node.names)

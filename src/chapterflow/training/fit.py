@@ -66,10 +66,12 @@ def fit(
     checkpoints, best = work / "checkpoints", work / "best.weights.h5"
     finished = cb.finished_epochs(checkpoints)
     history = read_history(work / "history.jsonl", epochs=finished)
-    if len(history) != finished:
-        # Someone deleted part of the folder: the rest is of no use.
-        shutil.rmtree(work)
-        return fit(entry, params, dataset, seed=seed, work=work, on_epoch=on_epoch)
+    if len(history) != finished or (finished and params.patience and not best.is_file()):
+        # Part of it is lost (a power cut, a tidy hand): the rest is of no use.
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        for file in (best, work / "history.jsonl"):
+            file.unlink(missing_ok=True)
+        finished, history = 0, []
     for record in history:
         on_epoch(record)
 

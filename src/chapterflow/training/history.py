@@ -4,6 +4,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from chapterflow.models.parts.base import Strict
 
 
@@ -28,15 +30,22 @@ def read_history(path: Path, *, epochs: int) -> list[EpochRecord]:
     """Return the records of the first `epochs` epochs, and drop later ones from the file.
 
     The record of an epoch is written before its checkpoint; a process that is killed between them
-    leaves one record too many, and perhaps half a line.
+    leaves one record too many, and perhaps half a line. A record that cannot be read ends the
+    history.
     """
+    if not path.is_file():
+        return []
     records = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines()[:epochs]:
+    for line in path.read_text(encoding="utf-8").splitlines()[:epochs]:
+        try:
             records.append(EpochRecord.model_validate_json(line))
-        path.write_text(
-            "".join(record.model_dump_json() + "\n" for record in records), encoding="utf-8"
-        )
+        except ValidationError:
+            break
+    kept = path.with_suffix(".new")
+    kept.write_text(
+        "".join(record.model_dump_json() + "\n" for record in records), encoding="utf-8"
+    )
+    kept.replace(path)
     return records
 
 
