@@ -183,7 +183,7 @@ def compare(
             f"No finished runs in the profile {settings.profile!r}. `chapterflow run` makes some."
         )
         return
-    print_results(console, found.models)
+    print_results(console, found.models, show_status=False)
     print_differences(console, found.differences)
 
 

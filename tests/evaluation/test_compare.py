@@ -139,7 +139,7 @@ def test_every_pair_is_compared_in_the_order_of_the_models() -> None:
     assert [pair.training_time_ratio for pair in found] == pytest.approx([3, 1.5, 0.5])
     assert [pair.p_value for pair in found] == pytest.approx([2 / 2**20, 2 / 2**18, 0.5])
     assert [pair.p_adjusted for pair in found] == pytest.approx([6 / 2**20, 4 / 2**18, 0.5])
-    assert [pair.verdict for pair in found] == ["b better", "b better", "no real difference"]
+    assert [pair.verdict for pair in found] == ["b better", "b better", "no difference shown"]
     assert all(pair.low <= pair.accuracy_difference <= pair.high for pair in found)
     assert {(pair.dataset, pair.examples) for pair in found} == {("digits", 100)}
     # The other way round everything changes sides.
@@ -161,7 +161,7 @@ def test_many_comparisons_need_a_larger_difference() -> None:
     )
     assert among[0].p_value == alone.p_value
     assert among[0].p_adjusted == pytest.approx(3 * alone.p_value)
-    assert among[0].verdict == "no real difference"
+    assert among[0].verdict == "no difference shown"
 
 
 def test_right_means_equal_to_the_label() -> None:

@@ -93,7 +93,9 @@ def with_nan(images: Any) -> Any:
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (divided, ["dtype", "expected uint8", "float32", "value-use"]),
+        pytest.param(
+            divided, ["dtype", "expected uint8", "float32", "value-use"], marks=pytest.mark.slow
+        ),
         (with_nan, ["finite", "/00007"]),
     ],
 )
@@ -119,6 +121,7 @@ def test_data_that_break_expectations_stop_the_run_and_are_documented(
     assert names == ["prepare digits", "validate digits"]
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_is_found_by_verify_and_stops_a_run(tmp_path: Path, ready: Path) -> None:
     root = tmp_path / "checkout"
     shutil.copytree(ready, root, symlinks=True)

@@ -190,6 +190,7 @@ def test_the_flow_and_dvc_yaml_have_the_same_edges(done: Any) -> None:
     assert {edge for edge in flow if edge[0] != edge[1]} == dvc
 
 
+@pytest.mark.slow
 def test_a_changed_parameter_retrains_its_model_alone(done: Any) -> None:
     root, _, _ = done
     told = call(root, "chapterflow", "run", "--json", "--set", "models.dnn.hidden=32")
@@ -197,6 +198,7 @@ def test_a_changed_parameter_retrains_its_model_alone(done: Any) -> None:
     assert statuses == {"dnn": "trained", "cnn": "reused", "lenet5": "reused"}
 
 
+@pytest.mark.slow
 def test_a_lost_artifact_is_not_reused(done: Any) -> None:
     root, document, _ = done
     lenet5 = document["models"][2]["run_id"]
@@ -211,6 +213,7 @@ def test_a_lost_artifact_is_not_reused(done: Any) -> None:
     assert model["model_version"] == "2"
 
 
+@pytest.mark.slow
 def test_one_failing_model_does_not_stop_the_others(done: Any) -> None:
     root, _, _ = done
     broken = root / "src" / "chapterflow" / "models" / "broken.py"
@@ -239,6 +242,7 @@ def test_one_failing_model_does_not_stop_the_others(done: Any) -> None:
     assert {run["status"] for run in runs} == {"FAILED"}
 
 
+@pytest.mark.slow
 def test_force_trains_anew(done: Any) -> None:
     root, document, _ = done
     told = call(root, "chapterflow", "run", "dnn", "--force", "--json")

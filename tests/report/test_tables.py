@@ -59,7 +59,7 @@ def difference(**fields: Any) -> Difference:
         "p_value": 0.0352,
         "p_adjusted": 0.10547,
         "training_time_ratio": 2.5,
-        "verdict": "no real difference",
+        "verdict": "no difference shown",
     }
     return Difference(**(values | fields))
 
@@ -96,7 +96,7 @@ def test_a_failed_model_has_a_row_without_figures() -> None:
     [
         ("a better", "dnn is better"),
         ("b better", "cnn is better"),
-        ("no real difference", "no real difference"),
+        ("no difference shown", "no difference shown"),
     ],
 )
 def test_a_row_of_differences_names_the_better_model(verdict: str, shown: str) -> None:

@@ -40,7 +40,7 @@ def test_each_seed_and_each_epoch_has_an_order_of_its_own() -> None:
     assert len(orders) == 100
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     counts=st.tuples(st.integers(1, 40), st.integers(1, 10), st.integers(1, 10)),
     batch_size=st.integers(1, 50),

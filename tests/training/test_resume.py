@@ -1,5 +1,6 @@
 """A training that was killed at any moment ends as if nothing had happened."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -199,7 +200,15 @@ def test_killed_while_writing_the_best_weights(patient: Case, tmp_path: Path) ->
     patient.check(tmp_path, resumed_from=epochs)
 
 
-@pytest.mark.parametrize("lost", ["checkpoints", "history.jsonl"])
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "history.jsonl",
+        "checkpoints/epoch-0002/latest.weights.h5",
+        pytest.param("checkpoints", marks=pytest.mark.slow),
+        pytest.param("checkpoints/epoch-0002", marks=pytest.mark.slow),
+    ],
+)
 def test_where_part_of_the_folder_is_lost_training_starts_anew(
     plain: Case, tmp_path: Path, lost: str
 ) -> None:
@@ -211,6 +220,14 @@ def test_where_part_of_the_folder_is_lost_training_starts_anew(
     plain.check(tmp_path, resumed_from=0)
 
 
+@pytest.mark.parametrize("size", [0, 1000])
+def test_a_checkpoint_that_lost_its_bytes(plain: Case, tmp_path: Path, size: int) -> None:
+    # As a machine may leave it that lost power: the name is on disk, the content is not.
+    plain.kill_after(2, tmp_path)
+    os.truncate(tmp_path / "checkpoints" / "epoch-0002" / "latest.weights.h5", size)
+    plain.check(tmp_path, resumed_from=0)
+
+
 def test_lost_best_weights(patient: Case, tmp_path: Path) -> None:
     epochs = len(patient.training.history) - 1  # nothing better comes
     patient.kill_after(epochs, tmp_path)
@@ -218,7 +235,7 @@ def test_lost_best_weights(patient: Case, tmp_path: Path) -> None:
     patient.check(tmp_path, resumed_from=0)
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty"])
+@pytest.mark.parametrize("damage", ["cut", pytest.param("empty", marks=pytest.mark.slow)])
 def test_a_damaged_record_of_a_finished_epoch(plain: Case, tmp_path: Path, damage: str) -> None:
     # As a machine leaves it that lost power: the checkpoint is there, the last line is not whole.
     plain.kill_after(2, tmp_path)

@@ -26,7 +26,7 @@ class Difference(Strict):
         p_value: McNemar's exact test.
         p_adjusted: The same, adjusted for all pairs compared together (Holm 1979).
         training_time_ratio: Training seconds of B over those of A.
-        verdict: `b better`, `a better` or `no real difference`.
+        verdict: `b better`, `a better` or `no difference shown`.
     """
 
     a: str
@@ -136,7 +136,7 @@ def differences(
                 p_value=p_value,
                 p_adjusted=p_adjusted,
                 training_time_ratio=seconds[b] / seconds[a],
-                verdict=better if p_adjusted < SIGNIFICANCE else "no real difference",
+                verdict=better if p_adjusted < SIGNIFICANCE else "no difference shown",
             )
         )
     return found

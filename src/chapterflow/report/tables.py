@@ -75,15 +75,22 @@ def results_markdown(outcomes: Sequence[Outcome]) -> str:
     return markdown(HEADINGS, [results_row(outcome) for outcome in outcomes]) + errors
 
 
-def print_results(console: Console, outcomes: Sequence[Outcome]) -> None:
+def print_results(
+    console: Console, outcomes: Sequence[Outcome], *, show_status: bool = True
+) -> None:
     """Print the table of results, then the errors."""
     colours = {"trained": "green", "reused": "cyan", "failed": "red"}
-    table = Table(*HEADINGS, title="Results on the test split")
-    for column in table.columns[3:-1]:
-        column.justify = "right"
+    table = Table(title="Results on the test split")
+    for heading in HEADINGS:
+        if show_status or heading != "status":
+            table.add_column(heading, justify="right" if heading in COLUMNS else "left")
     for outcome in outcomes:
-        model, dataset, status, *cells = results_row(outcome)
-        table.add_row(model, dataset, Text(status, style=colours[status]), *cells)
+        cells = dict(zip(HEADINGS, results_row(outcome), strict=True))
+        status = cells.pop("status")
+        row: list[str | Text] = list(cells.values())
+        if show_status:
+            row.insert(HEADINGS.index("status"), Text(status, style=colours[status]))
+        table.add_row(*row)
     console.print(table)
     told = set()
     for outcome in outcomes:

@@ -217,9 +217,12 @@ class Session:
         models = results["models"]
         self.client.log_text(run_id, table, "results.md")
         self.client.log_text(run_id, json.dumps(results, indent=2), "results.json")
-        count = {s: sum(m["status"] == s for m in models) for s in ("trained", "reused", "failed")}
-        runs.log_metrics(self.client, run_id, {f"flow/{s}": n for s, n in count.items()}, 0)
-        runs.close_run(self.client, run_id, "FAILED" if count["failed"] else "FINISHED")
+        # What became of each model is a tag, not a metric: charts of models stay free of flows.
+        runs.set_tags(
+            self.client, run_id, {f"chapterflow.status.{m['model']}": m["status"] for m in models}
+        )
+        failed = any(model["status"] == "failed" for model in models)
+        runs.close_run(self.client, run_id, "FAILED" if failed else "FINISHED")
 
 
 def outcome_of(run: Run, status: Literal["trained", "reused"] = "reused") -> Outcome:
