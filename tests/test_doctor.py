@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 from threading import Thread
 
@@ -16,7 +17,7 @@ import pytest
 from chapterflow import doctor
 from chapterflow.doctor import Check, diagnose, mend
 from chapterflow.environment import Project
-from chapterflow.tracking import store
+from chapterflow.tracking.sqlite import database
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -130,7 +131,7 @@ def test_fault_in_params_is_told(patient: Project) -> None:
 
 def test_store_is_watched_and_mended(patient: Project, tmp_path: Path) -> None:
     assert "the first run makes it" in check(patient, "Tracking store").detail
-    assert mend(patient) == [f"Made the tracking store {store.database(patient)}."]
+    assert mend(patient) == [f"Made the tracking store {database(patient)}."]
     assert mend(patient) == []
     assert "schema current, writable" in check(patient, "Tracking store").detail
 
@@ -144,16 +145,16 @@ def test_store_is_watched_and_mended(patient: Project, tmp_path: Path) -> None:
     assert "Artifact paths rewritten: 1." in line
     assert check(moved, "Tracking store").ok
 
-    with closing(sqlite3.connect(store.database(moved))) as db, db:
+    with closing(sqlite3.connect(database(moved))) as db, db:
         db.execute("UPDATE alembic_version SET version_num = '75868b020152'")
     assert "doctor --fix" in str(check(moved, "Tracking store").remedy)
     assert "made it again" in mend(moved)[0]
 
-    with closing(sqlite3.connect(store.database(moved))) as db, db:
+    with closing(sqlite3.connect(database(moved))) as db, db:
         db.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
     assert "newer MLflow than the installed one" in check(moved, "Tracking store").detail
 
-    store.database(moved).write_bytes(b"no database" * 100)
+    database(moved).write_bytes(b"no database" * 100)
     assert "file is not a database" in check(moved, "Tracking store").detail
 
 
@@ -249,9 +250,30 @@ def test_disk_space(patient: Project, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bytecode(patient: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path / "empty"))
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))
     found = check(patient, "Bytecode")
-    assert "7 of 7 not compiled" in found.detail
+    assert not found.ok
+    assert "3 of 3 libraries not compiled" in found.detail
     assert f"compileall -q {Path(os.__file__).parent}" not in str(found.remedy)
+    assert "PYTHONDONTWRITEBYTECODE" not in f"{found.detail} {found.remedy}"
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    assert check(patient, "Bytecode").remedy == "Unset it."
+    found = check(patient, "Bytecode")
+    assert not found.ok
+    assert "PYTHONDONTWRITEBYTECODE keeps it so" in found.detail
+    assert str(found.remedy).startswith("Unset PYTHONDONTWRITEBYTECODE. Run `")
+
+
+@pytest.mark.parametrize("variable", ["", "1"])
+def test_compiled_libraries_are_read_whatever_the_variable_says(
+    variable: str, patient: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", variable)
+    for library in ("keras", "mlflow", "prefect"):
+        spec = find_spec(library)
+        assert spec
+        assert spec.origin
+        compiled = Path(cache_from_source(spec.origin))
+        compiled.parent.mkdir(parents=True)
+        compiled.touch()
+    assert check(patient, "Bytecode") == Check("Bytecode", True, "compiled")

@@ -290,18 +290,17 @@ def data_fetch(
     names = datasets or [by_profile[settings.profile] for by_profile in settings.roles.values()]
     settings.check_names(names, settings.datasets, "dataset")
     from chapterflow import steps
-    from chapterflow.data.versioning import can_version
+    from chapterflow.data.versioning import can_version, record_version
     from chapterflow.report.progress import shown, tell_about
 
     console = Console()
-    prepared = []
     with shown(console, names) as progress:
         for name in names:
             ready = steps.prepare(project, settings, name, rebuild=force, tell=tell_about(name))
-            prepared.append(ready)
             progress.update(name, "built" if ready.built else "here", f"digest {ready.digest[:12]}")
     if can_version(project):
-        console.print(f"data.dvc: version {prepared[-1].version}", highlight=False)
+        # Also where nothing was built: data.dvc may be missing, or be of another time.
+        console.print(f"data.dvc: version {record_version(project)}", highlight=False)
     else:
         _say("Not versioned: this folder is no git checkout with DVC (`git init && dvc init`).")
 

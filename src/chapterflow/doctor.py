@@ -58,7 +58,9 @@ def mend(project: Project) -> list[str]:
     Raises:
         StoreError: If the store cannot be mended; it was not changed.
     """
-    from chapterflow.tracking.store import Schema, database, is_local, open_store, schema
+    from chapterflow.tracking.schema import Schema, schema
+    from chapterflow.tracking.sqlite import database
+    from chapterflow.tracking.store import is_local, open_store
 
     if not is_local(project):
         return []
@@ -154,7 +156,7 @@ def _params(project: Project) -> Check:
 
 
 def _store(project: Project) -> Check:
-    from chapterflow.tracking import store
+    from chapterflow.tracking import sqlite, store
 
     name, uri = "Tracking store", store.tracking_uri(project)
     try:
@@ -163,11 +165,13 @@ def _store(project: Project) -> Check:
         store.check_remote(uri)
     except StoreError as error:
         return Check(name, False, str(error))
-    return Check(name, True, store.without_password(uri))
+    return Check(name, True, sqlite.without_password(uri))
 
 
 def _local_store(project: Project) -> Check:
-    from chapterflow.tracking.store import Schema, check_writable, database, relocation, schema
+    from chapterflow.tracking.relocation import relocation
+    from chapterflow.tracking.schema import Schema, schema
+    from chapterflow.tracking.sqlite import check_writable, database
 
     name, path = "Tracking store", database(project)
     state = schema(project, wait=PATIENCE)
@@ -245,7 +249,7 @@ def _prefect(project: Project) -> Check:
         return Check("Prefect", True, "its own server, on demand")
     import requests
 
-    from chapterflow.tracking.store import without_password
+    from chapterflow.tracking.sqlite import without_password
 
     shown = without_password(url)
     try:
@@ -289,18 +293,21 @@ def _disk(project: Project) -> Check:
 
 def _bytecode(_project: Project) -> Check:
     name, slow = "Bytecode", "imports take about three times as long"
-    if os.environ.get("PYTHONDONTWRITEBYTECODE"):
-        return Check(name, False, f"PYTHONDONTWRITEBYTECODE is set: {slow}", "Unset it.")
     sources = [spec.origin for library in HEAVY if (spec := find_spec(library)) and spec.origin]
     missing = [s for s in sources if not Path(cache_from_source(s)).is_file()]
     if not missing:
         return Check(name, True, "compiled")
+    found = f"{len(missing)} of {len(sources)} libraries not compiled: {slow}"
     remedy = f"Run `{sys.executable} -m compileall -q {Path(missing[0]).parent.parent}`."
-    return Check(name, False, f"{len(missing)} of {len(sources)} not compiled: {slow}", remedy)
+    # It keeps Python from writing compiled files, but not from reading those that are there.
+    if os.environ.get("PYTHONDONTWRITEBYTECODE"):
+        found += "; PYTHONDONTWRITEBYTECODE keeps it so"
+        remedy = f"Unset PYTHONDONTWRITEBYTECODE. {remedy}"
+    return Check(name, False, found, remedy)
 
 
-#: Their import time is what a command spends at its start.
-HEAVY = ("tensorflow", "keras", "mlflow", "great_expectations", "prefect", "sklearn", "pandas")
+#: Their import time is what a command spends at its start; where they are compiled, the rest is.
+HEAVY = ("keras", "mlflow", "prefect")
 
 CHECKS: dict[str, Callable[[Project], Check]] = {
     "Python": _python,

@@ -22,7 +22,7 @@ from chapterflow.data.build import ensure_dataset, verify_dataset
 from chapterflow.data.card import CARD, open_dataset, read_card
 from chapterflow.data.versioning import can_version, data_version, record_version
 from chapterflow.environment import Project, load_tensorflow
-from chapterflow.errors import DataError
+from chapterflow.errors import DataError, ValidationFailed
 from chapterflow.models.parts.registry import get_model
 from chapterflow.records import Comparison, Outcome, Prepared, Tell, Trained, silent
 from chapterflow.tracking import runs
@@ -84,6 +84,7 @@ def validate(
         ValidationFailed: If an expectation is broken; training must not start.
         DataError: If the bytes are not those of the card, though no expectation is broken.
     """
+    from chapterflow.validation.page import PAGE
     from chapterflow.validation.run import validate_images
     from chapterflow.validation.verdict import VERDICT, read_verdict
 
@@ -97,7 +98,10 @@ def validate(
     if flow_run_id is not None:
         with Session(project, settings) as session:
             session.client.log_artifacts(flow_run_id, out, f"validation/{prepared.dataset}")
-    verdict.raise_for_failure()
+    try:
+        verdict.raise_for_failure()
+    except ValidationFailed as failure:
+        raise ValidationFailed(f"{failure}\n  All of it on one page: {out / PAGE}") from None
     if damage:
         raise DataError(
             "\n".join(damage) + f"\nDelete {folder} and run `chapterflow data fetch` to restore it."

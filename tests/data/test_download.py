@@ -17,7 +17,9 @@ from pathlib import Path
 import pytest
 
 from chapterflow.config import Idx, RemoteFile, load_settings
-from chapterflow.data.download import MIRROR, Policy, fetch, open_decompressed
+from chapterflow.data.addresses import MIRROR
+from chapterflow.data.compressed import open_decompressed
+from chapterflow.data.download import Policy, fetch
 from chapterflow.data.idx import read_pair
 from chapterflow.errors import ChapterflowError, ConfigError, DataError, FetchError
 from tests.data import servers

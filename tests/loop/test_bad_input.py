@@ -308,7 +308,8 @@ def test_a_mirror_that_fails_over_http(tmp_path: Path, ready: Path, answer: Any,
 def test_help_needs_none_of_the_heavy_libraries() -> None:
     check = (
         "import sys, chapterflow.cli; heavy = {'tensorflow', 'keras', 'mlflow', 'prefect', "
-        "'numpy', 'pandas', 'great_expectations', 'dvc', 'sklearn', 'scipy', 'matplotlib', 'pydantic'}; "
+        "'numpy', 'pandas', 'great_expectations', 'dvc', 'sklearn', 'scipy', 'matplotlib', "
+        "'pydantic'}; "
         "sys.exit(' '.join(heavy & set(sys.modules)) or None)"
     )
     done = subprocess.run(

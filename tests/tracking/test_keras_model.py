@@ -12,7 +12,7 @@ import pytest
 
 from chapterflow.environment import Project
 from chapterflow.errors import StoreError
-from chapterflow.tracking import store
+from chapterflow.tracking import sqlite, store
 
 EXAMPLE = np.random.default_rng(5).uniform(0, 16, (2, 8, 8, 1)).astype(np.float32)
 
@@ -203,7 +203,7 @@ def names_of(root: Path, project: Project) -> set[tuple[str, str]]:
     import sqlite3
 
     found = set()
-    with sqlite3.connect(store.database(project)) as db:
+    with sqlite3.connect(sqlite.database(project)) as db:
         tables = [t for (t,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         for table in tables:
             for column in [row[1] for row in db.execute(f"PRAGMA table_info({table})")]:

@@ -19,7 +19,9 @@ import pytest
 from chapterflow.environment import Project
 from chapterflow.errors import StoreError, StoreUnavailable
 from chapterflow.tracking import store
-from chapterflow.tracking.store import Relocation, Schema
+from chapterflow.tracking.relocation import Relocation, relocate, relocation
+from chapterflow.tracking.schema import Schema, schema
+from chapterflow.tracking.sqlite import database
 
 #: The last but one schema of MLflow 3.17.
 OLDER = "75868b020152"
@@ -30,7 +32,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A new store's file; making one costs more than a second, copying it nothing."""
     project = Project(tmp_path_factory.mktemp("template"))
     store.open_store(project)
-    return store.database(project)
+    return database(project)
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def ready(project: Project, template: Path) -> Project:
     """A project with a new store."""
     project.mlruns.mkdir()
     shutil.copy(template, project.mlruns)
-    store.relocate(project)
+    relocate(project)
     (project.mlruns / "mlflow.db.before-move").unlink()
     return project
 
@@ -49,7 +51,7 @@ def notes() -> list[str]:
 
 
 def sql(project: Project, statement: str, *values: object) -> list[tuple[object, ...]]:
-    with closing(sqlite3.connect(store.database(project))) as db, db:
+    with closing(sqlite3.connect(database(project))) as db, db:
         return db.execute(statement, values).fetchall()
 
 
@@ -90,7 +92,7 @@ def held(project: Project, mode: str) -> Iterator[None]:
         print("begun", flush=True)
         sys.stdin.read()
     """
-    holder = start(code, store.database(project), mode, stdin=subprocess.PIPE)
+    holder = start(code, database(project), mode, stdin=subprocess.PIPE)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "begun\n"
     try:
@@ -122,7 +124,7 @@ def test_new_store_is_current_private_to_the_project_and_leaves_nothing_else(
     notes: list[str],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    assert store.schema(project) is Schema.MISSING
+    assert schema(project) is Schema.MISSING
     # Stale files of a killed creator, and the journal of a killed writer to a lost database.
     project.mlruns.mkdir()
     journal = hot_journal(tmp_path)
@@ -133,8 +135,8 @@ def test_new_store_is_current_private_to_the_project_and_leaves_nothing_else(
     uri = store.open_store(project, on_note=notes.append)
 
     assert uri == f"sqlite:///{project.root}/mlruns/mlflow.db"
-    assert store.schema(project) is Schema.CURRENT
-    assert store.relocation(project) is None
+    assert schema(project) is Schema.CURRENT
+    assert relocation(project) is None
     assert {p.name for p in project.mlruns.iterdir()} == {"mlflow.db", "mlflow.db.lock"}
     assert sql(project, "SELECT artifact_location FROM experiments") == [
         (f"{project.root}/mlruns/artifacts/0",)
@@ -157,9 +159,10 @@ def test_looking_at_a_store_imports_neither_mlflow_nor_sqlalchemy(ready: Project
         import sys
         from pathlib import Path
         from chapterflow.environment import Project
-        from chapterflow.tracking import store
+        from chapterflow.tracking.relocation import relocation
+        from chapterflow.tracking.schema import schema
         project = Project(Path(sys.argv[1]))
-        print(store.schema(project).name, store.relocation(project))
+        print(schema(project).name, relocation(project))
         print({"mlflow", "sqlalchemy", "alembic", "requests"} & set(sys.modules))
     """
     out, err = start(code, ready.root).communicate()
@@ -200,7 +203,7 @@ def test_store_is_made_after_its_creator_was_killed(project: Project) -> None:
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert partial.exists()
-    assert store.schema(project) is Schema.MISSING
+    assert schema(project) is Schema.MISSING
 
     run_id = log_run(project)
 
@@ -256,13 +259,13 @@ def make_older(project: Project) -> None:
     import sqlalchemy
     from alembic import command
 
-    database = import_module("mlflow.store.db.utils")
+    mlflow_db = import_module("mlflow.store.db.utils")
     initial = import_module("mlflow.store.tracking.dbmodels.initial_models").Base
     project.mlruns.mkdir()
-    uri = f"sqlite:///{store.database(project)}"
+    uri = f"sqlite:///{database(project)}"
     engine = sqlalchemy.create_engine(uri)
     initial.metadata.create_all(engine)
-    config = database._get_alembic_config(uri)
+    config = mlflow_db._get_alembic_config(uri)
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, OLDER)
@@ -285,18 +288,18 @@ def make_older(project: Project) -> None:
 
 def test_older_schema_is_upgraded_with_its_runs(project: Project, notes: list[str]) -> None:
     make_older(project)
-    before = store.database(project).read_bytes()
-    assert store.schema(project) is Schema.OLDER
+    before = database(project).read_bytes()
+    assert schema(project) is Schema.OLDER
 
     with held(project, "IMMEDIATE"), pytest.raises(StoreUnavailable):
         store.open_store(project, wait=0.1)
-    assert store.database(project).read_bytes() == before
+    assert database(project).read_bytes() == before
 
     from mlflow import MlflowClient
 
     client = MlflowClient(store.open_store(project, on_note=notes.append))
     assert client.get_run("abc").info.status == "FINISHED"
-    assert store.schema(project) is Schema.CURRENT
+    assert schema(project) is Schema.CURRENT
     kept = project.mlruns / "mlflow.db.before-upgrade"
     assert notes == [
         "Upgraded the tracking store to the schema of the installed MLflow. "
@@ -315,7 +318,7 @@ def test_half_made_store_without_a_run_is_made_again(ready: Project, notes: list
     # Tables of the last migration are there, its revision is not: the migration fails for ever.
     sql(ready, f"UPDATE alembic_version SET version_num = '{OLDER}'")
     store.open_store(ready, on_note=notes.append)
-    assert store.schema(ready) is Schema.CURRENT
+    assert schema(ready) is Schema.CURRENT
     assert "half made and without a run: made it again" in notes[0]
     assert read_artifact(ready, log_run(ready)) == "kept"
 
@@ -323,16 +326,16 @@ def test_half_made_store_without_a_run_is_made_again(ready: Project, notes: list
 def test_half_made_store_with_a_run_is_left_alone(ready: Project) -> None:
     log_run(ready)
     sql(ready, f"UPDATE alembic_version SET version_num = '{OLDER}'")
-    before = store.database(ready).read_bytes()
+    before = database(ready).read_bytes()
     with pytest.raises(StoreError, match=r"could not be upgraded .* was not changed. Received: "):
         store.open_store(ready)
-    assert store.database(ready).read_bytes() == before
+    assert database(ready).read_bytes() == before
     assert not (ready.mlruns / "mlflow.db.partial").exists()
 
 
 def test_file_that_is_no_store_is_named_and_left_alone(project: Project) -> None:
     project.mlruns.mkdir()
-    path = store.database(project)
+    path = database(project)
     path.write_bytes(b"this is not a database" * 100)
     with pytest.raises(StoreError, match=r"mlflow\.db \(file is not a database\)\. Restore it"):
         store.open_store(project)
@@ -348,15 +351,15 @@ def test_file_that_is_no_store_is_named_and_left_alone(project: Project) -> None
 
 def test_empty_file_becomes_a_store(project: Project) -> None:
     project.mlruns.mkdir()
-    store.database(project).touch()
+    database(project).touch()
     store.open_store(project)
-    assert store.schema(project) is Schema.CURRENT
+    assert schema(project) is Schema.CURRENT
 
 
 def test_damaged_store_is_told_in_one_line(ready: Project) -> None:
-    content = bytearray(store.database(ready).read_bytes())
+    content = bytearray(database(ready).read_bytes())
     content[100:4096] = b"\xff" * 3996
-    store.database(ready).write_bytes(content)
+    database(ready).write_bytes(content)
     with pytest.raises(StoreError, match="Restore it from a copy") as caught:
         store.open_store(ready)
     assert "\n" not in str(caught.value)
@@ -390,7 +393,7 @@ def test_folder_without_write_permission_is_named(ready: Project) -> None:
         store.open_store(ready)
 
     ready.mlruns.chmod(0o755)
-    store.database(ready).unlink()
+    database(ready).unlink()
     ready.mlruns.chmod(0o555)
     with unprivileged(), pytest.raises(StoreError, match=r"Permission denied.*Check the folder's"):
         store.open_store(ready)
@@ -522,12 +525,12 @@ def test_moved_project_finds_its_artifacts(
     run_id = log_run(ready)
     moved = Project(tmp_path / "neuer Ort für 100% #1: it's")
     ready.root.rename(moved.root)
-    assert store.relocation(moved) == Relocation(ready.root, moved.root)
+    assert relocation(moved) == Relocation(ready.root, moved.root)
 
     store.open_store(moved, on_note=notes.append)
 
     assert read_artifact(moved, run_id) == "kept"
-    assert store.relocation(moved) is None
+    assert relocation(moved) is None
     assert len(notes) == 1
     assert f"from {ready.root} to {moved.root}. Artifact paths rewritten: 3." in notes[0]
     assert (moved.mlruns / "mlflow.db.before-move").is_file()
@@ -573,7 +576,7 @@ def test_relocation_touches_only_what_lay_in_the_old_project(
             "VALUES (?, ?, 'active', 'default')", name, location)  # fmt: skip
     sql(ready, "UPDATE runs SET artifact_uri = ?", f"{encoded}/x/{run_id}/artifacts")
 
-    assert store.relocate(ready) == 4  # Default, chapterflow, address and the run
+    assert relocate(ready) == 4  # Default, chapterflow, address and the run
 
     rows = dict(sql(ready, "SELECT name, artifact_location FROM experiments"))
     here = f"{ready.root}/mlruns/artifacts"
@@ -588,7 +591,7 @@ def test_relocation_touches_only_what_lay_in_the_old_project(
     assert sql(ready, "SELECT artifact_uri FROM runs") == [
         (f"{Path(here).as_uri()}/x/{run_id}/artifacts",)
     ]
-    assert store.relocate(ready) == 0
+    assert relocate(ready) == 0
 
 
 def test_relocation_is_whole_or_not_at_all(ready: Project, tmp_path: Path) -> None:
@@ -606,9 +609,9 @@ def test_relocation_is_whole_or_not_at_all(ready: Project, tmp_path: Path) -> No
 def test_symbolic_link_is_no_move(ready: Project, tmp_path: Path) -> None:
     log_run(ready)
     (tmp_path / "link").symlink_to(ready.root)
-    assert store.relocation(Project(tmp_path / "link")) is None
+    assert relocation(Project(tmp_path / "link")) is None
 
     moved = Project(tmp_path / "moved")
     ready.root.rename(moved.root)
     ready.root.symlink_to(moved.root)
-    assert store.relocation(moved) is None  # the recorded paths still lead there
+    assert relocation(moved) is None  # the recorded paths still lead there

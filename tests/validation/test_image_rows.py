@@ -27,6 +27,7 @@ def test_facts_agree_with_the_arrays(digits: Dataset) -> None:
     assert rows["label"].tolist() == digits.labels.tolist()
     assert rows["split"].value_counts().to_dict() == digits.card.counts
     assert set(rows["shape"]) == {"8x8x1"}
+    assert rows[["height", "width", "channels"]].drop_duplicates().values.tolist() == [[8, 8, 1]]
     assert set(rows["dtype"]) == {"uint8"}
     assert rows["id"][12] == "train/00012"
     assert rows["id"].is_unique

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from chapterflow.data.download import MAX_BYTES, open_decompressed
+from chapterflow.data.compressed import MAX_BYTES, open_decompressed
 from chapterflow.errors import DataError
 
 #: Third byte of the magic number: the type of an element. The fourth counts the dimensions.

@@ -36,10 +36,12 @@ def serve_ui(
         [
             *(sys.executable, "-m", "mlflow", "server"),
             *("--backend-store-uri", tracking_uri(project)),
+            *("--registry-store-uri", tracking_uri(project)),
+            *("--uvicorn-opts", "--log-level=warning"),
             *("--host", HOST, "--port", str(port), "--workers", "1"),
         ],
         cwd=project.root,
-        env={**os.environ, "MLFLOW_LOGGING_LEVEL": "WARNING"},
+        env={**os.environ, "MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"},
         start_new_session=True,
     )
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from chapterflow.config import ImageExpectations
 from chapterflow.data.card import DatasetCard
 
 if TYPE_CHECKING:
     from great_expectations.expectations.expectation import Expectation
+
+    from chapterflow.config import ImageExpectations
 
 
 def check(kind: str, name: str, expected: str, reason: str, **kwargs: Any) -> Expectation:

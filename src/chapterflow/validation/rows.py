@@ -35,7 +35,8 @@ def image_rows(dataset: Dataset) -> pd.DataFrame:
     Returns:
         A frame of n rows, in the order of the arrays, with the columns
         `id` (split and position in the arrays, `train/00012`), `split`, `label`,
-        `shape` (`28x28x1`), `dtype`, `min`, `max`, `mean`, `std`,
+        `shape` (`28x28x1`; exact whatever the number of axes), `height`, `width`, `channels`
+        (absent axes are 0), `dtype`, `min`, `max`, `mean`, `std`,
         `nan` (number of pixels that are not finite), `blank` (all pixels are equal),
         `content_hash`, `in_other_split` (another split holds the same pixels) and
         `repeats` (an earlier example of the split holds the same pixels).
@@ -55,6 +56,7 @@ def image_rows(dataset: Dataset) -> pd.DataFrame:
             "split": splits,
             "label": np.asarray(dataset.labels),
             "shape": "x".join(map(str, dataset.images.shape[1:])),
+            **_axes(dataset.images.shape[1:]),
             "dtype": str(dataset.images.dtype),
         }
         | _pixel_columns(dataset.images)
@@ -63,6 +65,11 @@ def image_rows(dataset: Dataset) -> pd.DataFrame:
     rows["in_other_split"] = contents["split"].transform("nunique") > 1
     rows["repeats"] = rows.duplicated(["split", "content_hash"])
     return rows
+
+
+def _axes(shape: tuple[int, ...]) -> dict[str, int]:
+    padded = (*shape, 0, 0, 0)
+    return dict(zip(("height", "width", "channels"), padded, strict=False))
 
 
 def _check_arrays(dataset: Dataset) -> None:

@@ -9,7 +9,6 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chapterflow.config import ImageExpectations
 from chapterflow.data.card import Dataset
 from chapterflow.validation.docs import write_offline_docs
 from chapterflow.validation.page import PAGE, render_page
@@ -21,6 +20,8 @@ from chapterflow.validation.verdict import VERDICT, ExpectationResult, Verdict, 
 if TYPE_CHECKING:
     import great_expectations as gx
     import pandas as pd
+
+    from chapterflow.config import ImageExpectations
 
 __all__ = ["ExpectationResult", "Verdict", "read_verdict", "validate_images"]
 

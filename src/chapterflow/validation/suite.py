@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from chapterflow.config import ImageExpectations
 from chapterflow.data.card import SPLITS, DatasetCard
 from chapterflow.validation.checks import check, pixel_checks
 
 if TYPE_CHECKING:
     import great_expectations as gx
     from great_expectations.expectations.expectation import Expectation
+
+    from chapterflow.config import ImageExpectations
 
 SUITE = "images"
 
