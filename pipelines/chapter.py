@@ -11,12 +11,13 @@ from prefect.client.schemas.objects import State
 from prefect.utilities.annotations import quote
 
 from chapterflow import steps
-from chapterflow.config import Profile, Settings, load_settings
+from chapterflow.config import load_settings
 from chapterflow.environment import Project, configure, find_project
 from chapterflow.errors import ChapterflowError, FetchError, StoreUnavailable
 from chapterflow.records import Comparison, Outcome, Prepared, Tell, Trained
 from chapterflow.report.progress import tell_about
 from chapterflow.report.tables import results_markdown
+from chapterflow.settings import Profile, Settings
 from chapterflow.tracking.runs import end_dead_runs
 from chapterflow.tracking.session import Session
 from chapterflow.validation.verdict import Verdict

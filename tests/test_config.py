@@ -7,8 +7,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chapterflow.config import Settings, apply_overrides, load_settings
+from chapterflow.config import apply_overrides, load_settings
 from chapterflow.errors import ConfigError
+from chapterflow.settings import Settings
 
 PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
 

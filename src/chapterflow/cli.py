@@ -15,7 +15,7 @@ from chapterflow.environment import Project, configure, find_project
 from chapterflow.errors import ChapterflowError, ConfigError
 
 if TYPE_CHECKING:
-    from chapterflow.config import Settings
+    from chapterflow.settings import Settings
 
 app = typer.Typer(
     name="chapterflow",

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from chapterflow import steps
-from chapterflow.config import Settings
 from chapterflow.data.card import read_card
 from chapterflow.environment import Project
 from chapterflow.report.progress import tell_about
@@ -21,6 +20,7 @@ from chapterflow.report.tables import (
     markdown,
     results_markdown,
 )
+from chapterflow.settings import Settings
 from chapterflow.tracking import runs
 from chapterflow.tracking.session import Session
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from chapterflow.config import Settings
 from chapterflow.data.build import ensure_dataset, verify_dataset
 from chapterflow.data.card import CARD, open_dataset, read_card
 from chapterflow.data.versioning import can_version, data_version, record_version
@@ -25,6 +24,7 @@ from chapterflow.environment import Project, load_tensorflow
 from chapterflow.errors import DataError, ValidationFailed
 from chapterflow.models.parts.registry import get_model
 from chapterflow.records import Comparison, Outcome, Prepared, Tell, Trained, silent
+from chapterflow.settings import Settings
 from chapterflow.tracking import runs
 from chapterflow.tracking.fingerprint import fingerprint, fingerprint_parts, module_hashes
 from chapterflow.tracking.session import Session, outcome_of

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from chapterflow.config import EvaluationParams
 from chapterflow.data.card import Dataset, DatasetCard
 from chapterflow.errors import ImplausibleMetric
 from chapterflow.models.parts.base import InputSpec
 from chapterflow.models.parts.registry import get_model
+from chapterflow.settings import EvaluationParams
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 

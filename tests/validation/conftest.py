@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chapterflow.config import ImageExpectations
 from chapterflow.data.card import CARD, SPLITS, Dataset, DatasetCard, open_dataset
+from chapterflow.settings import ImageExpectations
 from chapterflow.validation.run import Verdict, validate_images
 
 BOUNDS = ImageExpectations(

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chapterflow.config import ImageExpectations
 from chapterflow.data.card import Dataset
+from chapterflow.settings import ImageExpectations
 from chapterflow.validation import run
 from chapterflow.validation.results import describe
 from chapterflow.validation.rows import image_rows

@@ -11,11 +11,11 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from chapterflow.config import Settings
 from chapterflow.data.card import CARD, SPLITS, DatasetCard, FileRecord, read_card, sha256_file
 from chapterflow.data.sources import OnProgress, SourceImages, read_source, recipe
 from chapterflow.environment import Project
 from chapterflow.errors import ChapterflowError, DataError
+from chapterflow.settings import Settings
 
 
 def ensure_dataset(

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from chapterflow.config import RemoteFile
 from chapterflow.errors import DataError
+from chapterflow.settings import RemoteFile
 
 #: Largest decompressed size of a file for which `params.yaml` gives none: 4 GiB.
 MAX_BYTES = 4 << 30

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chapterflow.config import DatasetParams, Idx, SklearnDigits
 from chapterflow.data.card import SPLITS
 from chapterflow.data.splits import stratified_split
 from chapterflow.errors import DataError
+from chapterflow.settings import DatasetParams, Idx, SklearnDigits
 
 #: Called with the file's name, bytes received so far, and bytes in all where known.
 OnProgress = Callable[[str, int, int | None], None]

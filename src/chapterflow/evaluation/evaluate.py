@@ -20,7 +20,7 @@ from chapterflow.training.fit import FORWARD_BATCH, Training
 from chapterflow.training.pipeline import split_batches
 
 if TYPE_CHECKING:
-    from chapterflow.config import EvaluationParams
+    from chapterflow.settings import EvaluationParams
 
 
 class Evaluation(Strict):

@@ -7,9 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from chapterflow.config import Settings
 from chapterflow.data.card import CARD, SPLITS, read_card
 from chapterflow.environment import Project
+from chapterflow.settings import Settings
 
 
 def inventory(project: Project, settings: Settings) -> list[dict[str, Any]]:

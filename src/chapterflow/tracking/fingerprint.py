@@ -14,7 +14,7 @@ import chapterflow
 from chapterflow.data.card import DatasetCard, sha256_file
 
 if TYPE_CHECKING:
-    from chapterflow.config import Settings
+    from chapterflow.settings import Settings
 
 #: Libraries whose version can change a number.
 NUMERIC_LIBRARIES = ("tensorflow", "keras", "numpy", "scipy", "scikit-learn")

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from chapterflow.config import Settings
 from chapterflow.data.card import Dataset, DatasetCard
 from chapterflow.data.versioning import data_version
 from chapterflow.environment import Project
 from chapterflow.models.parts.registry import get_model
 from chapterflow.records import Outcome
+from chapterflow.settings import Settings
 from chapterflow.tracking import runs
 from chapterflow.tracking.fingerprint import fingerprint
 from chapterflow.tracking.store import ensure_experiment, open_store

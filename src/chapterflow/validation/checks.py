@@ -9,7 +9,7 @@ from chapterflow.data.card import DatasetCard
 if TYPE_CHECKING:
     from great_expectations.expectations.expectation import Expectation
 
-    from chapterflow.config import ImageExpectations
+    from chapterflow.settings import ImageExpectations
 
 
 def check(kind: str, name: str, expected: str, reason: str, **kwargs: Any) -> Expectation:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import great_expectations as gx
     import pandas as pd
 
-    from chapterflow.config import ImageExpectations
+    from chapterflow.settings import ImageExpectations
 
 __all__ = ["ExpectationResult", "Verdict", "read_verdict", "validate_images"]
 

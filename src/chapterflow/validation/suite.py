@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import great_expectations as gx
     from great_expectations.expectations.expectation import Expectation
 
-    from chapterflow.config import ImageExpectations
+    from chapterflow.settings import ImageExpectations
 
 SUITE = "images"
 
