@@ -6,58 +6,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from chapterflow.data.card import Dataset, DatasetCard
+from chapterflow.data.card import Dataset
 from chapterflow.errors import ImplausibleMetric
 from chapterflow.models.parts.base import InputSpec
 from chapterflow.models.parts.registry import get_model
 from chapterflow.settings import EvaluationParams
+from tests.digits import Watched, digits_dataset
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
 PARAMS = EvaluationParams(calibration_bins=15, latency_batch=4, latency_repeats=10)
 
 
-class Watched:
-    """An array that notes which examples are read."""
-
-    def __init__(self, array: NDArray[Any]) -> None:
-        self.array = array
-        self.read: list[NDArray[np.intp]] = []
-
-    def __getitem__(self, chosen: NDArray[np.intp]) -> NDArray[Any]:
-        self.read.append(np.array(chosen))
-        return self.array[chosen]
-
-
 @pytest.fixture
-def dataset(tmp_path: Path) -> Dataset:
+def dataset() -> Dataset:
     """Scikit-learn's digits, two thirds of them for the test: more than one forward batch."""
-    from sklearn.datasets import load_digits
-
-    raw = load_digits()
-    split = np.random.default_rng(5).choice([0, 1, 2, 2], len(raw.target)).astype(np.uint8)
-    return Dataset(
-        card=DatasetCard(
-            name="digits",
-            kind="images",
-            title="",
-            source="",
-            licence="",
-            shape=[8, 8, 1],
-            classes=[str(number) for number in range(10)],
-            value_max=16,
-            counts={},
-            files={},
-            test_digest="",
-            recipe={},
-        ),
-        folder=tmp_path,
-        images=raw.images[..., np.newaxis].astype(np.uint8),
-        labels=raw.target.astype(np.uint8),
-        split=split,
-    )
+    return digits_dataset(np.random.default_rng(5).choice([0, 1, 2, 2], 1797))
 
 
 def score(model: Any, dataset: Dataset, folder: Path, seconds: float = 2.0) -> Any:

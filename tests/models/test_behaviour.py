@@ -7,37 +7,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from chapterflow.data.card import Dataset, DatasetCard
+from chapterflow.data.card import Dataset
 from chapterflow.models.parts.registry import get_model
+from tests.digits import digits_dataset
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
 
-def digits(counts: tuple[int, int, int], folder: Path) -> Dataset:
-    """Return the first of scikit-learn's digits; `counts` of train, validation and test."""
-    from sklearn.datasets import load_digits
-
-    raw = load_digits()
-    return Dataset(
-        card=DatasetCard(
-            name="few-digits",
-            kind="images",
-            title="",
-            source="",
-            licence="",
-            shape=[8, 8, 1],
-            classes=[str(number) for number in range(10)],
-            value_max=16,
-            counts={},
-            files={},
-            test_digest="",
-            recipe={},
-        ),
-        folder=folder,
-        images=raw.images[: sum(counts), ..., np.newaxis].astype(np.uint8),
-        labels=raw.target[: sum(counts)].astype(np.uint8),
-        split=np.repeat(np.arange(3, dtype=np.uint8), counts),
-    )
+def digits(counts: tuple[int, int, int]) -> Dataset:
+    """Return the first digits; `counts` of train, validation and test, in this order."""
+    return digits_dataset(np.repeat(np.arange(3), counts))
 
 
 def trained(name: str, dataset: Dataset, work: Path, **options: Any) -> Any:
@@ -59,7 +38,7 @@ def answers(model: Any, images: NDArray[Any]) -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("name", ["dnn", "cnn", "lenet5"])
 def test_thirty_two_digits_are_learnt_by_heart(name: str, tmp_path: Path) -> None:
-    dataset = digits((32, 8, 8), tmp_path)
+    dataset = digits((32, 8, 8))
     model = trained(name, dataset, tmp_path / "work", epochs=20, batch_size=4, learning_rate=0.01)
     images, labels = dataset.images[:32], dataset.labels[:32]
     logits = answers(model, images)
@@ -90,7 +69,7 @@ def test_a_shift_by_one_pixel_costs_the_dense_network_more_than_the_convolutiona
 ) -> None:
     # The chapter's reason for convolution. Measured with seeds 1 to 3 on stratified
     # splits: dnn 0.45 to 0.47, cnn 0.63 to 0.67.
-    dataset = digits((1198, 150, 449), tmp_path)
+    dataset = digits((1198, 150, 449))
     test = dataset.indices("test")
     images, labels = dataset.images[test], dataset.labels[test]
     accuracy = {}

@@ -10,52 +10,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from chapterflow.data.card import Dataset, DatasetCard
+from chapterflow.data.card import Dataset
 from chapterflow.models.parts.base import ModelParams
 from chapterflow.models.parts.registry import get_model
+from tests.digits import Watched, digits_dataset
 
 #: 70 examples in batches of 16 are five steps, the last of six examples.
 TRAIN, VALIDATION, TEST = 70, 30, 20
 
 
-class Watched:
-    """An array that notes which examples are read."""
-
-    def __init__(self, array: NDArray[Any]) -> None:
-        self.array = array
-        self.read: list[NDArray[np.intp]] = []
-
-    def __getitem__(self, chosen: NDArray[np.intp]) -> NDArray[Any]:
-        self.read.append(np.array(chosen))
-        return self.array[chosen]
-
-
 def make_dataset(train: int = TRAIN, validation: int = VALIDATION, test: int = TEST) -> Dataset:
     """Return scikit-learn's first digits, the three splits mixed."""
-    from sklearn.datasets import load_digits
-
-    raw, count = load_digits(), train + validation + test
     split = np.repeat(np.arange(3, dtype=np.uint8), (train, validation, test))
-    return Dataset(
-        card=DatasetCard(
-            name="few-digits",
-            kind="images",
-            title="",
-            source="",
-            licence="",
-            shape=[8, 8, 1],
-            classes=[str(number) for number in range(10)],
-            value_max=16,
-            counts={"train": train, "validation": validation, "test": test},
-            files={},
-            test_digest="",
-            recipe={},
-        ),
-        folder=Path("unused"),
-        images=np.resize(raw.images, (count, 8, 8))[..., np.newaxis].astype(np.uint8),
-        labels=np.resize(raw.target, count).astype(np.uint8),
-        split=np.random.default_rng(5).permutation(split),
-    )
+    return digits_dataset(np.random.default_rng(5).permutation(split))
 
 
 @pytest.fixture(scope="session")

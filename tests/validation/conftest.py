@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chapterflow.data.card import CARD, SPLITS, Dataset, DatasetCard, open_dataset
+from chapterflow.data.card import CARD, Dataset, open_dataset
 from chapterflow.settings import ImageExpectations
 from chapterflow.validation.run import Verdict, validate_images
+from tests.digits import digits_card
 
 BOUNDS = ImageExpectations(
     class_divergence=0.05, duplicates=0.01, value_use=0.9, mean_value=[0.02, 0.7]
@@ -59,21 +60,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder.mkdir()
     for name, array in (("images", images), ("labels", labels), ("split", split)):
         np.save(folder / f"{name}.npy", array)
-    card = DatasetCard(
-        name="digits",
-        kind="images",
-        title="Handwritten digits",
-        source="scikit-learn",
-        licence="CC BY 4.0",
-        shape=[8, 8, 1],
-        classes=[str(label) for label in range(10)],
-        value_max=16,
-        counts={name: int(np.sum(split == code)) for code, name in enumerate(SPLITS)},
-        files={},
-        test_digest="0" * 64,
-        recipe={},
-    )
-    (folder / CARD).write_text(card.to_json())
+    (folder / CARD).write_text(digits_card(split).to_json())
     return open_dataset(folder)
 
 

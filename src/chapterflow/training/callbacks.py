@@ -54,7 +54,20 @@ def _checkpoint(folder: Path, epochs: int) -> Path:
 
 def finished_epochs(folder: Path) -> int:
     """Return how many epochs the newest whole checkpoint covers; 0 where there is none."""
-    return max((int(path.name[6:]) for path in folder.glob("epoch-*")), default=0)
+    return max(
+        (int(path.name[6:]) for path in folder.glob("epoch-*") if _is_whole(path)), default=0
+    )
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Tell whether the weights can be read to their end: a power cut may have taken some."""
+    import h5py
+
+    try:
+        with h5py.File(checkpoint / "latest.weights.h5"):
+            return (checkpoint / "training_metadata.json").stat().st_size > 0
+    except OSError:
+        return False
 
 
 class EpochSeeds(keras.callbacks.Callback):  # type: ignore[misc]

@@ -66,8 +66,9 @@ def fit(
     checkpoints, best = work / "checkpoints", work / "best.weights.h5"
     finished = cb.finished_epochs(checkpoints)
     history = read_history(work / "history.jsonl", epochs=finished)
-    if len(history) != finished or (finished and params.patience and not best.is_file()):
-        # Part of it is lost (a power cut, a tidy hand): the rest is of no use.
+    lost_best = params.patience is not None and not best.is_file()
+    if not finished or len(history) != finished or lost_best:
+        # Nothing to go on from, or only part of it (a power cut, a tidy hand), which is of no use.
         shutil.rmtree(checkpoints, ignore_errors=True)
         for file in (best, work / "history.jsonl"):
             file.unlink(missing_ok=True)
