@@ -16,7 +16,7 @@ from chapterflow.environment import Project, configure, find_project
 from chapterflow.errors import ChapterflowError, FetchError, StoreUnavailable
 from chapterflow.records import Comparison, Outcome, Prepared, Tell, Trained
 from chapterflow.report.progress import tell_about
-from chapterflow.report.tables import results_markdown
+from chapterflow.report.tables import differences_markdown, results_markdown
 from chapterflow.settings import Profile, Settings
 from chapterflow.tracking.runs import end_dead_runs
 from chapterflow.tracking.session import Session
@@ -182,11 +182,9 @@ def chapter(
         )
         with session.ending_on_error(flow_run_id):
             outcomes = _run_models(project, settings, names, flow_run_id, force)
-            if any(outcome.status != "failed" for outcome in outcomes):
-                quoted: Any = quote(settings)
-                compare(quoted, outcomes)
+            differences = _compare(settings, outcomes)
             results = document(settings.profile, time.monotonic() - started, outcomes)
-            table = results_markdown(outcomes)
+            table = f"{results_markdown(outcomes)}\n{differences}"
             session.close_flow_run(flow_run_id, results, table)
             create_markdown_artifact(
                 table, key="results", description="Results of the chapter flow"
@@ -243,6 +241,17 @@ def _run_model(
     return outcome
 
 
+def _compare(settings: Settings, outcomes: list[Outcome]) -> str:
+    """Return the comparison as markdown; where it fails, why: the models are done all the same."""
+    if all(outcome.status == "failed" for outcome in outcomes):
+        return ""
+    quoted: Any = quote(settings)
+    state: Any = compare(quoted, outcomes, return_state=True)
+    if error := error_of(state):
+        return f"The comparison failed: {error}\n"
+    return differences_markdown(state.result().differences)
+
+
 def _failure(settings: Settings, name: str, state: State[Any]) -> Outcome:
     error = error_of(state)
     told = str(error) if isinstance(error, ChapterflowError) else f"{type(error).__name__}: {error}"
@@ -269,6 +278,3 @@ def document(profile: str, seconds: float, outcomes: Sequence[Outcome]) -> dict[
         "seconds": round(seconds, 3),
         "models": [outcome.model_dump(exclude={"exit_code"}) for outcome in outcomes],
     }
-
-
-__all__ = ["ModelsFailed", "chapter", "document"]

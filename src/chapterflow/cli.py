@@ -51,6 +51,9 @@ def main() -> None:
     """Run the command line; every failure is one clear message and an exit code."""
     debug = "--debug" in sys.argv or bool(os.environ.get("CHAPTERFLOW_DEBUG"))
     sys.argv = [word for word in sys.argv if word != "--debug"]
+    if debug:
+        # What fails inside a flow is told by Prefect's log, with its traceback.
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")
     try:
         app()
     except ChapterflowError as error:
@@ -358,6 +361,3 @@ def step_compare(profile: ProfileOption = None) -> None:
 
 if __name__ == "__main__":
     main()
-
-
-__all__ = ["app", "main"]

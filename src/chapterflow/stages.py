@@ -14,12 +14,7 @@ from chapterflow import steps
 from chapterflow.data.card import read_card
 from chapterflow.environment import Project
 from chapterflow.report.progress import tell_about
-from chapterflow.report.tables import (
-    DIFFERENCE_HEADINGS,
-    difference_row,
-    markdown,
-    results_markdown,
-)
+from chapterflow.report.tables import differences_markdown, results_markdown
 from chapterflow.settings import Settings
 from chapterflow.tracking import runs
 from chapterflow.tracking.session import Session
@@ -75,7 +70,7 @@ def compare_stage(project: Project, settings: Settings) -> None:
         project.results / "comparison.json",
         json.dumps([pair.model_dump() for pair in found.differences], indent=2) + "\n",
     )
-    pairs = markdown(DIFFERENCE_HEADINGS, [difference_row(pair) for pair in found.differences])
+    pairs = differences_markdown(found.differences)
     _write(project.results / "comparison.md", f"{results_markdown(found.models)}\n{pairs}")
 
 

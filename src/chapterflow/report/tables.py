@@ -75,6 +75,11 @@ def results_markdown(outcomes: Sequence[Outcome]) -> str:
     return markdown(HEADINGS, [results_row(outcome) for outcome in outcomes]) + errors
 
 
+def differences_markdown(differences: Sequence[Difference]) -> str:
+    """Return the table of differences."""
+    return markdown(DIFFERENCE_HEADINGS, [difference_row(pair) for pair in differences])
+
+
 def print_results(
     console: Console, outcomes: Sequence[Outcome], *, show_status: bool = True
 ) -> None:
