@@ -84,7 +84,7 @@ def test_a_line_for_each_subject(clock: Clock, piped: Console) -> None:
     assert told == [
         "dnn failed 0.0 s no luck",
         "cnn train 2.5 s epoch 2 [x]",
-        "lenet5 waiting 0.0 s",
+        "lenet5 waiting",
     ]
 
 
@@ -106,7 +106,7 @@ def test_a_subject_that_nobody_announced_gets_a_line(clock: Clock, piped: Consol
     lively.update("mnist", "fetch", "3 MB")
     piped.print(lively)
     assert [" ".join(line.split()) for line in lines(piped)] == [
-        "cnn waiting 0.0 s",
+        "cnn waiting",
         "mnist fetch 0.0 s 3 MB",
     ]
 

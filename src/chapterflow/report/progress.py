@@ -17,7 +17,8 @@ from chapterflow.records import Tell
 
 #: Seconds between two plain lines about the same step of the same subject.
 PLAIN_EVERY = 5.0
-DONE = ("trained", "reused", "failed")
+#: Steps after which nothing more happens to a subject.
+DONE = ("trained", "reused", "failed", "checked", "built", "here")
 
 
 class Progress(Protocol):
@@ -68,14 +69,17 @@ class Lively:
 
     def __rich__(self) -> Table:
         table = Table.grid(padding=(0, 2))
-        for subject, (step, detail) in self._lines.items():
+        # A copy: another thread redraws while the work goes on.
+        for subject, (step, detail) in list(self._lines.items()):
             style = {"failed": "red", "trained": "green", "reused": "cyan"}.get(step, "")
-            running = time.monotonic() - self._started.get(subject, time.monotonic())
-            seconds = self._seconds.get(subject, running)
+            started = self._started.get(subject)
+            seconds = self._seconds.get(subject)
+            if seconds is None and started is not None:
+                seconds = time.monotonic() - started
             table.add_row(
                 Text(subject, style="bold"),
                 Text(step, style=style or ("dim" if step == "waiting" else "yellow")),
-                Text(f"{seconds:5.1f} s", style="dim"),
+                Text("" if seconds is None else f"{seconds:5.1f} s", style="dim"),
                 Text(detail, overflow="ellipsis", no_wrap=True),
             )
         return table
