@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -68,6 +69,15 @@ def command_environment(root: Path) -> dict[str, str]:
         "GIT_COMMITTER_NAME": "test",
         "GIT_COMMITTER_EMAIL": "test@example.org",
     }
+
+
+def heed_interrupts() -> None:
+    """Let a child process hear SIGINT, as one started in a terminal does.
+
+    Pass it as `preexec_fn`: a test run that was itself started in the background ignores SIGINT,
+    and its children would inherit that.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def copy_checkout(root: Path) -> Path:

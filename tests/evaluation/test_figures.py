@@ -69,8 +69,10 @@ def test_colour_is_the_share_of_the_true_class(tmp_path: Path) -> None:
     counts = np.array([[500, 500], [5, 5]])
     confusion_matrix(counts, ["a", "b"], "", tmp_path / "even.png")
     even = read(tmp_path / "even.png")
-    blue = (even[..., 2] - even[..., 0] > 0.2).mean()
-    assert blue > 0.3  # all four cells in one medium blue
+    blue = even[..., 2] - even[..., 0] > 0.2
+    upper, lower = blue[: len(blue) // 2].mean(), blue[len(blue) // 2 :].mean()
+    assert upper > 0.3  # all four cells in one medium blue
+    assert lower == pytest.approx(upper, rel=0.25)
     confusion_matrix(np.array([[1000, 0], [10, 0]]), ["a", "b"], "", tmp_path / "column.png")
     column = read(tmp_path / "column.png")
     dark = column[..., 2] - column[..., 0] > 0.2

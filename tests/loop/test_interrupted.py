@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import call, command_environment, copy_checkout
+from tests.conftest import call, command_environment, copy_checkout, heed_interrupts
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
@@ -38,6 +38,7 @@ def start(root: Path, *words: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Run, call, command_environment
+from tests.conftest import Run, call, command_environment, heed_interrupts
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
@@ -35,6 +35,7 @@ def test_a_schedule_fires_and_stops_cleanly(checkout: Path, run: Run) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=heed_interrupts,
         start_new_session=True,
     )
     database = checkout / ".prefect" / "prefect.db"
