@@ -2,7 +2,9 @@
 
 import contextvars
 import io
+import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -122,24 +124,29 @@ def test_a_long_detail_is_cut_and_not_wrapped(clock: Clock) -> None:
 
 def test_subjects_that_come_while_it_is_drawn() -> None:
     # Another thread redraws eight times a second.
-    lively, console = Lively(["cnn"]), Console(file=io.StringIO(), width=100)
+    lively = Lively([f"model-{number}" for number in range(200)])
     failures: list[Exception] = []
     stop = threading.Event()
 
     def draw() -> None:
         while not stop.is_set():
             try:
-                console.print(lively)
+                lively.__rich__()
             except RuntimeError as error:
                 failures.append(error)
                 return
 
-    drawing = threading.Thread(target=draw)
-    drawing.start()
-    for number in range(300):
-        lively.update(f"data-{number}", "fetch", "")
-    stop.set()
-    drawing.join()
+    drawing, interval = threading.Thread(target=draw), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        drawing.start()
+        for number in range(100):
+            lively.update(f"data-{number}", "fetch", "")
+            time.sleep(0.001)
+    finally:
+        stop.set()
+        drawing.join()
+        sys.setswitchinterval(interval)
     assert failures == []
 
 

@@ -55,6 +55,15 @@ def test_what_no_checkpoint_covers_is_dropped_from_the_file(tmp_path: Path, tail
     assert len(path.read_text().splitlines()) == 3
 
 
+def test_a_record_that_cannot_be_read_ends_the_history(tmp_path: Path) -> None:
+    history = records(3, 2, 1)
+    path = write(tmp_path / "history.jsonl", history)
+    first, _, third = path.read_text().splitlines()
+    path.write_text(f"{first}\n\n{third}\n")
+    assert read_history(path, epochs=3) == history[:1]
+    assert len(path.read_text().splitlines()) == 1
+
+
 def test_no_file_and_no_epochs(tmp_path: Path) -> None:
     assert read_history(tmp_path / "history.jsonl", epochs=3) == []
     assert not (tmp_path / "history.jsonl").exists()
