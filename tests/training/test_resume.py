@@ -123,6 +123,7 @@ def test_killed_after_an_epoch(plain: Case, tmp_path: Path, epochs: int) -> None
     plain.check(tmp_path, resumed_from=epochs)
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(plain: Case, tmp_path: Path) -> None:
     plain.kill_after(2, tmp_path)
     plain.kill_after(3, tmp_path)
@@ -220,7 +221,7 @@ def test_where_part_of_the_folder_is_lost_training_starts_anew(
     plain.check(tmp_path, resumed_from=0)
 
 
-@pytest.mark.parametrize("size", [0, 1000])
+@pytest.mark.parametrize("size", [0, pytest.param(1000, marks=pytest.mark.slow)])
 def test_a_checkpoint_that_lost_its_bytes(plain: Case, tmp_path: Path, size: int) -> None:
     # As a machine may leave it that lost power: the name is on disk, the content is not.
     plain.kill_after(2, tmp_path)
