@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
+# An environment holds absolute paths: one that was moved with its folder is made anew.
+MOVED := $(shell [ ! -f $(VENV)/.root ] || [ "$$(cat $(VENV)/.root)" = "$(CURDIR)" ] || rm -rf $(VENV))
+
 .PHONY: run test test-all check format bench repro lock clean
 
 run: $(VENV)/.run
@@ -47,6 +50,7 @@ $(BIN)/python:
 	sys.exit(None if ok else "Python 3.11, 3.12 or 3.13 is needed. Received: " + sys.version.split()[0] + \
 	". Name another with: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
+	@printf '%s\n' "$(CURDIR)" > $(VENV)/.root
 	-@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 
 # uv installs in seconds; where it cannot (no wheel, another index set-up), pip does the same.

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from prefect import serve
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.schedules import Cron, Interval, Schedule
 
 from chapterflow.errors import ConfigError
@@ -37,7 +38,15 @@ def serve_chapter(
         when: Schedule = (
             Interval(timedelta(seconds=every)) if every else Cron(cron or "", timezone="UTC")
         )
-        deployment: Any = chapter.to_deployment(name=NAME, schedule=when, parameters=parameters)
+        deployment: Any = chapter.to_deployment(
+            name=NAME,
+            schedule=when,
+            parameters=parameters,
+            # A run that is due while one is under way is skipped: it would only wait and reuse.
+            concurrency_limit=ConcurrencyLimitConfig(
+                limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
+            ),
+        )
     except ValueError as error:
         reason = str(error).splitlines()[-1]
         raise ConfigError(f"--cron takes five fields, such as '0 2 * * *': {reason}") from None

@@ -38,6 +38,8 @@ def test_the_committed_file_is_valid_in_both_profiles() -> None:
         ("datasets.mnist.kind=idxs", "datasets.mnist.kind", "'idxs'", "'idx'"),
         ("datasets.mnist.files.test_images.sha=0", "test_images.sha", "", "'sha256'"),
         ("datasets.digits.test=0.95", "datasets.digits", "1.05", "nothing to train on"),
+        ("datasets.digits.test=0.0", "datasets.digits.test", "0.0", "greater than 0"),
+        ("datasets.digits.validation=0.0", "digits.validation", "0.0", "greater than 0"),
         ("validation.images.mean_value=[0.9,0.1]", "mean_value", "[0.9, 0.1]", "lowest"),
         ("profile=emebdded", "profile", "'emebdded'", "'embedded'"),
         ("seed=-1", "seed", "-1", "greater than or equal to 0"),
@@ -138,6 +140,20 @@ def _load(document: dict[str, object], path: Path) -> Settings:
         f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in document.items()
     ]
     return load_settings(path, overrides=overrides)
+
+
+def test_a_copied_block_may_not_fetch_the_files_of_the_first() -> None:
+    copied = yaml.safe_load(PARAMS.read_text())["datasets"]["mnist"]
+
+    def override(block: dict[str, object]) -> str:
+        return f"datasets.mine={yaml.safe_dump(block, default_flow_style=True, width=9999)}"
+
+    with pytest.raises(
+        ConfigError, match=r"datasets\.mine\.mirror: 'mnist' is the folder of 'mnist'"
+    ):
+        load_settings(PARAMS, overrides=[override(copied)])
+    del copied["mirror"]
+    assert "mine" in load_settings(PARAMS, overrides=[override(copied)]).datasets
 
 
 def test_settings_are_frozen() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -58,7 +59,7 @@ def main() -> None:
         app()
     except ChapterflowError as error:
         if debug:
-            raise
+            traceback.print_exc()
         _say(str(error), "red")
         sys.exit(error.exit_code)
     except SystemExit as ended:
@@ -70,7 +71,8 @@ def main() -> None:
         sys.exit(1)
     except Exception as error:
         if debug:
-            raise
+            traceback.print_exc()
+            sys.exit(1)
         _say(f"{type(error).__name__}: {error}", "red")
         _say("This was not expected; `--debug` shows where it happened.", "red")
         sys.exit(1)

@@ -219,7 +219,15 @@ def _cross_check(settings: Settings, faults: list[str]) -> None:
                 )
                 if fault not in faults:
                     faults.append(fault)
+    mirrors: dict[str, str] = {}
     for name, dataset in settings.datasets.items():
+        folder = getattr(dataset, "mirror", None)
+        if folder is not None and mirrors.setdefault(folder, name) != name:
+            # A copied block would quietly fetch the other dataset's files.
+            faults.append(
+                f"datasets.{name}.mirror: {folder!r} is the folder of {mirrors[folder]!r}. "
+                "Leave `mirror` out for data that no mirror holds."
+            )
         held_out = dataset.validation + getattr(dataset, "test", 0.0)
         if held_out >= 1:
             faults.append(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field
 
 from chapterflow.errors import ConfigError
-from chapterflow.models.parts.base import Fraction, ModelParams, PositiveInt, Strict
+from chapterflow.models.parts.base import ModelParams, PositiveInt, Strict
 
 Profile = Literal["embedded", "book"]
 PROFILES: tuple[Profile, ...] = get_args(Profile)
@@ -15,6 +15,8 @@ PROFILES: tuple[Profile, ...] = get_args(Profile)
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+#: Share of examples in a split that must not be empty.
+SplitShare = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -29,8 +31,8 @@ class SklearnDigits(Strict):
 
     kind: Literal["sklearn-digits"]
     seed: Seed
-    validation: Fraction
-    test: Fraction
+    validation: SplitShare
+    test: SplitShare
 
 
 class RemoteFile(Strict):
@@ -60,7 +62,8 @@ class Idx(Strict):
     """Grey images in the IDX format of MNIST, gzip or raw; its test files stay the test set.
 
     Attributes:
-        mirror: Folder of these files below `CHAPTERFLOW_MIRROR`.
+        mirror: Folder of these files below `CHAPTERFLOW_MIRROR`; null for data that no mirror
+            holds, which come from `upstream` always.
         upstream: Base addresses (`https://`, `file://` or a path), tried in order.
         validation: Share of the train files for early stopping.
         seed: Seed of the split into train and validation.
@@ -69,10 +72,10 @@ class Idx(Strict):
 
     kind: Literal["idx"]
     seed: Seed
-    mirror: str
+    mirror: str | None = None
     upstream: Annotated[list[str], Field(min_length=1)]
     files: IdxFiles
-    validation: Fraction
+    validation: SplitShare
     classes: PositiveInt = 10
     title: str = "IDX images"
     licence: str = "unknown"

@@ -68,6 +68,24 @@ def test_overrides_and_names(ready: Path) -> None:
     fails(call(ready.parent, "chapterflow", "run"), 2, "No params.yaml")
 
 
+def test_debug_adds_a_traceback_and_keeps_the_exit_code(ready: Path) -> None:
+    told = call(ready, "chapterflow", "--debug", "run", "lenet")
+    assert told.returncode == 2
+    assert "Traceback" in told.stderr
+    assert "Did you mean 'lenet5'?" in told.stderr
+
+
+def test_data_that_no_mirror_holds_come_from_upstream(tmp_path: Path, ready: Path) -> None:
+    root = tmp_path / "checkout"
+    shutil.copytree(ready, root, symlinks=True)
+    mine, other = small_mirror(tmp_path / "mine"), small_mirror(tmp_path / "other")
+    shutil.rmtree(other / "mnist")
+    stores.set_param(root, "datasets.mnist.mirror", None)
+    stores.set_param(root, "datasets.mnist.upstream", [str(mine / "mnist")])
+    told = fetch(root, str(other), *UNPINNED)
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
 def test_json_keeps_stdout_clean_on_errors(ready: Path) -> None:
     told = call(ready, "chapterflow", "run", "--json", "lenet")
     assert told.stdout == ""

@@ -13,11 +13,11 @@ from chapterflow.errors import ConfigError
 MIRROR = "CHAPTERFLOW_MIRROR"
 
 
-def addresses_of(name: str, mirror_folder: str, upstream: Sequence[str]) -> list[Path | str]:
+def addresses_of(name: str, mirror_folder: str | None, upstream: Sequence[str]) -> list[Path | str]:
     """Return where to look for a file, in order: a `Path`, or the text of an http(s) address."""
     pieces = path_pieces(name, "The name of a file")
     mirror = os.environ.get(MIRROR)
-    if not mirror:
+    if not mirror or mirror_folder is None:
         return [_below(base, pieces, "A base address of `upstream`") for base in upstream]
     root = _below(mirror, [], MIRROR)
     if isinstance(root, Path) and not root.is_dir():

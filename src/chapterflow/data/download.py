@@ -39,7 +39,7 @@ def _silent(name: str, received: int, total: int | None) -> None:
 def fetch(
     file: RemoteFile,
     *,
-    mirror_folder: str,
+    mirror_folder: str | None,
     upstream: Sequence[str],
     cache: Path,
     on_progress: Progress = _silent,

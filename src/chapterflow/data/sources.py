@@ -112,6 +112,6 @@ def _idx(params: Idx, cache: Path, on_progress: OnProgress) -> SourceImages:
         classes=[str(number) for number in range(params.classes)],
         value_max=255,
         title=params.title,
-        source=f"IDX files: {params.mirror}",
+        source=f"IDX files: {params.mirror or params.title}",
         licence=params.licence,
     )
