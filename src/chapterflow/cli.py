@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import traceback
 from typing import TYPE_CHECKING, Annotated, Any
@@ -149,19 +150,24 @@ def run(
         _print_json(results)
     else:
         print_results(console, [Outcome.model_validate(model) for model in results["models"]])
-        _next_steps(console, results["models"], settings)
+        _next_steps(console, results["models"], settings, set_ or [])
     sys.exit(exit_code)
 
 
-def _next_steps(console: Console, models: list[dict[str, Any]], settings: Settings) -> None:
-    profile = f" --profile {settings.profile}" if settings.profile != "embedded" else ""
+def _next_steps(
+    console: Console, models: list[dict[str, Any]], settings: Settings, overrides: list[str]
+) -> None:
+    options = f" --profile {settings.profile}" if settings.profile != "embedded" else ""
+    options += "".join(f" --set {shlex.quote(override)}" for override in overrides)
     count = {s: sum(m["status"] == s for m in models) for s in ("trained", "reused", "failed")}
     told = ", ".join(f"{n} {status}" for status, n in count.items() if n)
     if count["reused"]:
         told += " (nothing they depend on has changed; --force trains anew)"
     console.print(Text(told + "."), soft_wrap=True)
+    if count["failed"] == len(models):
+        return
     console.print(
-        f"Next: `chapterflow compare{profile}` tells which differences are real; "
+        f"Next: `chapterflow compare{options}` tells which differences are real; "
         "`chapterflow ui` opens the runs in MLflow.",
         soft_wrap=True,
         highlight=False,
@@ -172,7 +178,11 @@ def _next_steps(console: Console, models: list[dict[str, Any]], settings: Settin
 def compare(
     profile: ProfileOption = None, set_: SetOption = None, as_json: JsonOption = False
 ) -> None:
-    """Compare the newest run of every model, pair by pair: is the difference real?"""
+    """Compare all models pair by pair: is the difference real?
+
+    Each model is shown by its run with today's parameters (params.yaml and --set), or else by its
+    newest run.
+    """
     project, settings = _start(profile, set_)
     from chapterflow import steps
     from chapterflow.report import progress as live

@@ -218,7 +218,11 @@ def _data_status(project: Project) -> Check:
         said = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
         return Check(name, False, f"dvc status failed: {said[-1]}", "Run `dvc status data.dvc`.")
     if json.loads(done.stdout or "{}"):
-        remedy = "`chapterflow data verify` says what; `dvc checkout data.dvc` restores it."
+        remedy = (
+            "`chapterflow data verify` finds damage; `chapterflow data fetch --force NAME` builds "
+            "a dataset anew. If all are well, data/ holds other datasets than were recorded: "
+            "`chapterflow data fetch` records them (`dvc checkout data.dvc` would delete them)."
+        )
         return Check(name, False, "data/ is not what data.dvc records", remedy)
     return Check(name, True, "data/ is what data.dvc records")
 

@@ -156,6 +156,13 @@ def test_splits_are_a_deterministic_partition(
     assert counts[SPLITS.index("validation")] == round(validation * len(labels))
 
 
+@pytest.mark.parametrize("share", [0.0001, 0.003, 0.899])
+def test_a_share_that_leaves_a_class_without_examples(project: Project, share: float) -> None:
+    with pytest.raises(DataError, match="an example of each of the 10 classes"):
+        build_digits(project, f"datasets.digits.test={share}")
+    assert not (project.data / "digits").exists()
+
+
 def test_mnist_keeps_its_test_images(project: Project, mirror: Path) -> None:
     settings = load_settings(project.params)
     card, built = ensure_dataset(project, settings, "mnist", on_progress=quiet)

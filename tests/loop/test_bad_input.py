@@ -68,6 +68,11 @@ def test_overrides_and_names(ready: Path) -> None:
     fails(call(ready.parent, "chapterflow", "run"), 2, "No params.yaml")
 
 
+def test_an_address_of_no_tracking_server(ready: Path) -> None:
+    told = call(ready, "chapterflow", "compare", MLFLOW_TRACKING_URI="htp://nowhere")
+    fails(told, 2, "htp")
+
+
 def test_debug_adds_a_traceback_and_keeps_the_exit_code(ready: Path) -> None:
     told = call(ready, "chapterflow", "--debug", "run", "lenet")
     assert told.returncode == 2

@@ -134,7 +134,7 @@ def test_results_in_markdown_with_the_errors_below() -> None:
     assert [row[0] for row in rows[2:]] == ["cnn", "dnn", "lenet5"]
     assert [row[2] for row in rows[2:]] == ["trained", "reused", "failed"]
     assert {len(row) for row in rows} == {len(HEADINGS)}
-    assert errors == "**lenet5** failed:\n\n```\none line\nand another\n```\n"
+    assert errors == "**lenet5** failed:\n\n````\none line\nand another\n````\n"
     assert results_markdown(outcomes[:2]) == text.partition("| lenet5")[0]
 
 
@@ -198,3 +198,12 @@ def test_one_table_of_differences_for_each_dataset(console: Console) -> None:
 def test_no_differences_print_nothing(console: Console) -> None:
     print_differences(console, [])
     assert console.export_text() == ""
+
+
+def test_a_narrow_terminal_gets_fewer_columns_and_whole_numbers() -> None:
+    narrow = Console(record=True, file=io.StringIO(), width=60)
+    print_results(narrow, [outcome("lenet5")])
+    text = narrow.export_text()
+    assert "…" not in text
+    assert results_row(outcome("lenet5"))[HEADINGS.index("95 % interval")] in text
+    assert "log-loss" not in text

@@ -275,3 +275,14 @@ def test_the_saved_model_holds_no_optimizer(
         file.visititems(lambda _, item: sizes.append(getattr(item, "size", 0)))
     # Nothing beyond the parameters and dropout's random state.
     assert sum(sizes) <= model.count_params() + 2
+
+
+def test_inputs_that_are_too_small_are_told_in_one_line(
+    dataset: Dataset, params_of: ParamsOf, tmp_path: Path
+) -> None:
+    card = dataset.card.model_copy(update={"shape": [3, 3, 1]})
+    tiny = replace(dataset, card=card, images=np.zeros((len(dataset.labels), 3, 3, 1), np.uint8))
+    with pytest.raises(ChapterflowError, match=r"^cnn cannot be built .* \(3, 3, 1\)") as caught:
+        train("cnn", params_of("cnn"), tiny, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chapterflow.data.card import SPLITS
+from chapterflow.errors import DataError
 
 
 def stratified_split(
@@ -19,6 +20,9 @@ def stratified_split(
 
     Returns:
         `(n,)` positions in `SPLITS`.
+
+    Raises:
+        DataError: If a share is too small, or leaves too little, for one example of each class.
     """
     from sklearn.model_selection import train_test_split
 
@@ -27,6 +31,12 @@ def stratified_split(
     for name, share in (("test", test), ("validation", validation)):
         if share > 0:
             size = round(share * len(labels))
+            classes = len(np.unique(labels[rest]))
+            if size < classes or len(rest) - size < classes:
+                raise DataError(
+                    f"Every split needs an example of each of the {classes} classes. "
+                    f"Received: {name} = {share:g}, which is {size} of {len(labels)} examples"
+                )
             rest, drawn = train_test_split(
                 rest, test_size=size, stratify=labels[rest], random_state=seed
             )

@@ -83,6 +83,8 @@ def classification_metrics(
     from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 
     count = len(labels)
+    if not count:
+        raise ImplausibleMetric("There must be test examples. Received: none")
     if not np.isin(labels, np.arange(len(classes))).all():
         raise ImplausibleMetric(
             f"Labels must be 0 to {len(classes) - 1}. Received: {sorted(set(labels.tolist()))}"

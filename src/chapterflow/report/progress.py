@@ -49,7 +49,8 @@ class Plain:
         if step == last_step and now - last_time < PLAIN_EVERY:
             return
         self._last[subject] = (step, now)
-        self._console.print(Text(f"{subject}: {step}: {detail}"), soft_wrap=True)
+        line = ": ".join(part for part in (subject, step, detail) if part)
+        self._console.print(Text(line), soft_wrap=True)
 
 
 class Lively:

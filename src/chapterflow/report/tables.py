@@ -25,6 +25,10 @@ COLUMNS: dict[str, Callable[[dict[str, float]], str]] = {
 }
 HEADINGS = ["model", "dataset", "status", *COLUMNS, "run"]
 
+#: A narrower terminal gets fewer columns instead of unreadable ones.
+WIDE = 105
+NARROW = ["model", "status", "accuracy", "95 % interval", "train s"]
+
 DIFFERENCE_HEADINGS = [
     "A", "B", "accuracy B-A", "95 % interval", "only A / B right", "McNemar p (Holm)",
     "time B/A", "verdict",
@@ -65,12 +69,18 @@ def markdown(headings: Sequence[str], rows: Sequence[Cells]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
 
 
+def failures(outcomes: Sequence[Outcome]) -> list[tuple[str, str]]:
+    """Return each error once, with the names of the models that met it."""
+    return [
+        (", ".join(o.model for o in outcomes if o.error == error), error)
+        for error in dict.fromkeys(o.error for o in outcomes if o.error)
+    ]
+
+
 def results_markdown(outcomes: Sequence[Outcome]) -> str:
     """Return the table of results, with the errors of failed models below it."""
     errors = "".join(
-        f"\n**{outcome.model}** failed:\n\n```\n{outcome.error}\n```\n"
-        for outcome in outcomes
-        if outcome.error
+        f"\n**{names}** failed:\n\n````\n{error}\n````\n" for names, error in failures(outcomes)
     )
     return markdown(HEADINGS, [results_row(outcome) for outcome in outcomes]) + errors
 
@@ -86,23 +96,21 @@ def print_results(
     """Print the table of results, then the errors."""
     colours = {"trained": "green", "reused": "cyan", "failed": "red"}
     table = Table(title="Results on the test split")
-    for heading in HEADINGS:
-        if show_status or heading != "status":
-            table.add_column(heading, justify="right" if heading in COLUMNS else "left")
+    headings = HEADINGS if console.width >= WIDE else NARROW
+    headings = [name for name in headings if show_status or name != "status"]
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in COLUMNS else "left")
     for outcome in outcomes:
         cells = dict(zip(HEADINGS, results_row(outcome), strict=True))
-        status = cells.pop("status")
-        row: list[str | Text] = list(cells.values())
-        if show_status:
-            row.insert(HEADINGS.index("status"), Text(status, style=colours[status]))
-        table.add_row(*row)
+        table.add_row(
+            *(
+                Text(cells[name], style=colours[outcome.status] if name == "status" else "")
+                for name in headings
+            )
+        )
     console.print(table)
-    told = set()
-    for outcome in outcomes:
-        if outcome.error and outcome.error not in told:
-            told.add(outcome.error)
-            names = ", ".join(o.model for o in outcomes if o.error == outcome.error)
-            console.print(Text(f"{names} failed: {outcome.error}", style="red"), soft_wrap=True)
+    for names, error in failures(outcomes):
+        console.print(Text(f"{names} failed: {error}", style="red"), soft_wrap=True)
 
 
 def print_differences(console: Console, differences: Sequence[Difference]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from chapterflow.data.card import Dataset, DatasetCard
 from chapterflow.data.versioning import data_version
 from chapterflow.environment import Project
+from chapterflow.errors import ConfigError
 from chapterflow.models.parts.registry import get_model
 from chapterflow.records import Outcome
 from chapterflow.settings import Settings
@@ -44,11 +45,14 @@ class Session:
 
     def __init__(self, project: Project, settings: Settings) -> None:
         from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
 
         self._project = project
         self._settings = settings
-        uri = open_store(project)
-        self.client = MlflowClient(uri)
+        try:
+            self.client = MlflowClient(open_store(project))
+        except MlflowException as error:
+            raise ConfigError(f"MLflow cannot use this tracking store: {error.message}") from None
         self.experiment_id = ensure_experiment(
             project, settings.tracking.experiment, EXPERIMENT_NOTE
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chapterflow.data.card import Dataset
+from chapterflow.errors import ChapterflowError
 from chapterflow.models.parts.base import ChapterModel, ModelParams, Strict
 from chapterflow.training.history import EpochRecord, best_epoch, is_over, read_history
 from chapterflow.training.pipeline import TrainBatches, split_batches, steps_per_epoch
@@ -127,7 +129,15 @@ def compiled(entry: ChapterModel[Any], params: ModelParams, dataset: Dataset) ->
     """Return a chapter model for a dataset, ready to fit: Adam, cross-entropy on logits."""
     import keras
 
-    model = entry.build(params, dataset.card.input_spec)
+    try:
+        model = entry.build(params, dataset.card.input_spec)
+    except ValueError as error:
+        # Keras colours its messages.
+        reason = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+        shape = tuple(dataset.card.shape)
+        raise ChapterflowError(
+            f"{entry.name} cannot be built for inputs of shape {shape}: {reason}"
+        ) from error
     model.compile(
         optimizer=keras.optimizers.Adam(
             learning_rate(params, steps_per_epoch(dataset, params.batch_size))
