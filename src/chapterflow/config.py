@@ -10,7 +10,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from chapterflow.errors import ConfigError
 from chapterflow.models.parts.base import ModelParams
 from chapterflow.models.parts.registry import get_model, model_names
-from chapterflow.settings import KINDS, PROFILES, Profile, Settings, nearest
+from chapterflow.settings import PROFILES, Profile, Settings, nearest
+from chapterflow.settings.datasets import KINDS
 
 
 class _NoDuplicates(yaml.SafeLoader):

@@ -85,7 +85,7 @@ def validate(
         DataError: If the bytes are not those of the card, though no expectation is broken.
     """
     from chapterflow.validation.page import PAGE
-    from chapterflow.validation.run import validate_images
+    from chapterflow.validation.run import validate_dataset
     from chapterflow.validation.verdict import VERDICT, read_verdict
 
     tell("validate", prepared.dataset)
@@ -94,7 +94,8 @@ def validate(
     damage = verify_dataset(folder)
     verdict = read_verdict(out) if not damage and (out / VERDICT).is_file() else None
     if verdict is None or not verdict.success:
-        verdict = validate_images(open_dataset(folder), settings.validation.images, out)
+        dataset = open_dataset(folder)
+        verdict = validate_dataset(dataset, settings.validation.bounds(dataset.card.kind), out)
     if flow_run_id is not None:
         with Session(project, settings) as session:
             session.client.log_artifacts(flow_run_id, out, f"validation/{prepared.dataset}")
@@ -111,10 +112,13 @@ def validate(
 
 def validation_folder(project: Project, settings: Settings, prepared: Prepared) -> Path:
     """Return where the verdict on a dataset stands: one folder for each data, bounds and checks."""
+    kind = read_card(project.data / prepared.dataset).kind
     parts = [
         prepared.digest,
-        settings.validation.model_dump_json(),
-        json.dumps(module_hashes(["chapterflow.validation.run"])),
+        settings.validation.bounds(kind).model_dump_json(),
+        json.dumps(
+            module_hashes(["chapterflow.validation.run", f"chapterflow.validation.kinds.{kind}"])
+        ),
         version("great-expectations"),
     ]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -22,7 +22,7 @@ from chapterflow.data.compressed import open_decompressed
 from chapterflow.data.download import Policy, fetch
 from chapterflow.data.idx import read_pair
 from chapterflow.errors import ChapterflowError, ConfigError, DataError, FetchError
-from chapterflow.settings import Idx, RemoteFile
+from chapterflow.settings.datasets import Idx, RemoteFile
 from tests.data import servers
 from tests.data.servers import Site, serve
 
@@ -285,7 +285,7 @@ def test_a_part_that_lacks_nothing_needs_no_request(cache: Path) -> None:
 FETCH_SCRIPT = """
 import json, sys
 from pathlib import Path
-from chapterflow.settings import RemoteFile
+from chapterflow.settings.datasets import RemoteFile
 from chapterflow.data.download import Policy, fetch
 from chapterflow.errors import ChapterflowError
 arguments = json.loads(sys.argv[1])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from chapterflow.data.card import CARD, Dataset, open_dataset
-from chapterflow.settings import ImageExpectations
+from chapterflow.settings.bounds import ImageExpectations
 from chapterflow.validation.run import Verdict, validate_images
 from tests.digits import digits_card
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from chapterflow.data.card import Dataset
-from chapterflow.settings import ImageExpectations
+from chapterflow.settings.bounds import ImageExpectations
 from chapterflow.validation import run
 from chapterflow.validation.results import describe
 from chapterflow.validation.rows import image_rows

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from chapterflow.data.card import Dataset
-from chapterflow.settings import ImageExpectations
+from chapterflow.settings.bounds import ImageExpectations
 from chapterflow.validation.docs import offline
 from chapterflow.validation.page import render_page
 from chapterflow.validation.run import Verdict, validate_images

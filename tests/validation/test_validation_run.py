@@ -12,7 +12,7 @@ import pytest
 
 from chapterflow.data.card import Dataset
 from chapterflow.errors import DataError, ValidationFailed
-from chapterflow.settings import ImageExpectations
+from chapterflow.settings.bounds import ImageExpectations
 from chapterflow.validation import run
 from chapterflow.validation.run import Verdict, read_verdict, validate_images
 
@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 from chapterflow.validation.run import validate_images
 assert not {"great_expectations", "pandas", "jinja2"} & set(sys.modules), "imported too early"
-from chapterflow.settings import ImageExpectations
+from chapterflow.settings.bounds import ImageExpectations
 from chapterflow.data.card import open_dataset
 bounds = ImageExpectations.model_validate_json(sys.argv[3])
 validate_images(open_dataset(Path(sys.argv[1])), bounds, Path(sys.argv[2]))

@@ -9,10 +9,19 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock
-from numpy.typing import NDArray
 
-from chapterflow.data.card import CARD, SPLITS, DatasetCard, FileRecord, read_card, sha256_file
-from chapterflow.data.sources import OnProgress, SourceImages, read_source, recipe
+from chapterflow.data.card import (
+    CARD,
+    SPLITS,
+    DatasetCard,
+    FileRecord,
+    kind_class,
+    read_array,
+    read_card,
+    sha256_file,
+)
+from chapterflow.data.source import SourceData
+from chapterflow.data.sources import OnProgress, read_source, recipe
 from chapterflow.environment import Project
 from chapterflow.errors import ChapterflowError, DataError
 from chapterflow.settings import Settings
@@ -87,20 +96,16 @@ def verify_dataset(folder: Path) -> list[str]:
                 f"{path}: content changed: sha256 {received[:12]}... where the card says "
                 f"{record.sha256[:12]}..."
             )
-    strangers = {path.name for path in folder.iterdir()} - {CARD, *card.files}
+    here = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
+    strangers = here - {CARD, *card.files}
     faults.extend(f"{folder / name}: not on the card." for name in sorted(strangers))
     return faults
 
 
 def _publish(
-    source: SourceImages, name: str, wanted: dict[str, Any], folder: Path, staging: Path
+    source: SourceData, name: str, wanted: dict[str, Any], folder: Path, staging: Path
 ) -> DatasetCard:
     """Write everything beside its place, then rename: a reader sees all of it or nothing."""
-    arrays: dict[str, NDArray[Any]] = {
-        "images.npy": source.images,
-        "labels.npy": source.labels,
-        "split.npy": source.split,
-    }
     staging.mkdir(parents=True, exist_ok=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=staging) as temporary:
@@ -108,10 +113,19 @@ def _publish(
         fresh.mkdir()
         try:
             files = {
-                file: _write(fresh / file, lambda out, a=array: np.save(out, a, allow_pickle=False))
-                for file, array in arrays.items()
+                f"{array}.npy": _write(
+                    fresh / f"{array}.npy",
+                    lambda out, values=values: np.save(out, values, allow_pickle=False),
+                )
+                for array, values in source.arrays.items()
             }
-            card = _card(source, name, wanted, files)
+            for path, original in source.files.items():
+                (fresh / path).parent.mkdir(parents=True, exist_ok=True)
+                with original.open("rb") as read:
+                    files[path] = _write(
+                        fresh / path, lambda out, read=read: shutil.copyfileobj(read, out)
+                    )
+            card = _card(source, name, wanted, files, fresh)
             _write(fresh / CARD, lambda out: out.write(card.to_json().encode()))
         except OSError as error:
             raise ChapterflowError(
@@ -125,27 +139,33 @@ def _publish(
 
 
 def _card(
-    source: SourceImages, name: str, wanted: dict[str, Any], files: dict[str, FileRecord]
+    source: SourceData,
+    name: str,
+    wanted: dict[str, Any],
+    files: dict[str, FileRecord],
+    folder: Path,
 ) -> DatasetCard:
-    test = source.split == SPLITS.index("test")
-    test_hash = hashlib.sha256(np.ascontiguousarray(source.images[test]).tobytes())
-    test_hash.update(source.labels[test].tobytes())
-    return DatasetCard(
+    split = source.arrays["split"]
+    card = DatasetCard(
         name=name,
-        kind="images",
+        kind=source.kind,
         title=source.title,
         source=source.source,
         licence=source.licence,
-        shape=list(source.images.shape[1:]),
+        shape=list(source.shape),
         classes=source.classes,
-        value_max=source.value_max,
-        counts={
-            split: int(np.count_nonzero(source.split == code)) for code, split in enumerate(SPLITS)
-        },
+        value_max=float(source.value_max),
+        counts={name: int(np.count_nonzero(split == code)) for code, name in enumerate(SPLITS)},
         files=files,
-        test_digest=test_hash.hexdigest(),
+        test_digest="",
+        facts=dict(source.facts),
         recipe=wanted,
     )
+    written = {array: read_array(folder, array) for array in source.arrays}
+    test = hashlib.sha256()
+    for piece in kind_class(source.kind)(card, folder, written).content("test"):
+        test.update(piece)
+    return card.model_copy(update={"test_digest": test.hexdigest()})
 
 
 def _write(path: Path, write: Any) -> FileRecord:

@@ -1,21 +1,24 @@
 """The dataset card, and the canonical arrays that it describes.
 
-`data/<name>/` holds `dataset.json` (the card), `images.npy`, `labels.npy` and `split.npy`. Nothing
-in it depends on the machine or the day, so the same source gives the same bytes everywhere.
+`data/<name>/` holds `dataset.json` (the card) and the arrays of its kind, `split.npy` among them.
+Nothing in it depends on the machine or the day, so the same source gives the same bytes everywhere.
 """
 
 import hashlib
+import importlib
 import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from chapterflow.errors import DataError
-from chapterflow.models.parts.base import InputSpec, Strict
+from chapterflow.models.parts.base import InputSpec, Kind, Strict
 
 Split = Literal["train", "validation", "test"]
 #: Position in this tuple is the code in `split.npy`.
@@ -35,27 +38,30 @@ class DatasetCard(Strict):
     """What a dataset is, where it comes from, and the hashes of its bytes.
 
     Attributes:
-        kind: Canonical form: `images` is uint8 `(n, height, width, channels)`.
-        shape: Shape of one example.
+        kind: Canonical form: a module of `chapterflow.data.kinds`, which says what it holds.
+        shape: Shape of one example; null where it varies.
+        classes: Names of the classes; none where the target is not a class.
         value_max: Largest raw value that the source can hold (16 for 17 grey levels).
         counts: Examples by split.
         files: Every file of the dataset but the card.
         test_digest: Hash over the test examples and labels, in order: two models with the same
             one were scored on the same test set.
+        facts: What else there is to say about data of this kind.
         recipe: The parameters and the seed that made it (`chapterflow.data.sources.recipe`).
     """
 
     name: str
-    kind: Literal["images"]
+    kind: Kind
     title: str
     source: str
     licence: str
-    shape: list[int]
+    shape: list[int | None]
     classes: list[str]
-    value_max: int
+    value_max: float
     counts: dict[str, int]
     files: dict[str, FileRecord]
     test_digest: str
+    facts: dict[str, Any]
     recipe: dict[str, Any]
 
     def to_json(self) -> str:
@@ -70,28 +76,87 @@ class DatasetCard(Strict):
     @property
     def input_spec(self) -> InputSpec:
         """What a model for this dataset is built for."""
-        return InputSpec(tuple(self.shape), len(self.classes), float(self.value_max))
+        return InputSpec(tuple(self.shape), len(self.classes), self.value_max, self.kind)
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """A card and its arrays, memory-mapped and read-only.
+class Dataset(ABC):
+    """A card and its arrays, memory-mapped and read-only; each kind has a class of its own.
 
     Attributes:
-        images: `(n, height, width, channels)`, raw values.
-        labels: `(n,)`, class numbers.
-        split: `(n,)`, positions in `SPLITS`.
+        arrays: Array by name.
     """
 
     card: DatasetCard
     folder: Path
-    images: NDArray[Any]
-    labels: NDArray[Any]
-    split: NDArray[Any]
+    arrays: Mapping[str, NDArray[Any]]
+
+    #: Names of the arrays of the kind that have one entry for each example.
+    ARRAYS: ClassVar[tuple[str, ...]]
+    #: Names of the others.
+    MORE_ARRAYS: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def labels(self) -> NDArray[Any]:
+        """Class numbers `(n,)`."""
+        return self.arrays["labels"]
+
+    @property
+    def split(self) -> NDArray[Any]:
+        """Positions in `SPLITS`, `(n,)`."""
+        return self.arrays["split"]
+
+    @property
+    def count(self) -> int:
+        """Number of examples, over all splits."""
+        return len(self.split)
 
     def indices(self, split: Split) -> NDArray[np.intp]:
         """Return the positions of a split's examples, ascending."""
         return np.flatnonzero(self.split == SPLITS.index(split))
+
+    @abstractmethod
+    def inputs(self, chosen: NDArray[np.intp]) -> Any:
+        """Return what models read of the chosen examples: one array, or a dict of them by name.
+
+        The first axis is the batch; values are raw.
+        """
+
+    def targets(self, chosen: NDArray[np.intp]) -> NDArray[Any]:
+        """Return what models learn of the chosen examples: int32 class numbers, by default."""
+        return np.asarray(self.labels[chosen], np.int32)
+
+    def weights(self, chosen: NDArray[np.intp]) -> NDArray[np.float32] | None:
+        """Return how much each target counts, shaped as the loss; None where all count alike."""
+        return None
+
+    def input_shapes(self) -> Any:
+        """Return the shapes of `inputs`, batch axis and what varies None, as their dtypes."""
+        return ((None, *self.card.shape), "float32")
+
+    def content(self, split: Split) -> Iterator[bytes]:
+        """Yield the bytes of a split's examples in order: what decides the scores on it."""
+        chosen = self.indices(split)
+        for start in range(0, len(chosen), 1024):
+            part = chosen[start : start + 1024]
+            given = self.inputs(part)
+            for array in given.values() if isinstance(given, dict) else (given,):
+                yield np.ascontiguousarray(array).tobytes()
+            yield np.ascontiguousarray(self.targets(part)).tobytes()
+
+
+def shape_text(shape: Sequence[int | None]) -> str:
+    """Return a shape for people: `28 x 28 x 1`, `any` where it varies."""
+    return " x ".join("any" if side is None else str(side) for side in shape)
+
+
+def kind_class(kind: Kind) -> type[Dataset]:
+    """Return the class of datasets of a kind.
+
+    The module is found by name, so that a model's fingerprint covers the kind of its own data only.
+    """
+    found: type[Dataset] = importlib.import_module(f"chapterflow.data.kinds.{kind}").Data
+    return found
 
 
 def read_card(folder: Path) -> DatasetCard:
@@ -120,23 +185,33 @@ def open_dataset(folder: Path) -> Dataset:
         DataError: If the card or an array is missing, unreadable, or they disagree on the count.
     """
     card = read_card(folder)
-    arrays = {}
-    for name in ("images", "labels", "split"):
-        path = folder / f"{name}.npy"
-        try:
-            arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(
-                f"{path} cannot be read ({error}). Delete {folder} and run "
-                "`chapterflow data fetch` to build it again."
-            ) from None
-    counts = {name: len(array) for name, array in arrays.items()}
-    if len({*counts.values(), sum(card.counts.values())}) != 1:
+    found = kind_class(card.kind)
+    names = (*found.ARRAYS, *found.MORE_ARRAYS)
+    arrays = {name: read_array(folder, name) for name in names}
+    counts = {name: len(arrays[name]) for name in found.ARRAYS}
+    if {*counts.values()} != {sum(card.counts.values())}:
         raise DataError(
             f"{folder}: the arrays must be as long as the card's counts "
             f"({sum(card.counts.values())}). Received: {counts}"
         )
-    return Dataset(card, folder, **arrays)
+    return found(card, folder, arrays)
+
+
+def read_array(folder: Path, name: str) -> NDArray[Any]:
+    """Return one array of a dataset, memory-mapped.
+
+    Raises:
+        DataError: If it is missing or unreadable.
+    """
+    path = folder / f"{name}.npy"
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}). Delete {folder} and run "
+            "`chapterflow data fetch` to build it again."
+        ) from None
+    return array
 
 
 def sha256_file(path: Path) -> str:

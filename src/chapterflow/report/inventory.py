@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from chapterflow.data.card import CARD, SPLITS, read_card
+from chapterflow.data.card import CARD, SPLITS, read_card, shape_text
 from chapterflow.environment import Project
 from chapterflow.settings import Settings
 
@@ -51,7 +51,7 @@ def print_inventory(console: Console, found: list[dict[str, Any]]) -> None:
             " / ".join(f"{record['examples'][split]:,}" for split in SPLITS)
             if here
             else "not here",
-            " x ".join(map(str, record["shape"])) if here else "",
+            shape_text(record["shape"]) if here else "",
             record["digest"][:12] if here else "`chapterflow data fetch`",
         )
     console.print(table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 
-from chapterflow.data.card import SPLITS, DatasetCard
+from chapterflow.data.card import SPLITS, DatasetCard, shape_text
 from chapterflow.validation.verdict import Verdict
 
 PAGE = "index.html"
@@ -37,9 +37,10 @@ def render_page(verdict: Verdict, card: DatasetCard, docs: str) -> str:
         "Licence": card.licence,
         "Examples": f"{verdict.examples:,}",
         "Splits": ", ".join(f"{card.counts.get(split, 0):,} {split}" for split in SPLITS),
-        "Shape": " x ".join(map(str, card.shape)),
-        "Values": f"0 to {card.value_max}",
-        "Classes": f"{len(card.classes)}: {', '.join(card.classes)}",
+        "Shape": shape_text(card.shape),
+        "Values": f"up to {card.value_max:g}",
+        "Classes": f"{len(card.classes)}: {', '.join(card.classes)}" if card.classes else "none",
+        **{name.replace("_", " ").capitalize(): fact for name, fact in card.facts.items()},
         "Digest": verdict.dataset_digest,
     }
     page = template.render(

@@ -21,7 +21,7 @@ def describe(outcome: Any) -> ExpectationResult:
     """Return the record of one `ExpectationValidationResult`.
 
     Args:
-        outcome: A result whose expectation comes from `image_suite`, computed with the column
+        outcome: A result whose expectation comes from `check`, computed with the column
             `id` as its index.
     """
     config, result = outcome.expectation_config, outcome.result or {}

@@ -1,4 +1,4 @@
-"""Image arrays -> one row of plain facts per example, which expectations can be about."""
+"""Arrays -> one row of plain facts per example, which expectations can be about."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chapterflow.data.card import SPLITS, Dataset
-from chapterflow.errors import DataError
+from chapterflow.data.card import SPLITS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,70 +20,28 @@ CHUNK_BYTES = 2**20
 UNKNOWN_SPLIT = "unknown"
 
 
-def image_rows(dataset: Dataset) -> pd.DataFrame:
-    """Describe every example of the arrays that training reads.
-
-    Labels, split codes and pixels may hold anything: finding what is wrong is what the rows are
-    for. Statistics of pixels leave out NaN and infinities, which have a column of their own; they
-    are NaN where an example has no finite pixel.
+def example_rows(split: NDArray[Any], columns: dict[str, Any]) -> pd.DataFrame:
+    """Return a row for each example, with what the expectations of every kind are about.
 
     Args:
-        dataset: Images `(n, ...)`, labels `(n,)` and split codes `(n,)`. Memory-mapped arrays are
-            read in chunks.
+        split: `(n,)` split codes; they may hold anything.
+        columns: Columns of the kind, `content_hash` among them.
 
     Returns:
-        A frame of n rows, in the order of the arrays, with the columns
-        `id` (split and position in the arrays, `train/00012`), `split`, `label`,
-        `shape` (`28x28x1`; exact whatever the number of axes), `height`, `width`, `channels`
-        (absent axes are 0), `dtype`, `min`, `max`, `mean`, `std`,
-        `nan` (number of pixels that are not finite), `blank` (all pixels are equal),
-        `content_hash`, `in_other_split` (another split holds the same pixels) and
-        `repeats` (an earlier example of the split holds the same pixels).
-
-    Raises:
-        DataError: If the arrays are not numbers of these shapes, or not equally long.
+        A frame of n rows with `id` (split and position, `train/00012`), `split`, the columns,
+        `in_other_split` (another split holds the same content) and `repeats` (an earlier example
+        of the split does).
     """
     import pandas as pd
 
-    _check_arrays(dataset)
-    count = len(dataset.images)
-    width = max(5, len(str(count - 1)))
-    splits = _split_names(dataset.split)
-    rows = pd.DataFrame(
-        {
-            "id": [f"{split}/{position:0{width}d}" for position, split in enumerate(splits)],
-            "split": splits,
-            "label": np.asarray(dataset.labels),
-            "shape": "x".join(map(str, dataset.images.shape[1:])),
-            **_axes(dataset.images.shape[1:]),
-            "dtype": str(dataset.images.dtype),
-        }
-        | _pixel_columns(dataset.images)
-    )
+    width = max(5, len(str(len(split) - 1)))
+    splits = _split_names(split)
+    ids = [f"{name}/{position:0{width}d}" for position, name in enumerate(splits)]
+    rows = pd.DataFrame({"id": ids, "split": splits} | columns)
     contents = rows.groupby("content_hash", sort=False)
     rows["in_other_split"] = contents["split"].transform("nunique") > 1
     rows["repeats"] = rows.duplicated(["split", "content_hash"])
     return rows
-
-
-def _axes(shape: tuple[int, ...]) -> dict[str, int]:
-    padded = (*shape, 0, 0, 0)
-    return dict(zip(("height", "width", "channels"), padded, strict=False))
-
-
-def _check_arrays(dataset: Dataset) -> None:
-    images, labels, split = dataset.images, dataset.labels, dataset.split
-    if images.dtype.kind not in "biuf" or images.ndim < 2 or 0 in images.shape[1:]:
-        raise DataError(
-            f"{dataset.folder}: images must be numbers of shape (n, height, width, channels). "
-            f"Received: {images.dtype} {images.shape}"
-        )
-    for name, array in (("labels", labels), ("split", split)):
-        if array.dtype.kind not in "biuf" or array.shape != (len(images),):
-            raise DataError(
-                f"{dataset.folder}: {name} must be {len(images)} numbers, one for each image. "
-                f"Received: {array.dtype} {array.shape}"
-            )
 
 
 def _split_names(codes: NDArray[Any]) -> list[str]:
@@ -94,16 +51,20 @@ def _split_names(codes: NDArray[Any]) -> list[str]:
     return [str(name) for name in names]
 
 
-def _pixel_columns(images: NDArray[Any]) -> dict[str, Any]:
-    """Return the columns that are computed from the pixels, a chunk of examples at a time."""
-    count = len(images)
+def value_facts(values: NDArray[Any]) -> dict[str, Any]:
+    """Return minimum, maximum, mean, deviation, NaN count, blankness and hash of each example.
+
+    Args:
+        values: `(n, ...)`; memory-mapped arrays are read in chunks.
+    """
+    count = len(values)
     facts = {name: np.empty(count) for name in ("min", "max", "mean", "std")}
     nan = np.zeros(count, dtype=np.int64)
     hashes: list[str] = []
-    step = max(1, CHUNK_BYTES // max(1, images[:1].nbytes))
+    step = max(1, CHUNK_BYTES // max(1, values[:1].nbytes))
     for start in range(0, count, step):
         part = slice(start, start + step)
-        pixels = np.ascontiguousarray(images[part]).reshape(len(images[part]), -1)
+        pixels = np.ascontiguousarray(values[part]).reshape(len(values[part]), -1)
         hashes += [hashlib.blake2b(example.data, digest_size=16).hexdigest() for example in pixels]
         finite = np.isfinite(pixels)
         nan[part] = pixels.shape[1] - np.count_nonzero(finite, axis=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import tempfile
 import threading
@@ -10,20 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chapterflow.data.card import Dataset
+from chapterflow.models.parts.base import Strict
 from chapterflow.validation.docs import write_offline_docs
 from chapterflow.validation.page import PAGE, render_page
 from chapterflow.validation.results import NAMED, describe
-from chapterflow.validation.rows import image_rows
-from chapterflow.validation.suite import image_suite
 from chapterflow.validation.verdict import VERDICT, ExpectationResult, Verdict, read_verdict
 
 if TYPE_CHECKING:
     import great_expectations as gx
     import pandas as pd
 
-    from chapterflow.settings import ImageExpectations
-
-__all__ = ["ExpectationResult", "Verdict", "read_verdict", "validate_images"]
+__all__ = ["ExpectationResult", "Verdict", "read_verdict", "validate_dataset"]
 
 DATA_DOCS = "data_docs"
 SITE = "offline"
@@ -31,8 +29,8 @@ SITE = "offline"
 _one_at_a_time = threading.Lock()
 
 
-def validate_images(dataset: Dataset, bounds: ImageExpectations, out: Path) -> Verdict:
-    """Hold the arrays that training reads against the suite for images.
+def validate_dataset(dataset: Dataset, bounds: Strict, out: Path) -> Verdict:
+    """Hold the arrays that training reads against the suite for their kind.
 
     Writes `out`, replacing an older one as a whole: `verdict.json` (equal data give equal bytes),
     `index.html` (the verdict on one page) and `data_docs/` (Great Expectations' own pages, made
@@ -52,7 +50,13 @@ def validate_images(dataset: Dataset, bounds: ImageExpectations, out: Path) -> V
     """
     # Read when the library is imported; the command line has set it, a script may not have.
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
-    rows = image_rows(dataset)
+    import great_expectations as gx
+
+    kind = importlib.import_module(f"chapterflow.validation.kinds.{dataset.card.kind}")
+    rows = kind.rows(dataset)
+    suite = gx.ExpectationSuite(
+        name=dataset.card.kind, expectations=kind.expectations(dataset.card, bounds)
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
         _one_at_a_time,
@@ -60,7 +64,7 @@ def validate_images(dataset: Dataset, bounds: ImageExpectations, out: Path) -> V
     ):
         new, site = Path(scratch, "new"), Path(scratch, "site")
         new.mkdir()
-        outcomes = _run_suite(image_suite(dataset.card, bounds), rows, site)
+        outcomes = _run_suite(suite, rows, site)
         results = [describe(outcome) for outcome in outcomes]
         verdict = Verdict(
             dataset=dataset.card.name,

@@ -1,39 +1,18 @@
-"""What a dataset of images must be like, as a suite of Great Expectations over its rows."""
+"""What every dataset must be like, as expectations over its rows; kinds add what is theirs."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from chapterflow.data.card import SPLITS, DatasetCard
-from chapterflow.validation.checks import check, pixel_checks
+from chapterflow.validation.checks import check
 
 if TYPE_CHECKING:
-    import great_expectations as gx
     from great_expectations.expectations.expectation import Expectation
 
-    from chapterflow.settings import ImageExpectations
 
-SUITE = "images"
-
-
-def image_suite(card: DatasetCard, bounds: ImageExpectations) -> gx.ExpectationSuite:
-    """Return the expectations that `image_rows` of a dataset must meet.
-
-    Every expectation carries in `meta` its `name` (unique in the suite, and what a verdict calls
-    it), `expected` (the requirement in a few words) and `reason` (the mistake that it guards
-    against); its `description` holds all three.
-
-    Args:
-        card: What the dataset says about itself: counts, shape, classes, value range.
-        bounds: Tolerances from `params.yaml`.
-    """
-    import great_expectations as gx
-
-    checks = [*_counts(card), *pixel_checks(card, bounds), *_labels(card, bounds), *_copies(bounds)]
-    return gx.ExpectationSuite(name=SUITE, expectations=checks)
-
-
-def _counts(card: DatasetCard) -> list[Expectation]:
+def count_checks(card: DatasetCard) -> list[Expectation]:
+    """Return what must hold for counts: those of the card, in all and in each split."""
     from great_expectations.expectations.row_conditions import Column
 
     total = sum(card.counts.values())
@@ -73,7 +52,8 @@ def _counts(card: DatasetCard) -> list[Expectation]:
     return checks
 
 
-def _labels(card: DatasetCard, bounds: ImageExpectations) -> list[Expectation]:
+def label_checks(card: DatasetCard, divergence: float) -> list[Expectation]:
+    """Return what must hold for labels: present, of a class, shares at most `divergence` nats from equal."""
     from great_expectations.expectations.row_conditions import Column
 
     classes = list(range(len(card.classes)))
@@ -100,12 +80,12 @@ def _labels(card: DatasetCard, bounds: ImageExpectations) -> list[Expectation]:
             check(
                 "ExpectColumnKLDivergenceToBeLessThan",
                 f"class-balance-{split}",
-                f"at most {bounds.class_divergence:.4g} nats from equal shares",
+                f"at most {divergence:.4g} nats from equal shares",
                 f"Every class has its share of the {split} split: a rare class is not learnt, and "
                 "the accuracy hides it.",
                 column="label",
                 partition_object={"values": classes, "weights": [1 / len(classes)] * len(classes)},
-                threshold=bounds.class_divergence,
+                threshold=divergence,
                 # Labels of no class are the matter of label-set; here they would be infinite.
                 row_condition=(Column("split") == split) & Column("label").is_in(classes),
             )
@@ -113,24 +93,25 @@ def _labels(card: DatasetCard, bounds: ImageExpectations) -> list[Expectation]:
     return checks
 
 
-def _copies(bounds: ImageExpectations) -> list[Expectation]:
+def copy_checks(duplicates: float) -> list[Expectation]:
+    """Return what must hold for copies: none in another split, at most a share in their own."""
     return [
         check(
             "ExpectColumnValuesToBeInSet",
             "one-split",
             "no example in two splits",
-            "No image of one split stands in another too: the test score would reward memory.",
+            "No example of one split stands in another too: the test score would reward memory.",
             column="in_other_split",
             value_set=[False],
         ),
         check(
             "ExpectColumnValuesToBeInSet",
             "repeats",
-            f"at most {bounds.duplicates:.2%} repeat another",
-            "Few images repeat an earlier one of their split, bit for bit: repeated examples weigh "
+            f"at most {duplicates:.2%} repeat another",
+            "Few examples repeat an earlier one of their split, bit for bit: repeated examples weigh "
             "more in training and make a test set look larger than it is.",
             column="repeats",
             value_set=[False],
-            mostly=1 - bounds.duplicates,
+            mostly=1 - duplicates,
         ),
     ]

@@ -90,7 +90,7 @@ class Verdict(Strict):
 
 
 def read_verdict(path: Path) -> Verdict:
-    """Return the verdict in a file, or in a folder that `validate_images` wrote.
+    """Return the verdict in a file, or in a folder that `validate_dataset` wrote.
 
     Raises:
         DataError: If there is none or it cannot be read.

@@ -18,6 +18,9 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+#: Canonical forms of data; `docs/architecture.md` says which arrays each has.
+Kind = Literal["images", "photos", "volumes", "curves", "graphs", "citations"]
+
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -52,14 +55,17 @@ class InputSpec:
     """What a model is built for.
 
     Attributes:
-        shape: Shape of one example, without the batch axis: `(height, width, channels)`.
-        classes: Number of classes.
+        shape: Shape of one example, without the batch axis: `(height, width, channels)` for
+            images; None where it varies.
+        classes: Number of classes; 0 where the target is not a class.
         value_max: Largest raw value (255 for 8-bit pixels); the model rescales by it.
+        kind: Canonical form of the data.
     """
 
-    shape: tuple[int, ...]
+    shape: tuple[int | None, ...]
     classes: int
     value_max: float
+    kind: Kind = "images"
 
 
 P = TypeVar("P", bound=ModelParams)
