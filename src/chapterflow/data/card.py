@@ -131,7 +131,7 @@ class Dataset(ABC):
         return None
 
     def input_shapes(self) -> Any:
-        """Return the shapes of `inputs`, batch axis and what varies None, as their dtypes."""
+        """Return shape and dtype of the inputs, in their structure; None for axes that vary."""
         return ((None, *self.card.shape), "float32")
 
     def content(self, split: Split) -> Iterator[bytes]:

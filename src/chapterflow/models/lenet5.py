@@ -42,7 +42,7 @@ def build(params: Params, data: InputSpec) -> keras.Model:
 
     pool = layers.AveragePooling2D if params.pooling == "average" else layers.MaxPooling2D
     height, width = data.shape[:2]
-    margins = [max(0, SIDE - side) for side in (height, width)]
+    margins = [max(0, SIDE - (side or SIDE)) for side in (height, width)]
     padding = tuple((margin // 2, margin - margin // 2) for margin in margins)
     inputs = keras.Input(data.shape, name="pixels")
     x = layers.ZeroPadding2D(padding, name="pad")(inputs)

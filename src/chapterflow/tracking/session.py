@@ -189,7 +189,7 @@ class Session:
         runs.log_metrics(self.client, run_id, evaluation.metrics, 0)
 
         entry = get_model(model)
-        example = np.asarray(dataset.images[dataset.indices("train")[:2]], np.float32)
+        example = dataset.inputs(dataset.indices("train")[:2])
         logged = log_keras_model(
             keras.saving.load_model(work / "model.keras", compile=False),
             run_id=run_id,

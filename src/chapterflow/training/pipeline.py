@@ -48,10 +48,10 @@ class TrainBatches:
         self._seed = seed
 
     def as_tf(self) -> tf.data.Dataset:
-        """Return batches of float32 `(batch, *shape)` raw values and int32 `(batch,)` labels."""
+        """Return batches of inputs and targets, and of weights where the kind of data has them."""
         return _as_tf(self._dataset, self._pass, len(self._indices), self._batch_size)
 
-    def _pass(self) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    def _pass(self) -> Iterator[tuple[Any, ...]]:
         order = epoch_order(len(self._indices), self._seed, self.epoch)
         yield from _gather(self._dataset, self._indices[order], self._batch_size)
 
@@ -64,22 +64,29 @@ def split_batches(dataset: Dataset, split: Split, *, batch_size: int) -> tf.data
 
 def _gather(
     dataset: Dataset, order: NDArray[np.intp], batch_size: int
-) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+) -> Iterator[tuple[Any, ...]]:
     for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        yield (
-            np.asarray(dataset.images[chosen], np.float32),
-            np.asarray(dataset.labels[chosen], np.int32),
-        )
+        yield _batch(dataset, order[start : start + batch_size])
+
+
+def _batch(dataset: Dataset, chosen: NDArray[np.intp]) -> tuple[Any, ...]:
+    inputs, targets = dataset.inputs(chosen), dataset.targets(chosen)
+    weights = dataset.weights(chosen)
+    return (inputs, targets) if weights is None else (inputs, targets, weights)
 
 
 def _as_tf(dataset: Dataset, batches: Any, count: int, batch_size: int) -> tf.data.Dataset:
     import tensorflow as tf
 
-    signature = (
-        tf.TensorSpec((None, *dataset.card.shape), tf.float32),
-        tf.TensorSpec((None,), tf.int32),
+    # Targets and weights of one size; of inputs, axes may vary from batch to batch.
+    _, *rest = _batch(dataset, dataset.indices("train")[:1])
+    given = dataset.input_shapes()
+    inputs = (
+        {name: tf.TensorSpec(*spec) for name, spec in given.items()}
+        if isinstance(given, dict)
+        else tf.TensorSpec(*given)
     )
+    signature = (inputs, *(tf.TensorSpec((None, *a.shape[1:]), a.dtype) for a in rest))
     stream = tf.data.Dataset.from_generator(batches, output_signature=signature)
     # Keras must know where a pass ends to run several steps in one execution.
     sized = stream.apply(tf.data.experimental.assert_cardinality(math.ceil(count / batch_size)))

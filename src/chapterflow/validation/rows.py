@@ -74,8 +74,8 @@ def value_facts(values: NDArray[Any]) -> dict[str, Any]:
             facts["mean"][part] = pixels.mean(axis=1, dtype=np.float64)
             facts["std"][part] = pixels.std(axis=1, dtype=np.float64)
         else:
-            for name, values in _finite_facts(pixels, finite).items():
-                facts[name][part] = values
+            for name, found in _finite_facts(pixels, finite).items():
+                facts[name][part] = found
     blank = (nan == 0) & (facts["min"] == facts["max"])
     return facts | {"nan": nan, "blank": blank, "content_hash": hashes}
 

@@ -53,7 +53,7 @@ def count_checks(card: DatasetCard) -> list[Expectation]:
 
 
 def label_checks(card: DatasetCard, divergence: float) -> list[Expectation]:
-    """Return what must hold for labels: present, of a class, shares at most `divergence` nats from equal."""
+    """Return what must hold for labels: present, of a class, in equal shares but for a divergence."""
     from great_expectations.expectations.row_conditions import Column
 
     classes = list(range(len(card.classes)))
@@ -108,7 +108,7 @@ def copy_checks(duplicates: float) -> list[Expectation]:
             "ExpectColumnValuesToBeInSet",
             "repeats",
             f"at most {duplicates:.2%} repeat another",
-            "Few examples repeat an earlier one of their split, bit for bit: repeated examples weigh "
+            "Few examples repeat an earlier one of their split, bit for bit: they weigh "
             "more in training and make a test set look larger than it is.",
             column="repeats",
             value_set=[False],
