@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import chapterflow
 from chapterflow.data.card import DatasetCard, sha256_file
+from chapterflow.models.parts.base import Kind
 
 if TYPE_CHECKING:
     from chapterflow.settings import Settings
@@ -36,7 +37,7 @@ def fingerprint_parts(settings: Settings, model: str, card: DatasetCard) -> dict
         "evaluation": settings.evaluation.model_dump(mode="json"),
         "seed": settings.seed,
         "dataset": {"name": card.name, "digest": card.digest},
-        "sources": source_hashes(model),
+        "sources": source_hashes(model, card.kind),
         "libraries": {name: version(name) for name in NUMERIC_LIBRARIES},
     }
 
@@ -46,7 +47,7 @@ def fingerprint(parts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def source_hashes(model: str, package: Path = PACKAGE) -> dict[str, str]:
+def source_hashes(model: str, kind: Kind, package: Path = PACKAGE) -> dict[str, str]:
     """Return path and hash of every source file that training or scoring a model executes.
 
     The files are found by following imports, also those inside functions, from the model's own
@@ -55,10 +56,16 @@ def source_hashes(model: str, package: Path = PACKAGE) -> dict[str, str]:
 
     Args:
         model: Name of the chapter model.
+        kind: Canonical form of its data.
         package: Folder of the `chapterflow` package.
     """
-    roots = [f"chapterflow.models.{model}", "chapterflow.training.fit"]
-    return module_hashes([*roots, "chapterflow.evaluation.evaluate"], package)
+    roots = [
+        f"chapterflow.models.{model.replace('-', '_')}",
+        f"chapterflow.data.kinds.{kind}",
+        "chapterflow.training.fit",
+        "chapterflow.evaluation.evaluate",
+    ]
+    return module_hashes(roots, package)
 
 
 def module_hashes(roots: Sequence[str], package: Path = PACKAGE) -> dict[str, str]:

@@ -53,7 +53,7 @@ def count_checks(card: DatasetCard) -> list[Expectation]:
 
 
 def label_checks(card: DatasetCard, divergence: float) -> list[Expectation]:
-    """Return what must hold for labels: present, of a class, in equal shares but for a divergence."""
+    """Return what must hold for labels: present, of a class, in shares that differ by little."""
     from great_expectations.expectations.row_conditions import Column
 
     classes = list(range(len(card.classes)))

@@ -25,6 +25,18 @@ PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
+class Variant(Strict):
+    """A variant that a run sets beside its model: the same data, seed and code, other parameters.
+
+    Attributes:
+        change: Parameters that differ from the model's.
+        train: Whether to train and score it; without it only its cost is reported.
+    """
+
+    change: dict[str, Any]
+    train: bool = True
+
+
 class ModelParams(Strict):
     """Parameters that every chapter model has; each model adds its own.
 
@@ -36,6 +48,8 @@ class ModelParams(Strict):
         schedule: `constant`, or `cosine`: linear warm-up, then cosine decay to zero
             (Loshchilov & Hutter 2017).
         warmup: Share of all steps spent warming up (`cosine` only).
+        beside: Variants of this model that are trained and scored beside it, by name.
+        folds: Folds of a cross-validation beside the fixed split; 0 for none.
         patience: Epochs without a better validation loss before training stops; null never stops.
         steps_per_execution: Gradient steps per call into TensorFlow; more is faster.
     """
@@ -48,6 +62,8 @@ class ModelParams(Strict):
     warmup: Fraction = 0.1
     patience: PositiveInt | None = None
     steps_per_execution: PositiveInt = 16
+    beside: dict[str, Variant] = Field(default_factory=dict)
+    folds: Annotated[int, Field(ge=0, le=50)] = 0
 
 
 @dataclass(frozen=True)
@@ -82,6 +98,9 @@ class ChapterModel(Generic[P]):
             and an `InputSpec`. A softmax over the last axis turns the logits into probabilities.
         section: Title of the book's section, in chapter 5.
         summary: One line that says what it is.
+        frozen: Builds the part that is not trained, raw values -> features, so that its features
+            are computed once and kept; it returns None where the parameters freeze nothing.
+        head: Builds what is trained on the features; `build` gives both together.
     """
 
     name: str
@@ -89,6 +108,8 @@ class ChapterModel(Generic[P]):
     build: Callable[[P, InputSpec], keras.Model]
     section: str
     summary: str
+    frozen: Callable[[P, InputSpec], keras.Model | None] | None = None
+    head: Callable[[P, InputSpec], keras.Model] | None = None
 
 
 def with_softmax(model: keras.Model) -> keras.Model:

@@ -9,9 +9,12 @@ from chapterflow.models.parts.base import ChapterModel
 
 
 def model_names() -> list[str]:
-    """Return the names of all chapter models, sorted. A file is a model; `parts` is not."""
+    """Return the names of all chapter models, sorted. A file is a model; `parts` is not.
+
+    The file of the model `gcn-node` is `gcn_node.py`.
+    """
     return sorted(
-        module.name
+        module.name.replace("_", "-")
         for module in pkgutil.iter_modules(chapterflow.models.__path__)
         if not module.ispkg
     )
@@ -26,10 +29,11 @@ def get_model(name: str) -> ChapterModel[Any]:
     """
     if name not in model_names():
         raise KeyError(name)
-    registered = getattr(importlib.import_module(f"chapterflow.models.{name}"), "MODEL", None)
+    module = name.replace("-", "_")
+    registered = getattr(importlib.import_module(f"chapterflow.models.{module}"), "MODEL", None)
     if not isinstance(registered, ChapterModel) or registered.name != name:
         raise TypeError(
-            f"chapterflow/models/{name}.py must end with MODEL = ChapterModel(name={name!r}, ...). "
+            f"chapterflow/models/{module}.py must end with MODEL = ChapterModel(name={name!r}, ...). "
             f"Received: {registered!r}"
         )
     return registered
