@@ -267,8 +267,7 @@ def _failure(settings: Settings, name: str, state: State[Any]) -> Outcome:
 def _summary(outcome: Outcome) -> str:
     if outcome.status == "failed":
         return (outcome.error or "").partition("\n")[0]
-    accuracy = f"test accuracy {outcome.metrics['test/accuracy']:.4f}"
-    return accuracy + (f", run {outcome.run_id}" if outcome.status == "reused" else "")
+    return outcome.told() + (f", run {outcome.run_id}" if outcome.status == "reused" else "")
 
 
 def document(profile: str, seconds: float, outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Scikit-learn's digits as datasets in memory, and an array that notes what is read of it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chapterflow.data.card import SPLITS, Dataset, DatasetCard
+from chapterflow.data.kinds import images
 
 
 class Watched:
@@ -31,12 +33,18 @@ def digits_card(split: NDArray[Any]) -> DatasetCard:
         licence="CC BY 4.0",
         shape=[8, 8, 1],
         classes=[str(number) for number in range(10)],
-        value_max=16,
+        value_max=16.0,
         counts={name: int(np.sum(split == code)) for code, name in enumerate(SPLITS)},
         files={},
         test_digest="0" * 64,
+        facts={},
         recipe={},
     )
+
+
+def with_arrays(dataset: Dataset, **arrays: Any) -> Dataset:
+    """Return a dataset with some of its arrays replaced."""
+    return replace(dataset, arrays={**dataset.arrays, **arrays})
 
 
 def digits_dataset(split: NDArray[Any]) -> Dataset:
@@ -44,10 +52,9 @@ def digits_dataset(split: NDArray[Any]) -> Dataset:
     from sklearn.datasets import load_digits
 
     raw = load_digits()
-    return Dataset(
-        card=digits_card(split),
-        folder=Path("in memory"),
-        images=np.resize(raw.images, (len(split), 8, 8))[..., np.newaxis].astype(np.uint8),
-        labels=np.resize(raw.target, len(split)).astype(np.uint8),
-        split=split.astype(np.uint8),
-    )
+    arrays = {
+        "images": np.resize(raw.images, (len(split), 8, 8))[..., np.newaxis].astype(np.uint8),
+        "labels": np.resize(raw.target, len(split)).astype(np.uint8),
+        "split": split.astype(np.uint8),
+    }
+    return images.Data(digits_card(split), Path("in memory"), arrays)

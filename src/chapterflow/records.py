@@ -8,6 +8,8 @@ from pydantic import Field
 from chapterflow.evaluation.compare import Difference
 from chapterflow.models.parts.base import Strict
 
+#: What models are judged by: accuracy where the target is a class.
+SCORES = ("accuracy", "rmse")
 #: Told of what a step does right now: `tell("train", "epoch 3/25")`.
 Tell = Callable[[str, str], None]
 
@@ -65,6 +67,11 @@ class Outcome(Strict):
     metrics: dict[str, float] = Field(default_factory=dict)
     error: str | None = None
     exit_code: int = 0
+
+    def told(self) -> str:
+        """Return what the model is judged by, in a few words."""
+        name = next(name for name in SCORES if f"test/{name}" in self.metrics)
+        return f"test {name} {self.metrics[f'test/{name}']:.4f}"
 
 
 class Comparison(Strict):

@@ -52,10 +52,13 @@ def run_stage(project: Project, settings: Settings, model: str) -> None:
         metrics.setdefault(group, {})[key] = value
     _write(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     history = json.loads((artifacts / "training.json").read_text(encoding="utf-8"))["history"]
-    _write_csv(folder / "learning_curve.csv", history[0], (row.values() for row in history))
+    told = [key for key, value in history[0].items() if value is not None]
+    _write_csv(folder / "learning_curve.csv", told, ([row[key] for key in told] for row in history))
     classes = read_card(project.data / dataset).classes
-    with np.load(artifacts / runs.PREDICTIONS, allow_pickle=False) as predictions:
-        labels, predicted = predictions["label"], predictions["probability"].argmax(axis=1)
+    labels = predicted = np.empty(0, int)  # curves have no classes to confuse
+    if classes:
+        with np.load(artifacts / runs.PREDICTIONS, allow_pickle=False) as predictions:
+            labels, predicted = predictions["label"], predictions["probability"].argmax(axis=1)
     _write_csv(
         folder / "confusion.csv",
         ("actual", "predicted"),

@@ -203,11 +203,7 @@ def train(
 
         def on_epoch(record: EpochRecord) -> None:
             logger(record)
-            tell(
-                "train",
-                f"epoch {record.epoch}/{params.epochs}, "
-                f"validation accuracy {record.validation_accuracy:.3f}",
-            )
+            tell("train", f"epoch {record.epoch}/{params.epochs}, validation {record.told}")
 
         with session.ending_on_error(run_id):
             tell("train", "starting TensorFlow")
@@ -243,19 +239,33 @@ def evaluate(
     if trained.status == "reused":
         return trained
     load_tensorflow()
+    from chapterflow.evaluation.beside import score_variants
     from chapterflow.evaluation.evaluate import evaluate as score
     from chapterflow.training.fit import Training
 
     tell("evaluate", "scoring the test split")
     work = Path(trained.work)
     with Session(project, settings) as session, session.ending_on_error(trained.run_id):
+        entry, params = get_model(trained.model), settings.params(trained.model)
+        dataset = open_dataset(project.data / trained.dataset)
         evaluation = score(
+            entry,
+            params,
             work / "model.keras",
             Training.model_validate_json((work / "training.json").read_text(encoding="utf-8")),
-            open_dataset(project.data / trained.dataset),
+            dataset,
             settings.evaluation,
             predictions=work / runs.PREDICTIONS,
         )
+        beside = score_variants(
+            entry,
+            params,
+            dataset,
+            seed=settings.seed,
+            work=work,
+            tell=lambda name: tell("beside", f"variant {name}"),
+        )
+        evaluation = evaluation.model_copy(update={"metrics": evaluation.metrics | beside})
         (work / runs.EVALUATION).write_text(evaluation.model_dump_json(indent=2), encoding="utf-8")
     return trained
 
@@ -308,7 +318,11 @@ def compare(project: Project, settings: Settings) -> Comparison:
         )
         found = []
         for digest in dict.fromkeys(run.data.tags[runs.TEST_DIGEST] for run in chosen):
-            same = [run for run in chosen if run.data.tags[runs.TEST_DIGEST] == digest]
+            same = [
+                run
+                for run in chosen
+                if run.data.tags[runs.TEST_DIGEST] == digest and "test/accuracy" in run.data.metrics
+            ]
             found.extend(_differences(session, settings, same))
     return Comparison(
         profile=settings.profile,

@@ -56,8 +56,8 @@ def test_the_embedded_data_are_the_bytes_that_data_dvc_names(project: Project) -
 def test_digits_are_the_real_ones_and_every_split_is_stratified(project: Project) -> None:
     build_digits(project)
     dataset = open_dataset(project.data / "digits")
-    assert dataset.images.shape == (1797, 8, 8, 1)
-    assert dataset.images.max() == dataset.card.value_max == 16
+    assert dataset.arrays["images"].shape == (1797, 8, 8, 1)
+    assert dataset.arrays["images"].max() == dataset.card.value_max == 16
     for split in SPLITS:
         shares = np.bincount(dataset.labels[dataset.indices(split)], minlength=10)
         assert shares.min() > 0.85 * shares.max()

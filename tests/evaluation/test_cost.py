@@ -3,10 +3,12 @@
 import logging
 from typing import Any
 
+import numpy as np
 import pytest
 
 from chapterflow.models.parts.base import InputSpec
 from chapterflow.models.parts.registry import get_model
+from tests.digits import digits_dataset, with_arrays
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
@@ -89,7 +91,7 @@ def test_counting_is_quiet_and_leaves_the_log_level(capfd: pytest.CaptureFixture
 def test_latency(batch: int) -> None:
     from chapterflow.evaluation.cost import latency
 
-    median, p95 = latency(image_model("dnn"), batch, 20)
+    median, p95 = latency(image_model("dnn"), np.zeros((batch, 28, 28, 1), np.float32), 20)
     assert 0 < median <= p95 < 10_000
 
 
@@ -97,14 +99,18 @@ def test_more_work_takes_longer() -> None:
     from chapterflow.evaluation.cost import latency
 
     cnn = image_model("cnn")
-    assert latency(cnn, 64, 5)[0] > 2 * latency(cnn, 1, 5)[0]
+    images = np.zeros((64, 28, 28, 1), np.float32)
+    assert latency(cnn, images, 5)[0] > 2 * latency(cnn, images[:1], 5)[0]
 
 
 def test_costs_by_name() -> None:
     from chapterflow.evaluation.cost import cost_metrics
     from chapterflow.evaluation.metrics import check_metrics
 
-    costs = cost_metrics(image_model("cnn"), file_bytes=1234, batch=4, repeats=5)
+    digits = digits_dataset(np.array([0, 1, 2, 2], np.uint8))
+    images = np.zeros((4, 28, 28, 1), np.uint8)
+    dataset = with_arrays(digits, images=images)
+    costs = cost_metrics(image_model("cnn"), dataset, file_bytes=1234, batch=4, repeats=5)
     check_metrics(costs)
     assert costs["cost/parameters"] == 421_642
     assert costs["cost/file_bytes"] == 1234

@@ -1,6 +1,5 @@
 """A trained model is scored on the test split, and on nothing else."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from chapterflow.errors import ImplausibleMetric
 from chapterflow.models.parts.base import InputSpec
 from chapterflow.models.parts.registry import get_model
 from chapterflow.settings import EvaluationParams
-from tests.digits import Watched, digits_dataset
+from tests.digits import Watched, digits_dataset, with_arrays
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
@@ -43,8 +42,15 @@ def score(model: Any, dataset: Dataset, folder: Path, seconds: float = 2.0) -> A
         history=[record] * 3, chosen_epoch=2, resumed_from=0, seconds=seconds, images=300
     )
     model.save(folder / "model.keras")
+    entry = get_model("dnn")
     return evaluate(
-        folder / "model.keras", training, dataset, PARAMS, predictions=folder / "predictions.npz"
+        entry,
+        entry.params(role="digits"),
+        folder / "model.keras",
+        training,
+        dataset,
+        PARAMS,
+        predictions=folder / "predictions.npz",
     )
 
 
@@ -66,14 +72,14 @@ def test_scores_are_those_of_the_test_split(dataset: Dataset, tmp_path: Path) ->
     from scipy.special import softmax
 
     model = build()
-    images = Watched(dataset.images)
-    evaluation = score(model, replace(dataset, images=images), tmp_path)
+    images = Watched(dataset.arrays["images"])
+    evaluation = score(model, with_arrays(dataset, images=images), tmp_path)
     test = dataset.indices("test")
     assert len(test) > 512
     read = np.concatenate(images.read)
     np.testing.assert_array_equal(np.unique(read), test)
 
-    logits = np.asarray(model(dataset.images[test].astype(np.float32)))
+    logits = np.asarray(model(dataset.arrays["images"][test].astype(np.float32)))
     right = logits.argmax(axis=1) == dataset.labels[test]
     assert evaluation.metrics["test/accuracy"] == pytest.approx(right.mean())
     assert evaluation.metrics["test/examples"] == len(test)

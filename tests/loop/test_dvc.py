@@ -86,5 +86,5 @@ def test_the_stages_depend_on_every_source_that_a_model_uses() -> None:
     stage = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]["run"]
     for model in model_names():
         deps = [dep.replace("${item.model}", model) for dep in stage["deps"]]
-        for source in source_hashes(model):
+        for source in source_hashes(model, "images"):
             assert any(source == dep or source.startswith(dep + "/") for dep in deps), source

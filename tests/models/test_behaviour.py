@@ -40,7 +40,7 @@ def answers(model: Any, images: NDArray[Any]) -> NDArray[np.float32]:
 def test_thirty_two_digits_are_learnt_by_heart(name: str, tmp_path: Path) -> None:
     dataset = digits((32, 8, 8))
     model = trained(name, dataset, tmp_path / "work", epochs=20, batch_size=4, learning_rate=0.01)
-    images, labels = dataset.images[:32], dataset.labels[:32]
+    images, labels = dataset.arrays["images"][:32], dataset.labels[:32]
     logits = answers(model, images)
     assert (logits.argmax(axis=1) == labels).all()
 
@@ -71,7 +71,7 @@ def test_a_shift_by_one_pixel_costs_the_dense_network_more_than_the_convolutiona
     # splits: dnn 0.45 to 0.47, cnn 0.63 to 0.67.
     dataset = digits((1198, 150, 449))
     test = dataset.indices("test")
-    images, labels = dataset.images[test], dataset.labels[test]
+    images, labels = dataset.arrays["images"][test], dataset.labels[test]
     accuracy = {}
     for name in ("dnn", "cnn"):
         model = trained(name, dataset, tmp_path / name, epochs=8, learning_rate=0.003)

@@ -9,15 +9,14 @@ from rich.console import Console
 from chapterflow.evaluation.compare import Difference
 from chapterflow.records import Outcome
 from chapterflow.report.tables import (
-    COLUMNS,
     DIFFERENCE_HEADINGS,
-    HEADINGS,
+    beside_table,
     difference_row,
     markdown,
     print_differences,
     print_results,
     results_markdown,
-    results_row,
+    results_table,
 )
 
 METRICS = {
@@ -70,7 +69,8 @@ def console() -> Console:
 
 
 def test_a_row_of_results() -> None:
-    assert dict(zip(HEADINGS, results_row(outcome("cnn")), strict=True)) == {
+    headings, (row,) = results_table([outcome("cnn")], curves=False)
+    assert dict(zip(headings, row, strict=True)) == {
         "model": "cnn",
         "dataset": "digits",
         "status": "trained",
@@ -79,15 +79,17 @@ def test_a_row_of_results() -> None:
         "log-loss": "0.046",
         "train s": "12.3",
         "params": "421,642",
-        "ms/image": "0.51",
+        "ms/example": "0.51",
         "run": "01234567",
     }
 
 
 def test_a_failed_model_has_a_row_without_figures() -> None:
-    row = results_row(outcome("cnn", "failed", error="No luck."))
-    assert row == ["cnn", "digits", "failed", *[""] * len(COLUMNS), ""]
-    row = results_row(outcome("cnn", "failed", error="No luck.", run_id="abcdefgh1234"))
+    failed = outcome("cnn", "failed", error="No luck.")
+    headings, (row,) = results_table([failed], curves=False)
+    assert row == ["cnn", "digits", "failed", *[""] * (len(headings) - 3)]
+    failed = outcome("cnn", "failed", error="No luck.", run_id="abcdefgh1234")
+    _, (row,) = results_table([failed], curves=False)
     assert row[-1] == "abcdefgh"
 
 
@@ -130,10 +132,11 @@ def test_results_in_markdown_with_the_errors_below() -> None:
     text = results_markdown(outcomes)
     table, _, errors = text.partition("\n\n")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    assert rows[0] == HEADINGS
+    headings, _ = results_table(outcomes, curves=False)
+    assert rows[0] == headings
     assert [row[0] for row in rows[2:]] == ["cnn", "dnn", "lenet5"]
     assert [row[2] for row in rows[2:]] == ["trained", "reused", "failed"]
-    assert {len(row) for row in rows} == {len(HEADINGS)}
+    assert {len(row) for row in rows} == {len(headings)}
     assert errors == "**lenet5** failed:\n\n````\none line\nand another\n````\n"
     assert results_markdown(outcomes[:2]) == text.partition("| lenet5")[0]
 
@@ -144,7 +147,8 @@ def test_results_on_the_terminal(console: Console) -> None:
     lines = text.splitlines()
     assert "Results on the test split" in lines[0]
     (row,) = [line for line in lines if "│ cnn" in line]
-    for cell in results_row(outcome("cnn")):
+    _, (cells,) = results_table([outcome("cnn")], curves=False)
+    for cell in cells:
         assert cell in row
     assert sum("│ dnn" in line for line in lines) == 1
     # Told as it is, not read as markup.
@@ -205,5 +209,64 @@ def test_a_narrow_terminal_gets_fewer_columns_and_whole_numbers() -> None:
     print_results(narrow, [outcome("lenet5")])
     text = narrow.export_text()
     assert "…" not in text
-    assert results_row(outcome("lenet5"))[HEADINGS.index("95 % interval")] in text
+    assert "0.971-0.995" in text
     assert "log-loss" not in text
+
+
+def test_curves_have_a_table_of_their_own(console: Console) -> None:
+    curve = Outcome(
+        model="conv1d",
+        dataset="curves",
+        status="trained",
+        run_id="fedcba98",
+        metrics={
+            "test/rmse": 0.04321,
+            "test/rmse_low": 0.04,
+            "test/rmse_high": 0.05,
+            "baseline/savitzky_golay/rmse": 0.1,
+            "baseline/moving_average/rmse": 0.2,
+            "train/seconds": 9.0,
+            "cost/parameters": 5000.0,
+            "cost/latency_ms_median": 1.0,
+        },
+    )
+    headings, (row,) = results_table([outcome("cnn"), curve], curves=True)
+    assert dict(zip(headings, row, strict=True)) == {
+        "model": "conv1d",
+        "dataset": "curves",
+        "status": "trained",
+        "RMSE": "0.0432",
+        "95 % interval": "0.0400-0.0500",
+        "best Sav.-Golay": "0.1000",
+        "moving average": "0.2000",
+        "train s": "9.0",
+        "params": "5,000",
+        "ms/example": "1.00",
+        "run": "fedcba98",
+    }
+    print_results(console, [outcome("cnn"), curve])
+    text = console.export_text()
+    assert text.index("│ cnn") < text.index("│ conv1d")
+    assert text.count("┏") == 2
+    assert results_markdown([outcome("cnn"), curve]).count("| --- |") == 2
+
+
+def test_variants_stand_beside_their_model(console: Console) -> None:
+    beside = {
+        "cost/flops": 4e6,
+        "beside/scratch/accuracy": 0.9,
+        "beside/scratch/train_seconds": 3.21,
+        "beside/scratch/parameters": 421642.0,
+        "beside/scratch/flops": 4e6,
+        "beside/wide/parameters": 1e6,
+        "beside/wide/flops": 16e6,
+    }
+    model = outcome("cnn")
+    model = model.model_copy(update={"metrics": model.metrics | beside})
+    assert beside_table([model]) == [
+        ["cnn", "scratch", "0.9000", "0.9877", "3.2", "421,642 of 421,642", "4.00 of 4.00"],
+        ["cnn", "wide", "not trained", "", "", "1,000,000 of 421,642", "16.00 of 4.00"],
+    ]
+    print_results(console, [model])
+    assert "Beside the models" in console.export_text()
+    assert "| cnn | wide | not trained |" in results_markdown([model])

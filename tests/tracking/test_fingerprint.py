@@ -28,7 +28,7 @@ MODELS = ("dnn", "cnn", "lenet5")
 def names(model: str, package: Path = PACKAGE) -> set[str]:
     """Return a model's sources as paths inside the package."""
     prefix = "src/chapterflow/"
-    files = source_hashes(model, package)
+    files = source_hashes(model, "images", package)
     assert all(name.startswith(prefix) for name in files)
     return {name.removeprefix(prefix) for name in files}
 
@@ -77,11 +77,13 @@ TRUTH = {
     "evaluation/evaluate.py": set(MODELS),
     "evaluation/metrics.py": set(MODELS),
     "evaluation/cost.py": set(MODELS),
+    "evaluation/beside.py": set(MODELS),
     "evaluation/compare.py": set(),
     "evaluation/figures.py": set(),
     "data/card.py": set(MODELS),
     "data/build.py": set(),
-    "data/sources.py": set(),
+    "data/sources/idx.py": set(),
+    "data/kinds/images.py": set(MODELS),
     "config.py": set(),
     "cli.py": set(),
     "steps.py": set(),
@@ -97,14 +99,14 @@ TRUTH = {
 def test_an_edit_changes_the_models_that_it_concerns(tmp_path: Path) -> None:
     package = tmp_path / "chapterflow"
     shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
-    before = {model: source_hashes(model, package) for model in MODELS}
-    assert before == {model: source_hashes(model) for model in MODELS}
+    before = {model: source_hashes(model, "images", package) for model in MODELS}
+    assert before == {model: source_hashes(model, "images") for model in MODELS}
     table = {}
     for file in TRUTH:
         path = package / file
         text = path.read_text()
         path.write_text(text + "\n# edited\n")
-        table[file] = {m for m in MODELS if source_hashes(m, package) != before[m]}
+        table[file] = {m for m in MODELS if source_hashes(m, "images", package) != before[m]}
         path.write_text(text)
     assert table == TRUTH
 
@@ -238,7 +240,7 @@ def test_parts_tell_what_people_want_to_compare(project: Project) -> None:
     assert parts["dataset"] == {"name": "digits", "digest": card().digest}
     assert set(parts["libraries"]) == set(NUMERIC_LIBRARIES)
     assert set(parts["libraries"]) >= {"tensorflow", "keras", "numpy"}
-    assert parts["sources"] == source_hashes("cnn")
+    assert parts["sources"] == source_hashes("cnn", "images")
 
 
 def test_everything_that_decides_a_run_changes_its_fingerprint(project: Project) -> None:
@@ -282,19 +284,24 @@ from chapterflow.environment import load_tensorflow
 load_tensorflow()
 import numpy as np
 known = set(sys.modules)
-from chapterflow.data.card import Dataset, DatasetCard
+from chapterflow.data.card import DatasetCard
+from chapterflow.data.kinds.images import Data
+from chapterflow.evaluation.beside import score_variants
 from chapterflow.evaluation.evaluate import evaluate
 from chapterflow.models.cnn import MODEL
 from chapterflow.training.fit import fit
 card = DatasetCard.model_validate_json(sys.argv[1])
-dataset = Dataset(card, Path(), np.zeros((9, 8, 8, 1), np.uint8), np.zeros(9, np.uint8),
-                  np.repeat(np.arange(3, dtype=np.uint8), 3))
+split = np.repeat(np.arange(3, dtype=np.uint8), 3)
+dataset = Data(card, Path(), {"images": np.zeros((9, 8, 8, 1), np.uint8),
+                              "labels": np.zeros(9, np.uint8), "split": split})
 work = Path(sys.argv[2])
-training = fit(MODEL, MODEL.params(role="digits", epochs=1, patience=1), dataset, seed=5, work=work,
-               on_epoch=lambda record: None)
+params = MODEL.params(role="digits", epochs=1, patience=1)
+training = fit(MODEL, params, dataset, seed=5, work=work)
 class Params:
     calibration_bins, latency_batch, latency_repeats = 5, 2, 3
-evaluate(work / "model.keras", training, dataset, Params, predictions=work / "predictions.npz")
+evaluate(MODEL, params, work / "model.keras", training, dataset, Params,
+         predictions=work / "predictions.npz")
+score_variants(MODEL, params, dataset, seed=5, work=work)
 for name in set(sys.modules) - known:
     if name.split(".")[0] == "chapterflow" and sys.modules[name].__file__:
         print(sys.modules[name].__file__)

@@ -19,6 +19,7 @@ from chapterflow.models.parts.base import ModelParams
 from chapterflow.models.parts.registry import get_model
 from chapterflow.training.history import EpochRecord, best_epoch, read_history
 from chapterflow.training.pipeline import epoch_order
+from tests.digits import with_arrays
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
@@ -71,8 +72,8 @@ def test_the_optimizer_takes_the_steps_of_whole_epochs(
 def test_every_epoch_sees_its_order_and_the_test_split_is_never_read(
     dataset: Dataset, params_of: ParamsOf, watched: type[Any], tmp_path: Path
 ) -> None:
-    images = watched(dataset.images)
-    train("dnn", params_of("dnn", epochs=3), replace(dataset, images=images), tmp_path, seed=9)
+    images = watched(dataset.arrays["images"])
+    train("dnn", params_of("dnn", epochs=3), with_arrays(dataset, images=images), tmp_path, seed=9)
     test, training = dataset.indices("test"), dataset.indices("train")
     assert not np.isin(np.concatenate(images.read), test).any()
     fed = [chosen for chosen in images.read if np.isin(chosen, training).all()]
@@ -209,7 +210,7 @@ def validation_of(work: Path, dataset: Dataset) -> tuple[float, float]:
     model = keras.saving.load_model(work / "model.keras", compile=False)
     chosen = dataset.indices("validation")
     labels = dataset.labels[chosen]
-    logits = np.asarray(model(dataset.images[chosen].astype(np.float32)), np.float64)
+    logits = np.asarray(model(dataset.arrays["images"][chosen].astype(np.float32)), np.float64)
     losses = -log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
     return float(losses.mean()), float((logits.argmax(axis=1) == labels).mean())
 
@@ -281,7 +282,9 @@ def test_inputs_that_are_too_small_are_told_in_one_line(
     dataset: Dataset, params_of: ParamsOf, tmp_path: Path
 ) -> None:
     card = dataset.card.model_copy(update={"shape": [3, 3, 1]})
-    tiny = replace(dataset, card=card, images=np.zeros((len(dataset.labels), 3, 3, 1), np.uint8))
+    tiny = replace(
+        with_arrays(dataset, images=np.zeros((len(dataset.labels), 3, 3, 1), np.uint8)), card=card
+    )
     with pytest.raises(ChapterflowError, match=r"^cnn cannot be built .* \(3, 3, 1\)") as caught:
         train("cnn", params_of("cnn"), tiny, tmp_path)
     assert "\n" not in str(caught.value)

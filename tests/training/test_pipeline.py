@@ -1,7 +1,6 @@
 """Batches: every train example once an epoch, in an order that seed and epoch alone decide."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from chapterflow.training.pipeline import (
     split_batches,
     steps_per_epoch,
 )
+from tests.digits import with_arrays
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.usefixtures("tensorflow")
 def numbered(dataset: Dataset) -> Dataset:
     """Return the dataset with each example's position as its label and its pixels."""
     positions = np.arange(len(dataset.labels))
-    images = np.broadcast_to(positions[:, None, None, None], dataset.images.shape)
-    return replace(dataset, labels=positions, images=images)
+    images = np.broadcast_to(positions[:, None, None, None], dataset.arrays["images"].shape)
+    return with_arrays(dataset, labels=positions, images=images)
 
 
 @given(st.integers(0, 500), st.integers(0, 2**32), st.integers(0, 1000))

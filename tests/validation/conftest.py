@@ -13,7 +13,7 @@ import pytest
 
 from chapterflow.data.card import CARD, Dataset, open_dataset
 from chapterflow.settings.bounds import ImageExpectations
-from chapterflow.validation.run import Verdict, validate_images
+from chapterflow.validation.run import Verdict, validate_dataset
 from tests.digits import digits_card
 
 BOUNDS = ImageExpectations(
@@ -23,12 +23,12 @@ BOUNDS = ImageExpectations(
 
 def _changed(dataset: Dataset, change: Callable[[Any], None]) -> Dataset:
     arrays = SimpleNamespace(
-        images=np.array(dataset.images),
+        images=np.array(dataset.arrays["images"]),
         labels=np.array(dataset.labels),
         split=np.array(dataset.split),
     )
     change(arrays)
-    return replace(dataset, **vars(arrays))
+    return replace(dataset, arrays=vars(arrays))
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +68,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def passed(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Verdict, Path]:
     """The verdict on the clean digits and the folder that it was written to."""
     out = tmp_path_factory.mktemp("results") / "digits"
-    return validate_images(digits, BOUNDS, out), out
+    return validate_dataset(digits, BOUNDS, out), out
 
 
 @pytest.fixture(scope="session")
@@ -81,4 +81,4 @@ def failed(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[V
         arrays.labels[:7] = 12
 
     out = tmp_path_factory.mktemp("results") / "digits"
-    return validate_images(_changed(digits, change), BOUNDS, out), out
+    return validate_dataset(_changed(digits, change), BOUNDS, out), out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,17 @@ import pytest
 from chapterflow.data.card import Dataset
 from chapterflow.errors import DataError
 from chapterflow.validation import rows as rows_module
-from chapterflow.validation.rows import image_rows
+from chapterflow.validation.kinds.images import rows as image_rows
+from tests.digits import with_arrays
 
 Corrupt = Callable[[Callable[[Any], None]], Dataset]
 
 
 def test_facts_agree_with_the_arrays(digits: Dataset) -> None:
     rows = image_rows(digits)
-    pixels = np.asarray(digits.images, dtype=float).reshape(len(digits.images), -1)
+    pixels = np.asarray(digits.arrays["images"], dtype=float).reshape(
+        len(digits.arrays["images"]), -1
+    )
     assert len(rows) == 1797
     for column in ("min", "max", "mean", "std"):
         np.testing.assert_allclose(rows[column], getattr(pixels, column)(axis=1), rtol=1e-12)
@@ -53,7 +55,7 @@ def test_pixels_that_are_not_finite_are_counted_and_left_out(
         arrays.images[3, 0, 0] = np.nan  # damaged, but another kind of damage than blank
 
     rows = image_rows(corrupt(change))
-    rest = np.asarray(digits.images[1], dtype=float).ravel()[3:]
+    rest = np.asarray(digits.arrays["images"][1], dtype=float).ravel()[3:]
     assert rows["nan"][:4].tolist() == [0, 3, 64, 1]
     assert rows.loc[1, "min"] == rest.min()
     assert rows.loc[1, "max"] == rest.max()
@@ -100,7 +102,7 @@ def test_arrays_that_cannot_be_told_in_rows_are_refused(
     digits: Dataset, arrays: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        image_rows(replace(digits, **arrays))
+        image_rows(with_arrays(digits, **arrays))
 
 
 def test_no_examples_give_no_rows(corrupt: Corrupt) -> None:

@@ -6,16 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import great_expectations as gx
 import numpy as np
 import pytest
 
 from chapterflow.data.card import Dataset
 from chapterflow.settings.bounds import ImageExpectations
 from chapterflow.validation import run
+from chapterflow.validation.kinds import images
 from chapterflow.validation.results import describe
-from chapterflow.validation.rows import image_rows
-from chapterflow.validation.run import Verdict, validate_images
-from chapterflow.validation.suite import image_suite
+from chapterflow.validation.run import Verdict, validate_dataset
 
 Corrupt = Callable[[Callable[[Any], None]], Dataset]
 ALL = 1797
@@ -159,7 +159,7 @@ def test_mistake_is_caught_and_named(
     bounds: ImageExpectations,
     tmp_path: Path,
 ) -> None:
-    verdict = validate_images(corrupt(mistake), bounds, tmp_path / "out")
+    verdict = validate_dataset(corrupt(mistake), bounds, tmp_path / "out")
     found = {
         result.expectation: (result.offending_count, result.offending)
         if result.offending_count is not None
@@ -186,7 +186,7 @@ def test_repeats_within_the_bound_pass_and_are_still_named(
         train = np.flatnonzero(arrays.split == 0)
         arrays.images[train[1:18]] = arrays.images[train[0]]  # 17 of 1797 are 0.946 %
 
-    verdict = validate_images(corrupt(change), bounds, tmp_path / "out")
+    verdict = validate_dataset(corrupt(change), bounds, tmp_path / "out")
     (repeats,) = [result for result in verdict.results if result.expectation == "repeats"]
     assert verdict.success
     assert repeats.offending_count == 17
@@ -208,7 +208,7 @@ def test_observed_says_what_was_found(failed: tuple[Verdict, Path]) -> None:
 def test_examples_without_a_label_are_not_counted_as_well_labelled(
     corrupt: Corrupt, bounds: ImageExpectations, tmp_path: Path
 ) -> None:
-    verdict = validate_images(corrupt(label_missing), bounds, tmp_path / "out")
+    verdict = validate_dataset(corrupt(label_missing), bounds, tmp_path / "out")
     observed = {result.expectation: result.observed for result in verdict.results}
     assert observed["label-set"] == "all 1,796 examples as expected"
 
@@ -216,9 +216,10 @@ def test_examples_without_a_label_are_not_counted_as_well_labelled(
 def test_an_expectation_that_cannot_be_computed_fails_in_its_place_and_says_why(
     digits: Dataset, bounds: ImageExpectations, tmp_path: Path
 ) -> None:
-    suite = image_suite(digits.card, bounds)
+    checks = images.expectations(digits.card, bounds)
+    suite = gx.ExpectationSuite(name="images", expectations=checks)
     names = [(expectation.meta or {})["name"] for expectation in suite.expectations]
-    rows = image_rows(digits).drop(columns="nan")
+    rows = images.rows(digits).drop(columns="nan")
     results = [describe(outcome) for outcome in run._run_suite(suite, rows, tmp_path / "site")]
     assert [result.expectation for result in results] == names
     (broken,) = [result for result in results if not result.success]
@@ -233,7 +234,7 @@ def test_an_empty_split_is_a_failure_not_a_crash(
     def change(arrays: Any) -> None:
         arrays.split[arrays.split == 2] = 0
 
-    verdict = validate_images(corrupt(change), bounds, tmp_path / "out")
+    verdict = validate_dataset(corrupt(change), bounds, tmp_path / "out")
     found = {result.expectation: result.observed for result in verdict.failures}
     assert found.keys() == {"count-train", "count-test", "class-balance-test"}
     assert found["count-test"] == "0 examples"
@@ -243,10 +244,10 @@ def test_an_empty_split_is_a_failure_not_a_crash(
 def test_expectations_have_unique_names_and_say_what_they_protect_from(
     digits: Dataset, bounds: ImageExpectations
 ) -> None:
-    suite = image_suite(digits.card, bounds)
-    metas = [expectation.meta or {} for expectation in suite.expectations]
+    checks = images.expectations(digits.card, bounds)
+    metas = [expectation.meta or {} for expectation in checks]
     assert len({meta["name"] for meta in metas}) == len(metas)
-    for meta, expectation in zip(metas, suite.expectations, strict=True):
+    for meta, expectation in zip(metas, checks, strict=True):
         assert meta["reason"].endswith(".")
         assert expectation.description == f"{meta['name']}: {meta['expected']}. {meta['reason']}"
 
@@ -255,7 +256,8 @@ def test_a_split_that_the_card_does_not_have_must_be_empty(
     digits: Dataset, bounds: ImageExpectations
 ) -> None:
     card = digits.card.model_copy(update={"counts": {"train": 3}})
-    expected = {e.meta["name"]: e.meta["expected"] for e in image_suite(card, bounds).expectations}
+    metas = [e.meta or {} for e in images.expectations(card, bounds)]
+    expected = {meta["name"]: meta["expected"] for meta in metas}
     assert expected["count"] == "3 examples"
     assert expected["count-test"] == "0 examples"
     assert "class-balance-train" in expected

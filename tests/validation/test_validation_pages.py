@@ -13,7 +13,7 @@ from chapterflow.data.card import Dataset
 from chapterflow.settings.bounds import ImageExpectations
 from chapterflow.validation.docs import offline
 from chapterflow.validation.page import render_page
-from chapterflow.validation.run import Verdict, validate_images
+from chapterflow.validation.run import Verdict, validate_dataset
 
 #: Attributes whose value a browser fetches or runs without being asked.
 FETCHED = {"src", "srcset", "data", "poster", "background", "action", "formaction", "style"}
@@ -158,7 +158,7 @@ def test_a_hostile_dataset_gets_through_as_a_whole(
     digits: Dataset, bounds: ImageExpectations, tmp_path: Path
 ) -> None:
     card = digits.card.model_copy(update={"title": "<script>alert(1)</script>", "name": "../<b>"})
-    validate_images(replace(digits, card=card), bounds, tmp_path / "out")
+    validate_dataset(replace(digits, card=card), bounds, tmp_path / "out")
     for path in (tmp_path / "out").rglob("*.html"):
         assert "<script" not in path.read_text(encoding="utf-8")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -14,18 +14,18 @@ from chapterflow.data.card import Dataset
 from chapterflow.errors import DataError, ValidationFailed
 from chapterflow.settings.bounds import ImageExpectations
 from chapterflow.validation import run
-from chapterflow.validation.run import Verdict, read_verdict, validate_images
+from chapterflow.validation.run import Verdict, read_verdict, validate_dataset
 
 SCRIPT = """
 import os
 import sys
 from pathlib import Path
-from chapterflow.validation.run import validate_images
+from chapterflow.validation.run import validate_dataset
 assert not {"great_expectations", "pandas", "jinja2"} & set(sys.modules), "imported too early"
 from chapterflow.settings.bounds import ImageExpectations
 from chapterflow.data.card import open_dataset
 bounds = ImageExpectations.model_validate_json(sys.argv[3])
-validate_images(open_dataset(Path(sys.argv[1])), bounds, Path(sys.argv[2]))
+validate_dataset(open_dataset(Path(sys.argv[1])), bounds, Path(sys.argv[2]))
 assert os.environ["GX_ANALYTICS_ENABLED"] == "false"
 """
 
@@ -65,7 +65,7 @@ def test_results_replace_older_ones_as_a_whole(
     out = tmp_path / "deep" / "out"
     out.mkdir(parents=True)
     (out / "stale.html").write_text("old")
-    validate_images(digits, bounds, out)
+    validate_dataset(digits, bounds, out)
     assert not (out / "stale.html").exists()
     assert (out / "verdict.json").read_bytes() == (passed[1] / "verdict.json").read_bytes()
     assert [path.name for path in out.parent.iterdir()] == ["out"]
@@ -83,7 +83,7 @@ def test_a_failure_on_the_way_leaves_the_older_results(
 
     monkeypatch.setattr(run, "write_offline_docs", disk_full)
     with pytest.raises(OSError, match="No space"):
-        validate_images(digits, bounds, out)
+        validate_dataset(digits, bounds, out)
     assert (out / "verdict.json").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -94,7 +94,7 @@ def test_two_threads_may_validate_the_same_dataset(
     verdicts: list[Verdict] = []
     threads = [
         threading.Thread(
-            target=lambda: verdicts.append(validate_images(digits, bounds, tmp_path / "out"))
+            target=lambda: verdicts.append(validate_dataset(digits, bounds, tmp_path / "out"))
         )
         for _ in range(2)
     ]

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +95,8 @@ class Dataset(ABC):
     ARRAYS: ClassVar[tuple[str, ...]]
     #: Names of the others.
     MORE_ARRAYS: ClassVar[tuple[str, ...]] = ()
+    #: Whether the examples are parts of one whole (the nodes of a graph) that models read at once.
+    WHOLE: ClassVar[bool] = False
 
     @property
     def labels(self) -> NDArray[Any]:
@@ -133,6 +135,14 @@ class Dataset(ABC):
     def input_shapes(self) -> Any:
         """Return shape and dtype of the inputs, in their structure; None for axes that vary."""
         return ((None, *self.card.shape), "float32")
+
+    def example(self) -> Any:
+        """Return inputs of a few examples, small enough to be kept with a model."""
+        return self.inputs(self.indices("train")[:2])
+
+    def sized(self, height: int, width: int) -> Self:
+        """Return the dataset with its photos decoded to a size; other data stay as they are."""
+        return self
 
     def content(self, split: Split) -> Iterator[bytes]:
         """Yield the bytes of a split's examples in order: what decides the scores on it."""

@@ -7,29 +7,38 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chapterflow.data.card import Dataset
 from chapterflow.evaluation.metrics import Metrics
 
 if TYPE_CHECKING:
     import keras
 
 
-def flops(model: keras.Model) -> int:
+def flops(model: keras.Model, example: Any = None) -> int:
     """Return the floating-point operations of one forward pass of one example.
 
     TensorFlow's profiler counts the frozen graph; a multiplication and an addition are two.
+
+    Args:
+        model: Model of any inputs.
+        example: Inputs with a batch axis of 1; needed where the model leaves other axes open.
     """
     import logging
 
+    import keras
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2,
     )
 
-    shape = (1, *model.inputs[0].shape[1:])
+    if example is None:
+        specs = keras.tree.map_structure(
+            lambda i: tf.TensorSpec((1, *i.shape[1:]), i.dtype), model.input
+        )
+    else:
+        specs = keras.tree.map_structure(lambda a: tf.TensorSpec(a.shape, a.dtype), example)
     forward = tf.function(lambda values: model(values, training=False))
-    graph = convert_variables_to_constants_v2(
-        forward.get_concrete_function(tf.TensorSpec(shape, model.inputs[0].dtype))
-    ).graph
+    graph = convert_variables_to_constants_v2(forward.get_concrete_function(specs)).graph
     profiler = tf.compat.v1.profiler
     options = profiler.ProfileOptionBuilder(profiler.ProfileOptionBuilder.float_operation())
     logger = logging.getLogger("tensorflow")
@@ -43,39 +52,54 @@ def flops(model: keras.Model) -> int:
         logger.setLevel(level)
 
 
-def latency(model: keras.Model, batch: int, repeats: int) -> tuple[float, float]:
+def latency(model: keras.Model, inputs: Any, repeats: int) -> tuple[float, float]:
     """Return median and 95th percentile of the milliseconds that a batch takes, memory to memory.
 
     Args:
-        model: Model of any input shape.
-        batch: Examples in a call.
+        model: Model of any inputs.
+        inputs: A batch, in the structure that the model takes.
         repeats: Timed calls, after five that warm up.
     """
+    import keras
     import tensorflow as tf
 
-    shape = (batch, *model.inputs[0].shape[1:])
-    values = np.random.default_rng(0).random(shape, dtype=np.float32)
-    forward = tf.function(lambda inputs: model(inputs, training=False))
+    forward = tf.function(lambda values: model(values, training=False))
     times = []
     for call in range(repeats + 5):
         started = time.perf_counter()
-        forward(tf.constant(values)).numpy()
+        forward(keras.tree.map_structure(tf.constant, inputs)).numpy()
         if call >= 5:
             times.append((time.perf_counter() - started) * 1e3)
     median, p95 = np.percentile(times, [50, 95])
     return float(median), float(p95)
 
 
-def cost_metrics(model: keras.Model, *, file_bytes: int, batch: int, repeats: int) -> Metrics:
-    """Return what a model costs by name (`cost/...`); latencies in milliseconds."""
-    single: Any = latency(model, 1, repeats)
-    many: Any = latency(model, batch, repeats)
-    return {
+def cost_metrics(
+    model: keras.Model, dataset: Dataset, *, file_bytes: int, batch: int, repeats: int
+) -> Metrics:
+    """Return what a model costs by name (`cost/...`); latencies in milliseconds.
+
+    Args:
+        model: A trained model.
+        dataset: Its dataset; the latencies are those of its test examples.
+        file_bytes: Size of its file.
+        batch: Examples in a call of the batch latency.
+        repeats: Timed calls for a latency.
+    """
+    test = dataset.indices("test")
+    one = dataset.inputs(test[:1])
+    single: Any = latency(model, one, repeats)
+    metrics = {
         "cost/parameters": float(model.count_params()),
-        "cost/flops": float(flops(model)),
+        "cost/flops": float(flops(model, one)),
         "cost/file_bytes": float(file_bytes),
         "cost/latency_ms_median": single[0],
         "cost/latency_ms_p95": single[1],
+    }
+    if dataset.WHOLE:
+        return metrics  # a batch is the same call
+    many: Any = latency(model, dataset.inputs(np.resize(test, batch)), repeats)
+    return metrics | {
         "cost/batch_latency_ms_median": many[0],
         "cost/batch_latency_ms_p95": many[1],
         "cost/batch_images_per_second": batch / many[0] * 1e3,

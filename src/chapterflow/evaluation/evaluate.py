@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from chapterflow.data.card import Dataset
+from chapterflow.data.card import Dataset, Split
 from chapterflow.evaluation.cost import cost_metrics
 from chapterflow.evaluation.metrics import (
     ClassScore,
     Metrics,
     check_metrics,
     classification_metrics,
+    majority_accuracy,
 )
-from chapterflow.models.parts.base import Strict, with_softmax
-from chapterflow.training.fit import FORWARD_BATCH, Training
-from chapterflow.training.pipeline import split_batches
+from chapterflow.models.parts.base import ChapterModel, ModelParams, Strict, with_softmax
+from chapterflow.training.fit import Training
+from chapterflow.training.pipeline import predict, sized_for
 
 if TYPE_CHECKING:
     from chapterflow.settings import EvaluationParams
@@ -28,7 +30,7 @@ class Evaluation(Strict):
 
     Attributes:
         metrics: All final metrics by name.
-        classes: Scores by class.
+        classes: Scores by class; none where the target is not a class.
         confusion: Counts, rows true classes, columns predicted ones.
     """
 
@@ -38,6 +40,8 @@ class Evaluation(Strict):
 
 
 def evaluate(
+    entry: ChapterModel[Any],
+    chosen: ModelParams,
     model_file: Path,
     training: Training,
     dataset: Dataset,
@@ -48,29 +52,43 @@ def evaluate(
     """Score `model_file` on the test split of `dataset`.
 
     Args:
-        model_file: A saved Keras model that answers logits.
+        entry: The chapter model.
+        chosen: Its parameters.
+        model_file: The saved Keras model; it answers logits where the target is a class.
         training: How it was trained.
         dataset: Its dataset.
         params: Bins, batch and repeats.
-        predictions: Written: an `.npz` with `index` (positions in the dataset), `label` and
-            `probability` `(n, classes)`, for comparisons example by example.
+        predictions: Written: an `.npz` with `index` (positions in the dataset) and `label` and
+            `probability` `(n, classes)`, or else `prediction`, for comparisons by example.
 
     Raises:
         ImplausibleMetric: If a figure cannot be true.
     """
     import keras
 
+    dataset = sized_for(entry, chosen, dataset)
     model = keras.saving.load_model(model_file, compile=False)
     test = dataset.indices("test")
-    probabilities = with_softmax(model).predict(
-        split_batches(dataset, "test", batch_size=FORWARD_BATCH), verbose=0
-    )
-    labels = np.asarray(dataset.labels[test])
-    metrics, classes, confusion = classification_metrics(
-        labels, probabilities, dataset.card.classes, bins=params.calibration_bins
-    )
+    classes: list[ClassScore] = []
+    confusion: list[list[int]] = []
+    if dataset.card.classes:
+        answers = predict(with_softmax(model), dataset, "test")
+        labels = np.asarray(dataset.labels[test])
+        metrics, classes, counts = classification_metrics(
+            labels, answers, dataset.card.classes, bins=params.calibration_bins
+        )
+        metrics["baseline/majority_accuracy"] = majority_accuracy(
+            np.asarray(dataset.labels[dataset.indices("train")]), labels
+        )
+        confusion = counts.tolist()
+        kept = {"label": labels, "probability": answers.astype(np.float32)}
+    else:
+        answers = predict(model, dataset, "test")
+        metrics = _curve_scores(dataset, answers)
+        kept = {"prediction": answers.astype(np.float32)}
     metrics |= cost_metrics(
         model,
+        dataset,
         file_bytes=model_file.stat().st_size,
         batch=params.latency_batch,
         repeats=params.latency_repeats,
@@ -82,7 +100,17 @@ def evaluate(
         "train/images_per_second": training.images / training.seconds,
     }
     check_metrics(metrics)
-    np.savez_compressed(
-        predictions, index=test, label=labels, probability=probabilities.astype(np.float32)
-    )
-    return Evaluation(metrics=metrics, classes=classes, confusion=confusion.tolist())
+    np.savez_compressed(predictions, index=test, **kept)
+    return Evaluation(metrics=metrics, classes=classes, confusion=confusion)
+
+
+def _curve_scores(dataset: Dataset, answers: NDArray[Any]) -> Metrics:
+    """Return the errors on the test curves, and those of the classical filters beside them."""
+    from chapterflow.evaluation.denoising import denoising_metrics, filter_baselines
+
+    parts: dict[Split, Any] = {}
+    for split in ("train", "test"):
+        chosen = dataset.indices(split)
+        parts[split] = (dataset.inputs(chosen), dataset.targets(chosen), dataset.weights(chosen))
+    metrics = denoising_metrics(*parts["test"], answers)
+    return metrics | filter_baselines(parts["train"], parts["test"], metrics["test/rmse"])

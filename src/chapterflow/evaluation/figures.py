@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,8 @@ def learning_curve(
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     figure.suptitle(title)
     epochs = [record.epoch for record in history]
-    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    names = ["loss", "accuracy"] if history[0].train_accuracy is not None else ["loss"]
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         marker = "o" if len(history) < 12 else None
         for split, colour in (("train", TRAIN), ("validation", VALIDATION)):
             values = [getattr(record, f"{split}_{name}") for record in history]
@@ -62,4 +64,32 @@ def confusion_matrix(
     axes.set_xticks(ticks, classes)
     axes.set_yticks(ticks, classes)
     axes.set(xlabel="predicted", ylabel="true", title=title)
+    figure.savefig(path, dpi=120)
+
+
+def smoothed_curves(
+    inputs: NDArray[Any], targets: NDArray[Any], answers: NDArray[Any], title: str, path: Path
+) -> None:
+    """Draw curves as they came, as they should be, and as a model smooths them.
+
+    Args:
+        inputs: `(n, length, 1)`.
+        targets: `(n, length, 1)`.
+        answers: `(n, length, 1)`.
+        title: Heading.
+        path: Image to write.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 1.8 * len(inputs) + 0.6), layout="constrained")
+    figure.suptitle(title)
+    for axes, noisy, clean, smooth in zip(
+        figure.subplots(len(inputs), 1, squeeze=False)[:, 0], inputs, targets, answers, strict=True
+    ):
+        axes.plot(noisy[:, 0], ".", color="lightgrey", label="input")
+        axes.plot(clean[:, 0], color=TRAIN, linewidth=1, label="target")
+        axes.plot(smooth[:, 0], color=VALIDATION, linewidth=1.2, label="model")
+        axes.grid(alpha=0.3)
+    axes.set_xlabel("sample")
+    figure.axes[0].legend(frameon=False, ncols=3)
     figure.savefig(path, dpi=120)

@@ -15,7 +15,15 @@ from chapterflow.models.parts.base import Strict
 Metrics = dict[str, float]
 
 #: Metrics whose last word is one of these are shares.
-SHARES = ("accuracy", "accuracy_low", "accuracy_high", "macro_f1", "ece", "worst_class_recall")
+SHARES = (
+    "accuracy",
+    "accuracy_low",
+    "accuracy_high",
+    "macro_f1",
+    "ece",
+    "worst_class_recall",
+    "majority_accuracy",
+)
 
 
 def accuracy_interval(correct: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -133,6 +141,12 @@ def classification_metrics(
             raise ImplausibleMetric(f"The {what} must add up to {count}. Received: {total}")
     check_metrics(metrics)
     return metrics, scores, confusion.astype(np.int64)
+
+
+def majority_accuracy(train_labels: NDArray[Any], test_labels: NDArray[Any]) -> float:
+    """Return the test accuracy of always answering the most frequent class of the train split."""
+    values, counts = np.unique(train_labels, return_counts=True)
+    return float((test_labels == values[counts.argmax()]).mean())
 
 
 def check_metrics(metrics: Mapping[str, float]) -> None:

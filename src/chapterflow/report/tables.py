@@ -9,25 +9,37 @@ from rich.table import Table
 from rich.text import Text
 
 from chapterflow.evaluation.compare import Difference
-from chapterflow.records import Outcome
+from chapterflow.records import SCORES, Outcome
 
 Cells = list[str]
+Column = Callable[[dict[str, float]], str]
 
 
-#: Heading and text of each column of the results.
-COLUMNS: dict[str, Callable[[dict[str, float]], str]] = {
+#: Heading and text of the columns of results: what was scored, then what it cost.
+CLASSES: dict[str, Column] = {
     "accuracy": lambda m: f"{m['test/accuracy']:.4f}",
     "95 % interval": lambda m: f"{m['test/accuracy_low']:.3f}-{m['test/accuracy_high']:.3f}",
     "log-loss": lambda m: f"{m['test/log_loss']:.3f}",
+}
+CURVES: dict[str, Column] = {
+    "RMSE": lambda m: f"{m['test/rmse']:.4f}",
+    "95 % interval": lambda m: f"{m['test/rmse_low']:.4f}-{m['test/rmse_high']:.4f}",
+    "best Sav.-Golay": lambda m: f"{m['baseline/savitzky_golay/rmse']:.4f}",
+    "moving average": lambda m: f"{m['baseline/moving_average/rmse']:.4f}",
+}
+COSTS: dict[str, Column] = {
     "train s": lambda m: f"{m['train/seconds']:.1f}",
     "params": lambda m: f"{m['cost/parameters']:,.0f}",
-    "ms/image": lambda m: f"{m['cost/latency_ms_median']:.2f}",
+    "ms/example": lambda m: f"{m['cost/latency_ms_median']:.2f}",
 }
-HEADINGS = ["model", "dataset", "status", *COLUMNS, "run"]
+
+RESULTS_TITLE = "Results on the test split"
 
 #: A narrower terminal gets fewer columns instead of unreadable ones.
 WIDE = 105
-NARROW = ["model", "status", "accuracy", "95 % interval", "train s"]
+NARROW = ("status", "accuracy", "RMSE", "95 % interval", "train s")
+
+BESIDE_HEADINGS = ["model", "variant", "score", "score of the model", "train s", "params", "MFLOPs"]
 
 DIFFERENCE_HEADINGS = [
     "A", "B", "accuracy B-A", "95 % interval", "only A / B right", "McNemar p (Holm)",
@@ -35,14 +47,44 @@ DIFFERENCE_HEADINGS = [
 ]  # fmt: skip
 
 
-def results_row(outcome: Outcome) -> Cells:
-    """Return one model's cells under `HEADINGS`."""
-    if outcome.status == "failed":
-        cells = [""] * len(COLUMNS)
-    else:
-        cells = [text(outcome.metrics) for text in COLUMNS.values()]
-    run = (outcome.run_id or "")[:8]
-    return [outcome.model, outcome.dataset, outcome.status, *cells, run]
+def results_table(outcomes: Sequence[Outcome], *, curves: bool) -> tuple[Cells, list[Cells]]:
+    """Return headings and rows of the models that were scored as curves, or of all others."""
+    columns = (CURVES if curves else CLASSES) | COSTS
+    rows = []
+    for outcome in outcomes:
+        if ("test/rmse" in outcome.metrics) != curves:
+            continue
+        failed = outcome.status == "failed"
+        cells = ["" if failed else text(outcome.metrics) for text in columns.values()]
+        run = (outcome.run_id or "")[:8]
+        rows.append([outcome.model, outcome.dataset, outcome.status, *cells, run])
+    return ["model", "dataset", "status", *columns, "run"], rows
+
+
+def beside_table(outcomes: Sequence[Outcome]) -> list[Cells]:
+    """Return the cells of each variant that stands beside a model, under `BESIDE_HEADINGS`."""
+    rows = []
+    for outcome in outcomes:
+        found = outcome.metrics
+        names = [key.split("/")[1] for key in found if key.startswith("beside/")]
+        for name in dict.fromkeys(names):
+            of = {k.rpartition("/")[2]: v for k, v in found.items() if f"beside/{name}/" in k}
+            score, own = next(
+                ((f"{of[key]:.4f}", found.get(f"test/{key}")) for key in SCORES if key in of),
+                ("not trained", None),
+            )
+            rows.append(
+                [
+                    outcome.model,
+                    name,
+                    score,
+                    "" if own is None else f"{own:.4f}",
+                    f"{of['train_seconds']:.1f}" if "train_seconds" in of else "",
+                    f"{of['parameters']:,.0f} of {found['cost/parameters']:,.0f}",
+                    f"{of['flops'] / 1e6:,.2f} of {found['cost/flops'] / 1e6:,.2f}",
+                ]
+            )
+    return rows
 
 
 def difference_row(pair: Difference) -> Cells:
@@ -82,7 +124,12 @@ def results_markdown(outcomes: Sequence[Outcome]) -> str:
     errors = "".join(
         f"\n**{names}** failed:\n\n````\n{error}\n````\n" for names, error in failures(outcomes)
     )
-    return markdown(HEADINGS, [results_row(outcome) for outcome in outcomes]) + errors
+    tables = [results_table(outcomes, curves=curves) for curves in (False, True)]
+    variants = beside_table(outcomes)
+    text = "\n".join(markdown(headings, rows) for headings, rows in tables if rows)
+    if variants:
+        text += "\nBeside the models:\n\n" + markdown(BESIDE_HEADINGS, variants)
+    return text + errors
 
 
 def differences_markdown(differences: Sequence[Difference]) -> str:
@@ -95,20 +142,31 @@ def print_results(
 ) -> None:
     """Print the table of results, then the errors."""
     colours = {"trained": "green", "reused": "cyan", "failed": "red"}
-    table = Table(title="Results on the test split")
-    headings = HEADINGS if console.width >= WIDE else NARROW
-    headings = [name for name in headings if show_status or name != "status"]
-    for heading in headings:
-        table.add_column(heading, justify="right" if heading in COLUMNS else "left")
-    for outcome in outcomes:
-        cells = dict(zip(HEADINGS, results_row(outcome), strict=True))
-        table.add_row(
-            *(
-                Text(cells[name], style=colours[outcome.status] if name == "status" else "")
-                for name in headings
+    for curves in (False, True):
+        headings, rows = results_table(outcomes, curves=curves)
+        shown = [
+            name
+            for position, name in enumerate(headings)
+            if (position == 0 or console.width >= WIDE or name in NARROW)
+            and (show_status or name != "status")
+        ]
+        table = Table(title="Curves: error on the test split" if curves else RESULTS_TITLE)
+        for heading in shown:
+            numbers = heading not in ("model", "dataset", "status", "run")
+            table.add_column(heading, justify="right" if numbers else "left")
+        for row in rows:
+            cells = dict(zip(headings, row, strict=True))
+            style = colours[cells["status"]]
+            table.add_row(
+                *(Text(cells[name], style=style if name == "status" else "") for name in shown)
             )
-        )
-    console.print(table)
+        if rows:
+            console.print(table)
+    if variants := beside_table(outcomes):
+        table = Table(*BESIDE_HEADINGS, title="Beside the models: the same data and seed")
+        for row in variants:
+            table.add_row(*row)
+        console.print(table)
     for names, error in failures(outcomes):
         console.print(Text(f"{names} failed: {error}", style="red"), soft_wrap=True)
 

@@ -64,6 +64,7 @@ def source_hashes(model: str, kind: Kind, package: Path = PACKAGE) -> dict[str, 
         f"chapterflow.data.kinds.{kind}",
         "chapterflow.training.fit",
         "chapterflow.evaluation.evaluate",
+        "chapterflow.evaluation.beside",
     ]
     return module_hashes(roots, package)
 

@@ -13,7 +13,7 @@ from chapterflow.errors import StoreError
 
 if TYPE_CHECKING:
     import keras
-    import numpy as np
+    from mlflow.models import ModelSignature
     from mlflow.models.model import ModelInfo
 
 #: What a served model needs; letting MLflow find out takes it several seconds a model.
@@ -25,7 +25,8 @@ def log_keras_model(
     *,
     run_id: str,
     name: str,
-    input_example: np.ndarray[Any, Any],
+    input_example: Any,
+    input_shapes: Any = None,
     params: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
     tags: Mapping[str, str] | None = None,
@@ -38,7 +39,10 @@ def log_keras_model(
         model: Any built model, compiled or not.
         run_id: Run that the model belongs to; it need not be the active one.
         name: Name of the logged model.
-        input_example: A small batch, shape `(n, ...)`, in the dtype that serving shall accept.
+        input_example: A small batch, shape `(n, ...)`, in the dtype that serving shall accept, or
+            a dict of them by name.
+        input_shapes: Shape and dtype of the inputs, in the same structure, None where an axis may
+            vary; those of the example with an open batch axis by default.
         params: Shown on the model's page, where they can be searched. The run's own are added and
             win.
         metrics: Logged to the run and, with it, to the model.
@@ -51,7 +55,7 @@ def log_keras_model(
     import mlflow.keras
     from mlflow import MlflowClient
     from mlflow.entities import Metric
-    from mlflow.models import Model, infer_signature
+    from mlflow.models import Model
 
     def save_model(path: str, validate_serving_input: bool, **options: Any) -> None:
         # mlflow.keras writes the input example before it makes the folder, and fails.
@@ -78,7 +82,7 @@ def log_keras_model(
             model_id=logged.model_id,
             run_id=run_id,
             model=model,
-            signature=infer_signature(input_example, output),
+            signature=_signature(input_example, input_shapes, output),
             input_example=input_example,
             pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],
             # It would load and run the model once more, and print Keras's progress bars.
@@ -97,6 +101,24 @@ def log_keras_model(
         ]
         client.log_batch(run_id, metrics=values)
     return info
+
+
+def _signature(example: Any, shapes: Any, output: Any) -> ModelSignature:
+    """Return the signature of a model: axes that vary are open."""
+    import numpy as np
+    from mlflow.models import ModelSignature, infer_signature
+    from mlflow.types import Schema, TensorSpec
+
+    inferred = infer_signature(example, output)
+    if shapes is None:
+        return inferred
+
+    named = shapes.items() if isinstance(shapes, dict) else [(None, shapes)]
+    specs = [
+        TensorSpec(np.dtype(dtype), tuple(-1 if side is None else side for side in shape), name)
+        for name, (shape, dtype) in named
+    ]
+    return ModelSignature(Schema(specs), inferred.outputs)
 
 
 def register(

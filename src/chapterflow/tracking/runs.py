@@ -148,7 +148,8 @@ class EpochLogger:
             "train/learning_rate": record.learning_rate,
             "train/epoch_seconds": record.seconds,
         }
-        log_metrics(self._client, self._run_id, metrics, record.epoch)
+        told = {name: value for name, value in metrics.items() if value is not None}
+        log_metrics(self._client, self._run_id, told, record.epoch)
 
 
 def find_finished(client: MlflowClient, experiment_id: str, fingerprint: str) -> Run | None:

@@ -14,7 +14,7 @@ from chapterflow.data.versioning import data_version
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError
 from chapterflow.models.parts.registry import get_model
-from chapterflow.records import Outcome
+from chapterflow.records import SCORES, Outcome
 from chapterflow.settings import Settings
 from chapterflow.tracking import runs
 from chapterflow.tracking.fingerprint import fingerprint
@@ -157,28 +157,39 @@ class Session:
         evaluation = Evaluation.model_validate_json((work / runs.EVALUATION).read_text("utf-8"))
         card = dataset.card
         title = f"{model} on {card.name}"
+        pictures = ["learning_curve", "confusion_matrix" if card.classes else "curves"]
         figures.learning_curve(
             training.history,
             f"{title}: learning curve",
             work / "learning_curve.png",
             chosen_epoch=training.chosen_epoch,
         )
-        figures.confusion_matrix(
-            np.array(evaluation.confusion),
-            card.classes,
-            f"{title}: {len(dataset.indices('test'))} test examples",
-            work / "confusion_matrix.png",
-        )
+        test = dataset.indices("test")
+        if card.classes:
+            figures.confusion_matrix(
+                np.array(evaluation.confusion),
+                card.classes,
+                f"{title}: {len(test)} test examples",
+                work / "confusion_matrix.png",
+            )
+        else:
+            with np.load(work / runs.PREDICTIONS, allow_pickle=False) as kept:
+                figures.smoothed_curves(
+                    dataset.inputs(test[:4]),
+                    dataset.targets(test[:4]),
+                    kept["prediction"][:4],
+                    f"{title}: the first test curves",
+                    work / "curves.png",
+                )
         for name in (
             runs.EVALUATION,
             runs.PREDICTIONS,
             "training.json",
             "fingerprint.json",
-            "learning_curve.png",
-            "confusion_matrix.png",
+            *(f"{picture}.png" for picture in pictures),
         ):
             self.client.log_artifact(run_id, str(work / name))
-        for name in ("learning_curve", "confusion_matrix"):
+        for name in pictures:
             # Once more as images with a step, which the UI lays side by side for several runs.
             with PIL.Image.open(work / f"{name}.png") as image:
                 self.client.log_image(run_id, image, key=name, step=len(training.history))
@@ -189,12 +200,12 @@ class Session:
         runs.log_metrics(self.client, run_id, evaluation.metrics, 0)
 
         entry = get_model(model)
-        example = dataset.inputs(dataset.indices("train")[:2])
         logged = log_keras_model(
             keras.saving.load_model(work / "model.keras", compile=False),
             run_id=run_id,
             name=model,
-            input_example=example,
+            input_example=dataset.example(),
+            input_shapes=dataset.input_shapes(),
             params=self._settings.params(model).model_dump(mode="json"),
         )
         version = register(
@@ -203,11 +214,18 @@ class Session:
             tags={
                 runs.DATASET: card.name,
                 runs.PROFILE: self._settings.profile,
-                "chapterflow.test_accuracy": f"{evaluation.metrics['test/accuracy']:.4f}",
+                **{
+                    f"chapterflow.test_{score}": f"{evaluation.metrics[f'test/{score}']:.4f}"
+                    for score in SCORES
+                    if f"test/{score}" in evaluation.metrics
+                },
             },
-            description=f"{entry.summary}. Raw pixels 0 to {card.value_max}, float32 "
-            f"{('n', *card.shape)} in; logits (n, {len(card.classes)}) out, softmax gives "
-            "probabilities.",
+            description=f"{entry.summary}. Raw {card.kind} in, values up to {card.value_max:g}; "
+            + (
+                f"logits (n, {len(card.classes)}) out, softmax gives probabilities."
+                if card.classes
+                else "the smoothed curves out."
+            ),
         )
         runs.set_tags(self.client, run_id, {runs.MODEL_VERSION: version})
         runs.close_run(self.client, run_id, "FINISHED")

@@ -141,9 +141,9 @@ class EpochReporter(keras.callbacks.Callback):  # type: ignore[misc]
         record = EpochRecord(
             epoch=epoch + 1,
             train_loss=values["loss"],
-            train_accuracy=values["accuracy"],
+            train_accuracy=values.get("accuracy"),
             validation_loss=values["val_loss"],
-            validation_accuracy=values["val_accuracy"],
+            validation_accuracy=values.get("val_accuracy"),
             learning_rate=float(np.asarray(self.model.optimizer.learning_rate)),
             seconds=time.perf_counter() - self._started,
         )

@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from chapterflow.data.card import Dataset
 from chapterflow.errors import ChapterflowError
-from chapterflow.models.parts.base import ChapterModel, ModelParams, Strict
+from chapterflow.models.parts.base import ChapterModel, InputSpec, ModelParams, Strict
 from chapterflow.training.history import EpochRecord, best_epoch, is_over, read_history
-from chapterflow.training.pipeline import TrainBatches, split_batches, steps_per_epoch
+from chapterflow.training.pipeline import (
+    FORWARD_BATCH,
+    TrainBatches,
+    input_spec,
+    sized_for,
+    split_batches,
+    steps_per_epoch,
+)
 
 if TYPE_CHECKING:
     import keras
-
-#: Examples in a forward pass that computes no gradients.
-FORWARD_BATCH = 512
 
 
 class Training(Strict):
@@ -45,7 +49,7 @@ def fit(
     *,
     seed: int,
     work: Path,
-    on_epoch: Callable[[EpochRecord], None],
+    on_epoch: Callable[[EpochRecord], None] = lambda record: None,
 ) -> Training:
     """Train a model and save it as `work/model.keras`.
 
@@ -64,6 +68,7 @@ def fit(
 
     from chapterflow.training import callbacks as cb
 
+    dataset = sized_for(entry, params, dataset)
     work.mkdir(parents=True, exist_ok=True)
     checkpoints, best = work / "checkpoints", work / "best.weights.h5"
     finished = cb.finished_epochs(checkpoints)
@@ -115,7 +120,7 @@ def fit(
         chosen = best_epoch(history)
         model.load_weights(best)
     # Without the optimizer, whose state would triple the file and is of no use to who predicts.
-    keras.Model(model.inputs[0], model.outputs[0], name=model.name).save(work / "model.keras")
+    keras.Model(model.input, model.output, name=model.name).save(work / "model.keras")
     return Training(
         history=history,
         chosen_epoch=chosen.epoch,
@@ -125,25 +130,39 @@ def fit(
     )
 
 
-def compiled(entry: ChapterModel[Any], params: ModelParams, dataset: Dataset) -> keras.Model:
-    """Return a chapter model for a dataset, ready to fit: Adam, cross-entropy on logits."""
-    import keras
+def built(entry: ChapterModel[Any], params: ModelParams, spec: InputSpec) -> keras.Model:
+    """Return a chapter model for data as `spec` describes them.
 
+    Raises:
+        ChapterflowError: If it cannot be built for them.
+    """
     try:
-        model = entry.build(params, dataset.card.input_spec)
+        return entry.build(params, spec)
     except ValueError as error:
         # Keras colours its messages.
         reason = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
-        shape = tuple(dataset.card.shape)
         raise ChapterflowError(
-            f"{entry.name} cannot be built for inputs of shape {shape}: {reason}"
+            f"{entry.name} cannot be built for inputs of shape {spec.shape}: {reason}"
         ) from error
+
+
+def compiled(entry: ChapterModel[Any], params: ModelParams, dataset: Dataset) -> keras.Model:
+    """Return a chapter model for a dataset, ready to fit.
+
+    It learns with Adam: classes from logits by cross-entropy, anything else by squared error.
+    """
+    import keras
+
+    spec = input_spec(entry, params, dataset)
+    model = built(entry, params, spec)
     model.compile(
         optimizer=keras.optimizers.Adam(
             learning_rate(params, steps_per_epoch(dataset, params.batch_size))
         ),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        if spec.classes
+        else keras.losses.MeanSquaredError(),
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")] if spec.classes else [],
         steps_per_execution=params.steps_per_execution,
         # XLA is slower for convolutions on CPUs.
         jit_compile=False,

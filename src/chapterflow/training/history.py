@@ -14,16 +14,24 @@ class EpochRecord(Strict):
 
     Attributes:
         epoch: Number of finished epochs, from 1.
+        train_accuracy: None where the target is not a class; so is `validation_accuracy`.
         seconds: Wall time of the epoch with its validation.
     """
 
     epoch: int
     train_loss: float
-    train_accuracy: float
+    train_accuracy: float | None = None
     validation_loss: float
-    validation_accuracy: float
+    validation_accuracy: float | None = None
     learning_rate: float
     seconds: float
+
+    @property
+    def told(self) -> str:
+        """How validation went, in a few words."""
+        if self.validation_accuracy is None:
+            return f"loss {self.validation_loss:.4g}"
+        return f"accuracy {self.validation_accuracy:.3f}"
 
 
 def read_history(path: Path, *, epochs: int) -> list[EpochRecord]:

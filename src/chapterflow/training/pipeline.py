@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chapterflow.data.card import Dataset, Split
+from chapterflow.models.parts.base import ChapterModel, InputSpec, ModelParams
 
 if TYPE_CHECKING:
+    import keras
     import tensorflow as tf
+
+
+#: Examples in a forward pass that computes no gradients.
+FORWARD_BATCH = 256
+#: Height and width of photos for a model that names no size.
+PHOTO_SIZE = (224, 224)
+
+
+def sized_for(entry: ChapterModel[Any], params: ModelParams, dataset: Dataset) -> Dataset:
+    """Return the dataset with its photos decoded to the size that a model takes."""
+    return dataset.sized(*(entry.size(params) if entry.size else PHOTO_SIZE))
+
+
+def input_spec(entry: ChapterModel[Any], params: ModelParams, dataset: Dataset) -> InputSpec:
+    """Return what a model is built for: photos have any size where the model resizes them."""
+    spec = dataset.card.input_spec
+    if spec.kind == "photos" and entry.size is None:
+        return dataclasses.replace(spec, shape=(*PHOTO_SIZE, *spec.shape[2:]))
+    return spec
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.intp]:
@@ -60,6 +82,18 @@ def split_batches(dataset: Dataset, split: Split, *, batch_size: int) -> tf.data
     """Return one split's batches in stored order, shaped as those of `TrainBatches`."""
     indices = dataset.indices(split)
     return _as_tf(dataset, lambda: _gather(dataset, indices, batch_size), len(indices), batch_size)
+
+
+def predict(model: keras.Model, dataset: Dataset, split: Split) -> NDArray[Any]:
+    """Return a model's answers `(n, ...)` for the examples of a split, in stored order."""
+    if dataset.WHOLE:
+        chosen = dataset.indices(split)
+        answers: NDArray[Any] = np.asarray(model(dataset.inputs(chosen), training=False))
+        return answers[chosen]
+    batches = split_batches(dataset, split, batch_size=FORWARD_BATCH)
+    # Only inputs: with weights, Keras would take the batch for (inputs, targets, weights).
+    found: NDArray[Any] = model.predict(batches.map(lambda inputs, *rest: inputs), verbose=0)
+    return found
 
 
 def _gather(

@@ -40,6 +40,8 @@ class Variant(Strict):
 class ModelParams(Strict):
     """Parameters that every chapter model has; each model adds its own.
 
+    A model that reads more than its role's dataset overrides `roles`.
+
     Attributes:
         role: Role whose dataset the model learns.
         epochs: Upper bound on passes over the training split.
@@ -64,6 +66,10 @@ class ModelParams(Strict):
     steps_per_execution: PositiveInt = 16
     beside: dict[str, Variant] = Field(default_factory=dict)
     folds: Annotated[int, Field(ge=0, le=50)] = 0
+
+    def roles(self) -> tuple[str, ...]:
+        """Return the roles whose datasets the model reads, its own first."""
+        return (self.role,)
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,8 @@ class ChapterModel(Generic[P]):
             and an `InputSpec`. A softmax over the last axis turns the logits into probabilities.
         section: Title of the book's section, in chapter 5.
         summary: One line that says what it is.
+        size: Height and width to which photos are decoded; None decodes them to 224x224. The model
+            resizes what comes in another size itself.
         frozen: Builds the part that is not trained, raw values -> features, so that its features
             are computed once and kept; it returns None where the parameters freeze nothing.
         head: Builds what is trained on the features; `build` gives both together.
@@ -108,6 +116,7 @@ class ChapterModel(Generic[P]):
     build: Callable[[P, InputSpec], keras.Model]
     section: str
     summary: str
+    size: Callable[[P], tuple[int, int]] | None = None
     frozen: Callable[[P, InputSpec], keras.Model | None] | None = None
     head: Callable[[P, InputSpec], keras.Model] | None = None
 
@@ -120,7 +129,7 @@ def with_softmax(model: keras.Model) -> keras.Model:
     `with_softmax(mlflow.keras.load_model("models:/cnn/1"))`.
 
     Args:
-        model: Model of output shape `(batch, classes)`.
+        model: Model of output shape `(batch, classes)` and any inputs.
     """
     import keras
 

@@ -33,7 +33,7 @@ def get_model(name: str) -> ChapterModel[Any]:
     registered = getattr(importlib.import_module(f"chapterflow.models.{module}"), "MODEL", None)
     if not isinstance(registered, ChapterModel) or registered.name != name:
         raise TypeError(
-            f"chapterflow/models/{module}.py must end with MODEL = ChapterModel(name={name!r}, ...). "
+            f"chapterflow/models/{module}.py must end with MODEL = ChapterModel({name!r}, ...). "
             f"Received: {registered!r}"
         )
     return registered

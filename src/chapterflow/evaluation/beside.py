@@ -1,0 +1,92 @@
+"""Variants beside a model: the same data, seed and code, other parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from chapterflow.data.card import Dataset
+from chapterflow.errors import ConfigError
+from chapterflow.evaluation.cost import flops
+from chapterflow.evaluation.metrics import Metrics, accuracy_interval, check_metrics
+from chapterflow.models.parts.base import ChapterModel, ModelParams, Variant
+from chapterflow.training.fit import built, fit
+from chapterflow.training.pipeline import input_spec, predict, sized_for
+
+
+def changed(params: ModelParams, variant: Variant) -> ModelParams:
+    """Return the parameters of a variant.
+
+    Raises:
+        ConfigError: If the change names unknown parameters or wrong values.
+    """
+    try:
+        return type(params).model_validate(
+            params.model_dump() | {"beside": {}, "folds": 0} | variant.change
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(
+            f"A variant in `beside` changes {where}: {first['msg'].lower()}. "
+            f"Received: {first['input']!r}"
+        ) from None
+
+
+def score_variants(
+    entry: ChapterModel[Any],
+    params: ModelParams,
+    dataset: Dataset,
+    *,
+    seed: int,
+    work: Path,
+    tell: Callable[[str], None] = lambda name: None,
+) -> Metrics:
+    """Train and score the variants of a model that its parameters name.
+
+    Args:
+        entry: The chapter model.
+        params: Its parameters, with the variants in `beside`.
+        dataset: Its dataset.
+        seed: Seed of every training.
+        work: Folder of the model's training; each variant gets one in it, and resumes there.
+        tell: Told of each variant before it starts.
+
+    Returns:
+        `beside/<variant>/parameters` and `.../flops`; of those that are trained also
+        `.../train_seconds` and `.../accuracy` with its 95 % interval, or `.../rmse`.
+    """
+    import keras
+
+    from chapterflow.evaluation.denoising import rmse
+
+    metrics: Metrics = {}
+    for name, variant in params.beside.items():
+        tell(name)
+        own, found = changed(params, variant), {}
+        data = sized_for(entry, own, dataset)
+        test = data.indices("test")
+        if variant.train:
+            folder = work / "beside" / name
+            training = fit(entry, own, dataset, seed=seed, work=folder)
+            model = keras.saving.load_model(folder / "model.keras", compile=False)
+            answers = predict(model, data, "test")
+            found["train_seconds"] = training.seconds
+            if data.card.classes:
+                correct = int((answers.argmax(axis=-1) == data.labels[test]).sum())
+                found["accuracy"] = correct / len(test)
+                found["accuracy_low"], found["accuracy_high"] = accuracy_interval(
+                    correct, len(test)
+                )
+            else:
+                found["rmse"] = rmse(data.targets(test), answers, data.weights(test))
+        else:
+            model = built(entry, own, input_spec(entry, own, data))
+        found["parameters"] = float(model.count_params())
+        found["flops"] = float(flops(model, data.inputs(test[:1])))
+        metrics |= {f"beside/{name}/{key}": value for key, value in found.items()}
+    check_metrics(metrics)
+    return metrics
