@@ -90,14 +90,14 @@ def validate(settings: Settings, prepared: Prepared, flow_run_id: str) -> Verdic
 
 @task(task_run_name="train {model}", cache_policy=NO_CACHE)
 def train(
-    settings: Settings, model: str, verdict: Verdict, flow_run_id: str, force: bool
+    settings: Settings, model: str, verdicts: list[Verdict], flow_run_id: str, force: bool
 ) -> Trained:
     """Train a model, or find the run that did."""
     return steps.train(
         find_project(),
         settings,
         model,
-        verdict,
+        verdicts,
         flow_run_id=flow_run_id,
         force=force,
         tags={
@@ -201,7 +201,7 @@ def _run_models(
     # that stands in two records for the same value. What comes from no task is quoted.
     quoted: Any = quote(settings)
     verdicts: dict[str, State[Verdict]] = {}
-    for dataset in dict.fromkeys(settings.dataset_of(name) for name in names):
+    for dataset in dict.fromkeys(d for name in names for d in settings.datasets_of(name)):
         ready: Any = prepare(quoted, dataset, return_state=True)
         if ready.is_completed():
             ready = validate(quoted, ready, flow_run_id, return_state=True)
@@ -209,11 +209,12 @@ def _run_models(
         tell_about(dataset)("checked" if ready.is_completed() else "failed", "")
     outcomes = []
     for name in names:
-        verdict = verdicts[settings.dataset_of(name)]
+        needed = [verdicts[dataset] for dataset in settings.datasets_of(name)]
+        broken = next((verdict for verdict in needed if not verdict.is_completed()), None)
         outcome = (
-            _run_model(project, settings, name, verdict, flow_run_id, force)
-            if verdict.is_completed()
-            else _failure(settings, name, verdict)
+            _failure(settings, name, broken)
+            if broken
+            else _run_model(project, settings, name, needed, flow_run_id, force)
         )
         tell_about(name)(outcome.status, _summary(outcome))
         outcomes.append(outcome)
@@ -224,17 +225,17 @@ def _run_model(
     project: Project,
     settings: Settings,
     name: str,
-    verdict: Any,
+    verdicts: Any,
     flow_run_id: str,
     force: bool,
 ) -> Outcome:
     quoted: Any = quote(settings)
     with steps.claim(project, settings, name, tell=tell_about(name)):
-        state: Any = train(quoted, name, verdict, flow_run_id, force, return_state=True)
+        state: Any = train(quoted, name, verdicts, flow_run_id, force, return_state=True)
         if state.is_completed():
             state = evaluate(quoted, state, return_state=True)
         if state.is_completed():
-            state = log(quoted, state, verdict, return_state=True)
+            state = log(quoted, state, verdicts[0], return_state=True)
     if not state.is_completed():
         return _failure(settings, name, state)
     outcome: Outcome = state.result()

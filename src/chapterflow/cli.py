@@ -126,7 +126,7 @@ def run(
     from chapterflow.report.tables import print_results
     from pipelines.server import prefect_server
 
-    datasets = list(dict.fromkeys(settings.dataset_of(name) for name in names))
+    datasets = list(dict.fromkeys(d for name in names for d in settings.datasets_of(name)))
     exit_code = 0
     console = live.console(stderr=as_json)
     with live.shown(console, [*datasets, *names]) as progress:

@@ -213,12 +213,9 @@ def _cross_check(settings: Settings, faults: list[str]) -> None:
                 )
     for name, profiles in settings.models.items():
         for params in profiles.values():
-            if params.role not in settings.roles:
-                fault = (
-                    f"models.{name}.role: unknown role {params.role!r}."
-                    f"{nearest(params.role, settings.roles)}"
-                )
-                if fault not in faults:
+            for role in params.roles():
+                fault = f"models.{name}.role: unknown role {role!r}.{nearest(role, settings.roles)}"
+                if role not in settings.roles and fault not in faults:
                     faults.append(fault)
     mirrors: dict[str, str] = {}
     for name, dataset in settings.datasets.items():

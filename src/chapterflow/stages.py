@@ -32,14 +32,18 @@ def run_stage(project: Project, settings: Settings, model: str) -> None:
     """Run one model, and write what `dvc metrics` and `dvc plots` read."""
     tell = tell_about(model)
     dataset = settings.dataset_of(model)
-    prepared = steps.prepare(project, settings, dataset, build=False)
-    verdict = steps.validate(project, settings, prepared, tell=tell)
+    verdicts = [
+        steps.validate(
+            project, settings, steps.prepare(project, settings, name, build=False), tell=tell
+        )
+        for name in settings.datasets_of(model)
+    ]
     with Session(project, settings) as session:
         runs.end_dead_runs(session.client, [session.experiment_id])
     with steps.claim(project, settings, model, tell=tell):
-        trained = steps.train(project, settings, model, verdict, tell=tell)
+        trained = steps.train(project, settings, model, verdicts, tell=tell)
         trained = steps.evaluate(project, settings, trained, tell=tell)
-        outcome = steps.log(project, settings, trained, verdict, tell=tell)
+        outcome = steps.log(project, settings, trained, verdicts[0], tell=tell)
     tell(outcome.status, f"run {outcome.run_id}")
 
     folder = project.results / "models" / model

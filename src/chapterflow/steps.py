@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -133,8 +133,8 @@ def claim(
 
     Two processes that want the same run do it once: the second waits, then reuses it.
     """
-    card = read_card(project.data / settings.dataset_of(model))
-    key = fingerprint(fingerprint_parts(settings, model, card))[:16]
+    cards = [read_card(project.data / name) for name in settings.datasets_of(model)]
+    key = fingerprint(fingerprint_parts(settings, model, cards))[:16]
     locks = project.scratch / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     lock = FileLock(locks / f"run-{key}.lock")
@@ -153,7 +153,7 @@ def train(
     project: Project,
     settings: Settings,
     model: str,
-    verdict: Verdict,
+    verdicts: Sequence[Verdict],
     *,
     flow_run_id: str | None = None,
     force: bool = False,
@@ -165,17 +165,18 @@ def train(
     Call it within `claim`.
 
     Args:
-        verdict: Of the validation of the model's dataset, which must have succeeded.
+        verdicts: Of the validation of every dataset that the model reads; all must be good.
         flow_run_id: Run to nest this one in.
         force: Train even where a finished run has the fingerprint.
         tags: More tags for the run.
     """
-    verdict.raise_for_failure()
+    for verdict in verdicts:
+        verdict.raise_for_failure()
     tell("look up", "is there a finished run?")
     dataset = settings.dataset_of(model)
     dataset_folder = project.data / dataset
-    card = read_card(dataset_folder)
-    parts = fingerprint_parts(settings, model, card)
+    cards = [read_card(project.data / name) for name in settings.datasets_of(model)]
+    parts = fingerprint_parts(settings, model, cards)
     key = fingerprint(parts)
     work = project.scratch / "work" / key[:16]
     with Session(project, settings) as session:
@@ -196,7 +197,7 @@ def train(
         work.mkdir(parents=True, exist_ok=True)
         (work / "fingerprint.json").write_text(json.dumps(parts, indent=2), encoding="utf-8")
         run_id = session.start_model_run(
-            model, parts, card, work, flow_run_id=flow_run_id, tags=tags or {}
+            model, parts, cards[0], work, flow_run_id=flow_run_id, tags=tags or {}
         )
         params = settings.params(model)
         logger = runs.EpochLogger(session.client, run_id)
@@ -333,9 +334,10 @@ def compare(project: Project, settings: Settings) -> Comparison:
 
 def _current_runs(project: Project, settings: Settings, session: Session) -> Iterator[Run]:
     for model in settings.models:
-        folder = project.data / settings.dataset_of(model)
-        if (folder / CARD).is_file():
-            key = fingerprint(fingerprint_parts(settings, model, read_card(folder)))
+        folders = [project.data / name for name in settings.datasets_of(model)]
+        if all((folder / CARD).is_file() for folder in folders):
+            cards = [read_card(folder) for folder in folders]
+            key = fingerprint(fingerprint_parts(settings, model, cards))
             if run := runs.find_finished(session.client, session.experiment_id, key):
                 yield run
 

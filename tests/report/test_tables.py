@@ -254,18 +254,18 @@ def test_curves_have_a_table_of_their_own(console: Console) -> None:
 def test_variants_stand_beside_their_model(console: Console) -> None:
     beside = {
         "cost/flops": 4e6,
-        "beside/scratch/accuracy": 0.9,
-        "beside/scratch/train_seconds": 3.21,
-        "beside/scratch/parameters": 421642.0,
-        "beside/scratch/flops": 4e6,
+        "beside/from_scratch/accuracy": 0.9,
+        "beside/from_scratch/train_seconds": 3.21,
+        "beside/from_scratch/parameters": 421642.0,
+        "beside/from_scratch/flops": 4e6,
         "beside/wide/parameters": 1e6,
         "beside/wide/flops": 16e6,
     }
     model = outcome("cnn")
     model = model.model_copy(update={"metrics": model.metrics | beside})
     assert beside_table([model]) == [
-        ["cnn", "scratch", "0.9000", "0.9877", "3.2", "421,642 of 421,642", "4.00 of 4.00"],
-        ["cnn", "wide", "not trained", "", "", "1,000,000 of 421,642", "16.00 of 4.00"],
+        ["cnn", "from scratch", "0.9000 / 0.9877", "3.2", "421,642 / 421,642", "4.00 / 4.00"],
+        ["cnn", "wide", "not trained", "", "1,000,000 / 421,642", "16.00 / 4.00"],
     ]
     print_results(console, [model])
     assert "Beside the models" in console.export_text()

@@ -229,11 +229,11 @@ def card(**changes: Any) -> DatasetCard:
 
 def key_of(project: Project, *overrides: str, model: str = "cnn", **changes: Any) -> str:
     settings = load_settings(project.params, overrides=list(overrides))
-    return fingerprint(fingerprint_parts(settings, model, card(**changes)))
+    return fingerprint(fingerprint_parts(settings, model, [card(**changes)]))
 
 
 def test_parts_tell_what_people_want_to_compare(project: Project) -> None:
-    parts = fingerprint_parts(load_settings(project.params), "cnn", card())
+    parts = fingerprint_parts(load_settings(project.params), "cnn", [card()])
     assert parts["model"] == "cnn"
     assert parts["params"]["dense"] == 128
     assert parts["seed"] == 5
@@ -270,7 +270,7 @@ def test_what_does_not_decide_a_run_leaves_its_fingerprint(project: Project) -> 
 
 
 def test_a_library_that_changes_numbers_changes_the_fingerprint(project: Project) -> None:
-    parts = fingerprint_parts(load_settings(project.params), "cnn", card())
+    parts = fingerprint_parts(load_settings(project.params), "cnn", [card()])
     for part in ("params", "evaluation", "dataset", "sources", "libraries"):
         for name in parts[part]:
             changed = parts | {part: parts[part] | {name: "something else"}}

@@ -71,6 +71,7 @@ def evaluate(
     test = dataset.indices("test")
     classes: list[ClassScore] = []
     confusion: list[list[int]] = []
+    kept: dict[str, Any]
     if dataset.card.classes:
         answers = predict(with_softmax(model), dataset, "test")
         labels = np.asarray(dataset.labels[test])
@@ -112,5 +113,5 @@ def _curve_scores(dataset: Dataset, answers: NDArray[Any]) -> Metrics:
     for split in ("train", "test"):
         chosen = dataset.indices(split)
         parts[split] = (dataset.inputs(chosen), dataset.targets(chosen), dataset.weights(chosen))
-    metrics = denoising_metrics(*parts["test"], answers)
+    metrics: Metrics = denoising_metrics(*parts["test"], answers)
     return metrics | filter_baselines(parts["train"], parts["test"], metrics["test/rmse"])

@@ -39,7 +39,9 @@ RESULTS_TITLE = "Results on the test split"
 WIDE = 105
 NARROW = ("status", "accuracy", "RMSE", "95 % interval", "train s")
 
-BESIDE_HEADINGS = ["model", "variant", "score", "score of the model", "train s", "params", "MFLOPs"]
+BESIDE_HEADINGS = [
+    "model", "variant", "score / model's", "train s", "params / model's", "MFLOPs / model's"
+]  # fmt: skip
 
 DIFFERENCE_HEADINGS = [
     "A", "B", "accuracy B-A", "95 % interval", "only A / B right", "McNemar p (Holm)",
@@ -69,19 +71,18 @@ def beside_table(outcomes: Sequence[Outcome]) -> list[Cells]:
         names = [key.split("/")[1] for key in found if key.startswith("beside/")]
         for name in dict.fromkeys(names):
             of = {k.rpartition("/")[2]: v for k, v in found.items() if f"beside/{name}/" in k}
-            score, own = next(
-                ((f"{of[key]:.4f}", found.get(f"test/{key}")) for key in SCORES if key in of),
-                ("not trained", None),
+            score = next(
+                (f"{of[key]:.4f} / {found[f'test/{key}']:.4f}" for key in SCORES if key in of),
+                "not trained",
             )
             rows.append(
                 [
                     outcome.model,
-                    name,
+                    name.replace("_", " "),
                     score,
-                    "" if own is None else f"{own:.4f}",
                     f"{of['train_seconds']:.1f}" if "train_seconds" in of else "",
-                    f"{of['parameters']:,.0f} of {found['cost/parameters']:,.0f}",
-                    f"{of['flops'] / 1e6:,.2f} of {found['cost/flops'] / 1e6:,.2f}",
+                    f"{of['parameters']:,.0f} / {found['cost/parameters']:,.0f}",
+                    f"{of['flops'] / 1e6:,.2f} / {found['cost/flops'] / 1e6:,.2f}",
                 ]
             )
     return rows

@@ -79,7 +79,11 @@ class Settings(Strict):
 
     def dataset_of(self, model: str) -> str:
         """Return the name of the dataset that a model learns in the active profile."""
-        return self.roles[self.params(model).role][self.profile]
+        return self.datasets_of(model)[0]
+
+    def datasets_of(self, model: str) -> list[str]:
+        """Return the names of all datasets that a model reads, that which it learns first."""
+        return [self.roles[role][self.profile] for role in self.params(model).roles()]
 
     def check_names(self, names: Iterable[str], valid: Iterable[str], kind: str) -> None:
         """Raise a `ConfigError` that names the nearest valid name for each unknown one."""

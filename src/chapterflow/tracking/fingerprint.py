@@ -23,20 +23,24 @@ NUMERIC_LIBRARIES = ("tensorflow", "keras", "numpy", "scipy", "scikit-learn")
 PACKAGE = Path(chapterflow.__file__).parent
 
 
-def fingerprint_parts(settings: Settings, model: str, card: DatasetCard) -> dict[str, Any]:
+def fingerprint_parts(
+    settings: Settings, model: str, cards: Sequence[DatasetCard]
+) -> dict[str, Any]:
     """Return all that decides a model's run, in a form that people can compare.
 
     Args:
         settings: Checked settings, profile chosen.
         model: Name of the chapter model.
-        card: Card of the dataset that it learns.
+        cards: Cards of the datasets that it reads, that which it learns first.
     """
+    card, *others = cards
     return {
         "model": model,
         "params": settings.params(model).model_dump(mode="json"),
         "evaluation": settings.evaluation.model_dump(mode="json"),
         "seed": settings.seed,
         "dataset": {"name": card.name, "digest": card.digest},
+        "other_datasets": {other.name: other.digest for other in others},
         "sources": source_hashes(model, card.kind),
         "libraries": {name: version(name) for name in NUMERIC_LIBRARIES},
     }
