@@ -33,6 +33,13 @@ def test_the_committed_file_is_valid_in_both_profiles() -> None:
         ("models.dnn.dropout=1.5", "models.dnn.dropout", "1.5", "less than 1"),
         ("models.lenet5.activation=rely", "models.lenet5.activation", "'rely'", "'relu'"),
         ("models.cnn.role=digit", "models.cnn.role", "'digit'", "'digits'"),
+        (
+            "models.dnn.beside={a: {change: {hiden: 8}}}",
+            "dnn.beside.a.change.hiden",
+            "",
+            "'hidden'",
+        ),
+        ("models.dnn.beside={a: {change: {hidden: 0}}}", "a.change.hidden", "0", "greater than 0"),
         ("models.cnnn={}", "models.cnnn", "'cnnn'", "'cnn'"),
         ("roles.digits.book=mnits", "roles.digits.book", "'mnits'", "'mnist'"),
         ("datasets.mnist.kind=idxs", "datasets.mnist.kind", "'idxs'", "'idx'"),

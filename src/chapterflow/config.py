@@ -141,11 +141,19 @@ def _model_params(name: str, block: Any, faults: list[str]) -> dict[Profile, Mod
             faults.append(f"{path}.{profile}: must be a mapping. Received: {changes!r}")
             continue
         try:
-            resolved[profile] = params_class.model_validate(base | changes)
+            params = params_class.model_validate(base | changes)
         except ValidationError as error:
             for fault in _explain(error, params_class, path, dict.fromkeys(changes, profile)):
                 if fault not in faults:
                     faults.append(fault)
+            continue
+        resolved[profile] = params
+        for variant in params.beside:
+            try:
+                params.variant(variant)
+            except ValidationError as error:
+                place = f"{path}.beside.{variant}.change"
+                faults.extend(f for f in _explain(error, params_class, place) if f not in faults)
     return resolved
 
 

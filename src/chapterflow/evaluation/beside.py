@@ -6,34 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from chapterflow.data.card import Dataset
-from chapterflow.errors import ConfigError
 from chapterflow.evaluation.cost import flops
 from chapterflow.evaluation.metrics import Metrics, accuracy_interval, check_metrics
-from chapterflow.models.parts.base import ChapterModel, ModelParams, Variant
+from chapterflow.models.parts.base import ChapterModel, ModelParams
 from chapterflow.training.fit import built, fit
 from chapterflow.training.pipeline import input_spec, predict, sized_for
-
-
-def changed(params: ModelParams, variant: Variant) -> ModelParams:
-    """Return the parameters of a variant.
-
-    Raises:
-        ConfigError: If the change names unknown parameters or wrong values.
-    """
-    try:
-        return type(params).model_validate(
-            params.model_dump() | {"beside": {}, "folds": 0} | variant.change
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(
-            f"A variant in `beside` changes {where}: {first['msg'].lower()}. "
-            f"Received: {first['input']!r}"
-        ) from None
 
 
 def score_variants(
@@ -66,7 +44,7 @@ def score_variants(
     metrics: Metrics = {}
     for name, variant in params.beside.items():
         tell(name)
-        own, found = changed(params, variant), {}
+        own, found = params.variant(name), {}
         data = sized_for(entry, own, dataset)
         test = data.indices("test")
         if variant.train:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -70,6 +70,15 @@ class ModelParams(Strict):
     def roles(self) -> tuple[str, ...]:
         """Return the roles whose datasets the model reads, its own first."""
         return (self.role,)
+
+    def variant(self, name: str) -> Self:
+        """Return the parameters of a variant in `beside`; it has no variants of its own.
+
+        Raises:
+            ValidationError: If the change names unknown parameters or wrong values.
+        """
+        own = self.model_dump() | {"beside": {}, "folds": 0}
+        return type(self).model_validate(own | self.beside[name].change)
 
 
 @dataclass(frozen=True)
