@@ -207,3 +207,19 @@ def test_a_narrow_terminal_gets_fewer_columns_and_whole_numbers() -> None:
     assert "…" not in text
     assert results_row(outcome("lenet5"))[HEADINGS.index("95 % interval")] in text
     assert "log-loss" not in text
+
+
+def test_a_narrow_terminal_gets_the_verdict_whole() -> None:
+    narrow = Console(record=True, file=io.StringIO(), width=72)
+    print_differences(narrow, [difference(), difference(b="lenet5", verdict="b better")])
+    text = narrow.export_text()
+    assert "…" not in text
+    assert "no difference shown" in text
+    assert "lenet5 is better" in text
+    assert "+0.001 to +0.011" in text
+
+
+def test_piped_tables_are_whole(console: Console) -> None:
+    piped = Console(record=True, file=io.StringIO(), width=124)
+    print_differences(piped, [difference(a="lenet5", p_value=0.00342, p_adjusted=0.0103)])
+    assert "│ no difference shown │" in piped.export_text()
