@@ -204,7 +204,7 @@ def compare(
 
 @app.command()
 def ui(
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 5000,
 ) -> None:
     """Open the MLflow UI over this project's runs on 127.0.0.1; Ctrl-C ends it."""
     project, settings = _start()
@@ -247,7 +247,9 @@ def schedule(
     ] = None,
     profile: ProfileOption = None,
     set_: SetOption = None,
-    port: Annotated[int, typer.Option(help="Port of Prefect's UI on 127.0.0.1.")] = 4200,
+    port: Annotated[
+        int, typer.Option(help="Port of Prefect's UI on 127.0.0.1.", min=1, max=65535)
+    ] = 4200,
 ) -> None:
     """Run the chapter flow on a schedule from this process; Ctrl-C ends it.
 

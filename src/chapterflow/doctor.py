@@ -6,6 +6,7 @@ import configparser
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -302,7 +303,8 @@ def _bytecode(_project: Project) -> Check:
     if not missing:
         return Check(name, True, "compiled")
     found = f"{len(missing)} of {len(sources)} libraries not compiled: {slow}"
-    remedy = f"Run `{sys.executable} -m compileall -q {Path(missing[0]).parent.parent}`."
+    command = [sys.executable, "-m", "compileall", "-q", str(Path(missing[0]).parent.parent)]
+    remedy = f"Run `{shlex.join(command)}`."
     # It keeps Python from writing compiled files, but not from reading those that are there.
     if os.environ.get("PYTHONDONTWRITEBYTECODE"):
         found += "; PYTHONDONTWRITEBYTECODE keeps it so"

@@ -13,6 +13,7 @@ import numpy as np
 from chapterflow import steps
 from chapterflow.data.card import read_card
 from chapterflow.environment import Project
+from chapterflow.errors import StoreError
 from chapterflow.report.progress import tell_about
 from chapterflow.report.tables import differences_markdown, results_markdown
 from chapterflow.settings import Settings
@@ -71,8 +72,19 @@ def run_stage(project: Project, settings: Settings, model: str) -> None:
 
 
 def compare_stage(project: Project, settings: Settings) -> None:
-    """Compare all models, and write `results/comparison.json` and `results/comparison.md`."""
+    """Compare all models, and write `results/comparison.json` and `results/comparison.md`.
+
+    Raises:
+        StoreError: If a model has no run in the tracking store: in a fresh clone DVC finds the
+            stages unchanged and runs nothing, and their results must not be overwritten.
+    """
     found = steps.compare(project, settings)
+    missing = [name for name in settings.models if name not in {m.model for m in found.models}]
+    if missing:
+        raise StoreError(
+            f"No finished run of {', '.join(missing)} in the tracking store, so there is nothing "
+            "to compare. `chapterflow run` makes one of each (so does `dvc repro --force`)."
+        )
     _write(
         project.results / "comparison.json",
         json.dumps([pair.model_dump() for pair in found.differences], indent=2) + "\n",

@@ -78,6 +78,17 @@ def test_analytics_are_off_in_the_repository() -> None:
     assert "analytics = false" in config
 
 
+def test_without_runs_the_committed_comparison_stays(checkout: Path, run: Run) -> None:
+    # A fresh clone: dvc.lock knows the results, but the tracking store is empty.
+    assert run("chapterflow", "data", "fetch").returncode == 0
+    before = (checkout / "results/comparison.json").read_bytes()
+    stores.set_param(checkout, "comparison.bootstrap_resamples", 2500)
+    failed = run("dvc", "repro", "--single-item", "compare")
+    assert failed.returncode != 0
+    assert "No finished run of dnn, cnn, lenet5" in failed.stdout + failed.stderr
+    assert (checkout / "results/comparison.json").read_bytes() == before
+
+
 def test_the_stages_depend_on_every_source_that_a_model_uses() -> None:
     from chapterflow.models.parts.registry import model_names
     from chapterflow.tracking.fingerprint import source_hashes

@@ -37,4 +37,4 @@ def test_datasets_here_and_elsewhere(project: Project) -> None:
     assert "1,168 / 180 / 449" in text
     assert "8 x 8 x 1" in text
     assert built.digest[:12] in text
-    assert "chapterflow data fetch" in text
+    assert "`chapterflow data fetch mnist`" in text

@@ -213,7 +213,7 @@ def test_what_is_piped_is_wide_enough_for_the_tables(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("COLUMNS", "40")
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
-    assert progress.console().width == 120
+    assert progress.console().width == 124
     assert progress.console(stderr=True).stderr
     monkeypatch.setenv("COLUMNS", "200")
     assert progress.console().width == 200

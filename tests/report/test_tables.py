@@ -248,7 +248,7 @@ def test_curves_have_a_table_of_their_own(console: Console) -> None:
     text = console.export_text()
     assert text.index("│ cnn") < text.index("│ conv1d")
     assert text.count("┏") == 2
-    assert results_markdown([outcome("cnn"), curve]).count("| --- |") == 2
+    assert results_markdown([outcome("cnn"), curve]).count("\n| --- ") == 2
 
 
 def test_variants_stand_beside_their_model(console: Console) -> None:
@@ -270,3 +270,19 @@ def test_variants_stand_beside_their_model(console: Console) -> None:
     print_results(console, [model])
     assert "Beside the models" in console.export_text()
     assert "| cnn | wide | not trained |" in results_markdown([model])
+
+
+def test_a_narrow_terminal_gets_the_verdict_whole() -> None:
+    narrow = Console(record=True, file=io.StringIO(), width=72)
+    print_differences(narrow, [difference(), difference(b="lenet5", verdict="b better")])
+    text = narrow.export_text()
+    assert "…" not in text
+    assert "no difference shown" in text
+    assert "lenet5 is better" in text
+    assert "+0.001 to +0.011" in text
+
+
+def test_piped_tables_are_whole(console: Console) -> None:
+    piped = Console(record=True, file=io.StringIO(), width=124)
+    print_differences(piped, [difference(a="lenet5", p_value=0.00342, p_adjusted=0.0103)])
+    assert "│ no difference shown │" in piped.export_text()

@@ -52,6 +52,6 @@ def print_inventory(console: Console, found: list[dict[str, Any]]) -> None:
             if here
             else "not here",
             shape_text(record["shape"]) if here else "",
-            record["digest"][:12] if here else "`chapterflow data fetch`",
+            record["digest"][:12] if here else f"`chapterflow data fetch {record['dataset']}`",
         )
     console.print(table)

@@ -98,7 +98,7 @@ def tell_about(subject: str) -> Tell:
 def console(*, stderr: bool = False) -> Console:
     """Return a console; what is piped gets lines wide enough for the tables."""
     made = Console(stderr=stderr)
-    return made if made.is_terminal else Console(stderr=stderr, width=max(made.width, 120))
+    return made if made.is_terminal else Console(stderr=stderr, width=max(made.width, 124))
 
 
 @contextmanager

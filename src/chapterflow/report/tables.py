@@ -48,6 +48,9 @@ DIFFERENCE_HEADINGS = [
     "time B/A", "verdict",
 ]  # fmt: skip
 
+DIFFERENCES_WIDE = 124
+DIFFERENCES_NARROW = ("A", "B", "95 % interval", "verdict")
+
 
 def results_table(outcomes: Sequence[Outcome], *, curves: bool) -> tuple[Cells, list[Cells]]:
     """Return headings and rows of the models that were scored as curves, or of all others."""
@@ -177,11 +180,16 @@ def print_differences(console: Console, differences: Sequence[Difference]) -> No
     for dataset in dict.fromkeys(pair.dataset for pair in differences):
         pairs = [pair for pair in differences if pair.dataset == dataset]
         table = Table(
-            *DIFFERENCE_HEADINGS,
             title=f"Is the difference real? {pairs[0].examples:,} test examples of {dataset}",
         )
-        for column in table.columns[2:-1]:
-            column.justify = "right"
+        shown = [
+            name
+            for name in DIFFERENCE_HEADINGS
+            if console.width >= DIFFERENCES_WIDE or name in DIFFERENCES_NARROW
+        ]
+        for name in shown:
+            table.add_column(name, justify="left" if name in ("A", "B", "verdict") else "right")
         for pair in pairs:
-            table.add_row(*difference_row(pair))
+            cells = dict(zip(DIFFERENCE_HEADINGS, difference_row(pair), strict=True))
+            table.add_row(*(cells[name] for name in shown))
         console.print(table)

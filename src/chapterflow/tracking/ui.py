@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
 from chapterflow.environment import Project
@@ -27,11 +28,9 @@ def serve_ui(
     if not is_local(project):
         tell(f"MLFLOW_TRACKING_URI is set; its server shows the runs: {tracking_uri(project)}")
         return
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if probe.connect_ex((HOST, port)) == 0:
-            raise ConfigError(f"Port {port} on {HOST} is taken. Choose another with --port.")
-    tell(f"MLflow UI: http://{HOST}:{port}/#/experiments/{experiment_id}/runs (Ctrl-C ends it)")
+    if _answers(port):
+        raise ConfigError(f"Port {port} on {HOST} is taken. Choose another with --port.")
+    tell("Starting the MLflow UI")
     server = subprocess.Popen(
         [
             *(sys.executable, "-m", "mlflow", "server"),
@@ -50,6 +49,11 @@ def serve_ui(
 
     signal.signal(signal.SIGTERM, stop)
     try:
+        while server.poll() is None and not _answers(port):
+            time.sleep(0.2)
+        if server.poll() is None:
+            page = f"http://{HOST}:{port}/#/experiments/{experiment_id}/runs"
+            tell(f"MLflow UI: {page} (Ctrl-C ends it)")
         server.wait()
     except KeyboardInterrupt:
         pass
@@ -60,3 +64,8 @@ def serve_ui(
         except subprocess.TimeoutExpired:
             os.killpg(server.pid, signal.SIGKILL)
             server.wait()
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0

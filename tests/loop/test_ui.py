@@ -1,0 +1,56 @@
+"""`chapterflow ui` as a real process: it answers when it says so, and leaves nothing behind."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Run, command_environment, heed_interrupts
+from tests.loop import stores
+from tests.loop.test_schedule import free_port
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_ui_answers_and_stops_cleanly(checkout: Path, run: Run) -> None:
+    import requests
+
+    port = free_port()
+    process = subprocess.Popen(
+        ["chapterflow", "ui", "--port", str(port)],
+        cwd=checkout,
+        env=command_environment(checkout),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
+        start_new_session=True,
+    )
+    try:
+        assert process.stderr is not None
+        told = ""
+        for line in process.stderr:
+            told += line
+            if "MLflow UI:" in line:
+                break
+        address = f"http://127.0.0.1:{port}"
+        assert address in told
+        page = requests.get(address, timeout=10)
+        taken = run("chapterflow", "ui", "--port", str(port))
+    finally:
+        os.kill(process.pid, signal.SIGINT)
+        process.communicate(timeout=60)
+    assert page.ok
+    assert "mlflow" in page.text.lower()
+    assert process.returncode == 0
+    assert stores.processes_of(checkout) == []
+    assert taken.returncode == 2
+    assert f"Port {port} on 127.0.0.1 is taken" in taken.stderr
+
+
+def test_a_port_that_cannot_be_is_refused(run: Run) -> None:
+    refused = run("chapterflow", "ui", "--port", "99999")
+    assert refused.returncode == 2
+    assert "65535" in refused.stderr
