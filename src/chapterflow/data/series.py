@@ -186,9 +186,7 @@ def _check_steps(
         )
 
 
-def _logarithm(
-    name: str, lines: list[int], values: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _logarithm(name: str, lines: list[int], values: NDArray[np.float64]) -> NDArray[np.float64]:
     rows, columns = np.nonzero(values <= 0)
     if len(rows):
         raise DataError(

@@ -72,9 +72,7 @@ def build(params: Params, data: InputSpec) -> keras.Model:
         noise = layers.Multiply(name="unscale")([noise, scale])
     else:
         noise = layers.Rescaling(data.value_max, name="unscale")(noise)
-    return keras.Model(
-        inputs, layers.Subtract(name="smooth")([inputs, noise]), name="conv1d"
-    )
+    return keras.Model(inputs, layers.Subtract(name="smooth")([inputs, noise]), name="conv1d")
 
 
 MODEL = ChapterModel(

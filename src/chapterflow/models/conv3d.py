@@ -46,9 +46,7 @@ def build(params: Params, data: InputSpec) -> keras.Model:
     x = layers.Rescaling(1 / data.value_max, name="rescale")(inputs)
     for block in range(1, params.blocks + 1):
         filters = params.filters * 2 ** (block - 1)
-        x = layers.Conv3D(
-            filters, 3, padding="same", activation="relu", name=f"conv{block}"
-        )(x)
+        x = layers.Conv3D(filters, 3, padding="same", activation="relu", name=f"conv{block}")(x)
         x = layers.MaxPooling3D(2, name=f"pool{block}")(x)
     x = layers.Flatten(name="flatten")(x)
     x = layers.Dropout(params.dropout, name="dropout")(x)

@@ -7,8 +7,7 @@ from pydantic import Field
 from chapterflow.models.parts.base import PositiveInt, Strict
 from chapterflow.settings.datasets_curves import CsvSeries, Curves
 from chapterflow.settings.datasets_volumes import Solids, Voxels
-from chapterflow.settings.types import RemoteFile as RemoteFile
-from chapterflow.settings.types import Seed, SplitShare
+from chapterflow.settings.types import RemoteFile, Seed, SplitShare
 
 
 class SklearnDigits(Strict):
@@ -64,7 +63,13 @@ DatasetParams = Annotated[
 ]
 #: Values of `kind`, one for each class of the union.
 KINDS = frozenset(
-    get_args(source.model_fields["kind"].annotation)[0] for source in (
-    SklearnDigits, Idx, Curves, CsvSeries, Solids, Voxels,
+    get_args(source.model_fields["kind"].annotation)[0]
+    for source in (
+        SklearnDigits,
+        Idx,
+        Curves,
+        CsvSeries,
+        Solids,
+        Voxels,
     )
 )

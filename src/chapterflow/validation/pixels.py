@@ -98,8 +98,8 @@ def pixel_checks(
             "ExpectColumnValuesToBeInSet",
             "dtype",
             "uint8",
-            f"{value.capitalize()}s are raw 8-bit values: floats mean that somebody has scaled them already, and "
-            "the model would scale them a second time.",
+            f"{value.capitalize()}s are raw 8-bit values: floats mean that somebody has scaled "
+            "them already, and the model would scale them a second time.",
             column="dtype",
             value_set=["uint8"],
         ),

@@ -6,7 +6,8 @@ where it is unknown; `times` float64 `(n, length)` of the samples, in the card's
 `split` uint8 `(n,)`. There are no classes and no labels.
 
 The card's facts: `truth` (what the targets are), `noise_levels`, `time_unit`, `constant_step`
-(whether the source claims equal steps) and, of splits by time, `spans`: first and last time of each.
+(whether the source claims equal steps) and, of splits by time, `spans`: the first and the last time
+of each.
 """
 
 from __future__ import annotations

@@ -8,12 +8,13 @@ independent from sample to sample cannot be predicted, so who predicts well has 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chapterflow.data.card import SPLITS
-from chapterflow.data.series import Series, read_series
+from chapterflow.data.series import read_series
 from chapterflow.data.source import Fetch, SourceData
 from chapterflow.errors import DataError
 from chapterflow.settings.datasets_curves import CsvSeries
@@ -79,7 +80,7 @@ def split_bounds(count: int, params: CsvSeries, name: str) -> list[tuple[int, in
     """
     test, validation = round(params.test * count), round(params.validation * count)
     starts = [0, count - test - validation, count - test, count]
-    bounds = list(zip(starts[:-1], starts[1:], strict=True))
+    bounds = list(pairwise(starts))
     for split, (first, end) in zip(SPLITS, bounds, strict=True):
         if end - first < params.window:
             raise DataError(
@@ -90,9 +91,7 @@ def split_bounds(count: int, params: CsvSeries, name: str) -> list[tuple[int, in
     return bounds
 
 
-def divided(
-    length: int, parts: int, rng: np.random.Generator
-) -> Iterator[NDArray[np.bool_]]:
+def divided(length: int, parts: int, rng: np.random.Generator) -> Iterator[NDArray[np.bool_]]:
     """Yield which samples each part of a random division holds; together they hold all, once."""
     turn = rng.permutation(length) % parts
     for part in range(parts):

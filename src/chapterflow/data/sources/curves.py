@@ -26,9 +26,7 @@ def read(params: Curves, fetch: Fetch) -> SourceData:
     turn = (np.arange(params.count) % len(levels)).astype(np.uint8)
     clean = np.stack([_clean(params.length, rng) for _ in range(params.count)])
     noisy = clean + levels[turn, np.newaxis] * rng.standard_normal(clean.shape)
-    split = stratified_split(
-        turn, validation=params.validation, test=params.test, seed=params.seed
-    )
+    split = stratified_split(turn, validation=params.validation, test=params.test, seed=params.seed)
     inputs, targets = _quantised(noisy), _quantised(clean)
     times = np.arange(params.length, dtype=np.float64)
     return SourceData(

@@ -96,9 +96,7 @@ def _array(name: str, key: str, arrays: Any) -> NDArray[Any]:
         array: NDArray[Any] = arrays[key]
     except (ValueError, SyntaxError) as error:
         # Objects are pickles, which can run code; a damaged header ends here too.
-        raise DataError(
-            f"{name}: {key} must be an array of numbers. Received: {error}"
-        ) from None
+        raise DataError(f"{name}: {key} must be an array of numbers. Received: {error}") from None
     if not isinstance(array, np.ndarray):
         raise DataError(f"{name}: {key} must be a .npy array. Received: something else")
     return array

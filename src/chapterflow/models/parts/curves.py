@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import keras
 
 
 @keras.saving.register_keras_serializable(package="chapterflow")
-class OwnScale(keras.layers.Layer):
+class OwnScale(keras.layers.Layer):  # type: ignore[misc]
     """Mean and scale of each curve by itself: `(batch, length, 1)` -> two `(batch, 1, 1)`.
 
     The scale is the standard deviation of the curve, never below `floor`, so that a flat curve is
@@ -37,4 +37,4 @@ class OwnScale(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""
-        return super().get_config() | {"floor": self.floor}
+        return cast(dict[str, Any], super().get_config()) | {"floor": self.floor}
