@@ -234,7 +234,7 @@ def _cross_check(settings: Settings, faults: list[str]) -> None:
                 f"datasets.{name}.mirror: {folder!r} is the folder of {mirrors[folder]!r}. "
                 "Leave `mirror` out for data that no mirror holds."
             )
-        held_out = dataset.validation + getattr(dataset, "test", 0.0)
+        held_out = getattr(dataset, "validation", 0.0) + getattr(dataset, "test", 0.0)
         if held_out >= 1:
             faults.append(
                 f"datasets.{name}: validation and test leave nothing to train on. "

@@ -1,5 +1,6 @@
 """Where a file may be fetched: below the mirror if one is set, else below each upstream address."""
 
+import importlib.util
 import os
 import re
 from collections.abc import Sequence
@@ -50,13 +51,28 @@ def _below(base: str, pieces: Sequence[str], what: str) -> Path | str:
         scheme = "invalid"
     if scheme == "file" and split.netloc in ("", "localhost"):
         return Path(url2pathname(split.path)).joinpath(*pieces)
+    if scheme == "package" and split.netloc.isidentifier():
+        inside = path_pieces(split.path.strip("/"), what) if split.path.strip("/") else []
+        return _package_folder(split.netloc).joinpath(*inside, *pieces)
     if scheme in ("http", "https") and split.netloc:
         path = "/".join([split.path.rstrip("/"), *map(quote, pieces)])
         return urlunsplit(split._replace(path=path, fragment=""))
     raise ConfigError(
-        f"{what} must be a path, file:///path, http://host/path or https://host/path. "
+        f"{what} must be a path, file:///path, package://name/path, http://host/path or "
+        "https://host/path. "
         f"Received: {visible(base)}"
     )
+
+
+def _package_folder(package: str) -> Path:
+    """Return the folder of an installed package, found without running its code."""
+    found = importlib.util.find_spec(package)
+    folders = found.submodule_search_locations if found is not None else None
+    if not folders:
+        raise ConfigError(
+            f"package://{package} must name an installed package. Received: no such package here"
+        )
+    return Path(next(iter(folders)))
 
 
 def visible(address: Path | str) -> str:

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from chapterflow.models.parts.base import Kind, Strict
+from chapterflow.settings.bounds_curves import CurveExpectations
 from chapterflow.settings.types import Share
 
 
@@ -30,6 +31,9 @@ class ValidationParams(Strict):
     """Bounds of the validation suites, by kind of data."""
 
     images: ImageExpectations
+    # Voxels are held against what pixels are.
+    volumes: ImageExpectations
+    curves: CurveExpectations
 
     def bounds(self, kind: Kind) -> Strict:
         """Return the bounds for a kind of data."""

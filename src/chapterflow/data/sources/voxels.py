@@ -1,0 +1,130 @@
+"""Labelled volumes from one `.npz` file in the layout of MedMNIST's 3D sets."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chapterflow.data.card import SPLITS
+from chapterflow.data.source import Fetch, SourceData
+from chapterflow.errors import DataError
+from chapterflow.settings.datasets_volumes import Voxels
+
+#: Names in the file, in the order of `SPLITS`.
+PARTS = ("train", "val", "test")
+KEYS = tuple(f"{part}_{what}" for part in PARTS for what in ("images", "labels"))
+#: Largest decompressed size of all six arrays together: 4 GiB. A small zip may claim far more.
+MAX_BYTES = 4 << 30
+
+
+def read(params: Voxels, fetch: Fetch) -> SourceData:
+    """Fetch and read the file; its splits are kept.
+
+    Volumes `(n, depth, height, width)` or with a last axis of channels, uint8; labels `(n,)` or
+    `(n, 1)`.
+
+    Raises:
+        DataError: If an array is missing, not numbers, of another shape or type, or a label is of
+            no class.
+    """
+    path = fetch(params.file)
+    found = read_arrays(path)
+    volumes = [_volumes(path.name, f"{part}_images", found) for part in PARTS]
+    shapes = {part: array.shape[1:] for part, array in zip(PARTS, volumes, strict=True)}
+    if len(set(shapes.values())) > 1:
+        raise DataError(
+            f"{path.name}: the volumes of all splits must have one shape. Received: "
+            + ", ".join(f"{part} {shape}" for part, shape in shapes.items())
+        )
+    labels = [
+        _labels(path.name, f"{part}_labels", found, len(array), params.classes)
+        for part, array in zip(PARTS, volumes, strict=True)
+    ]
+    counts = [len(array) for array in volumes]
+    return SourceData(
+        kind="volumes",
+        arrays={
+            "volumes": np.concatenate(volumes),
+            "labels": np.concatenate(labels),
+            "split": np.repeat(np.arange(len(SPLITS), dtype=np.uint8), counts),
+        },
+        shape=volumes[0].shape[1:],
+        classes=list(params.classes),
+        value_max=255,
+        title=params.title,
+        source=f".npz file: {params.file.name}",
+        licence=params.licence,
+    )
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the six arrays of a file, by name; nothing in it is unpickled.
+
+    Raises:
+        DataError: If the file is no intact `.npz`, an array is missing or holds objects, or all of
+            them would take more than `MAX_BYTES`.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            claimed = {member.filename: member.file_size for member in archive.infolist()}
+        missing = [key for key in KEYS if f"{key}.npy" not in claimed]
+        if missing:
+            names = ", ".join(sorted(name.removesuffix(".npy") for name in claimed)) or "nothing"
+            raise DataError(
+                f"{path.name} must hold {', '.join(KEYS)}. "
+                f"Received: {names}; {', '.join(missing)} is missing"
+            )
+        if (size := sum(claimed[f"{key}.npy"] for key in KEYS)) > MAX_BYTES:
+            raise DataError(
+                f"{path.name}: the arrays must take at most {MAX_BYTES:,} bytes. Received: {size:,}"
+            )
+        with np.load(path, allow_pickle=False) as arrays:
+            return {key: _array(path.name, key, arrays) for key in KEYS}
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+        raise DataError(
+            f"{path.name} must be an intact .npz file (a zip of .npy arrays). Received: {error}"
+        ) from None
+
+
+def _array(name: str, key: str, arrays: Any) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = arrays[key]
+    except (ValueError, SyntaxError) as error:
+        # Objects are pickles, which can run code; a damaged header ends here too.
+        raise DataError(f"{name}: {key} must be an array of numbers. Received: {error}") from None
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{name}: {key} must be a .npy array. Received: something else")
+    return array
+
+
+def _volumes(name: str, key: str, found: dict[str, NDArray[Any]]) -> NDArray[np.uint8]:
+    array = found[key]
+    if array.dtype != np.uint8 or array.ndim not in (4, 5) or 0 in array.shape:
+        raise DataError(
+            f"{name}: {key} must be uint8 of shape (n, depth, height, width), or with channels "
+            f"last. Received: {array.dtype} {array.shape}"
+        )
+    return array[..., np.newaxis] if array.ndim == 4 else array
+
+
+def _labels(
+    name: str, key: str, found: dict[str, NDArray[Any]], count: int, classes: list[str]
+) -> NDArray[np.uint8]:
+    array = found[key]
+    if array.dtype.kind not in "iu" or array.shape not in ((count,), (count, 1)):
+        raise DataError(
+            f"{name}: {key} must be {count} whole numbers, one for each volume. "
+            f"Received: {array.dtype} {array.shape}"
+        )
+    wrong = np.flatnonzero((array.ravel() < 0) | (array.ravel() >= len(classes)))
+    if len(wrong):
+        raise DataError(
+            f"{name}: {key} must number the {len(classes)} classes of params.yaml from 0. "
+            f"Received: {array.ravel()[wrong[0]]} at position {wrong[0]} ({len(wrong)} in all)"
+        )
+    return array.ravel().astype(np.uint8)

@@ -1,0 +1,89 @@
+"""1D convolution that smooths a curve: residual blocks that estimate the noise and take it away.
+
+Book: chapter 5, "1D, 2D and 3D convolution".
+Paper: Zhang et al., "Beyond a Gaussian denoiser: residual learning of deep CNN for image
+denoising", IEEE Transactions on Image Processing 26 (2017).
+Expected: less than half the error of the best Savitzky-Golay filter on `curves` (0.45 of it) in
+15 s, on two cores.
+Command: chapterflow run conv1d
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from chapterflow.models.parts.base import ChapterModel, InputSpec, ModelParams, PositiveInt
+
+if TYPE_CHECKING:
+    import keras
+
+
+#: Deviation, in the unit of the data, that is not told from 0 where a curve has its own scale.
+FLAT = 1e-3
+
+
+class Params(ModelParams):
+    """Width and depth of the network.
+
+    Attributes:
+        filters: Channels between the first and the last convolution.
+        blocks: Residual blocks; the dilation doubles from one to the next, and with it what a
+            sample of the output sees.
+        kernel: Samples that a convolution spans.
+        own_scale: Whether a curve is measured by its own mean and deviation instead of the largest
+            value of the dataset (Kim et al. 2022, "Reversible instance normalization"): for series
+            whose windows differ much in level and unit.
+    """
+
+    filters: PositiveInt = 32
+    blocks: PositiveInt = 3
+    kernel: PositiveInt = 5
+    own_scale: bool = False
+
+
+def build(params: Params, data: InputSpec) -> keras.Model:
+    """Return a model `(batch, length, 1)` -> the smoothed curve, of any length.
+
+    The network estimates the noise, which is subtracted: where there is none it has to learn to
+    answer 0, not to copy its input (Zhang et al. 2017). `same` padding keeps the length.
+    """
+    import keras
+    from keras import layers
+
+    inputs = keras.Input(data.shape, name="curve")
+    if params.own_scale:
+        mean = layers.GlobalAveragePooling1D(keepdims=True, name="mean")(inputs)
+        centred = layers.Subtract(name="centred")([inputs, mean])
+        square = layers.Multiply(name="square")([centred, centred])
+        power = layers.GlobalAveragePooling1D(keepdims=True, name="power")(square)
+        # The constant keeps a flat curve from being blown up.
+        scale = keras.ops.sqrt(power + FLAT**2)
+        x = keras.ops.divide(centred, scale)
+    else:
+        x = layers.Rescaling(1 / data.value_max, name="rescale")(inputs)
+
+    def convolution(filters: int, name: str, dilation: int = 1, **options: Any) -> Any:
+        return layers.Conv1D(
+            filters, params.kernel, padding="same", dilation_rate=dilation, name=name, **options
+        )
+
+    x = layers.Activation("relu", name="relu0")(convolution(params.filters, "conv0")(x))
+    for block in range(1, params.blocks + 1):
+        dilation = 2 ** (block - 1)
+        inner = convolution(params.filters, f"block{block}_conv1", dilation)(x)
+        inner = layers.Activation("relu", name=f"block{block}_relu1")(inner)
+        inner = convolution(params.filters, f"block{block}_conv2")(inner)
+        x = layers.Add(name=f"block{block}_add")([x, inner])
+        x = layers.Activation("relu", name=f"block{block}_relu2")(x)
+    # Untrained, it answers its input: training can only improve on doing nothing.
+    noise = convolution(1, "noise", kernel_initializer="zeros")(x)
+    if params.own_scale:
+        noise = layers.Multiply(name="unscale")([noise, scale])
+    else:
+        noise = layers.Rescaling(data.value_max, name="unscale")(noise)
+    return keras.Model(inputs, layers.Subtract(name="smooth")([inputs, noise]), name="conv1d")
+
+
+MODEL = ChapterModel(
+    "conv1d", Params, build, "1D, 2D and 3D convolution", "1D convolution that smooths a curve"
+)
