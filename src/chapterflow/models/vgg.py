@@ -82,14 +82,14 @@ class Params(ModelParams):
     @property
     def resolved(self) -> Configuration:
         """The configuration, with what differs from it."""
-        changes = {
-            "blocks": self.blocks,
-            "filters": self.filters,
-            "dense": self.dense,
-            "normalise": self.batch_normalisation,
-        }
-        changed = {name: value for name, value in changes.items() if value is not None}
-        return CONFIGURATIONS[self.configuration]._replace(**changed)
+        own = CONFIGURATIONS[self.configuration]
+        normalise = self.batch_normalisation
+        return own._replace(
+            blocks=self.blocks or own.blocks,
+            filters=self.filters or own.filters,
+            dense=own.dense if self.dense is None else self.dense,
+            normalise=own.normalise if normalise is None else normalise,
+        )
 
     @model_validator(mode="after")
     def _blocks_have_filters(self) -> Params:

@@ -30,8 +30,12 @@ class Params(ModelParams):
         dense: Units of the dense layers before the classes.
     """
 
-    filters: Annotated[list[PositiveInt], Field(min_length=4, max_length=4)] = [8, 16, 32, 32]
-    dense: Annotated[list[PositiveInt], Field(max_length=16)] = [128, 64, 32]
+    filters: Annotated[list[PositiveInt], Field(min_length=4, max_length=4)] = Field(
+        default_factory=lambda: [8, 16, 32, 32]
+    )
+    dense: Annotated[list[PositiveInt], Field(max_length=16)] = Field(
+        default_factory=lambda: [128, 64, 32]
+    )
 
 
 def build(params: Params, data: InputSpec) -> keras.Model:
