@@ -3,8 +3,8 @@
 Book: chapter 5, "VGGNet".
 Paper: Simonyan & Zisserman, "Very deep convolutional networks for large-scale image recognition",
 ICLR (2015), table 1. Its configurations A to E (VGG11 to VGG19; not A-LRN) are built with the
-paper's parameter counts. The default, `small`, is the same pattern for images of 8x8 to 32x32. It has
-batch normalisation (Ioffe & Szegedy 2015), which the paper does not: a few epochs are enough then.
+paper's parameter counts. The default, `small`, is the same pattern for images of 8x8 to 32x32. It
+has batch normalisation (Ioffe & Szegedy 2015), which the paper does not: a few epochs are enough.
 Expected: 0.98 on `digits` in 10 s, 0.994 on `mnist` in two minutes, on two cores.
 Command: chapterflow run vgg
 """

@@ -47,10 +47,10 @@ def inception(
         filters: Widths of the branches.
         name: Prefix of the names of all layers.
         normalise: Whether each convolution has batch normalisation.
-        reductions: Whether the two are there. Without them the 3x3 and the 5x5 convolution read all channels of the input, as
-            in figure 2a. The projection behind the pooling stays, unlike there: it is what keeps
-            the output as wide as before, so that the next module sees the same input, and the
-            reductions are the only difference between two nets that are compared.
+        reductions: Whether the two are there. Without them the 3x3 and the 5x5 convolution read
+            all channels of the input, as in figure 2a. The projection behind the pooling stays,
+            unlike there: it keeps the output as wide as before, so that the next module reads the
+            same, and the reductions are the only difference between two nets that are compared.
     """
     from keras import layers
 
