@@ -2,8 +2,8 @@
 
 Book: chapter 5, "GoogLeNet".
 Paper: Szegedy et al., "Going deeper with convolutions", CVPR (2015), table 1: the configuration
-`googlenet`. Left out: its two auxiliary classifiers, there to bring gradients to the lower layers in
-training alone, and its local response normalisation, which has no parameters.
+`googlenet`. Left out: its two auxiliary classifiers, there to bring gradients to the lower layers
+in training alone, and its local response normalisation, which has no parameters.
 The default, `small`, is three modules for images of 8x8 to 32x32, with batch normalisation (Ioffe &
 Szegedy 2015) for the same purpose. Its 1x1 reductions save 71 % of the parameters (78,538 instead
 of 270,042) and 67 % of the operations.
