@@ -39,7 +39,7 @@ def score_variants(
     """
     import keras
 
-    from chapterflow.evaluation.denoising import rmse
+    from chapterflow.evaluation.denoising import denoising_metrics
 
     metrics: Metrics = {}
     for name, variant in params.beside.items():
@@ -60,7 +60,10 @@ def score_variants(
                     correct, len(test)
                 )
             else:
-                found["rmse"] = rmse(data.targets(test), answers, data.weights(test))
+                errors = denoising_metrics(
+                    data.targets(test), answers, data.weights(test), inputs=data.inputs(test)
+                )
+                found["rmse"] = errors["test/rmse"]
         else:
             model = built(entry, own, input_spec(entry, own, data))
         found["parameters"] = float(model.count_params())

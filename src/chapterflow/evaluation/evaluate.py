@@ -113,5 +113,6 @@ def _curve_scores(dataset: Dataset, answers: NDArray[Any]) -> Metrics:
     for split in ("train", "test"):
         chosen = dataset.indices(split)
         parts[split] = (dataset.inputs(chosen), dataset.targets(chosen), dataset.weights(chosen))
-    metrics: Metrics = denoising_metrics(*parts["test"], answers)
-    return metrics | filter_baselines(parts["train"], parts["test"], metrics["test/rmse"])
+    inputs, targets, weights = parts["test"]
+    metrics: Metrics = denoising_metrics(targets, answers, weights, inputs=inputs)
+    return metrics | filter_baselines(*parts["train"], *parts["test"], rmse=metrics["test/rmse"])

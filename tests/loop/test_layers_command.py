@@ -1,0 +1,70 @@
+"""`chapterflow layers` as a user calls it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chapterflow.environment import Project
+from tests.conftest import REPOSITORY, command_environment
+
+pytestmark = pytest.mark.slow
+
+
+def layers(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a project at `root` that runs this checkout's sources."""
+    sources = os.pathsep.join(map(str, (REPOSITORY / "src", REPOSITORY)))
+    return subprocess.run(
+        [sys.executable, "-m", "chapterflow.cli", "layers", *words],
+        cwd=root,
+        env=command_environment(root) | {"PYTHONPATH": sources},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_the_embedded_data_are_made_where_they_are_missing(project: Project) -> None:
+    told = layers(project.root, "cnn")
+    assert told.returncode == 0, told.stderr
+    assert (project.data / "digits" / "dataset.json").is_file()
+    conv2 = next(line for line in told.stdout.splitlines() if "conv2" in line)
+    assert [cell.strip() for cell in conv2.strip("│").split("│")][2:] == [
+        "4 x 4 x 64", "3 x 3", "1 x 1", "same", "18,496", "590,848",
+    ]  # fmt: skip
+    assert "cnn for digits" in told.stdout
+
+    told = layers(project.root, "cnn", "--json", "--set", "models.cnn.dense=16")
+    assert told.returncode == 0, told.stderr
+    document = json.loads(told.stdout)
+    assert document["model"] == "cnn"
+    assert document["dataset"] == "digits"
+    assert document["parameters"] == 320 + 18_496 + 257 * 16 + 17 * 10
+    assert document["parameters"] == sum(row["parameters"] for row in document["layers"])
+    assert document["layers"][2] == {
+        "name": "conv1",
+        "type": "Conv2D",
+        "output": [8, 8, 32],
+        "kernel": [3, 3],
+        "stride": [1, 1],
+        "padding": "same",
+        "parameters": 320,
+        "flops": 8 * 8 * 32 * 19,
+    }
+
+
+def test_what_users_can_get_wrong(project: Project) -> None:
+    told = layers(project.root, "cnm")
+    assert told.returncode == 2
+    assert told.stdout == ""
+    assert told.stderr == "Unknown model: 'cnm'. Did you mean 'cnn'?\n"
+
+    told = layers(project.root, "cnn", "--profile", "book")
+    assert told.returncode == 2
+    assert "'mnist', which is not here. `chapterflow data fetch mnist` brings it." in told.stderr
+    assert "Traceback" not in told.stderr
+    assert not (project.data / "mnist").exists()
