@@ -285,7 +285,7 @@ def test_a_part_that_lacks_nothing_needs_no_request(cache: Path) -> None:
 FETCH_SCRIPT = """
 import json, sys
 from pathlib import Path
-from chapterflow.settings.datasets import RemoteFile
+from chapterflow.settings.types import RemoteFile
 from chapterflow.data.download import Policy, fetch
 from chapterflow.errors import ChapterflowError
 arguments = json.loads(sys.argv[1])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from chapterflow.errors import DataError
-from chapterflow.settings.datasets import RemoteFile
+from chapterflow.settings.types import RemoteFile
 
 #: Largest decompressed size of a file for which `params.yaml` gives none: 4 GiB.
 MAX_BYTES = 4 << 30

@@ -11,7 +11,7 @@ from chapterflow.data.addresses import MIRROR, addresses_of, path_pieces, visibl
 from chapterflow.data.compressed import MAX_BYTES, verify
 from chapterflow.data.transfer import Failed, Report, copy, discard, request
 from chapterflow.errors import DataError, FetchError
-from chapterflow.settings.datasets import RemoteFile
+from chapterflow.settings.types import RemoteFile
 
 #: Takes the file's name, the bytes that lie in the cache so far, and their number at the end.
 Progress = Callable[[str, int, int | None], None]

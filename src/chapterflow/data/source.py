@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from chapterflow.models.parts.base import Kind
-from chapterflow.settings.datasets import RemoteFile
+from chapterflow.settings.types import RemoteFile
 
 #: Brings a file of a source onto this machine and returns where it is.
 Fetch = Callable[[RemoteFile], Path]

@@ -38,6 +38,7 @@ def score_variants(
         `.../train_seconds` and `.../accuracy` with its 95 % interval, or `.../rmse`.
     """
     import keras
+    import numpy as np
 
     from chapterflow.evaluation.denoising import denoising_metrics
 
@@ -60,9 +61,9 @@ def score_variants(
                     correct, len(test)
                 )
             else:
-                errors = denoising_metrics(
-                    data.targets(test), answers, data.weights(test), inputs=data.inputs(test)
-                )
+                targets, given = data.targets(test), data.weights(test)
+                mask = np.ones(targets.shape[:2], np.float32) if given is None else given
+                errors = denoising_metrics(targets, answers, mask, inputs=data.inputs(test))
                 found["rmse"] = errors["test/rmse"]
         else:
             model = built(entry, own, input_spec(entry, own, data))

@@ -24,8 +24,8 @@ CLASSES: dict[str, Column] = {
 CURVES: dict[str, Column] = {
     "RMSE": lambda m: f"{m['test/rmse']:.4f}",
     "95 % interval": lambda m: f"{m['test/rmse_low']:.4f}-{m['test/rmse_high']:.4f}",
-    "best Sav.-Golay": lambda m: f"{m['baseline/savitzky_golay/rmse']:.4f}",
-    "moving average": lambda m: f"{m['baseline/moving_average/rmse']:.4f}",
+    "SG filter": lambda m: f"{m['baseline/savitzky_golay/rmse']:.4f}",
+    "mean filter": lambda m: f"{m['baseline/moving_average/rmse']:.4f}",
 }
 COSTS: dict[str, Column] = {
     "train s": lambda m: f"{m['train/seconds']:.1f}",
@@ -34,6 +34,7 @@ COSTS: dict[str, Column] = {
 }
 
 RESULTS_TITLE = "Results on the test split"
+CURVES_TITLE = "Curves: error on the test split, beside the best Savitzky-Golay (SG) filter"
 
 #: A narrower terminal gets fewer columns instead of unreadable ones.
 WIDE = 105
@@ -154,7 +155,7 @@ def print_results(
             if (position == 0 or console.width >= WIDE or name in NARROW)
             and (show_status or name != "status")
         ]
-        table = Table(title="Curves: error on the test split" if curves else RESULTS_TITLE)
+        table = Table(title=CURVES_TITLE if curves else RESULTS_TITLE)
         for heading in shown:
             numbers = heading not in ("model", "dataset", "status", "run")
             table.add_column(heading, justify="right" if numbers else "left")

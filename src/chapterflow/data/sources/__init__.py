@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from chapterflow.data.source import SourceData
-from chapterflow.settings.datasets import DatasetParams, RemoteFile
+from chapterflow.settings.datasets import DatasetParams
+from chapterflow.settings.types import RemoteFile
 
 #: Called with the file's name, bytes received so far, and bytes in all where known.
 OnProgress = Callable[[str, int, int | None], None]
