@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,6 @@ from chapterflow.settings.bounds_curves import CurveExpectations
 from chapterflow.settings.datasets_curves import CsvSeries, Curves
 from chapterflow.settings.datasets_volumes import Solids
 from chapterflow.validation.kinds import curves as curve_suite
-from chapterflow.validation.run import validate_dataset
 
 CURVE_BOUNDS = CurveExpectations(
     duplicates=0.01, step_tolerance=0.01, value_use=0.5, noise_tolerance=0.1
@@ -53,10 +53,21 @@ def dataset(source: SourceData, change: Change = lambda arrays: None) -> Dataset
     return kind_class(source.kind)(card, Path("in memory"), vars(arrays))
 
 
-def failures(made: Dataset, bounds: Any, out: Path) -> set[str]:
-    verdict = validate_dataset(made, bounds, out / "out")
-    assert verdict.success == (not verdict.failures)
-    return {failure.expectation for failure in verdict.failures}
+def failures(made: Dataset, bounds: Any) -> set[str]:
+    """Return the names of the broken expectations (`validate_dataset` without its pages)."""
+    import great_expectations as gx
+
+    kind = importlib.import_module(f"chapterflow.validation.kinds.{made.card.kind}")
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}
+    asset = context.data_sources.add_pandas("arrays").add_dataframe_asset("rows")
+    batch = asset.add_batch_definition_whole_dataframe("all").get_batch(
+        batch_parameters={"dataframe": kind.rows(made)}
+    )
+    suite = gx.ExpectationSuite(name="all", expectations=kind.expectations(made.card, bounds))
+    outcomes = batch.validate(suite).results
+    assert len(outcomes) == len(suite.expectations)
+    return {o.expectation_config.meta["name"] for o in outcomes if not o.success}
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +149,8 @@ def unknown_level(a: Any) -> None:
 
 
 def levels_mixed_up(a: Any) -> None:
-    a.noise = np.float32(0.4) - a.noise
+    low, high = np.unique(a.noise)
+    a.noise = np.where(a.noise == low, high, low)
 
 
 def copy_in_the_test_split(a: Any) -> None:
@@ -166,12 +178,12 @@ def example_moved(a: Any) -> None:
 
 
 KNOWN: list[tuple[Change, set[str]]] = [
-    (nan, {"finite", "noise"}),
-    (infinite_time, {"finite", "step"}),
+    (nan, {"finite"}),
+    (infinite_time, {"finite", "time-order"}),
     (too_large, {"amplitude", "noise"}),
     (scaled, {"value-use", "noise"}),
     (rounded, {"dtype", "amplitude", "noise"}),
-    (blank, {"not-blank", "noise"}),
+    (blank, {"not-blank"}),
     (shorter, {"shape"}),
     (half_weights, {"weight-set"}),
     (nothing_scored, {"scored"}),
@@ -191,18 +203,16 @@ KNOWN: list[tuple[Change, set[str]]] = [
     ("mistake", "expected"), [pytest.param(*case, id=case[0].__name__) for case in KNOWN]
 )
 def test_mistakes_in_curves_are_caught(
-    mistake: Change, expected: set[str], known: SourceData, tmp_path: Path
+    mistake: Change, expected: set[str], known: SourceData
 ) -> None:
-    found = failures(dataset(known, mistake), CURVE_BOUNDS, tmp_path)
+    found = failures(dataset(known, mistake), CURVE_BOUNDS)
     # Which levels show that inputs and targets do not belong together is of no matter.
     assert {"noise" if name in ("noise-0.1", "noise-0.3") else name for name in found} == expected
 
 
-def test_what_the_sources_of_curves_give_passes(
-    known: SourceData, measured: SourceData, tmp_path: Path
-) -> None:
+def test_what_the_sources_of_curves_give_passes(known: SourceData, measured: SourceData) -> None:
     for source in (known, measured):
-        assert failures(dataset(source), CURVE_BOUNDS, tmp_path) == set()
+        assert failures(dataset(source), CURVE_BOUNDS) == set()
 
 
 def hidden_samples_shown(a: Any) -> None:
@@ -224,9 +234,9 @@ def window_of_the_future(a: Any) -> None:
     ],
 )
 def test_mistakes_in_measured_series_are_caught(
-    mistake: Change, expected: set[str], measured: SourceData, tmp_path: Path
+    mistake: Change, expected: set[str], measured: SourceData
 ) -> None:
-    assert failures(dataset(measured, mistake), CURVE_BOUNDS, tmp_path) == expected
+    assert failures(dataset(measured, mistake), CURVE_BOUNDS) == expected
 
 
 @pytest.mark.parametrize(
@@ -282,7 +292,7 @@ def copy_in_test(a: Any) -> None:
 VOLUMES: list[tuple[Change, set[str]]] = [
     (divided_by_255, {"dtype", "value-use", "mean-value"}),
     (divided_and_cast_back, {"value-use"}),
-    (flat, {"shape"}),
+    (flat, {"shape", "value-use"}),
     (empty_volume, {"not-blank"}),
     (label_of_no_class, {"label-set"}),
     (class_missing, {f"class-balance-{split}" for split in SPLITS}),
@@ -295,10 +305,10 @@ VOLUMES: list[tuple[Change, set[str]]] = [
     ("mistake", "expected"), [pytest.param(*case, id=case[0].__name__) for case in VOLUMES]
 )
 def test_mistakes_in_volumes_are_caught(
-    mistake: Change, expected: set[str], bodies: SourceData, tmp_path: Path
+    mistake: Change, expected: set[str], bodies: SourceData
 ) -> None:
-    assert failures(dataset(bodies, mistake), VOLUME_BOUNDS, tmp_path) == expected
+    assert failures(dataset(bodies, mistake), VOLUME_BOUNDS) == expected
 
 
-def test_generated_volumes_pass(bodies: SourceData, tmp_path: Path) -> None:
-    assert failures(dataset(bodies), VOLUME_BOUNDS, tmp_path) == set()
+def test_generated_volumes_pass(bodies: SourceData) -> None:
+    assert failures(dataset(bodies), VOLUME_BOUNDS) == set()

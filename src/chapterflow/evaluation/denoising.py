@@ -113,7 +113,8 @@ def filter_baselines(
     test = _checked(test_targets, test_inputs, test_weights)
     longest = min(train[0].shape[1], test[0].shape[1])
     windows = [window for window in WINDOWS if window <= longest]
-    polynomials = [(w, o) for w in windows for o in ORDERS if o < w]
+    # One of degree w - 1 goes through all w samples: that is the input again.
+    polynomials = [(w, o) for w in windows for o in ORDERS if o < w - 1]
     golay, (window, order) = _tuned(_savitzky_golay, [(1, 0), *polynomials], train, test)
     average, (width,) = _tuned(_moving_average, [(w,) for w in (1, *windows)], train, test)
     metrics: Metrics = {
