@@ -61,7 +61,7 @@ class DatasetCard(Strict):
     counts: dict[str, int]
     files: dict[str, FileRecord]
     test_digest: str
-    facts: dict[str, Any]
+    facts: dict[str, Any] = Field(default_factory=dict)
     recipe: dict[str, Any]
 
     def to_json(self) -> str:
@@ -135,6 +135,10 @@ class Dataset(ABC):
     def input_shapes(self) -> Any:
         """Return shape and dtype of the inputs, in their structure; None for axes that vary."""
         return ((None, *self.card.shape), "float32")
+
+    def target_shapes(self) -> list[tuple[tuple[int | None, ...], str]]:
+        """Return shape and dtype of the targets, and of the weights where there are some."""
+        return [((None,), "int32")]
 
     def example(self) -> Any:
         """Return inputs of a few examples, small enough to be kept with a model."""

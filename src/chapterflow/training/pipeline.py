@@ -112,15 +112,13 @@ def _batch(dataset: Dataset, chosen: NDArray[np.intp]) -> tuple[Any, ...]:
 def _as_tf(dataset: Dataset, batches: Any, count: int, batch_size: int) -> tf.data.Dataset:
     import tensorflow as tf
 
-    # Targets and weights of one size; of inputs, axes may vary from batch to batch.
-    _, *rest = _batch(dataset, dataset.indices("train")[:1])
     given = dataset.input_shapes()
     inputs = (
         {name: tf.TensorSpec(*spec) for name, spec in given.items()}
         if isinstance(given, dict)
         else tf.TensorSpec(*given)
     )
-    signature = (inputs, *(tf.TensorSpec((None, *a.shape[1:]), a.dtype) for a in rest))
+    signature = (inputs, *(tf.TensorSpec(*spec) for spec in dataset.target_shapes()))
     stream = tf.data.Dataset.from_generator(batches, output_signature=signature)
     # Keras must know where a pass ends to run several steps in one execution.
     sized = stream.apply(tf.data.experimental.assert_cardinality(math.ceil(count / batch_size)))

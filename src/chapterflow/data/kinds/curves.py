@@ -42,3 +42,8 @@ class Data(Dataset):
         """Yield inputs and targets, and the weights, which decide the scores too."""
         yield from super().content(split)
         yield np.ascontiguousarray(self.weights(self.indices(split))).tobytes()
+
+    def target_shapes(self) -> list[tuple[tuple[int | None, ...], str]]:
+        """Return the shapes of targets and weights."""
+        shape = (None, *self.card.shape)
+        return [(shape, "float32"), (shape[:2], "float32")]
