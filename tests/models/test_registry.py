@@ -103,7 +103,7 @@ def test_a_file_that_registers_no_model_of_its_name(
     add_model("faulty", text)
     with pytest.raises(TypeError) as caught:
         get_model("faulty")
-    assert "chapterflow/models/faulty.py must end with MODEL = ChapterModel(name='faulty'" in str(
+    assert "chapterflow/models/faulty.py must end with MODEL = ChapterModel('faulty'" in str(
         caught.value
     )
     assert received in str(caught.value).partition("Received: ")[2]
