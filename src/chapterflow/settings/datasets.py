@@ -9,6 +9,8 @@ from chapterflow.settings.datasets_curves import CsvSeries, Curves
 from chapterflow.settings.datasets_volumes import Solids, Voxels
 from chapterflow.settings.types import RemoteFile, Seed, SplitShare
 
+__all__ = ["KINDS", "DatasetParams", "Idx", "IdxFiles", "RemoteFile", "SklearnDigits"]
+
 
 class SklearnDigits(Strict):
     """The 1,797 handwritten 8x8 digits that ship inside scikit-learn.

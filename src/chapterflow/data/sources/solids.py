@@ -97,7 +97,7 @@ Inside = Callable[[Integers, Integers, Integers, int, int], Voxels]
 
 def ball(x: Integers, y: Integers, z: Integers, size: int, n: int) -> Voxels:
     """Radius 0.9 of the size."""
-    return np.less_equal(100 * (x * x + y * y + z * z), 81 * (size * n) ** 2)
+    return np.asarray(100 * (x * x + y * y + z * z) <= 81 * (size * n) ** 2)
 
 
 def box(x: Integers, y: Integers, z: Integers, size: int, n: int) -> Voxels:
