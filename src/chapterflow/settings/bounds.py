@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from chapterflow.models.parts.base import Kind, Strict
+from chapterflow.settings.bounds_photos import PhotoExpectations
 from chapterflow.settings.types import Share
 
 
@@ -30,6 +31,7 @@ class ValidationParams(Strict):
     """Bounds of the validation suites, by kind of data."""
 
     images: ImageExpectations
+    photos: PhotoExpectations
 
     def bounds(self, kind: Kind) -> Strict:
         """Return the bounds for a kind of data."""

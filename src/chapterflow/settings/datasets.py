@@ -1,40 +1,53 @@
 """Kinds of sources of data, as `params.yaml` describes them."""
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from chapterflow.models.parts.base import PositiveInt, Strict
-from chapterflow.settings.types import Seed, Sha256, SplitShare
+from chapterflow.settings.datasets_photos import ImageFolder
+from chapterflow.settings.types import RemoteFile, Seed, SplitShare
+
+__all__ = [
+    "KINDS",
+    "DatasetParams",
+    "Idx",
+    "IdxFiles",
+    "ImageFolder",
+    "RemoteFile",
+    "SklearnDigits",
+]
+
+
+Digit = Annotated[int, Field(ge=0, le=9)]
 
 
 class SklearnDigits(Strict):
     """The 1,797 handwritten 8x8 digits that ship inside scikit-learn.
 
     Attributes:
-        validation: Share of all examples for early stopping.
-        test: Share of all examples held out for evaluation.
+        validation: Share of the examples for early stopping.
+        test: Share of the examples held out for evaluation; null with `train_per_class`.
+        train_per_class: Examples of each class to train on; all that are then in no split are held
+            out for evaluation.
+        classes: Digits that are in the dataset, ascending; null for all ten.
         seed: Seed of the splits.
     """
 
     kind: Literal["sklearn-digits"]
     seed: Seed
     validation: SplitShare
-    test: SplitShare
+    test: SplitShare | None = None
+    train_per_class: PositiveInt | None = None
+    classes: Annotated[list[Digit], Field(min_length=2)] | None = None
 
-
-class RemoteFile(Strict):
-    """One file of a source.
-
-    Attributes:
-        name: File name below the source's folder or addresses.
-        sha256: Hash of the decompressed bytes; null accepts whatever arrives.
-        bytes: Size after decompression; null caps it at 4 GiB.
-    """
-
-    name: str
-    sha256: Sha256 | None = None
-    bytes: PositiveInt | None = None
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.test is None) == (self.train_per_class is None):
+            raise ValueError("give one of test and train_per_class")
+        if self.classes is not None and self.classes != sorted(set(self.classes)):
+            raise ValueError("classes must be digits in ascending order, each once")
+        return self
 
 
 class IdxFiles(Strict):
@@ -69,8 +82,9 @@ class Idx(Strict):
     licence: str = "unknown"
 
 
-DatasetParams = Annotated[SklearnDigits | Idx, Field(discriminator="kind")]
+DatasetParams = Annotated[SklearnDigits | Idx | ImageFolder, Field(discriminator="kind")]
 #: Values of `kind`, one for each class of the union.
 KINDS = frozenset(
-    get_args(source.model_fields["kind"].annotation)[0] for source in (SklearnDigits, Idx)
+    get_args(source.model_fields["kind"].annotation)[0]
+    for source in (SklearnDigits, Idx, ImageFolder)
 )
