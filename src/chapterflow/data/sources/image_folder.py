@@ -34,8 +34,16 @@ def read(params: ImageFolder, fetch: Fetch) -> SourceData:
         DataError: If the folder is not laid out as it must be, photos are damaged (they are named),
             a split would be left without a class, or there is nowhere to get the archive from.
     """
-    tree = read_tree(_folder(params, fetch))
-    _check_files([path for classes in tree.values() for p in classes.values() for path in p])
+    folder = _folder(params, fetch)
+    try:
+        tree = read_tree(folder)
+        _check_files([path for classes in tree.values() for p in classes.values() for path in p])
+    except DataError as error:
+        if params.file is None:
+            raise
+        # The user knows the archive, and not the place where it was unpacked.
+        told = str(error).replace(f"{folder}/", f"{params.file.name}/")
+        raise DataError(told.replace(str(folder), params.file.name)) from None
     classes = sorted(tree["train"])
     labels: list[int] = []
     paths: list[Path] = []
