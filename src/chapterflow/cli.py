@@ -376,7 +376,8 @@ def data_add(
     from chapterflow.report.progress import shown, tell_about
 
     adding.check_name(project, name, force=force)
-    wish = Wish(Path(path).expanduser().absolute(), settings.seed, validation, test, title)
+    place = Path(os.path.abspath(Path(path).expanduser()))
+    wish = Wish(place, settings.seed, validation, test, title)
     block = build_block(kind, wish)
     console = Console()
     with shown(console, [name]) as progress:
