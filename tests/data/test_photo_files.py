@@ -34,7 +34,8 @@ def test_every_format_keeps_size_and_colours(tmp_path: Path, suffix: str) -> Non
 
 def test_red_stays_red_and_is_not_blue(tmp_path: Path) -> None:
     found = decode(saved(tmp_path / "a.jpg", Image.new("RGB", (8, 8), RED), quality=100))
-    assert found[4, 4, 0] > 250 and found[4, 4, 2] < 5
+    assert found[4, 4, 0] > 250
+    assert found[4, 4, 2] < 5
 
 
 def test_the_content_decides_and_not_the_extension(tmp_path: Path) -> None:
@@ -133,7 +134,8 @@ def test_the_first_frame_of_an_animation_counts(tmp_path: Path, suffix: str) -> 
     with Image.open(path) as animation:
         assert animation.n_frames == 3
     found = decode(path)
-    assert (found == RED).all() and found.shape == (6, 8, 3)
+    assert (found == RED).all()
+    assert found.shape == (6, 8, 3)
 
 
 @pytest.mark.parametrize("suffix", sorted(EXTENSIONS))
@@ -158,7 +160,7 @@ def test_what_is_no_picture_is_named(tmp_path: Path, content: bytes) -> None:
 
 def test_flipped_bytes_never_escape_as_another_error(tmp_path: Path) -> None:
     random = np.random.default_rng(5)
-    caught = 0
+    told = []
     for suffix in (".png", ".gif", ".bmp", ".webp", ".jpg"):
         content = saved(tmp_path / f"a{suffix}", picture(7)).read_bytes()
         for _ in range(30):
@@ -170,9 +172,9 @@ def test_flipped_bytes_never_escape_as_another_error(tmp_path: Path) -> None:
             try:
                 decode(path)
             except DataError as error:
-                assert path.name in str(error)
-                caught += 1
-    assert caught > 25
+                told.append(str(error))
+    assert len(told) > 25
+    assert all("/b." in words for words in told)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -102,6 +102,8 @@ def _facts(photos: Data, position: int) -> dict[str, Any]:
     image = open_photo(path, facts=facts)
     values = value_facts(np.asarray(image)[np.newaxis])
     del values["nan"]  # 8-bit values are finite.
+    # One colour is blank too, though its three values differ.
+    values["blank"] = [all(low == high for low, high in image.getextrema())]
     return {
         "height": image.height,
         "width": image.width,
