@@ -82,6 +82,7 @@ def test_where_a_check_fails_nothing_is_written(
         assert Path(page.rpartition(": ")[2]).is_file()
 
 
+@pytest.mark.slow
 def test_a_replacement_that_fails_leaves_what_was_there(project: Project, tmp_path: Path) -> None:
     folder = photo_folder(tmp_path / "pets")
     add(project, folder)
@@ -105,7 +106,7 @@ def test_names_that_are_none(project: Project, name: str) -> None:
 
 
 def test_names_of_params_yaml_are_taken_even_by_force(project: Project) -> None:
-    with pytest.raises(ConfigError, match="'mnist' is a dataset of params.yaml"):
+    with pytest.raises(ConfigError, match=r"'mnist' is a dataset of params\.yaml"):
         check_name(project, "mnist", force=True)
 
 
@@ -129,6 +130,7 @@ def test_shares_out_of_range_name_their_key(project: Project, tmp_path: Path) ->
         add_dataset(project, "pets", block)
 
 
+@pytest.mark.slow
 def test_what_was_added_before_stays(project: Project, tmp_path: Path) -> None:
     add(project, photo_folder(tmp_path / "a"), "a")
     add(project, photo_folder(tmp_path / "b"), "b", role="photos")

@@ -65,7 +65,7 @@ def test_idx_files_are_told_by_their_names_and_classes_by_the_labels(tmp_path: P
         "test_labels": "t10k-labels-idx1-ubyte.gz",
     }
     touch(tmp_path / "train-images-2")
-    with pytest.raises(ConfigError, match="'train' and 'images' in its name. Received: train-im"):
+    with pytest.raises(ConfigError, match=r"'train' and 'images' in its name\. Received: train-im"):
         block("idx", tmp_path)
 
 
@@ -108,7 +108,7 @@ def test_voxels_tu_and_planetoid(tmp_path: Path) -> None:
         "name": "cora",
     }
     touch(tmp_path / "p" / "ind.pubmed.allx")
-    with pytest.raises(ConfigError, match="of one dataset. Received: cora, pubmed"):
+    with pytest.raises(ConfigError, match=r"of one dataset\. Received: cora, pubmed"):
         block("planetoid", tmp_path / "p")
 
 
@@ -147,9 +147,9 @@ def test_models_learn_another_dataset_of_their_kind_for_a_call() -> None:
     overrides = role_overrides(settings, ["cnn", "lenet5"], "mnist")
     assert overrides == ["roles.digits.embedded=mnist"]
     assert load_settings(PARAMS, overrides=overrides).dataset_of("cnn") == "mnist"
-    with pytest.raises(ConfigError, match="'cnn' takes images. Received: 'catanddog'.* photos"):
+    with pytest.raises(ConfigError, match=r"'cnn' takes images\. Received: 'catanddog'.* photos"):
         role_overrides(settings, ["cnn"], "catanddog")
-    with pytest.raises(ConfigError, match="Unknown dataset: 'mnits'. Did you mean 'mnist'"):
+    with pytest.raises(ConfigError, match=r"Unknown dataset: 'mnits'\. Did you mean 'mnist'"):
         role_overrides(settings, ["cnn"], "mnits")
 
 
