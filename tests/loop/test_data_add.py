@@ -39,7 +39,7 @@ def test_a_folder_is_added_verified_and_listed(run: Run, checkout: Path, tmp_pat
     assert told.returncode == 2
     assert "The model 'cnn' takes images. Received: 'pets'" in told.stderr
     told = run("chapterflow", "run", "--data", "pets")
-    assert (told.returncode, "needs a model" in told.stderr) == (2, True)
+    assert (told.returncode, "needs the names of models" in told.stderr) == (2, True)
 
 
 def test_own_idx_files_are_added_and_learnt(run: Run, checkout: Path, mirror: Path) -> None:
