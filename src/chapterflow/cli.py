@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Datasets: list, fetch, verify.", no_args_is_help=True)
+data_app = typer.Typer(help="Datasets: list, fetch, verify, add.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 step_app = typer.Typer(
     help="Single steps, as the stages of dvc.yaml call them.", no_args_is_help=True
@@ -112,6 +113,9 @@ def run(
     profile: ProfileOption = None,
     set_: SetOption = None,
     force: Annotated[bool, typer.Option(help="Train even what is done already.")] = False,
+    data: Annotated[
+        str | None, typer.Option(metavar="DATASET", help="Learn this dataset, for this call.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run models: data, validation, training, evaluation, logging, registry.
@@ -121,6 +125,15 @@ def run(
     project, settings = _start(profile, set_)
     names = list(dict.fromkeys(models or settings.models))
     settings.check_names(names, settings.models, "model")
+    if data is not None:
+        from chapterflow.data.add import role_overrides
+
+        if not models:
+            raise ConfigError(
+                "--data needs the names of models: `chapterflow run MODEL --data ...`"
+            )
+        set_ = [*(set_ or []), *role_overrides(settings, names, data)]
+        project, settings = _start(profile, set_)
     from chapterflow.records import Outcome
     from chapterflow.report import progress as live
     from chapterflow.report.tables import print_results
@@ -340,6 +353,49 @@ def data_verify() -> None:
         console.print("No dataset is here. `chapterflow data fetch` brings them.")
     if faults:
         raise DataError("\n".join([*faults, "`chapterflow data fetch --force` builds them anew."]))
+
+
+@data_app.command("add")
+def data_add(
+    name: str,
+    path: Annotated[str, typer.Argument(help="Folder or file.")],
+    kind: Annotated[str, typer.Option(help="images, idx, csv, voxels, tu or planetoid.")],
+    role: Annotated[
+        str | None, typer.Option(help="Role that it fills in the book profile from now on.")
+    ] = None,
+    validation: Annotated[float | None, typer.Option(help="Share; 0.1 by default.")] = None,
+    test: Annotated[float | None, typer.Option(help="Share; 0.2 by default.")] = None,
+    title: Annotated[str | None, typer.Option(help="Title for pages and cards.")] = None,
+    force: Annotated[bool, typer.Option(help="Replace one of this name.")] = False,
+) -> None:
+    """Add data of your own: read, checked, written to datasets.yaml; nothing where a check fails.
+
+    `chapterflow run MODEL --data NAME` learns them.
+    """
+    project, settings = _start()
+    from chapterflow import adding
+    from chapterflow.data.add import Wish, build_block
+    from chapterflow.report.progress import shown, tell_about
+
+    adding.check_name(project, name, force=force)
+    place = Path(os.path.abspath(Path(path).expanduser()))
+    wish = Wish(place, settings.seed, validation, test, title)
+    block = build_block(kind, wish)
+    console = Console()
+    with shown(console, [name]) as progress:
+        tell = tell_about(name)
+        added = adding.add_dataset(project, name, block, role=role, force=force, tell=tell)
+        progress.update(name, "added", f"digest {added.card.digest[:12]}")
+    counts = ", ".join(f"{count:,} {split}" for split, count in added.card.counts.items())
+    console.print(
+        Text(f"{name}: {counts}; {added.checks} checks passed. It stands in datasets.yaml."),
+        soft_wrap=True,
+    )
+    if added.models:
+        console.print(
+            Text(f"Next: `chapterflow run MODEL --data {name}`; MODEL: {', '.join(added.models)}."),
+            soft_wrap=True,
+        )
 
 
 @step_app.command("validate")

@@ -13,6 +13,9 @@ from chapterflow.models.parts.registry import get_model, model_names
 from chapterflow.settings import PROFILES, Profile, Settings, nearest
 from chapterflow.settings.datasets import KINDS
 
+#: The user's own datasets, beside params.yaml: `chapterflow data add` writes it, and git tracks it.
+OWN = "datasets.yaml"
+
 
 class _NoDuplicates(yaml.SafeLoader):
     """YAML lets a later key silently replace an earlier one; a configuration must not."""
@@ -22,7 +25,8 @@ class _NoDuplicates(yaml.SafeLoader):
         for position, key in enumerate(keys):
             if key in keys[:position]:
                 line = node.value[position][0].start_mark.line + 1
-                raise ConfigError(f"params.yaml, line {line}: the key {key!r} stands twice.")
+                name = Path(node.start_mark.name).name
+                raise ConfigError(f"{name}, line {line}: the key {key!r} stands twice.")
         return super().construct_mapping(node, deep)
 
 
@@ -33,7 +37,8 @@ def read_params(path: Path) -> dict[str, Any]:
         ConfigError: If the file cannot be read, is empty, or is not a YAML mapping.
     """
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_NoDuplicates)  # noqa: S506 - a SafeLoader
+        with path.open(encoding="utf-8") as file:  # It names itself in what the loader raises.
+            document = yaml.load(file, Loader=_NoDuplicates)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -49,6 +54,51 @@ def read_params(path: Path) -> dict[str, Any]:
             f"Received: {type(document).__name__}"
         )
     return document
+
+
+def read_own(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the user's own datasets, and the roles that they fill, from `datasets.yaml`.
+
+    Args:
+        path: The file; `{"datasets": {}, "roles": {}}` where there is none.
+
+    Raises:
+        ConfigError: If it holds anything else.
+    """
+    own: dict[str, dict[str, Any]] = {"datasets": {}, "roles": {}}
+    if not path.exists():
+        return own
+    for key, blocks in read_params(path).items():
+        if key not in own:
+            raise ConfigError(f"{path.name}: unknown key {key!r}.{nearest(key, own)}")
+        if not isinstance(blocks, dict):
+            raise ConfigError(f"{path.name}: {key} must be a mapping. Received: {blocks!r}")
+        own[key] = blocks
+    return own
+
+
+def add_own(document: dict[str, Any], own: Mapping[str, dict[str, Any]]) -> None:
+    """Add the user's own datasets to `params.yaml`'s, in place; let them fill their roles.
+
+    Raises:
+        ConfigError: If a name is taken, or a role unknown.
+    """
+    datasets, roles = document.get("datasets"), document.get("roles")
+    if not isinstance(datasets, dict) or not isinstance(roles, dict):
+        return  # Faults of params.yaml, which are told with its others.
+    for name, block in own["datasets"].items():
+        if name in datasets:
+            raise ConfigError(
+                f"datasets.yaml: the dataset {name!r} stands in params.yaml too. Rename one."
+            )
+        datasets[name] = block
+    for role, by_profile in own["roles"].items():
+        if not isinstance(roles.get(role), dict) or not isinstance(by_profile, dict):
+            raise ConfigError(
+                f"datasets.yaml: roles.{role} must be a role of params.yaml, with a dataset for a "
+                f"profile.{nearest(role, map(str, roles))}"
+            )
+        roles[role] = roles[role] | by_profile
 
 
 def apply_overrides(document: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -87,12 +137,17 @@ def apply_overrides(document: dict[str, Any], overrides: Sequence[str]) -> None:
 
 
 def load_settings(
-    path: Path, *, profile: str | None = None, overrides: Sequence[str] = ()
+    path: Path,
+    *,
+    profile: str | None = None,
+    overrides: Sequence[str] = (),
+    own: Mapping[str, dict[str, Any]] | None = None,
 ) -> Settings:
-    """Read, override and check `params.yaml`.
+    """Read, override and check `params.yaml`, and the user's own datasets beside it.
 
     Args:
         path: The file.
+        own: Own datasets and roles, in place of those of `datasets.yaml`.
         profile: Active profile, in place of the file's.
         overrides: `path=value` strings, as `--set` takes them.
 
@@ -101,6 +156,7 @@ def load_settings(
             nearest valid name where a name is unknown.
     """
     document = read_params(path)
+    add_own(document, read_own(path.with_name(OWN)) if own is None else own)
     apply_overrides(document, overrides)
     if profile is not None:
         document["profile"] = profile
@@ -234,7 +290,7 @@ def _cross_check(settings: Settings, faults: list[str]) -> None:
                 f"datasets.{name}.mirror: {folder!r} is the folder of {mirrors[folder]!r}. "
                 "Leave `mirror` out for data that no mirror holds."
             )
-        held_out = getattr(dataset, "validation", 0.0) + getattr(dataset, "test", 0.0)
+        held_out = sum(getattr(dataset, share, None) or 0.0 for share in ("validation", "test"))
         if held_out >= 1:
             faults.append(
                 f"datasets.{name}: validation and test leave nothing to train on. "

@@ -22,7 +22,8 @@ from chapterflow.data.compressed import open_decompressed
 from chapterflow.data.download import Policy, fetch
 from chapterflow.data.idx import read_pair
 from chapterflow.errors import ChapterflowError, ConfigError, DataError, FetchError
-from chapterflow.settings.datasets import Idx, RemoteFile
+from chapterflow.settings.datasets import Idx
+from chapterflow.settings.types import RemoteFile
 from tests.data import servers
 from tests.data.servers import Site, serve
 

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from chapterflow.models.parts.base import Kind, Strict
 from chapterflow.settings.bounds_curves import CurveExpectations
+from chapterflow.settings.bounds_photos import PhotoExpectations
 from chapterflow.settings.types import Share
 
 
@@ -34,6 +35,7 @@ class ValidationParams(Strict):
     # Voxels are held against what pixels are.
     volumes: ImageExpectations
     curves: CurveExpectations
+    photos: PhotoExpectations
 
     def bounds(self, kind: Kind) -> Strict:
         """Return the bounds for a kind of data."""

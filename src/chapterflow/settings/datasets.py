@@ -1,30 +1,44 @@
 """Kinds of sources of data, as `params.yaml` describes them."""
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from chapterflow.models.parts.base import PositiveInt, Strict
 from chapterflow.settings.datasets_curves import CsvSeries, Curves
+from chapterflow.settings.datasets_photos import ImageFolder
 from chapterflow.settings.datasets_volumes import Solids, Voxels
 from chapterflow.settings.types import RemoteFile, Seed, SplitShare
 
-__all__ = ["KINDS", "DatasetParams", "Idx", "IdxFiles", "RemoteFile", "SklearnDigits"]
+Digit = Annotated[int, Field(ge=0, le=9)]
 
 
 class SklearnDigits(Strict):
     """The 1,797 handwritten 8x8 digits that ship inside scikit-learn.
 
     Attributes:
-        validation: Share of all examples for early stopping.
-        test: Share of all examples held out for evaluation.
+        validation: Share of the examples for early stopping.
+        test: Share of the examples held out for evaluation; null with `train_per_class`.
+        train_per_class: Examples of each class to train on; all that are then in no split are held
+            out for evaluation.
+        classes: Digits that are in the dataset, ascending; null for all ten.
         seed: Seed of the splits.
     """
 
     kind: Literal["sklearn-digits"]
     seed: Seed
     validation: SplitShare
-    test: SplitShare
+    test: SplitShare | None = None
+    train_per_class: PositiveInt | None = None
+    classes: Annotated[list[Digit], Field(min_length=2)] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.test is None) == (self.train_per_class is None):
+            raise ValueError("give one of test and train_per_class")
+        if self.classes is not None and self.classes != sorted(set(self.classes)):
+            raise ValueError("classes must be digits in ascending order, each once")
+        return self
 
 
 class IdxFiles(Strict):
@@ -60,18 +74,11 @@ class Idx(Strict):
 
 
 DatasetParams = Annotated[
-    SklearnDigits | Idx | Curves | CsvSeries | Solids | Voxels,
+    SklearnDigits | Idx | ImageFolder | Curves | CsvSeries | Solids | Voxels,
     Field(discriminator="kind"),
 ]
 #: Values of `kind`, one for each class of the union.
 KINDS = frozenset(
     get_args(source.model_fields["kind"].annotation)[0]
-    for source in (
-        SklearnDigits,
-        Idx,
-        Curves,
-        CsvSeries,
-        Solids,
-        Voxels,
-    )
+    for source in get_args(get_args(DatasetParams)[0])
 )

@@ -19,7 +19,8 @@ class RemoteFile(Strict):
 
     Attributes:
         name: File name below the source's folder or addresses.
-        sha256: Hash of the decompressed bytes; null accepts whatever arrives.
+        sha256: Hash of the decompressed bytes (of a zip archive: of the archive itself); null
+            accepts whatever arrives.
         bytes: Size after decompression; null caps it at 4 GiB.
     """
 

@@ -26,7 +26,6 @@ def log_keras_model(
     run_id: str,
     name: str,
     input_example: Any,
-    input_shapes: Any = None,
     params: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
     tags: Mapping[str, str] | None = None,
@@ -41,8 +40,6 @@ def log_keras_model(
         name: Name of the logged model.
         input_example: A small batch, shape `(n, ...)`, in the dtype that serving shall accept, or
             a dict of them by name.
-        input_shapes: Shape and dtype of the inputs, in the same structure, None where an axis may
-            vary; those of the example with an open batch axis by default.
         params: Shown on the model's page, where they can be searched. The run's own are added and
             win.
         metrics: Logged to the run and, with it, to the model.
@@ -82,7 +79,7 @@ def log_keras_model(
             model_id=logged.model_id,
             run_id=run_id,
             model=model,
-            signature=_signature(input_example, input_shapes, output),
+            signature=_signature(model, input_example, output),
             input_example=input_example,
             pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],
             # It would load and run the model once more, and print Keras's progress bars.
@@ -103,22 +100,21 @@ def log_keras_model(
     return info
 
 
-def _signature(example: Any, shapes: Any, output: Any) -> ModelSignature:
-    """Return the signature of a model: axes that vary are open."""
+def _signature(model: keras.Model, example: Any, output: Any) -> ModelSignature:
+    """Return the signature of a model: axes that it leaves open are open."""
     import numpy as np
     from mlflow.models import ModelSignature, infer_signature
     from mlflow.types import Schema, TensorSpec
 
-    inferred = infer_signature(example, output)
-    if shapes is None:
-        return inferred
+    def spec(given: Any, symbol: Any, name: str | None = None) -> Any:
+        sides = tuple(-1 if side is None else side for side in symbol.shape)
+        return TensorSpec(np.asarray(given).dtype, sides, name)
 
-    named = shapes.items() if isinstance(shapes, dict) else [(None, shapes)]
-    specs = [
-        TensorSpec(np.dtype(dtype), tuple(-1 if side is None else side for side in shape), name)
-        for name, (shape, dtype) in named
-    ]
-    return ModelSignature(Schema(specs), inferred.outputs)
+    if isinstance(example, dict):
+        specs = [spec(example[name], model.input[name], name) for name in example]
+    else:
+        specs = [spec(example, model.inputs[0])]
+    return ModelSignature(Schema(specs), infer_signature(example, output).outputs)
 
 
 def register(

@@ -152,6 +152,7 @@ class Session:
         from chapterflow.evaluation.metrics import check_metrics
         from chapterflow.tracking.keras_model import log_keras_model, register
         from chapterflow.training.fit import Training
+        from chapterflow.training.pipeline import sized_for
 
         training = Training.model_validate_json((work / "training.json").read_text("utf-8"))
         evaluation = Evaluation.model_validate_json((work / runs.EVALUATION).read_text("utf-8"))
@@ -204,8 +205,7 @@ class Session:
             keras.saving.load_model(work / "model.keras", compile=False),
             run_id=run_id,
             name=model,
-            input_example=dataset.example(),
-            input_shapes=dataset.input_shapes(),
+            input_example=sized_for(entry, self._settings.params(model), dataset).example(),
             params=self._settings.params(model).model_dump(mode="json"),
         )
         version = register(

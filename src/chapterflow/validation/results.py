@@ -9,7 +9,19 @@ from chapterflow.validation.verdict import ExpectationResult
 #: Ids of offending examples that a result names.
 NAMED = 5
 #: Columns whose unexpected values say more than that they are unexpected.
-TELLING = {"split", "label", "shape", "dtype", "min", "max"}
+TELLING = {
+    "split",
+    "label",
+    "shape",
+    "dtype",
+    "min",
+    "max",
+    "format",
+    "folder",
+    "min_side",
+    "aspect_ratio",
+    "near_distance",
+}
 UNITS = {
     "expect_table_row_count_to_equal": " examples",
     "expect_column_unique_value_count_to_be_between": " examples",

@@ -19,9 +19,11 @@ OnProgress = Callable[[str, int, int | None], None]
 def recipe(params: DatasetParams) -> dict[str, Any]:
     """Return what decides a dataset's bytes: where it differs from the card's, build anew.
 
-    Addresses are left out: they say where bytes come from, not which bytes.
+    Addresses are left out: they say where bytes come from, not which bytes. So are options that
+    are not given, so that a new option leaves the recipes of older data as they were.
     """
-    return params.model_dump(mode="json", exclude={"mirror", "upstream", "title", "licence"})
+    addresses = {"path", "mirror", "upstream", "title", "licence"}
+    return params.model_dump(mode="json", exclude=addresses, exclude_none=True)
 
 
 def read_source(params: DatasetParams, *, cache: Path, on_progress: OnProgress) -> SourceData:

@@ -1,0 +1,168 @@
+"""A user's own data: checked aside, then part of the project; nothing where a check fails."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from chapterflow import steps
+from chapterflow.adding import add_dataset, check_name
+from chapterflow.config import load_settings
+from chapterflow.data.add import Wish, build_block
+from chapterflow.data.build import verify_dataset
+from chapterflow.data.card import read_card
+from chapterflow.environment import Project
+from chapterflow.errors import ChapterflowError, ConfigError, DataError, ValidationFailed
+from tests.photos import photo_folder, picture
+
+
+def add(project: Project, folder: Path, name: str = "pets", **options: Any) -> Any:
+    block = build_block("images", Wish(folder, 5))
+    return add_dataset(project, name, block, **options)
+
+
+def state(project: Project) -> dict[str, bytes]:
+    """Return what must not change where nothing is added: all but verdicts and locks."""
+    aside = (project.scratch / "locks", project.scratch / "validation")
+    return {
+        str(path.relative_to(project.root)): path.read_bytes()
+        for path in sorted(project.root.rglob("*"))
+        if path.is_file() and not any(place in path.parents for place in aside)
+    }
+
+
+def test_added_data_are_a_dataset_like_any_other(project: Project, tmp_path: Path) -> None:
+    added = add(project, photo_folder(tmp_path / "pets"), role="photos")
+    assert added.card.counts == {"train": 28, "validation": 4, "test": 8}
+    assert added.checks == 19
+    settings = load_settings(project.params)
+    assert settings.roles["photos"] == {"embedded": "photos", "book": "pets"}
+    prepared = steps.prepare(project, settings, "pets", build=False)
+    assert not prepared.built
+    assert verify_dataset(project.data / "pets") == []
+    out = steps.validation_folder(project, settings, prepared)
+    assert (out / "verdict.json").is_file()
+    assert steps.validate(project, settings, prepared).success
+    assert not (project.scratch / "adding" / "pets").exists()
+
+
+def blank(folder: Path) -> None:
+    picture(1).point(lambda _: 9).save(folder / "cat" / "1.png")
+
+
+def copied(folder: Path) -> None:
+    for number in range(10):
+        picture(number).save(folder / "dog" / f"copy{number}.png")
+
+
+def damaged(folder: Path) -> None:
+    (folder / "cat" / "1.png").write_bytes(b"no photo")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "says"),
+    [
+        (blank, ValidationFailed, "not-blank"),
+        (copied, ValidationFailed, "one-split"),
+        (damaged, DataError, r"cat/1\.png must be"),
+    ],
+)
+def test_where_a_check_fails_nothing_is_written(
+    project: Project, tmp_path: Path, spoil: Any, error: type[ChapterflowError], says: str
+) -> None:
+    before = state(project)
+    folder = photo_folder(tmp_path / "pets")
+    spoil(folder)
+    with pytest.raises(error, match=says) as caught:
+        add(project, folder)
+    assert state(project) == before
+    if error is ValidationFailed:
+        (page,) = [line for line in str(caught.value).splitlines() if "one page" in line]
+        assert Path(page.rpartition(": ")[2]).is_file()
+
+
+@pytest.mark.slow
+def test_a_replacement_that_fails_leaves_what_was_there(project: Project, tmp_path: Path) -> None:
+    folder = photo_folder(tmp_path / "pets")
+    add(project, folder)
+    before = state(project)
+    blank(folder)
+    with pytest.raises(ConfigError, match="--force replaces it"):
+        add(project, folder)
+    with pytest.raises(ValidationFailed, match="not-blank"):
+        add(project, folder, force=True)
+    assert state(project) == before
+    (folder / "cat" / "1.png").unlink()
+    (folder / "cat" / "2.png").unlink()
+    assert sum(add(project, folder, force=True).card.counts.values()) == 38
+    assert sum(read_card(project.data / "pets").counts.values()) == 38
+
+
+@pytest.mark.parametrize("name", ["Pets", "a b", "", "../x", "-x", "a/b"])
+def test_names_that_are_none(project: Project, name: str) -> None:
+    with pytest.raises(ConfigError, match="lower-case letters"):
+        check_name(project, name, force=True)
+
+
+def test_names_of_params_yaml_are_taken_even_by_force(project: Project) -> None:
+    with pytest.raises(ConfigError, match=r"'mnist' is a dataset of params\.yaml"):
+        check_name(project, "mnist", force=True)
+
+
+@pytest.mark.parametrize(
+    ("role", "says"),
+    [
+        ("photo", "Unknown role: 'photo'. Did you mean 'photos'"),
+        ("digits", "The role 'digits' takes images. Received: 'pets', which is of the kind photos"),
+    ],
+)
+def test_a_role_must_exist_and_fit(project: Project, tmp_path: Path, role: str, says: str) -> None:
+    before = state(project)
+    with pytest.raises(ConfigError, match=says):
+        add(project, photo_folder(tmp_path / "pets"), role=role)
+    assert state(project) == before
+
+
+def test_shares_out_of_range_name_their_key(project: Project, tmp_path: Path) -> None:
+    block = build_block("images", Wish(photo_folder(tmp_path / "pets"), 5, test=1.5))
+    with pytest.raises(ConfigError, match=r"datasets\.pets\.test: .*Received: 1\.5"):
+        add_dataset(project, "pets", block)
+
+
+@pytest.mark.slow
+def test_what_was_added_before_stays(project: Project, tmp_path: Path) -> None:
+    add(project, photo_folder(tmp_path / "a"), "a")
+    add(project, photo_folder(tmp_path / "b"), "b", role="photos")
+    own = yaml.safe_load((project.root / "datasets.yaml").read_text())
+    assert list(own["datasets"]) == ["a", "b"]
+    assert own["roles"] == {"photos": {"book": "b"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("dataset: {}", "datasets.yaml: unknown key 'dataset'. Did you mean 'datasets'"),
+        ("datasets: [1]", "datasets.yaml: datasets must be a mapping"),
+        ("datasets: {mnist: {kind: idx}}", "'mnist' stands in params.yaml too"),
+        ("datasets: {a: {kind: idxx}}", "datasets.a.kind: unknown kind 'idxx'"),
+        ("datasets: {a: {}, a: {}}", "datasets.yaml, line 1: the key 'a' stands twice"),
+        ("roles: {photo: {book: mnist}}", "roles.photo must be a role of params.yaml"),
+        ("roles: {photos: {book: nist}}", "roles.photos.book: unknown dataset 'nist'"),
+        ("datasets: {", "datasets.yaml, line"),
+        ("", "datasets.yaml is empty"),
+    ],
+)
+def test_faults_of_datasets_yaml_are_told(project: Project, text: str, says: str) -> None:
+    (project.root / "datasets.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_settings(project.params)
+    assert says in str(caught.value)
+
+
+def test_set_reaches_own_datasets(project: Project) -> None:
+    (project.root / "datasets.yaml").write_text(
+        "datasets: {mine: {kind: sklearn-digits, seed: 5, validation: 0.1, test: 0.1}}"
+    )
+    settings = load_settings(project.params, overrides=["datasets.mine.seed=7"])
+    assert settings.datasets["mine"].model_dump()["seed"] == 7
