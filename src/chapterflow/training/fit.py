@@ -46,6 +46,7 @@ def fit(
     seed: int,
     work: Path,
     on_epoch: Callable[[EpochRecord], None],
+    scratch: Path | None = None,
 ) -> Training:
     """Train a model and save it as `work/model.keras`.
 
@@ -58,13 +59,26 @@ def fit(
         work: Folder of this training alone.
         on_epoch: Called for each epoch once its checkpoint is on disk; for a resumed training
             first for the epochs that were done already.
+        scratch: Folder of kept features and backbones; by default the one that holds the folder
+            of `work`.
     """
     import keras
     import tensorflow as tf
 
     from chapterflow.training import callbacks as cb
+    from chapterflow.training.frozen import fit_frozen, frozen_part
 
     work.mkdir(parents=True, exist_ok=True)
+    scratch = scratch or work.parent.parent
+    params, frozen = frozen_part(entry, params, dataset, scratch, seed)
+    if frozen is not None:
+        return fit_frozen(
+            *(frozen, entry, params, dataset),
+            seed=seed,
+            work=work,
+            scratch=scratch,
+            on_epoch=on_epoch,
+        )
     checkpoints, best = work / "checkpoints", work / "best.weights.h5"
     finished = cb.finished_epochs(checkpoints)
     history = read_history(work / "history.jsonl", epochs=finished)
