@@ -3,7 +3,7 @@
 Book: chapter 5, "Transfer learning".
 Paper: Razavian et al., "CNN features off-the-shelf: an astounding baseline for recognition",
 CVPR workshops (2014).
-Expected: TODO
+Expected: to be measured
 Command: chapterflow run transfer
 """
 
@@ -42,9 +42,7 @@ def build(params: Params, data: InputSpec) -> keras.Model:
     else:
         maps = backbone(params, data)
         maps.trainable = params.trainable
-    return keras.Model(
-        maps.input, head_layers(params, maps.output, data.classes), name="transfer"
-    )
+    return keras.Model(maps.input, head_layers(params, maps.output, data.classes), name="transfer")
 
 
 MODEL = ChapterModel(

@@ -6,13 +6,14 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chapterflow.data.card import Dataset, kind_class
+from chapterflow.data.card import Dataset
 from chapterflow.errors import ChapterflowError
 from chapterflow.models.parts.base import ChapterModel, InputSpec, ModelParams
 from chapterflow.training.features import cached_features
@@ -84,7 +85,7 @@ def _changes(params: ModelParams, dataset: Dataset, seed: int) -> Iterator[Calla
         )
         inputs = keras.Input(dataset.card.shape)
         model = keras.Model(inputs, augmented(params.augment, inputs, dataset.card.value_max))
-        yield lambda batch, model=model: model(batch, training=True)
+        yield partial(model, training=True)
 
 
 def frozen_part(

@@ -1,6 +1,6 @@
 """The embedded profile's backbone: `small`, trained by the flow on the pretext data.
 
-Trained once with the generic fit, kept under `<scratch>/backbones/<key>/`, used by transfer and hub.
+Trained once with the generic fit, and kept under `<scratch>/backbones/<key>/` for transfer and hub.
 """
 
 from __future__ import annotations

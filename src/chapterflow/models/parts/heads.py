@@ -41,6 +41,8 @@ class HeadParams(ModelParams):
     Attributes:
         pooling: How maps become one vector: average, maximum, or all of it.
         dense: Width of a hidden layer; 0 for none.
+        l2: Weight of the sum of the logits' squared weights in the loss; few examples and many
+            features need some.
         dropout: Share of pooled features that a training step leaves out.
         trainable: Train the backbone too, from the first step: no features are kept.
         fine_tune: Top layers with weights that are unfrozen once the head is trained; 0 for none.
@@ -52,6 +54,7 @@ class HeadParams(ModelParams):
 
     pooling: Literal["avg", "max", "flatten"] = "avg"
     dense: Annotated[int, Field(ge=0)] = 0
+    l2: Annotated[float, Field(ge=0, le=10)] = 0.0
     dropout: Fraction = 0.0
     trainable: bool = False
     fine_tune: Annotated[int, Field(ge=0)] = 0
@@ -62,7 +65,7 @@ class HeadParams(ModelParams):
 
 def head_layers(params: HeadParams, features: Any, classes: int) -> Any:
     """Return the logits `(batch, classes)` of features `(batch, h, w, c)` or `(batch, c)`."""
-    from keras import layers
+    from keras import layers, regularizers
 
     x = features
     if len(x.shape) > 2:
@@ -76,7 +79,8 @@ def head_layers(params: HeadParams, features: Any, classes: int) -> Any:
         x = layers.Dropout(params.dropout, name="dropout")(x)
     if params.dense:
         x = layers.Dense(params.dense, activation="relu", name="dense")(x)
-    return layers.Dense(classes, name="logits")(x)
+    shrink = regularizers.L2(params.l2) if params.l2 else None
+    return layers.Dense(classes, kernel_regularizer=shrink, name="logits")(x)
 
 
 def head(params: HeadParams, features: InputSpec) -> keras.Model:

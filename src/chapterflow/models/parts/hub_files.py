@@ -1,4 +1,4 @@
-"""Handles of SavedModels: path, file:// or http(s) address, or archive -> a folder, and its hash."""
+"""Handles of SavedModels (path, file:// or http(s) address, archive) -> a folder, and its hash."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def saved_model_folder(handle: str) -> Path:
         DataError: If what it names is not a SavedModel, or its archive leads out of its folder.
         FetchError: If it cannot be fetched.
     """
-    if handle.split("://")[0] in ("http", "https"):
+    if handle.split("://", maxsplit=1)[0] in ("http", "https"):
         folder = _fetched(handle)
     elif "://" in handle and not handle.startswith("file://"):
         raise ConfigError(

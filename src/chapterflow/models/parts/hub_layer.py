@@ -89,7 +89,12 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
             handle=handle,
             sha256=tree_hash(folder),
             variables=[
-                [variable.name, variable.shape.as_list(), variable.dtype.name, id(variable) in trainable]
+                [
+                    variable.name,
+                    variable.shape.as_list(),
+                    variable.dtype.name,
+                    id(variable) in trainable,
+                ]
                 for variable in module.variables
             ],
             input_shape=takes,
@@ -126,7 +131,8 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the layer."""
-        return super().get_config() | {
+        config: dict[str, Any] = super().get_config()
+        return config | {
             "handle": self.handle,
             "sha256": self.sha256,
             "variables": self.specs,
@@ -187,8 +193,7 @@ def _run(module: Any, inputs: Any) -> Any:
 
 def _input_shape(module: Any) -> list[int | None]:
     """Return the shape of images that a module was traced for; None where any will do."""
-    traced = getattr(getattr(module, "__call__", None), "concrete_functions", ())
-    for function in traced:
+    for function in getattr(module.__call__, "concrete_functions", ()):
         first = function.structured_input_signature[0]
         if first and getattr(first[0], "shape", None) is not None and first[0].shape.rank == 4:
             return list(first[0].shape.as_list())

@@ -52,7 +52,8 @@ class BackboneInput(keras.layers.Layer):  # type: ignore[misc]
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the layer."""
         own = {"backbone": self.backbone, "low": self.low, "high": self.high}
-        return super().get_config() | own
+        config: dict[str, Any] = super().get_config()
+        return config | own
 
 
 def check_backbone_input(model: keras.Model, images: NDArray[Any]) -> None:
@@ -99,14 +100,19 @@ def check_channel_order(model: keras.Model, expected: Any, value_max: float) -> 
     """
     layer = next(found for found in model.layers if isinstance(found, BackboneInput))
     side = [size or 32 for size in model.input_shape[1:3]]
-    shades = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "grey": (0.5, 0.5, 0.5)}
+    shades: dict[str, tuple[float, ...]] = {
+        "red": (1, 0, 0),
+        "green": (0, 1, 0),
+        "blue": (0, 0, 1),
+        "grey": (0.5, 0.5, 0.5),
+    }
     if model.input_shape[-1] == 1:
         shades = {"black": (0,), "grey": (0.5,), "white": (1,)}
     colours = np.array([*shades.values()], np.float32)
     raw = np.tile(colours[:, np.newaxis, np.newaxis], (1, *side, 1))
-    reaching = np.asarray(
-        keras.Model(model.input, layer.output)(raw * value_max, training=False)
-    )[:, 0, 0]
+    reaching = np.asarray(keras.Model(model.input, layer.output)(raw * value_max, training=False))[
+        :, 0, 0
+    ]
     rgb = np.broadcast_to(colours, (len(colours), 3)).copy() * np.float32(255)
     wanted = np.asarray(expected(rgb[:, np.newaxis, np.newaxis].copy()))[:, 0, 0]
     for name, got, right in zip(shades, reaching, wanted, strict=True):
