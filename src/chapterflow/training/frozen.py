@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from chapterflow.data.card import Dataset
 from chapterflow.errors import ChapterflowError
 from chapterflow.models.parts.base import ChapterModel, InputSpec, ModelParams
-from chapterflow.training.features import cached_features
+from chapterflow.training.features import BATCH, cached_features
 from chapterflow.training.history import EpochRecord
 
 if TYPE_CHECKING:
@@ -104,7 +104,13 @@ def frozen_part(
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
-    return params, entry.frozen(params, dataset.card.input_spec)
+    frozen = entry.frozen(params, dataset.card.input_spec)
+    if frozen is None:
+        from chapterflow.models.parts.pixels import check_backbone_input
+
+        chosen = dataset.indices("train")[:BATCH]
+        check_backbone_input(entry.build(params, dataset.card.input_spec), dataset.inputs(chosen))
+    return params, frozen
 
 
 def fit_frozen(

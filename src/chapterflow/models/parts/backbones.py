@@ -154,12 +154,15 @@ def _own(network: _Network, value_max: float, x: Any) -> Any:
 
 
 def _small(x: Any) -> Any:
-    """Four 3x3 convolutions with batch normalisation, and one 2x2 max pooling."""
+    """Four 3x3 convolutions with batch normalisation, and one 2x2 max pooling.
+
+    The running averages forget fast, because small data give few steps.
+    """
     from keras import layers
 
     for number, filters in enumerate((32, 32, 64, 64), start=1):
         x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{number}")(x)
-        x = layers.BatchNormalization(name=f"norm{number}")(x)
+        x = layers.BatchNormalization(momentum=0.9, name=f"norm{number}")(x)
         x = layers.ReLU(name=f"relu{number}")(x)
         if number == 2:
             x = layers.MaxPooling2D(2, name="halve")(x)
