@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -123,3 +124,5 @@ def _save_backbone(model: Path, data: InputSpec, path: Path) -> None:
     found = backbone(SMALL.model_copy(update={"weights": str(model)}), data)
     path.parent.mkdir(exist_ok=True)
     found.save_weights(path)
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
