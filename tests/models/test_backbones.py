@@ -194,7 +194,7 @@ def test_probabilities_are_no_features() -> None:
     rng = np.random.default_rng(5)
     check_not_probabilities(rng.uniform(0, 1, (4, 7, 7, 8)))
     given = rng.uniform(0, 1, (4, 1000))
-    with pytest.raises(DataError, match="check_not_probabilities.*1000 numbers"):
+    with pytest.raises(DataError, match=r"check_not_probabilities.*1000 numbers"):
         check_not_probabilities(given / given.sum(axis=1, keepdims=True))
 
 
@@ -203,7 +203,7 @@ def test_weights_with_a_top_are_caught(tmp_path: Path) -> None:
 
     with h5py.File(tmp_path / "with_top.h5", "w") as file:
         file.attrs["layer_names"] = ["conv1", "conv_preds", "predictions"]
-    with pytest.raises(DataError, match="check_without_top.*conv_preds, predictions"):
+    with pytest.raises(DataError, match=r"check_without_top.*conv_preds, predictions"):
         made("MobileNet", weights=str(tmp_path / "with_top.h5"))
 
 
@@ -253,7 +253,7 @@ def test_imagenet_weights_that_cannot_be_had(
     monkeypatch.setenv("CHAPTERFLOW_MIRROR", str(tmp_path / "empty"))
     with pytest.raises(FetchError, match=r"resnet50_weights_tf_dim_ordering_tf_kernels_notop\.h5"):
         imagenet_weights("ResNet50", 1.0)
-    with pytest.raises(ConfigError, match="alpha 0.25, 0.5, 0.75, 1.0"):
+    with pytest.raises(ConfigError, match=r"alpha 0.25, 0.5, 0.75, 1.0"):
         imagenet_weights("MobileNet", 0.3)
     models = tmp_path / "models"
     shutil.rmtree(models)

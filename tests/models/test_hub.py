@@ -129,7 +129,7 @@ def test_changed_files_in_a_saved_model_are_refused(exported: Path, tmp_path: Pa
             new.writestr(name, content)
     assert changed == 1
     # Keras wraps the error of a layer in its own.
-    with pytest.raises(ValueError, match="check_hash: the SavedModel of .* must have the SHA-256"):
+    with pytest.raises(ValueError, match=r"check_hash: the SavedModel of .* must have the SHA-256"):
         keras.saving.load_model(tmp_path / "changed.keras")
 
 
@@ -206,10 +206,10 @@ def test_handles_that_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(ConfigError, match="must be a path, or a file://"):
         layer("ftp://host/module")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="a folder with a saved_model.pb"):
+    with pytest.raises(DataError, match=r"a folder with a saved_model\.pb"):
         layer(tmp_path / "empty")
     (tmp_path / "text.tar.gz").write_text("no archive")
-    with pytest.raises(DataError, match="must lead to a .tar.gz archive"):
+    with pytest.raises(DataError, match=r"must lead to a \.tar\.gz archive"):
         layer(tmp_path / "text.tar.gz")
     with tarfile.open(tmp_path / "hostile.tar.gz", "w:gz") as tar:
         member = tarfile.TarInfo("../escaped")
