@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from chapterflow.data.card import Dataset
 from chapterflow.errors import ChapterflowError
@@ -50,6 +51,7 @@ def fit(
     seed: int,
     work: Path,
     on_epoch: Callable[[EpochRecord], None] = lambda record: None,
+    scratch: Path | None = None,
 ) -> Training:
     """Train a model and save it as `work/model.keras`.
 
@@ -62,6 +64,8 @@ def fit(
         work: Folder of this training alone.
         on_epoch: Called for each epoch once its checkpoint is on disk; for a resumed training
             first for the epochs that were done already.
+        scratch: Folder of kept features and backbones; by default the one that holds the folder
+            of `work`.
     """
     import keras
     import tensorflow as tf
@@ -70,6 +74,28 @@ def fit(
 
     dataset = sized_for(entry, params, dataset)
     work.mkdir(parents=True, exist_ok=True)
+    scratch = scratch or work.parent.parent
+    # Found by name, so that the fingerprints of models that need none of it do not cover it.
+    if entry.frozen is not None:
+        frozen = importlib.import_module("chapterflow.training.frozen")
+        params, part = frozen.frozen_part(entry, params, dataset, scratch, seed)
+        if part is not None:
+            return cast(
+                Training,
+                frozen.fit_frozen(
+                    *(part, entry, params, dataset),
+                    seed=seed,
+                    work=work,
+                    scratch=scratch,
+                    on_epoch=on_epoch,
+                ),
+            )
+    if dataset.WHOLE:
+        whole = importlib.import_module("chapterflow.training.full_batch")
+        return cast(
+            Training,
+            whole.fit_full_batch(entry, params, dataset, seed=seed, work=work, on_epoch=on_epoch),
+        )
     checkpoints, best = work / "checkpoints", work / "best.weights.h5"
     finished = cb.finished_epochs(checkpoints)
     history = read_history(work / "history.jsonl", epochs=finished)

@@ -1,0 +1,77 @@
+"""Feature extraction through TensorFlow Hub: any TF2 SavedModel of image features, and a new head.
+
+Book: chapter 5, "TensorFlow Hub".
+Paper: Howard et al., "MobileNets: efficient convolutional neural networks for mobile vision
+applications", arXiv:1704.04861 (2017).
+Expected: as transfer with average pooling: 0.93 on cats and dogs with `handle: mobilenet`.
+Command: chapterflow run hub
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from chapterflow.models.parts.base import ChapterModel, InputSpec
+from chapterflow.models.parts.heads import head, head_layers
+from chapterflow.models.parts.hub_params import HubParams
+
+if TYPE_CHECKING:
+    import keras
+
+
+class Params(HubParams):
+    """The handle of the SavedModel, and the head that is trained on its features."""
+
+
+def frozen(params: Params, data: InputSpec) -> keras.Model | None:
+    """Raw pixels `(batch, h, w, c)` -> features of the SavedModel; None where it is trained too."""
+    if params.trainable:
+        return None
+    model = _features(params, data)
+    model.trainable = False
+    return model
+
+
+def build(params: Params, data: InputSpec) -> keras.Model:
+    """Scale to [0, 1], resize, SavedModel, head: `(batch, h, w, c)` -> logits."""
+    import keras
+
+    model = _features(params, data)
+    model.trainable = params.trainable
+    logits = head_layers(params, model.output, data.classes)
+    return keras.Model(model.input, logits, name="hub")
+
+
+def _features(params: Params, data: InputSpec) -> keras.Model:
+    """Feed a SavedModel as TensorFlow Hub's modules of images agree to be fed: RGB in [0, 1]."""
+    import keras
+    from keras import layers
+
+    from chapterflow.models.parts.heads import augmented
+    from chapterflow.models.parts.hub_layer import HubLayer
+    from chapterflow.models.parts.pixels import BackboneInput
+
+    module = HubLayer.from_handle(params.handle, params.sha256, name="module")
+    inputs = keras.Input(data.shape, name="pixels")
+    x: Any = inputs
+    if params.trainable and params.augment.passes:
+        x = augmented(params.augment, x, data.value_max)
+    height, width, channels = (size or params.image_size for size in module.takes[1:])
+    if (height, width) != tuple(data.shape[:2]):
+        x = layers.Resizing(height, width, name="resize")(x)
+    if channels == 3 and data.shape[-1] == 1:
+        x = layers.Concatenate(name="grey_to_rgb")([x, x, x])
+    x = layers.Rescaling(1 / data.value_max, name="rescale")(x)
+    x = BackboneInput(params.handle, 0.0, 1.0, name="backbone_input")(x)
+    return keras.Model(inputs, module(x), name="hub_features")
+
+
+MODEL = ChapterModel(
+    "hub",
+    Params,
+    build,
+    "TensorFlow Hub",
+    "a SavedModel from TensorFlow Hub and a new head on its features",
+    frozen=frozen,
+    head=head,
+)

@@ -1,0 +1,111 @@
+"""What is trained on a backbone's features: pooling, dense layers, logits; and augmentation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from chapterflow.models.parts.base import Fraction, InputSpec, ModelParams, PositiveInt, Strict
+
+if TYPE_CHECKING:
+    import keras
+
+
+class Augment(Strict):
+    """Random changes of the training images, as the book makes them; all are off by default.
+
+    Attributes:
+        passes: Augmented copies of the train split whose features are kept beside the plain ones;
+            0 for none.
+        rotation: Largest angle, degrees.
+        shift: Largest shift, as a share of height and width.
+        shear: Largest shear, as a share.
+        zoom: Largest zoom in or out, as a share.
+        flip: Whether left and right are swapped at random.
+        brightness: Largest change of brightness, as a share of the value range.
+    """
+
+    passes: Annotated[int, Field(ge=0, le=100)] = 0
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0
+    shift: Fraction = 0
+    shear: Fraction = 0
+    zoom: Fraction = 0
+    flip: bool = False
+    brightness: Fraction = 0
+
+
+class HeadParams(ModelParams):
+    """How features become classes, and what is trained.
+
+    Attributes:
+        pooling: How maps become one vector: average, maximum, or all of it.
+        dense: Width of a hidden layer; 0 for none.
+        l2: Weight of the sum of the logits' squared weights in the loss; few examples and many
+            features need some.
+        dropout: Share of pooled features that a training step leaves out.
+        trainable: Train the backbone too, from the first step: no features are kept.
+        fine_tune: Top layers with weights that are unfrozen once the head is trained; 0 for none.
+            Batch normalisation stays as it was.
+        fine_tune_epochs: Passes over the train split for it.
+        fine_tune_learning_rate: Its peak learning rate, which must be small.
+        augment: Random changes of the training images.
+    """
+
+    pooling: Literal["avg", "max", "flatten"] = "avg"
+    dense: Annotated[int, Field(ge=0)] = 0
+    l2: Annotated[float, Field(ge=0, le=10)] = 0.0
+    dropout: Fraction = 0.0
+    trainable: bool = False
+    fine_tune: Annotated[int, Field(ge=0)] = 0
+    fine_tune_epochs: PositiveInt = 5
+    fine_tune_learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
+    augment: Augment = Augment()
+
+
+def head_layers(params: HeadParams, features: Any, classes: int) -> Any:
+    """Return the logits `(batch, classes)` of features `(batch, h, w, c)` or `(batch, c)`."""
+    from keras import layers, regularizers
+
+    x = features
+    if len(x.shape) > 2:
+        pool = {
+            "avg": layers.GlobalAveragePooling2D,
+            "max": layers.GlobalMaxPooling2D,
+            "flatten": layers.Flatten,
+        }[params.pooling]
+        x = pool(name="pool")(x)
+    if params.dropout:
+        x = layers.Dropout(params.dropout, name="dropout")(x)
+    if params.dense:
+        x = layers.Dense(params.dense, activation="relu", name="dense")(x)
+    shrink = regularizers.L2(params.l2) if params.l2 else None
+    return layers.Dense(classes, kernel_regularizer=shrink, name="logits")(x)
+
+
+def head(params: HeadParams, features: InputSpec) -> keras.Model:
+    """Return the head as a model of its own: features as the frozen part gives them -> logits."""
+    import keras
+
+    inputs = keras.Input(features.shape, name="features")
+    return keras.Model(inputs, head_layers(params, inputs, features.classes), name="head")
+
+
+def augmented(params: Augment, x: Any, value_max: float) -> Any:
+    """Return the images at random changed where a model is trained, unchanged where it predicts."""
+    from keras import layers
+
+    fill = {"fill_mode": "nearest"}
+    if params.rotation:
+        x = layers.RandomRotation(params.rotation / 360, **fill, name="rotate")(x)
+    if params.shift:
+        x = layers.RandomTranslation(params.shift, params.shift, **fill, name="shift")(x)
+    if params.shear:
+        x = layers.RandomShear(params.shear, params.shear, **fill, name="shear")(x)
+    if params.zoom:
+        x = layers.RandomZoom((-params.zoom, params.zoom), **fill, name="zoom")(x)
+    if params.flip:
+        x = layers.RandomFlip("horizontal", name="flip")(x)
+    if params.brightness:
+        x = layers.RandomBrightness(params.brightness, (0, value_max), name="brightness")(x)
+    return x

@@ -1,0 +1,250 @@
+"""Training on kept features: the frozen part runs once, the head is trained, both are joined."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chapterflow.data.card import Dataset
+from chapterflow.errors import ChapterflowError
+from chapterflow.models.parts.base import ChapterModel, InputSpec, ModelParams
+from chapterflow.training.features import BATCH, cached_features
+from chapterflow.training.history import EpochRecord
+
+if TYPE_CHECKING:
+    import keras
+
+    from chapterflow.training.fit import Training
+
+
+@dataclass(frozen=True)
+class FeatureDataset(Dataset):
+    """The train and validation splits of a dataset as features of a frozen part.
+
+    Augmented passes stand behind the plain examples, as more examples of the train split.
+
+    Attributes:
+        passes: Features of the train split, changed at random; each in the order of the split.
+    """
+
+    passes: list[NDArray[Any]] = field(default_factory=list)
+
+    ARRAYS: ClassVar[tuple[str, ...]] = ("features", "labels", "split")
+
+    def inputs(self, chosen: NDArray[np.intp]) -> Any:
+        """Return float32 features `(batch, ...)`."""
+        plain = self.arrays["features"]
+        out = np.empty((len(chosen), *plain.shape[1:]), np.float32)
+        bounds = np.cumsum([len(plain), *(len(one) for one in self.passes)])
+        source = np.searchsorted(bounds, chosen, side="right")
+        for number, array in enumerate((plain, *self.passes)):
+            here = source == number
+            first = bounds[number] - len(array)
+            out[here] = array[chosen[here] - first]
+        return out
+
+
+def feature_dataset(
+    frozen: keras.Model, dataset: Dataset, params: ModelParams, folder: Path, seed: int
+) -> FeatureDataset:
+    """Return the features of train and validation; the test split is not looked at."""
+    train, validation = dataset.indices("train"), dataset.indices("validation")
+    chosen = np.concatenate([train, validation])
+    plain = cached_features(frozen, dataset, chosen, folder)
+    passes = []
+    for number, change in enumerate(_changes(params, dataset, seed)):
+        key = f"{params.augment.model_dump_json()} {seed} {number}"  # type: ignore[attr-defined]
+        passes.append(
+            cached_features(frozen, dataset, train, folder, change=change, change_key=key)
+        )
+    order = np.concatenate([chosen, *([train] * len(passes))])
+    arrays = {"features": plain, "labels": dataset.labels[order], "split": dataset.split[order]}
+    card = dataset.card.model_copy(update={"shape": list(plain.shape[1:])})
+    return FeatureDataset(card, dataset.folder, arrays, passes)
+
+
+def _changes(params: ModelParams, dataset: Dataset, seed: int) -> Iterator[Callable[[Any], Any]]:
+    """Yield one function for each augmented pass; its random numbers are those of its number."""
+    import keras
+
+    from chapterflow.models.parts.heads import HeadParams, augmented
+
+    if not isinstance(params, HeadParams):
+        return
+    for number in range(params.augment.passes):
+        keras.utils.set_random_seed(
+            int(np.random.SeedSequence([seed, number]).generate_state(1)[0] % 2**31)
+        )
+        inputs = keras.Input(dataset.card.shape)
+        model = keras.Model(inputs, augmented(params.augment, inputs, dataset.card.value_max))
+        yield partial(model, training=True)
+
+
+def frozen_part(
+    entry: ChapterModel[Any], params: ModelParams, dataset: Dataset, scratch: Path, seed: int
+) -> tuple[ModelParams, keras.Model | None]:
+    """Return the parameters, named weights become files, and the part that is not trained."""
+    import keras
+    import tensorflow as tf
+
+    from chapterflow.training.weights import with_files
+
+    params = with_files(params, dataset, scratch)
+    if entry.frozen is None:
+        return params, None
+    # Names of layers count up; they must not depend on what this process built before.
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+    frozen = entry.frozen(params, dataset.card.input_spec)
+    if frozen is None:
+        from chapterflow.models.parts.pixels import check_backbone_input
+
+        chosen = dataset.indices("train")[:BATCH]
+        check_backbone_input(entry.build(params, dataset.card.input_spec), dataset.inputs(chosen))
+    return params, frozen
+
+
+def fit_frozen(
+    frozen: keras.Model,
+    entry: ChapterModel[Any],
+    params: ModelParams,
+    dataset: Dataset,
+    *,
+    seed: int,
+    work: Path,
+    scratch: Path,
+    on_epoch: Callable[[EpochRecord], None],
+) -> Training:
+    """Train the head on kept features, join both, fine-tune where asked, and save the whole.
+
+    The same loop as ever trains the head (in `work/head`) and fine-tunes (in `work/fine-tune`), so
+    both are checkpointed and resumed.
+
+    Args:
+        frozen: What `entry.frozen` gave.
+        scratch: Folder of the project's scratch: features are kept in `scratch/features`.
+
+    Returns:
+        One training: epochs of the head, then those of the fine-tuning.
+    """
+    import keras
+
+    from chapterflow.training.fit import fit
+
+    if entry.head is None:
+        raise TypeError(f"{entry.name} has a frozen part, so it must have a head")
+    features = feature_dataset(frozen, dataset, params, scratch / "features", seed)
+    names = [layer.name for layer in frozen.layers if _can_be_tuned(layer)]
+    head = dataclasses.replace(entry, build=entry.head, frozen=None, head=None)
+    training = fit(head, params, features, seed=seed, work=work / "head", on_epoch=on_epoch)
+    trained = keras.saving.load_model(work / "head" / "model.keras", compile=False)
+    model = joined(entry, params, dataset.card.input_spec, trained)
+    _check_joined(model, trained, dataset, features)
+    model.save(work / "model.keras")
+    if not getattr(params, "fine_tune", 0):
+        return training
+    return _fine_tune(
+        entry, params, dataset, training, names, seed=seed, work=work, on_epoch=on_epoch
+    )
+
+
+def joined(
+    entry: ChapterModel[Any], params: ModelParams, data: InputSpec, head: keras.Model
+) -> keras.Model:
+    """Return the whole model, raw values -> logits, with the weights of a trained head."""
+    model = entry.build(params, data)
+    for layer in head.layers:
+        if layer.weights:
+            model.get_layer(layer.name).set_weights(layer.get_weights())
+    return model
+
+
+def _check_joined(
+    model: keras.Model, head: keras.Model, dataset: Dataset, features: FeatureDataset
+) -> None:
+    """Refuse a whole that answers otherwise than its parts did in training."""
+    chosen = dataset.indices("train")[:4]
+    whole = np.asarray(model(dataset.inputs(chosen), training=False))
+    parts = np.asarray(head(features.inputs(np.arange(len(chosen))), training=False))
+    if not np.allclose(whole, parts, rtol=1e-2, atol=1e-2 * max(1.0, float(np.abs(parts).max()))):
+        raise ChapterflowError(
+            f"The parts of {model.name} must give together what they gave alone. Received: logits "
+            f"that differ by {np.abs(whole - parts).max():.3g}. Run `chapterflow data prune` and "
+            "train again"
+        )
+
+
+def _can_be_tuned(layer: Any) -> bool:
+    import keras
+
+    return bool(layer.weights) and not isinstance(layer, keras.layers.BatchNormalization)
+
+
+def _fine_tune(
+    entry: ChapterModel[Any],
+    params: Any,
+    dataset: Dataset,
+    training: Training,
+    names: list[str],
+    *,
+    seed: int,
+    work: Path,
+    on_epoch: Callable[[EpochRecord], None],
+) -> Training:
+    """Train the head and the top layers of the frozen part together, gently."""
+    import keras
+
+    from chapterflow.training.fit import fit
+
+    before = len(training.history)
+
+    def unfrozen(params: Any, data: InputSpec) -> keras.Model:
+        head = keras.saving.load_model(work / "head" / "model.keras", compile=False)
+        open_layers = {*names[-params.fine_tune :], *(layer.name for layer in head.layers)}
+        model = joined(entry, params.model_copy(update={"trainable": True}), data, head)
+        for layer in model.layers:
+            layer.trainable = layer.name in open_layers
+        return model
+
+    def later(record: EpochRecord) -> EpochRecord:
+        return record.model_copy(update={"epoch": record.epoch + before})
+
+    tuned = fit(
+        dataclasses.replace(entry, build=unfrozen, frozen=None, head=None),
+        params.model_copy(
+            update={
+                "epochs": params.fine_tune_epochs,
+                "learning_rate": params.fine_tune_learning_rate,
+            }
+        ),
+        dataset,
+        seed=seed,
+        work=work / "fine-tune",
+        on_epoch=lambda record: on_epoch(later(record)),
+    )
+    history = [*training.history, *map(later, tuned.history)]
+    chosen = tuned.chosen_epoch + before
+    losses = {record.epoch: record.validation_loss for record in history}
+    if params.patience and losses[training.chosen_epoch] <= losses[chosen]:
+        chosen = training.chosen_epoch  # fine-tuning made it worse: the frozen model stays
+    else:
+        shutil.copyfile(work / "fine-tune" / "model.keras", work / "tuned.keras")
+        (work / "tuned.keras").replace(work / "model.keras")
+    return training.model_copy(
+        update={
+            "history": history,
+            "chosen_epoch": chosen,
+            "resumed_from": training.resumed_from + tuned.resumed_from,
+            "seconds": training.seconds + tuned.seconds,
+            "images": training.images + tuned.images,
+        }
+    )
