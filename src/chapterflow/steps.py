@@ -218,6 +218,7 @@ def train(
                 seed=settings.seed,
                 work=work,
                 on_epoch=on_epoch,
+                scratch=project.scratch,
             )
         (work / "training.json").write_text(training.model_dump_json(), encoding="utf-8")
     return Trained(
@@ -264,6 +265,7 @@ def evaluate(
             dataset,
             seed=settings.seed,
             work=work,
+            scratch=project.scratch,
             tell=lambda name: tell("beside", f"variant {name}"),
         )
         evaluation = evaluation.model_copy(update={"metrics": evaluation.metrics | beside})

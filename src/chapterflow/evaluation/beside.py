@@ -21,6 +21,7 @@ def score_variants(
     *,
     seed: int,
     work: Path,
+    scratch: Path | None = None,
     tell: Callable[[str], None] = lambda name: None,
 ) -> Metrics:
     """Train and score the variants of a model that its parameters name.
@@ -31,6 +32,7 @@ def score_variants(
         dataset: Its dataset.
         seed: Seed of every training.
         work: Folder of the model's training; each variant gets one in it, and resumes there.
+        scratch: Folder of kept features and backbones, as in `fit`.
         tell: Told of each variant before it starts.
 
     Returns:
@@ -50,7 +52,7 @@ def score_variants(
         test = data.indices("test")
         if variant.train:
             folder = work / "beside" / name
-            training = fit(entry, own, dataset, seed=seed, work=folder)
+            training = fit(entry, own, dataset, seed=seed, work=folder, scratch=scratch)
             model = keras.saving.load_model(folder / "model.keras", compile=False)
             answers = predict(model, data, "test")
             found["train_seconds"] = training.seconds

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from chapterflow.models.parts.base import ChapterModel, InputSpec
 from chapterflow.models.parts.heads import head, head_layers
-from chapterflow.models.parts.hub_params import HubParams
+from chapterflow.models.parts.hub_params import EXPORTED, PRETEXT, HubParams
 
 if TYPE_CHECKING:
     import keras
@@ -21,6 +21,20 @@ if TYPE_CHECKING:
 
 class Params(HubParams):
     """The handle of the SavedModel, and the head that is trained on its features."""
+
+    def roles(self) -> tuple[str, ...]:
+        """Return the role whose data are learnt, and that of the pretext where one is."""
+        return (self.role, PRETEXT) if self.handle == PRETEXT else (self.role,)
+
+    def files(self) -> tuple[str, ...]:
+        """Return the SavedModel, where it is given by path."""
+        named = self.handle in EXPORTED or "://" in self.handle
+        return () if named else (self.handle,)
+
+
+def size(params: Params) -> tuple[int, int]:
+    """Return the size to which photos are decoded."""
+    return (params.image_size, params.image_size)
 
 
 def frozen(params: Params, data: InputSpec) -> keras.Model | None:
@@ -72,6 +86,7 @@ MODEL = ChapterModel(
     build,
     "TensorFlow Hub",
     "a SavedModel from TensorFlow Hub and a new head on its features",
+    size=size,
     frozen=frozen,
     head=head,
 )

@@ -12,7 +12,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from chapterflow.models.parts.backbones import BackboneParams, backbone
+from chapterflow.models.parts.backbones import (
+    NAMED_WEIGHTS,
+    PRETEXT,
+    BackboneParams,
+    backbone,
+    image_size,
+)
 from chapterflow.models.parts.base import ChapterModel, InputSpec
 from chapterflow.models.parts.heads import HeadParams, augmented, head, head_layers
 
@@ -22,6 +28,19 @@ if TYPE_CHECKING:
 
 class Params(HeadParams, BackboneParams):
     """The backbone and its weights, and the head that is trained on its features."""
+
+    def roles(self) -> tuple[str, ...]:
+        """Return the role whose data are learnt, and that of the pretext where one is."""
+        return (self.role, PRETEXT) if self.weights == PRETEXT else (self.role,)
+
+    def files(self) -> tuple[str, ...]:
+        """Return the file of weights, where they are given by path."""
+        return () if self.weights in NAMED_WEIGHTS else (self.weights,)
+
+
+def size(params: Params) -> tuple[int, int]:
+    """Return the size of the images that the backbone was trained on."""
+    return image_size(params)
 
 
 def frozen(params: Params, data: InputSpec) -> keras.Model | None:
@@ -52,6 +71,7 @@ MODEL = ChapterModel(
     build,
     "Transfer learning",
     "a frozen backbone and a new head on its features",
+    size=size,
     frozen=frozen,
     head=head,
 )

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import chapterflow
-from chapterflow.data.card import DatasetCard, sha256_file
+from chapterflow.data.card import DatasetCard, kind_class, sha256_file
 from chapterflow.models.parts.base import Kind
+from chapterflow.models.parts.registry import get_model
 
 if TYPE_CHECKING:
     from chapterflow.settings import Settings
@@ -41,7 +42,8 @@ def fingerprint_parts(
         "seed": settings.seed,
         "dataset": {"name": card.name, "digest": card.digest},
         "other_datasets": {other.name: other.digest for other in others},
-        "sources": source_hashes(model, card.kind),
+        "sources": source_hashes(model, card.kind, more=_more_roots(settings, model, card.kind)),
+        "files": {name: _content_hash(Path(name)) for name in settings.params(model).files()},
         "libraries": {name: version(name) for name in NUMERIC_LIBRARIES},
     }
 
@@ -51,7 +53,30 @@ def fingerprint(parts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def source_hashes(model: str, kind: Kind, package: Path = PACKAGE) -> dict[str, str]:
+def _more_roots(settings: Settings, model: str, kind: Kind) -> list[str]:
+    """Return modules that training finds by name."""
+    roots = []
+    if get_model(model).frozen is not None:
+        roots.append("chapterflow.training.frozen")
+    if kind_class(kind).WHOLE:
+        roots.append("chapterflow.training.full_batch")
+    if settings.params(model).folds:
+        roots.append("chapterflow.training.cross_validation")
+    return roots
+
+
+def _content_hash(path: Path) -> str:
+    """Return a hash over a file or a folder; that of nothing where there is neither."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    found = hashlib.sha256()
+    for file in files:
+        found.update(f"{file.relative_to(path).as_posix()} {sha256_file(file)}\n".encode())
+    return found.hexdigest()
+
+
+def source_hashes(
+    model: str, kind: Kind, package: Path = PACKAGE, *, more: Sequence[str] = ()
+) -> dict[str, str]:
     """Return path and hash of every source file that training or scoring a model executes.
 
     The files are found by following imports, also those inside functions, from the model's own
@@ -62,6 +87,7 @@ def source_hashes(model: str, kind: Kind, package: Path = PACKAGE) -> dict[str, 
         model: Name of the chapter model.
         kind: Canonical form of its data.
         package: Folder of the `chapterflow` package.
+        more: Further modules that it executes.
     """
     roots = [
         f"chapterflow.models.{model.replace('-', '_')}",
@@ -69,6 +95,7 @@ def source_hashes(model: str, kind: Kind, package: Path = PACKAGE) -> dict[str, 
         "chapterflow.training.fit",
         "chapterflow.evaluation.evaluate",
         "chapterflow.evaluation.beside",
+        *more,
     ]
     return module_hashes(roots, package)
 

@@ -8,13 +8,11 @@ from chapterflow.data.addresses import MIRROR
 from chapterflow.data.card import Dataset, open_dataset
 from chapterflow.data.download import fetch
 from chapterflow.errors import ConfigError, DataError, FetchError
-from chapterflow.models.parts.backbones import BackboneParams
+from chapterflow.models.parts.backbones import PRETEXT, BackboneParams
 from chapterflow.models.parts.base import InputSpec, ModelParams
-from chapterflow.models.parts.hub_params import HubParams
-from chapterflow.settings.datasets import RemoteFile
+from chapterflow.models.parts.hub_params import EXPORTED, HubParams
+from chapterflow.settings.types import RemoteFile
 
-#: Name of the dataset on which the embedded profile's backbone is trained.
-PRETEXT = "pretext"
 #: Folder below `CHAPTERFLOW_MIRROR`.
 MIRROR_FOLDER = "keras-applications"
 
@@ -33,10 +31,10 @@ def with_files(params: ModelParams, dataset: Dataset, scratch: Path) -> ModelPar
     """
     if isinstance(params, HubParams):
         data = dataset.card.input_spec
-        if params.handle in ("pretext", "mobilenet"):
+        if params.handle in EXPORTED:
             chosen = (
                 BackboneParams(backbone="small", weights=PRETEXT)
-                if params.handle == "pretext"
+                if params.handle == PRETEXT
                 else BackboneParams(backbone="MobileNet", alpha=params.alpha)
             )
             return params.model_copy(
@@ -59,7 +57,7 @@ def weights_of(params: BackboneParams, dataset: Dataset, scratch: Path) -> str:
     """Return the path of a backbone's weights; `none` stays."""
     if params.weights == "imagenet":
         return str(imagenet_weights(params.backbone, params.alpha))
-    if params.weights == "pretext":
+    if params.weights == PRETEXT:
         if params.backbone != "small":
             raise ConfigError(
                 "weights: pretext exist for the backbone small alone. "

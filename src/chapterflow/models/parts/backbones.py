@@ -70,8 +70,19 @@ _NETWORKS = {
     "VGG19": _Network("vgg19", 224, *_CAFFE),
     "MobileNet": _Network("mobilenet", 224, -1, 1),
 }
+#: Weights that the flow trains itself, on the data of the role of this name.
+PRETEXT = "pretext"
+#: Weights that are no path.
+NAMED_WEIGHTS = ("imagenet", PRETEXT, "none")
 #: Side to which `small` resizes images of varying size.
 SMALL_SIDE = 32
+
+
+def image_size(params: BackboneParams) -> tuple[int, int]:
+    """Return height and width of the images that a backbone was trained on."""
+    network = _NETWORKS.get(params.backbone)
+    side = network.size if network else SMALL_SIDE
+    return side, side
 
 
 def backbone(params: BackboneParams, data: InputSpec, inputs: Any = None) -> keras.Model:
@@ -126,7 +137,7 @@ def _prepared(params: BackboneParams, data: InputSpec, x: Any) -> Any:
     from chapterflow.models.parts.pixels import BackboneInput
 
     network = _NETWORKS.get(params.backbone)
-    side = network.size if network else SMALL_SIDE
+    side, _ = image_size(params)
     if tuple(data.shape[:2]) != (side, side) and (network or None in data.shape):
         x = layers.Resizing(side, side, name="resize")(x)
     if network and data.shape[-1] == 1:

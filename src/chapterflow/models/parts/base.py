@@ -71,6 +71,10 @@ class ModelParams(Strict):
         """Return the roles whose datasets the model reads, its own first."""
         return (self.role,)
 
+    def files(self) -> tuple[str, ...]:
+        """Return paths of files or folders whose content decides what is learnt."""
+        return ()
+
     def variant(self, name: str) -> Self:
         """Return the parameters of a variant in `beside`; it has no variants of its own.
 

@@ -9,6 +9,11 @@ from pydantic import Field
 from chapterflow.models.parts.base import PositiveInt
 from chapterflow.models.parts.heads import HeadParams
 
+#: Role of the data on which the flow trains a backbone of its own.
+PRETEXT = "pretext"
+#: Handles that name a backbone which the flow exports itself.
+EXPORTED = (PRETEXT, "mobilenet")
+
 
 class HubParams(HeadParams):
     """Which SavedModel.
