@@ -1,0 +1,126 @@
+"""Unpack a zip archive from anywhere: nothing lands outside its folder, and size is capped."""
+
+import re
+import stat
+import zipfile
+import zlib
+from pathlib import Path
+
+from chapterflow.errors import DataError
+
+#: Bytes that are decompressed at a time.
+CHUNK = 1 << 20
+#: Flag bit of an encrypted member.
+ENCRYPTED = 0x1
+
+
+def extract_zip(path: Path, into: Path, *, max_bytes: int, max_members: int) -> list[Path]:
+    """Unpack a zip archive, member by member, without holding one in memory.
+
+    All names are checked before the first byte is written. The sizes that the archive declares are
+    not trusted: the decompressed bytes are counted as they come.
+
+    Args:
+        into: Folder of the unpacked files; it is made where missing.
+        max_bytes: Largest sum of the decompressed sizes.
+        max_members: Largest number of members, folders among them.
+
+    Returns:
+        The unpacked files, in the archive's order; folders are made, and not among them.
+
+    Raises:
+        DataError: If the file is no intact zip archive, holds more than allowed, an encrypted
+            member, a link or another special file, two members of one name, or a name that is
+            absolute, leads elsewhere (`..`) or is not portable (a drive, a backslash).
+        OSError: If the files cannot be written.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if len(members) > max_members:
+                raise DataError(
+                    f"{path.name} must hold at most {max_members:,} members. "
+                    f"Received: {len(members):,}"
+                )
+            targets = _targets(path.name, members, into)
+            return _write(path.name, archive, targets, into, max_bytes)
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError) as error:
+        raise DataError(f"{path.name} must be an intact zip archive. Received: {error}") from None
+    except (NotImplementedError, RuntimeError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path.name} must be a zip archive that Python can read. Received: {error}. "
+            "Pack it again with deflate."
+        ) from None
+
+
+def _targets(
+    name: str, members: list[zipfile.ZipInfo], into: Path
+) -> list[tuple[zipfile.ZipInfo, Path]]:
+    """Return where each member goes, refusing the archive if one of them must not be unpacked."""
+    seen: set[str] = set()
+    targets = []
+    for member in members:
+        # What the archive says, before zipfile makes it harmless in silence.
+        said = member.orig_filename
+        pieces = said.removesuffix("/").split("/")
+        if (
+            not pieces
+            or any(piece in ("", ".", "..") for piece in pieces)
+            or re.search(r"[\\\x00-\x1f\x7f]", said)
+            or re.match(r"[A-Za-z]:", said)
+        ):
+            raise DataError(
+                f"Members of {name} must have relative paths with '/', without '.', '..' and "
+                f"drives. Received: {said!r}"
+            )
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise DataError(
+                f"Members of {name} must be files and folders. Received: {said!r}, "
+                f"{'a link' if kind == stat.S_IFLNK else 'a special file'}"
+            )
+        if member.flag_bits & ENCRYPTED:
+            raise DataError(f"Members of {name} must not be encrypted. Received: {said!r}")
+        # Two names that differ in letter case only are one file on many machines.
+        key = "/".join(pieces).casefold()
+        if key in seen:
+            raise DataError(
+                f"Members of {name} must have different names. Received twice: {said!r}"
+            )
+        seen.add(key)
+        targets.append((member, into.joinpath(*pieces)))
+    return targets
+
+
+def _write(
+    name: str,
+    archive: zipfile.ZipFile,
+    targets: list[tuple[zipfile.ZipInfo, Path]],
+    into: Path,
+    max_bytes: int,
+) -> list[Path]:
+    into.mkdir(parents=True, exist_ok=True)
+    files, size = [], 0
+    for member, target in targets:
+        if member.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+            continue
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # Only new files: what lies there, a link for instance, is never written through.
+            out = target.open("xb")
+        except (FileExistsError, NotADirectoryError):
+            raise DataError(
+                f"Members of {name} must not stand in each other's place, and "
+                f"{into} must not hold them already. Received: {member.filename!r}"
+            ) from None
+        with archive.open(member) as stream, out:
+            while chunk := stream.read(CHUNK):
+                size += len(chunk)
+                if size > max_bytes:  # A decompression bomb ends here.
+                    raise DataError(
+                        f"{name} must unpack to at most {max_bytes:,} bytes. Received: more"
+                    )
+                out.write(chunk)
+        files.append(target)
+    return files
