@@ -220,16 +220,18 @@ def _cross_check(settings: Settings, faults: list[str]) -> None:
                 )
                 if fault not in faults:
                     faults.append(fault)
-    mirrors: dict[str, str] = {}
+    mirrors: dict[tuple[str, str | None], str] = {}
     for name, dataset in settings.datasets.items():
         folder = getattr(dataset, "mirror", None)
-        if folder is not None and mirrors.setdefault(folder, name) != name:
+        # Sources of one archive each may share a folder.
+        place = (str(folder), getattr(getattr(dataset, "file", None), "name", None))
+        if folder is not None and mirrors.setdefault(place, name) != name:
             # A copied block would quietly fetch the other dataset's files.
             faults.append(
-                f"datasets.{name}.mirror: {folder!r} is the folder of {mirrors[folder]!r}. "
+                f"datasets.{name}.mirror: {folder!r} is the folder of {mirrors[place]!r}. "
                 "Leave `mirror` out for data that no mirror holds."
             )
-        held_out = dataset.validation + getattr(dataset, "test", 0.0)
+        held_out = getattr(dataset, "validation", 0.0) + getattr(dataset, "test", 0.0)
         if held_out >= 1:
             faults.append(
                 f"datasets.{name}: validation and test leave nothing to train on. "

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from chapterflow.models.parts.base import Kind, Strict
+from chapterflow.settings.bounds_graphs import GraphExpectations
 from chapterflow.settings.types import Share
 
 
@@ -30,6 +31,8 @@ class ValidationParams(Strict):
     """Bounds of the validation suites, by kind of data."""
 
     images: ImageExpectations
+    graphs: GraphExpectations
+    citations: GraphExpectations
 
     def bounds(self, kind: Kind) -> Strict:
         """Return the bounds for a kind of data."""

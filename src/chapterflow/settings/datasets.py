@@ -5,7 +5,10 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field
 
 from chapterflow.models.parts.base import PositiveInt, Strict
-from chapterflow.settings.types import Seed, Sha256, SplitShare
+from chapterflow.settings.datasets_graphs import Karate, Planetoid, RandomGraphs, Tu
+from chapterflow.settings.types import RemoteFile, Seed, SplitShare
+
+__all__ = ["KINDS", "DatasetParams", "Idx", "IdxFiles", "RemoteFile", "SklearnDigits"]
 
 
 class SklearnDigits(Strict):
@@ -21,20 +24,6 @@ class SklearnDigits(Strict):
     seed: Seed
     validation: SplitShare
     test: SplitShare
-
-
-class RemoteFile(Strict):
-    """One file of a source.
-
-    Attributes:
-        name: File name below the source's folder or addresses.
-        sha256: Hash of the decompressed bytes; null accepts whatever arrives.
-        bytes: Size after decompression; null caps it at 4 GiB.
-    """
-
-    name: str
-    sha256: Sha256 | None = None
-    bytes: PositiveInt | None = None
 
 
 class IdxFiles(Strict):
@@ -69,8 +58,11 @@ class Idx(Strict):
     licence: str = "unknown"
 
 
-DatasetParams = Annotated[SklearnDigits | Idx, Field(discriminator="kind")]
+DatasetParams = Annotated[
+    SklearnDigits | Idx | RandomGraphs | Tu | Karate | Planetoid, Field(discriminator="kind")
+]
 #: Values of `kind`, one for each class of the union.
 KINDS = frozenset(
-    get_args(source.model_fields["kind"].annotation)[0] for source in (SklearnDigits, Idx)
+    get_args(source.model_fields["kind"].annotation)[0]
+    for source in (SklearnDigits, Idx, RandomGraphs, Tu, Karate, Planetoid)
 )

@@ -20,7 +20,9 @@ def recipe(params: DatasetParams) -> dict[str, Any]:
 
     Addresses are left out: they say where bytes come from, not which bytes.
     """
-    return params.model_dump(mode="json", exclude={"mirror", "upstream", "title", "licence"})
+    return params.model_dump(
+        mode="json", exclude={"path", "mirror", "upstream", "title", "licence"}
+    )
 
 
 def read_source(params: DatasetParams, *, cache: Path, on_progress: OnProgress) -> SourceData:
