@@ -135,7 +135,7 @@ def _compiled_epoch(model: Any, optimizer: Any, dataset: Dataset) -> Any:
     cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     chosen, targets = {}, {}
     for split in ("train", "validation"):
-        indices = dataset.indices(split)  # type: ignore[arg-type]
+        indices = dataset.indices(split)
         chosen[split] = tf.constant(indices, tf.int64)
         targets[split] = tf.constant(dataset.targets(indices), tf.int64)
 
