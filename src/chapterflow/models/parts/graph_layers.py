@@ -99,8 +99,9 @@ class GINConvolution(keras.layers.Layer):  # type: ignore[misc]
         super().__init__(**kwargs)
         self.units = units
         self.activation = keras.activations.get(activation)
-        self.hidden = keras.layers.Dense(units, activation="relu", name="hidden")
-        self.out = keras.layers.Dense(units, name="out")
+        policy = self.dtype_policy
+        self.hidden = keras.layers.Dense(units, activation="relu", dtype=policy, name="hidden")
+        self.out = keras.layers.Dense(units, dtype=policy, name="out")
 
     def build(self, input_shape: Any) -> None:
         """Create `eps` and the two dense layers."""

@@ -34,8 +34,10 @@ NONE = "none"
 def expectations(card: DatasetCard, bounds: GraphExpectations) -> list[Expectation]:
     """Return the expectations that `rows` of a dataset must meet."""
     nodes = card.facts["nodes"]
-    # Nodes may be in no split here, so these two differ from those of other kinds.
+    # Nodes may be in no split here, and nobody moves those of a published split, so three checks
+    # differ from those of other kinds.
     counts = [c for c in count_checks(card) if c.meta["name"] not in ("count", "split-names")]
+    copies = [c for c in copy_checks(bounds.duplicates) if c.meta["name"] != "one-split"]
     return [
         check(
             "ExpectTableRowCountToEqual",
@@ -64,7 +66,17 @@ def expectations(card: DatasetCard, bounds: GraphExpectations) -> list[Expectati
         ),
         *feature_checks(card, bounds),
         *label_checks(card, bounds.class_divergence),
-        *copy_checks(bounds.duplicates),
+        check(
+            "ExpectColumnValuesToBeInSet",
+            "one-split",
+            f"at most {bounds.duplicates:.2%} have a copy in another split",
+            "Few nodes of one split have the features and neighbours of a node of another: the "
+            "test score would reward memory. Published splits hold some.",
+            column="in_other_split",
+            value_set=[False],
+            mostly=1 - bounds.duplicates,
+        ),
+        *copies,
     ]
 
 
