@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import shutil
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -23,13 +25,13 @@ from chapterflow.settings.datasets_graphs import Karate, Planetoid, RandomGraphs
 
 
 def write_tu(folder: Path, **changes: str | None) -> Path:
-    """Write twenty paths of 2 to 4 nodes in TU format; `changes` replace files."""
+    """Write twenty paths of 2 to 4 nodes, no two equal; `changes` replace files."""
     folder.mkdir(parents=True)
     indicator, edges, labels, first = [], [], [], 1
     for graph in range(20):
         nodes = 2 + graph % 3
         indicator += [graph + 1] * nodes
-        labels += [graph % 3] * (nodes - 1) + [7]
+        labels += [graph % 3] * (nodes - 1) + [7 + graph]
         for node in range(first, first + nodes - 1):
             edges += [f"{node}, {node + 1}", f"{node + 1}, {node}"]
         first += nodes
@@ -63,9 +65,9 @@ def test_a_tu_folder_and_its_zip_are_read_alike(tmp_path: Path) -> None:
     assert np.diff(arrays["edge_offsets"]).tolist() == [2 * (1 + g % 3) for g in range(20)]
     begin, end = arrays["edge_offsets"][2:4]
     assert arrays["edges"][begin:end].tolist() == [[0, 1], [1, 0], [1, 2], [2, 1], [2, 3], [3, 2]]
-    # Labels 0, 1, 2 and 7, one-hot.
-    assert arrays["features"][:2].tolist() == [[1, 0, 0, 0], [0, 0, 0, 1]]
-    assert data.shape == (None, 4)
+    # Labels 0, 1, 2 and 7 to 26, one-hot.
+    np.testing.assert_array_equal(arrays["features"][:4], np.eye(23)[[0, 3, 1, 1]])
+    assert data.shape == (None, 23)
     assert data.facts["nodes"] == 59
     assert data.facts["edges"] == 78
 
@@ -73,13 +75,15 @@ def test_a_tu_folder_and_its_zip_are_read_alike(tmp_path: Path) -> None:
 def test_attributes_follow_the_labels(tmp_path: Path) -> None:
     attributes = "\n".join(f"{n / 2}, -{n}" for n in range(59))
     data = read_tu(write_tu(tmp_path / "SET", node_attributes=attributes))
-    np.testing.assert_allclose(data.arrays["features"][:, 4], np.arange(59) / 2)
+    np.testing.assert_allclose(data.arrays["features"][:, 23], np.arange(59) / 2)
     assert data.value_max == 58
 
 
 def test_without_labels_and_attributes_each_node_has_a_one(tmp_path: Path) -> None:
-    data = read_tu(write_tu(tmp_path / "SET", node_labels=None))
-    assert data.arrays["features"].tolist() == [[1.0]] * 59
+    folder = write_tu(tmp_path / "SET", node_labels=None)
+    features, facts = tu._features(folder / "SET", 59)
+    assert features.tolist() == [[1.0]] * 59
+    assert facts["features"].startswith("none")
 
 
 def test_equal_graphs_are_in_one_split() -> None:
@@ -160,9 +164,23 @@ def test_the_karate_club_has_four_members_to_learn_from() -> None:
     assert len(data.arrays["edges"]) == 2 * 78
 
 
+class _OldPickler(pickle._Pickler):  # type: ignore[name-defined]
+    """Writes bytes as Python 2 did; today's need a name that Planetoid files have not."""
+
+    dispatch = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
+
+    def save_bytes(self, value: bytes) -> None:
+        self.write(b"T" + struct.pack("<i", len(value)) + value)
+        self.memoize(value)
+
+    dispatch[bytes] = save_bytes
+
+
 def old_pickle(value: Any) -> bytes:
     """Return a pickle with the names that Python 2 wrote, as Planetoid files have."""
-    text = pickle.dumps(value, protocol=2, fix_imports=True)
+    out = io.BytesIO()
+    _OldPickler(out, protocol=2, fix_imports=True).dump(value)
+    text = out.getvalue()
     for now, then in (
         (b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"),
         (b"cscipy.sparse._csr\n", b"cscipy.sparse.csr\n"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 
 from chapterflow.data.compressed import open_decompressed
 from chapterflow.errors import DataError
+
+#: The largest file of Planetoid, decompressed, is smaller by far.
+MAX_BYTES = 1 << 30
 
 
 class _Matrix:
@@ -53,11 +57,12 @@ def read_pickle(path: Path) -> Any:
     Raises:
         DataError: If it is damaged or names anything but what such files need; nothing has run.
     """
+    with open_decompressed(path) as file:
+        text = file.read(MAX_BYTES + 1)
+    if len(text) > MAX_BYTES:
+        raise DataError(f"{path.name} must have at most {MAX_BYTES:,} bytes. Received: more")
     try:
-        with open_decompressed(path) as file:
-            return _Unpickler(file).load()
-    except DataError:
-        raise
+        return _Unpickler(io.BytesIO(text)).load()
     # A damaged pickle raises nearly anything.
     except Exception as error:
         raise DataError(

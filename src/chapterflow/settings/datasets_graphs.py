@@ -35,7 +35,7 @@ class RandomGraphs(Strict):
     attachments: Annotated[int, Field(ge=1, le=20)] = 3
     rewiring: Annotated[float, Field(ge=0, le=1)] = 0.1
     group: Annotated[int, Field(ge=2)] = 12
-    inside: Annotated[float, Field(gt=0, le=1)] = 0.5
+    inside: Annotated[float, Field(gt=0, le=1)] = 0.4
     degree_cap: PositiveInt = 15
     validation: SplitShare
     test: SplitShare
