@@ -3,7 +3,7 @@
 Book: chapter 5, "Graph convolution".
 Paper: Kipf & Welling, "Semi-supervised classification with graph convolutional networks", ICLR
 2017 (Cora: 0.815, 200 epochs).
-Expected: EXPECTED
+Expected: 0.95 on `citations`; 0.815 on `cora`, mean of 10 seeds.
 Command: chapterflow run gcn-node
 """
 
