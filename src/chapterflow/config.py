@@ -281,13 +281,15 @@ def _cross_check(settings: Settings, faults: list[str]) -> None:
                 fault = f"models.{name}.role: unknown role {role!r}.{nearest(role, settings.roles)}"
                 if role not in settings.roles and fault not in faults:
                     faults.append(fault)
-    mirrors: dict[str, str] = {}
+    mirrors: dict[tuple[str, str | None], str] = {}
     for name, dataset in settings.datasets.items():
         folder = getattr(dataset, "mirror", None)
-        if folder is not None and mirrors.setdefault(folder, name) != name:
+        # Sources of one archive each may share a folder.
+        place = (str(folder), getattr(getattr(dataset, "file", None), "name", None))
+        if folder is not None and mirrors.setdefault(place, name) != name:
             # A copied block would quietly fetch the other dataset's files.
             faults.append(
-                f"datasets.{name}.mirror: {folder!r} is the folder of {mirrors[folder]!r}. "
+                f"datasets.{name}.mirror: {folder!r} is the folder of {mirrors[place]!r}. "
                 "Leave `mirror` out for data that no mirror holds."
             )
         held_out = sum(getattr(dataset, share, None) or 0.0 for share in ("validation", "test"))

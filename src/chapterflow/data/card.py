@@ -113,6 +113,11 @@ class Dataset(ABC):
         """Number of examples, over all splits."""
         return len(self.split)
 
+    @classmethod
+    def expected_count(cls, card: DatasetCard) -> int:
+        """Return how many examples the card promises: those of its splits, by default."""
+        return sum(card.counts.values())
+
     def indices(self, split: Split) -> NDArray[np.intp]:
         """Return the positions of a split's examples, ascending."""
         return np.flatnonzero(self.split == SPLITS.index(split))
@@ -203,10 +208,11 @@ def open_dataset(folder: Path) -> Dataset:
     names = (*found.ARRAYS, *found.MORE_ARRAYS)
     arrays = {name: read_array(folder, name) for name in names}
     counts = {name: len(arrays[name]) for name in found.ARRAYS}
-    if {*counts.values()} != {sum(card.counts.values())}:
+    expected = found.expected_count(card)
+    if {*counts.values()} != {expected}:
         raise DataError(
-            f"{folder}: the arrays must be as long as the card's counts "
-            f"({sum(card.counts.values())}). Received: {counts}"
+            f"{folder}: the arrays must be as long as the card's counts ({expected}). "
+            f"Received: {counts}"
         )
     return found(card, folder, arrays)
 

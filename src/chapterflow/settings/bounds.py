@@ -6,6 +6,7 @@ from pydantic import Field
 
 from chapterflow.models.parts.base import Kind, Strict
 from chapterflow.settings.bounds_curves import CurveExpectations
+from chapterflow.settings.bounds_graphs import GraphExpectations
 from chapterflow.settings.bounds_photos import PhotoExpectations
 from chapterflow.settings.types import Share
 
@@ -36,6 +37,8 @@ class ValidationParams(Strict):
     volumes: ImageExpectations
     curves: CurveExpectations
     photos: PhotoExpectations
+    graphs: GraphExpectations
+    citations: GraphExpectations
 
     def bounds(self, kind: Kind) -> Strict:
         """Return the bounds for a kind of data."""

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from chapterflow.models.parts.base import PositiveInt, Strict
 from chapterflow.settings.datasets_curves import CsvSeries, Curves
+from chapterflow.settings.datasets_graphs import Karate, Planetoid, RandomGraphs, Tu
 from chapterflow.settings.datasets_photos import ImageFolder
 from chapterflow.settings.datasets_volumes import Solids, Voxels
 from chapterflow.settings.types import RemoteFile, Seed, SplitShare
@@ -74,7 +75,17 @@ class Idx(Strict):
 
 
 DatasetParams = Annotated[
-    SklearnDigits | Idx | ImageFolder | Curves | CsvSeries | Solids | Voxels,
+    SklearnDigits
+    | Idx
+    | ImageFolder
+    | Curves
+    | CsvSeries
+    | Solids
+    | Voxels
+    | RandomGraphs
+    | Tu
+    | Karate
+    | Planetoid,
     Field(discriminator="kind"),
 ]
 #: Values of `kind`, one for each class of the union.

@@ -1,0 +1,50 @@
+"""Zachary's karate club: one graph that ships inside networkx."""
+
+import numpy as np
+
+from chapterflow.data.card import SPLITS
+from chapterflow.data.graph_arrays import both_ways
+from chapterflow.data.source import Fetch, SourceData
+from chapterflow.settings.datasets_graphs import Karate
+
+
+def read(params: Karate, fetch: Fetch) -> SourceData:
+    """Return the club; nothing is fetched. A node's only feature is which node it is.
+
+    How often two members met is left out: the chapter's graphs have no weights.
+    """
+    import networkx as nx
+    from sklearn.model_selection import train_test_split
+
+    graph = nx.karate_club_graph()
+    factions = ["Mr. Hi", "Officer"]
+    labels = np.array([factions.index(graph.nodes[node]["club"]) for node in graph], np.uint8)
+    split = np.full(len(labels), SPLITS.index("test"), np.uint8)
+    rest = np.arange(len(labels))
+    for name, size in (("train", params.train), ("validation", params.validation_nodes)):
+        rest, drawn = train_test_split(
+            rest, test_size=size, stratify=labels[rest], random_state=params.seed
+        )
+        split[drawn] = SPLITS.index(name)
+    edges = both_ways(np.array(graph.edges, np.int32))
+    return SourceData(
+        kind="citations",
+        arrays={
+            "labels": labels,
+            "split": split,
+            "features": np.eye(len(labels), dtype=np.float32),
+            "edges": edges,
+        },
+        shape=(len(labels),),
+        classes=factions,
+        value_max=1,
+        title="Zachary's karate club",
+        source="networkx karate_club_graph; Zachary 1977",
+        licence="public domain",
+        facts={
+            "directed": False,
+            "nodes": len(labels),
+            "edges": len(edges),
+            "features": "the number of the node, one-hot",
+        },
+    )

@@ -1,0 +1,197 @@
+"""Graphs in the text format of the TU collection: `DS_A.txt`, `DS_graph_indicator.txt`, ..."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chapterflow.data.archive import extract_zip
+from chapterflow.data.graph_arrays import check_counts, content_hash, grouped_split, offsets
+from chapterflow.data.source import Fetch, SourceData
+from chapterflow.errors import DataError
+from chapterflow.settings.datasets_graphs import Tu
+
+#: The collection's largest set, unpacked, is smaller.
+MAX_BYTES = 8 << 30
+MAX_MEMBERS = 1000
+MAX_CLASSES = 256
+
+
+def read(params: Tu, fetch: Fetch) -> SourceData:
+    """Read a zip archive or a folder.
+
+    Features are the node labels, one-hot, then the node attributes; where there are neither, a 1.
+
+    Raises:
+        DataError: If a file is missing, damaged, or does not fit the others.
+    """
+    place = fetch(params.file) if params.file else Path(params.path or ".").expanduser()
+    if place.is_dir():
+        return _read(place, params)
+    if not place.is_file():
+        raise DataError(f"`path` must be a folder or a zip archive. Received: {place}")
+    with tempfile.TemporaryDirectory() as temporary:
+        extract_zip(place, Path(temporary), max_bytes=MAX_BYTES, max_members=MAX_MEMBERS)
+        return _read(Path(temporary), params)
+
+
+def _read(folder: Path, params: Tu) -> SourceData:
+    start = _start(folder, params.name)
+    name = start.name
+    indicator = _integers(start, "graph_indicator")[:, 0]
+    labels, classes = _classes(_integers(start, "graph_labels"), f"{name}_graph_labels.txt")
+    if (np.diff(indicator) < 0).any() or not len(indicator):
+        raise DataError(f"{name}_graph_indicator.txt must list graphs in ascending order.")
+    if indicator[0] < 1 or indicator[-1] > len(labels):
+        raise DataError(
+            f"{name}_graph_indicator.txt must name graphs 1 to {len(labels)}. "
+            f"Received: {indicator[0]} to {indicator[-1]}"
+        )
+    sizes = np.bincount(indicator - 1, minlength=len(labels))
+    features, facts = _features(start, len(indicator))
+    edges, edge_counts = _edges(start, indicator, offsets(sizes))
+    node_offsets, edge_offsets = offsets(sizes), offsets(edge_counts)
+    contents = [
+        content_hash(
+            features[node_offsets[g] : node_offsets[g + 1]],
+            edges[edge_offsets[g] : edge_offsets[g + 1]],
+        )
+        for g in range(len(labels))
+    ]
+    return SourceData(
+        kind="graphs",
+        arrays={
+            "labels": labels,
+            "split": grouped_split(
+                labels, contents, validation=params.validation, test=params.test, seed=params.seed
+            ),
+            "features": features,
+            "edges": edges,
+            "node_offsets": node_offsets,
+            "edge_offsets": edge_offsets,
+        },
+        shape=(None, features.shape[1]),
+        classes=classes,
+        value_max=float(np.nanmax(np.abs(features), initial=0.0)) or 1.0,
+        title=params.title,
+        source=f"TU collection (Morris et al. 2020): {name}",
+        licence=params.licence,
+        facts=facts | {"directed": params.directed, "nodes": len(indicator), "edges": len(edges)},
+    )
+
+
+def _start(folder: Path, name: str | None) -> Path:
+    """Return folder and name with which the files of the dataset begin."""
+    found = sorted(folder.rglob(f"{name or '*'}_graph_indicator.txt"))
+    if len(found) != 1:
+        raise DataError(
+            f"A TU dataset must have one {name or 'NAME'}_graph_indicator.txt. Received: "
+            f"{', '.join(path.name for path in found) or 'none'}. Set `name` to choose."
+        )
+    return found[0].with_name(found[0].name.removesuffix("_graph_indicator.txt"))
+
+
+def _file(start: Path, what: str) -> Path:
+    return start.with_name(f"{start.name}_{what}.txt")
+
+
+def _numbers(start: Path, what: str) -> NDArray[np.float64]:
+    """Return the numbers of a file, `(lines, columns)`."""
+    import pandas as pd
+
+    path = _file(start, what)
+    try:
+        read = pd.read_csv(path, header=None, skipinitialspace=True, skip_blank_lines=True)
+    except FileNotFoundError:
+        raise DataError(f"A TU dataset must have {path.name}. Received: none") from None
+    except pd.errors.EmptyDataError:
+        return np.zeros((0, 2))
+    except (OSError, ValueError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path.name} must hold numbers with commas between them. "
+            f"Received: {' '.join(str(error).split())}"
+        ) from None
+    wrong = [column for column in read if not pd.api.types.is_numeric_dtype(read[column])]
+    if wrong:
+        texts = pd.to_numeric(read[wrong[0]], errors="coerce")
+        line = int(np.flatnonzero(texts.isna())[0])
+        raise DataError(
+            f"{path.name} must hold numbers with commas between them. "
+            f"Received: {read[wrong[0]].iloc[line]!r} in line {line + 1}"
+        )
+    return read.to_numpy(np.float64)
+
+
+def _integers(start: Path, what: str) -> NDArray[np.int64]:
+    values = _numbers(start, what)
+    whole = np.isfinite(values) & (values == np.round(values)) & (np.abs(values) < 2**53)
+    if not whole.all():
+        line = int(np.flatnonzero(~whole.all(axis=1))[0])
+        raise DataError(
+            f"{_file(start, what).name} must hold whole numbers. "
+            f"Received: {values[line].tolist()} in line {line + 1}"
+        )
+    return values.astype(np.int64)
+
+
+def _classes(values: NDArray[np.int64], file: str) -> tuple[NDArray[np.uint8], list[str]]:
+    """Return class numbers from 0 and the names of the classes: the labels of the file."""
+    names, labels = np.unique(values[:, 0], return_inverse=True)
+    if not 2 <= len(names) <= MAX_CLASSES:
+        raise DataError(f"{file} must hold 2 to {MAX_CLASSES} classes. Received: {len(names)}")
+    return labels.astype(np.uint8), [str(name) for name in names]
+
+
+def _features(start: Path, nodes: int) -> tuple[NDArray[np.float32], dict[str, str]]:
+    """Return features `(nodes, f)` and what they are."""
+    parts, said = [], []
+    if _file(start, "node_labels").is_file():
+        labels = _integers(start, "node_labels")
+        check_counts(_file(start, "node_labels").name, len(labels), nodes, "node")
+        for column in labels.T:
+            kinds, found = np.unique(column, return_inverse=True)
+            parts.append(np.eye(len(kinds), dtype=np.float32)[found])
+        said.append(f"node labels, one-hot ({sum(part.shape[1] for part in parts)})")
+    if _file(start, "node_attributes").is_file():
+        attributes = _numbers(start, "node_attributes")
+        check_counts(_file(start, "node_attributes").name, len(attributes), nodes, "node")
+        parts.append(attributes.astype(np.float32))
+        said.append(f"node attributes ({attributes.shape[1]})")
+    if not parts:
+        return np.ones((nodes, 1), np.float32), {"features": "none: a 1 for each node"}
+    return np.concatenate(parts, axis=1), {"features": ", then ".join(said)}
+
+
+def _edges(
+    start: Path, indicator: NDArray[np.int64], begins: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return edges sorted by graph, numbered within it, and how many each graph has."""
+    pairs = _integers(start, "A")
+    name = _file(start, "A").name
+    if pairs.shape[1] != 2:
+        raise DataError(f"{name} must have two columns. Received: {pairs.shape[1]}")
+    nodes = len(indicator)
+    outside = ((pairs < 1) | (pairs > nodes)).any(axis=1)
+    if outside.any():
+        line = int(np.flatnonzero(outside)[0])
+        raise DataError(
+            f"{name} must name nodes 1 to {nodes:,}. "
+            f"Received: {pairs[line].tolist()} in line {line + 1}"
+        )
+    pairs = pairs - 1
+    graphs = indicator[pairs] - 1
+    across = graphs[:, 0] != graphs[:, 1]
+    if across.any():
+        line = int(np.flatnonzero(across)[0])
+        raise DataError(
+            f"Edges of {name} must not leave their graph. "
+            f"Received: {(pairs[line] + 1).tolist()} in line {line + 1}"
+        )
+    # What validation must be able to see stays: self-loops, repeats, a missing way back.
+    order = np.lexsort((pairs[:, 1], pairs[:, 0]))
+    pairs, graphs = pairs[order], graphs[order, 0]
+    local = pairs - begins[graphs][:, None]
+    return local.astype(np.int32), np.bincount(graphs, minlength=len(begins) - 1)

@@ -1,0 +1,91 @@
+"""Graph classification: graph convolutions, a readout over the nodes, dense layers.
+
+Book: chapter 5, "Graph convolution".
+Paper: Kipf & Welling, "Semi-supervised classification with graph convolutional networks", ICLR
+2017; readouts and `gin`: Xu et al., "How powerful are graph neural networks?", ICLR 2019.
+Expected: 0.97 on `graphs` in 10 s; on `mutag`, 10-fold cross-validation, 0.78 under the inner
+protocol and 0.83 under the GIN paper's, on two cores.
+Command: chapterflow run gcn
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from chapterflow.models.parts.base import (
+    ChapterModel,
+    Fraction,
+    InputSpec,
+    ModelParams,
+    PositiveInt,
+)
+
+if TYPE_CHECKING:
+    import keras
+
+
+class Params(ModelParams):
+    """What the network is made of.
+
+    Attributes:
+        convolution: `gcn`: normalised mean of the neighbours; `gin`: their sum, then an MLP;
+            `none`: no neighbours, a dense layer on each node.
+        readout: Node features -> one vector for each graph.
+        every_layer: Whether the readout is over the features of all layers, side by side, or of
+            the last one.
+        width: Features after each convolution.
+        depth: Number of convolutions.
+        dense: Width of the dense layer behind the readout.
+        dropout: Share of its inputs dropped in training.
+    """
+
+    convolution: Literal["gcn", "gin", "none"] = "gcn"
+    readout: Literal["mean", "sum", "max"] = "mean"
+    every_layer: bool = True
+    width: PositiveInt = 32
+    depth: PositiveInt = 3
+    dense: PositiveInt = 32
+    dropout: Fraction = 0.0
+
+
+def build(params: Params, data: InputSpec) -> keras.Model:
+    """Convolutions, readout, dense: `features`, `adjacency` and `sizes` -> logits `(b, classes)`.
+
+    Inputs are `(b, n, f)`, `(b, n, n)` and `(b,)`; graphs of fewer than n nodes are padded.
+    """
+    import keras
+    from keras import layers
+
+    from chapterflow.models.parts.graph_layers import Readout
+
+    features = keras.Input((None, data.shape[-1]), name="features")
+    adjacency = keras.Input((None, None), name="adjacency")
+    sizes = keras.Input((), dtype="int32", name="sizes")
+    x = layers.Rescaling(1 / data.value_max, name="rescale")(features)
+    states = []
+    for number in range(1, params.depth + 1):
+        x = _convolution(params, f"conv{number}")([x, adjacency])
+        states.append(x)
+    if params.every_layer and params.depth > 1:
+        x = layers.Concatenate(name="states")(states)
+    x = Readout(params.readout, name="readout")([x, sizes])
+    x = layers.Dropout(params.dropout, name="dropout")(x)
+    x = layers.Dense(params.dense, activation="relu", name="dense")(x)
+    logits = layers.Dense(data.classes, name="logits")(x)
+    inputs = {"features": features, "adjacency": adjacency, "sizes": sizes}
+    return keras.Model(inputs, logits, name="gcn")
+
+
+def _convolution(params: Params, name: str) -> Any:
+    from chapterflow.models.parts.graph_layers import GINConvolution, GraphConvolution
+
+    if params.convolution == "gin":
+        return GINConvolution(params.width, activation="relu", name=name)
+    return GraphConvolution(
+        params.width, activation="relu", neighbours=params.convolution == "gcn", name=name
+    )
+
+
+MODEL = ChapterModel(
+    "gcn", Params, build, "Graph convolution", "graph convolutions, readout, dense: classes graphs"
+)

@@ -1,0 +1,120 @@
+"""A zip archive is unpacked below its folder, or not at all."""
+
+import stat
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from chapterflow.data.archive import extract_zip
+from chapterflow.errors import DataError
+
+
+def packed(tmp_path: Path, *members: tuple[str | zipfile.ZipInfo, bytes]) -> Path:
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return path
+
+
+def unpacked(
+    path: Path, into: Path, *, max_bytes: int = 1 << 20, max_members: int = 10
+) -> list[Path]:
+    return extract_zip(path, into, max_bytes=max_bytes, max_members=max_members)
+
+
+def test_files_come_out_in_order_with_their_folders(tmp_path: Path) -> None:
+    path = packed(tmp_path, ("set/", b""), ("set/b/two.txt", b"2"), ("set/one.txt", b"1"))
+    into = tmp_path / "out"
+    files = unpacked(path, into)
+    assert files == [into / "set/b/two.txt", into / "set/one.txt"]
+    assert [file.read_bytes() for file in files] == [b"2", b"1"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../out.txt",
+        "/etc/out.txt",
+        "a/../../out.txt",
+        "C:/out.txt",
+        "c:out",
+        "a\\b.txt",
+        "./a",
+        "a//b",
+    ],
+)
+def test_a_name_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
+    info = zipfile.ZipInfo("x")
+    info.filename = info.orig_filename = name
+    path = packed(tmp_path, ("first.txt", b"1"), (info, b"2"))
+    with pytest.raises(DataError, match="must have relative paths"):
+        unpacked(path, tmp_path / "in" / "out")
+    assert [p.name for p in tmp_path.rglob("*")] == ["set.zip"], "something was written"
+
+
+@pytest.mark.parametrize(("kind", "word"), [(stat.S_IFLNK, "a link"), (stat.S_IFIFO, "special")])
+def test_links_and_special_files_are_refused(kind: int, word: str, tmp_path: Path) -> None:
+    info = zipfile.ZipInfo("pointer")
+    info.create_system = 3
+    info.external_attr = (kind | 0o777) << 16
+    with pytest.raises(DataError, match=word):
+        unpacked(packed(tmp_path, (info, b"/etc/passwd")), tmp_path / "out")
+
+
+def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
+    path = packed(tmp_path, ("secret.txt", b"1"))
+    content = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        struct.pack_into("<H", content, content.index(signature) + offset, 1)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="must not be encrypted"):
+        unpacked(path, tmp_path / "out")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("second", ["a.txt", "A.TXT"])
+def test_two_members_of_one_name_are_refused(second: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="different names"):
+        unpacked(packed(tmp_path, ("a.txt", b"1"), (second, b"2")), tmp_path / "out")
+
+
+def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="in each other's place"):
+        unpacked(packed(tmp_path, ("a", b"1"), ("a/b", b"2")), tmp_path / "out")
+
+
+def test_nothing_is_written_through_a_link_that_lies_there(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.txt").symlink_to(tmp_path / "elsewhere.txt")
+    with pytest.raises(DataError, match="must not hold them already"):
+        unpacked(packed(tmp_path, ("a.txt", b"1")), tmp_path / "out")
+    assert not (tmp_path / "elsewhere.txt").exists()
+
+
+def test_a_bomb_ends_at_the_cap(tmp_path: Path) -> None:
+    path = packed(tmp_path, ("a", b"0" * 600_000), ("b", b"0" * 600_000))
+    assert path.stat().st_size < 5_000
+    with pytest.raises(DataError, match="at most 1,048,576 bytes"):
+        unpacked(path, tmp_path / "out")
+    assert len(unpacked(path, tmp_path / "fits", max_bytes=1_200_000)) == 2
+
+
+def test_too_many_members_are_refused(tmp_path: Path) -> None:
+    path = packed(tmp_path, *((f"{number}.txt", b"") for number in range(11)))
+    with pytest.raises(DataError, match=r"at most 10 members\. Received: 11"):
+        unpacked(path, tmp_path / "out")
+
+
+def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
+    path = packed(tmp_path, ("a.txt", bytes(range(256)) * 50))
+    content = bytearray(path.read_bytes())
+    content[60] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"set.zip must be"):
+        unpacked(path, tmp_path / "out")
+    path.write_bytes(content[:100])
+    with pytest.raises(DataError, match="intact zip archive"):
+        unpacked(path, tmp_path / "other")

@@ -1,0 +1,353 @@
+"""Graphs are read as they are written; what is damaged or hostile is refused."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import shutil
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+from scipy import sparse
+
+from chapterflow.data import planetoid as pickles
+from chapterflow.data.graph_arrays import content_hash, grouped_split
+from chapterflow.data.source import SourceData
+from chapterflow.data.sources import karate, planetoid, random_graphs, tu
+from chapterflow.errors import DataError
+from chapterflow.settings.datasets_graphs import Karate, Planetoid, RandomGraphs, Tu
+
+
+def write_tu(folder: Path, **changes: str | None) -> Path:
+    """Write twenty paths of 2 to 4 nodes, no two equal; `changes` replace files."""
+    folder.mkdir(parents=True)
+    indicator, edges, labels, first = [], [], [], 1
+    for graph in range(20):
+        nodes = 2 + graph % 3
+        indicator += [graph + 1] * nodes
+        labels += [graph % 3] * (nodes - 1) + [7 + graph]
+        for node in range(first, first + nodes - 1):
+            edges += [f"{node}, {node + 1}", f"{node + 1}, {node}"]
+        first += nodes
+    files: dict[str, str | None] = {
+        "graph_indicator": "\n".join(map(str, indicator)),
+        "graph_labels": "\n".join(["1", "-1"] * 10),
+        "A": "\n".join(edges),
+        "node_labels": "\n".join(map(str, labels)),
+    }
+    for name, text in (files | changes).items():
+        if text is not None:
+            (folder / f"SET_{name}.txt").write_text(text + "\n")
+    return folder
+
+
+def read_tu(path: Path, **options: Any) -> SourceData:
+    params = Tu(kind="tu", seed=5, path=str(path), validation=0.2, test=0.2, **options)
+    return tu.read(params, lambda file: pytest.fail("fetched"))
+
+
+def test_a_tu_folder_and_its_zip_are_read_alike(tmp_path: Path) -> None:
+    folder = write_tu(tmp_path / "SET")
+    shutil.make_archive(str(tmp_path / "set"), "zip", tmp_path, "SET")
+    data, zipped = read_tu(folder), read_tu(tmp_path / "set.zip")
+    for name, array in data.arrays.items():
+        np.testing.assert_array_equal(zipped.arrays[name], array)
+    arrays = data.arrays
+    assert data.classes == ["-1", "1"]
+    assert arrays["labels"].tolist() == [1, 0] * 10
+    assert np.diff(arrays["node_offsets"]).tolist() == [2 + g % 3 for g in range(20)]
+    assert np.diff(arrays["edge_offsets"]).tolist() == [2 * (1 + g % 3) for g in range(20)]
+    begin, end = arrays["edge_offsets"][2:4]
+    assert arrays["edges"][begin:end].tolist() == [[0, 1], [1, 0], [1, 2], [2, 1], [2, 3], [3, 2]]
+    # Labels 0, 1, 2 and 7 to 26, one-hot.
+    np.testing.assert_array_equal(arrays["features"][:4], np.eye(23)[[0, 3, 1, 1]])
+    assert data.shape == (None, 23)
+    assert data.facts["nodes"] == 59
+    assert data.facts["edges"] == 78
+
+
+def test_attributes_follow_the_labels(tmp_path: Path) -> None:
+    attributes = "\n".join(f"{n / 2}, -{n}" for n in range(59))
+    data = read_tu(write_tu(tmp_path / "SET", node_attributes=attributes))
+    np.testing.assert_allclose(data.arrays["features"][:, 23], np.arange(59) / 2)
+    assert data.value_max == 58
+
+
+def test_without_labels_and_attributes_each_node_has_a_one(tmp_path: Path) -> None:
+    folder = write_tu(tmp_path / "SET", node_labels=None)
+    features, facts = tu._features(folder / "SET", 59)
+    assert features.tolist() == [[1.0]] * 59
+    assert facts["features"].startswith("none")
+
+
+def test_equal_graphs_are_in_one_split() -> None:
+    contents = ["a", "b", "c", "d", "e", "f", "g", "h", "a", "b", "c", "d"]
+    labels = np.array([0, 1] * 6, np.uint8)
+    split = grouped_split(labels, contents, validation=0.25, test=0.25, seed=5)
+    assert (split[8:] == split[:4]).all()
+    assert set(split) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"A": "1, 2\n2, 60"}, r"SET_A.txt must name nodes 1 to 59.*\[2, 60\] in line 2"),
+        ({"A": "0, 1"}, r"must name nodes 1 to 59"),
+        ({"A": "1, 2\n2, 3"}, r"must not leave their graph.*\[2, 3\] in line 2"),
+        ({"A": "1, x"}, r"SET_A.txt must hold numbers"),
+        ({"A": "1.5, 2"}, r"whole numbers.*line 1"),
+        ({"A": "1\n2"}, r"two columns"),
+        ({"A": None}, r"must have SET_A.txt"),
+        ({"node_labels": "1\n2"}, r"SET_node_labels.txt must have 59 lines.*Received: 2"),
+        ({"graph_labels": "1\n-1"}, r"must name graphs 1 to 2. Received: 1 to 20"),
+        ({"graph_labels": "\n".join(["1"] * 20)}, r"2 to 256 classes. Received: 1"),
+        ({"graph_indicator": "2\n1"}, r"ascending order"),
+        ({"graph_indicator": None}, r"one NAME_graph_indicator.txt. Received: none"),
+    ],
+)
+def test_a_damaged_tu_dataset_is_told(
+    changes: dict[str, str | None], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=words):
+        read_tu(write_tu(tmp_path / "SET", **changes))
+
+
+def test_a_tu_archive_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("../SET_A.txt", "1, 2")
+    with pytest.raises(DataError, match="must have relative paths"):
+        read_tu(tmp_path / "set.zip")
+
+
+def test_one_place_must_be_given() -> None:
+    with pytest.raises(ValidationError, match="one of path and file"):
+        Tu(kind="tu", seed=5)
+
+
+def test_random_graphs_differ_in_structure_alone() -> None:
+    params = RandomGraphs(
+        kind="random-graphs", seed=5, per_family=10, nodes=[30, 40], validation=0.2, test=0.2
+    )
+    data = random_graphs.read(params, lambda file: pytest.fail("fetched"))
+    sizes, edges = (np.diff(data.arrays[f"{name}_offsets"]) for name in ("node", "edge"))
+    by_family = [sizes[data.arrays["labels"] == family] for family in range(4)]
+    assert all((found == by_family[0]).all() for found in by_family)
+    np.testing.assert_array_equal(edges, 2 * 3 * (sizes - 3))
+    begin, end = data.arrays["edge_offsets"][5:7]
+    first, last = data.arrays["node_offsets"][5:7]
+    degrees = np.bincount(data.arrays["edges"][begin:end, 0], minlength=last - first)
+    np.testing.assert_array_equal(
+        data.arrays["features"][first:last].argmax(axis=1), np.minimum(degrees, 15)
+    )
+    again = random_graphs.read(params, lambda file: pytest.fail("fetched"))
+    np.testing.assert_array_equal(again.arrays["edges"], data.arrays["edges"])
+
+
+@pytest.mark.parametrize("nodes", [[40, 30], [10, 40]])
+def test_impossible_random_graphs_are_refused(nodes: list[int]) -> None:
+    with pytest.raises(ValidationError):
+        RandomGraphs(kind="random-graphs", seed=5, nodes=nodes, validation=0.1, test=0.1)
+
+
+def test_the_karate_club_has_four_members_to_learn_from() -> None:
+    data = karate.read(Karate(kind="karate", seed=5), lambda file: pytest.fail("fetched"))
+    labels, split = data.arrays["labels"], data.arrays["split"]
+    assert np.bincount(labels).tolist() == [17, 17]
+    assert np.bincount(labels[split == 0]).tolist() == [2, 2]
+    assert np.bincount(split).tolist() == [4, 8, 22]
+    assert len(data.arrays["edges"]) == 2 * 78
+
+
+class _OldPickler(pickle._Pickler):  # type: ignore[name-defined]
+    """Writes bytes as Python 2 did; today's need a name that Planetoid files have not."""
+
+    dispatch = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
+
+    def save_bytes(self, value: bytes) -> None:
+        self.write(b"T" + struct.pack("<i", len(value)) + value)
+        self.memoize(value)
+
+    dispatch[bytes] = save_bytes
+
+
+def old_pickle(value: Any) -> bytes:
+    """Return a pickle with the names that Python 2 wrote, as Planetoid files have."""
+    out = io.BytesIO()
+    _OldPickler(out, protocol=2, fix_imports=True).dump(value)
+    text = out.getvalue()
+    for now, then in (
+        (b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"),
+        (b"cscipy.sparse._csr\n", b"cscipy.sparse.csr\n"),
+    ):
+        text = text.replace(now, then)
+    return text
+
+
+def write_planetoid(folder: Path) -> Path:
+    """Write a dataset of 12 nodes; 9 comes before 11 in test.index, and 10 is left out."""
+    folder.mkdir()
+    x = sparse.csr_matrix(np.eye(9, 4, dtype=np.float32) + 1)
+    tx = sparse.csr_matrix(np.array([[0, 0, 0, 11], [0, 0, 9, 0]], np.float32))
+    y = np.eye(2, dtype=np.int32)[np.arange(9) % 2]
+    from collections import defaultdict
+
+    graph = defaultdict(list, {n: [(n + 1) % 12, n] for n in range(12)})
+    held = {
+        "x": x[:2], "allx": x, "tx": tx, "y": y[:2], "ally": y,
+        "ty": np.eye(2, dtype=np.int32)[[1, 0]], "graph": graph,
+    }  # fmt: skip
+    for end, value in held.items():
+        (folder / f"ind.set.{end}").write_bytes(old_pickle(value))
+    (folder / "ind.set.test.index").write_text("11\n9\n")
+    return folder
+
+
+def read_planetoid(folder: Path, **options: Any) -> SourceData:
+    params = Planetoid(
+        kind="planetoid", name="set", path=str(folder), validation_nodes=3, **options
+    )
+    return planetoid.read(params, lambda file: pytest.fail("fetched"))
+
+
+def test_test_nodes_go_to_the_places_that_their_index_names(tmp_path: Path) -> None:
+    data = read_planetoid(write_planetoid(tmp_path / "set"))
+    features = data.arrays["features"]
+    assert features.dtype == np.float32
+    assert features[11].tolist() == [0, 0, 0, 11]
+    assert features[9].tolist() == [0, 0, 9, 0]
+    assert features[10].tolist() == [0, 0, 0, 0]
+    assert data.arrays["labels"][[9, 11]].tolist() == [0, 1]
+    assert data.arrays["split"].tolist() == [0, 0, 1, 1, 1, 3, 3, 3, 3, 2, 3, 2]
+    # A ring, both ways, without the self-loops of the file.
+    assert len(data.arrays["edges"]) == 24
+    assert data.facts["nodes"] == 12
+
+
+class Payload:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("end", ["allx", "graph", "y"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_hostile_pickle_is_refused_and_nothing_runs(
+    end: str, nested: bool, tmp_path: Path
+) -> None:
+    folder, trace = write_planetoid(tmp_path / "set"), tmp_path / "trace"
+    payload = Payload(trace)
+    text = pickle.dumps([{"a": payload}] if nested else payload, protocol=2)
+    (folder / f"ind.set.{end}").write_bytes(text)
+    with pytest.raises(DataError, match=rf"ind.set.{end} must be a pickle.*system"):
+        read_planetoid(folder)
+    assert not trace.exists()
+    pickle.loads(text)
+    assert trace.exists(), "the payload would not have run anyway"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"cbuiltins\neval\n(S'1'\ntR.",
+        b"c__builtin__\neval\n(S'1'\ntR.",
+        b"cnumpy\nfromfile\n(S'/etc/passwd'\ntR.",
+        b"cnumpy\nndarray.tofile\n.",
+        b"cscipy.sparse.csr\n_csr\n.",
+        b"\x80\x04\x8c\x05numpy\x8c\x04load\x93.",
+        b"\x80\x02P1\n.",
+        b"",
+        b"\x80\x02",
+        b"garbage",
+    ],
+)
+def test_other_names_and_damaged_pickles_are_refused(text: bytes, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(text)
+    with pytest.raises(DataError, match="file must be a pickle of arrays"):
+        pickles.read_pickle(tmp_path / "file")
+
+
+def test_a_pickle_cannot_change_the_libraries(tmp_path: Path) -> None:
+    # BUILD with a state of slots sets attributes on what was named: here on the class itself.
+    (tmp_path / "file").write_bytes(b"cscipy.sparse.csr\ncsr_matrix\n(N}S'toarray'\nI1\nstb.")
+    pickles.read_pickle(tmp_path / "file")
+    assert callable(sparse.csr_matrix.toarray)
+    assert not hasattr(pickles._Matrix, "toarray")
+
+
+def test_a_matrix_whose_parts_do_not_fit_is_refused(tmp_path: Path) -> None:
+    matrix = sparse.csr_matrix(np.eye(3, dtype=np.float32))
+    matrix.indices[1] = 700
+    (tmp_path / "file").write_bytes(old_pickle(matrix))
+    with pytest.raises(DataError, match="must hold a sparse matrix"):
+        pickles.read_matrix(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("end", "value", "words"),
+    [
+        ("ty", np.eye(2, dtype=np.int32), None),
+        ("ty", np.eye(3, dtype=np.int32), "must fit one another"),
+        ("graph", {0: [1, 40]}, "must name nodes 0 to 11"),
+        ("graph", [1, 2], "must map nodes to lists"),
+        ("y", "text", "must hold one-hot rows"),
+        ("tx", np.eye(2), "must hold a sparse matrix"),
+    ],
+)
+def test_files_that_do_not_fit_are_told(
+    end: str, value: Any, words: str | None, tmp_path: Path
+) -> None:
+    folder = write_planetoid(tmp_path / "set")
+    (folder / f"ind.set.{end}").write_bytes(old_pickle(value))
+    if words is None:
+        read_planetoid(folder)
+    else:
+        with pytest.raises(DataError, match=words):
+            read_planetoid(folder)
+
+
+def test_cora_is_what_kipf_and_welling_used(mirror: Path) -> None:
+    params = Planetoid(kind="planetoid", name="cora", path=str(mirror / "planetoid"))
+    data = planetoid.read(params, lambda file: pytest.fail("fetched"))
+    assert data.arrays["features"].shape == (2708, 1433)
+    assert len(data.arrays["edges"]) == 2 * 5278
+    assert np.bincount(data.arrays["split"]).tolist() == [140, 500, 1000, 1068]
+    assert np.bincount(data.arrays["labels"]).tolist() == [351, 217, 418, 818, 426, 298, 180]
+    # Papers cite papers of their own field: after a wrong order of the test nodes, few would.
+    edges, labels = data.arrays["edges"], data.arrays["labels"]
+    test = (data.arrays["split"] == 2)[edges].any(axis=1)
+    assert (labels[edges[test, 0]] == labels[edges[test, 1]]).mean() > 0.75
+
+
+@pytest.mark.parametrize(
+    ("name", "graphs", "nodes", "edges", "width"),
+    [("MUTAG", 188, 3371, 7442, 7), ("ENZYMES", 600, 19580, 74564, 21)],
+)
+def test_tu_archives_of_the_mirror(
+    name: str, graphs: int, nodes: int, edges: int, width: int, mirror: Path
+) -> None:
+    data = read_tu(mirror / "tudataset" / f"{name}.zip")
+    assert len(data.arrays["labels"]) == graphs
+    assert data.arrays["features"].shape == (nodes, width)
+    assert len(data.arrays["edges"]) == edges
+    hashes = [
+        content_hash(
+            data.arrays["features"][slice(*data.arrays["node_offsets"][g : g + 2])],
+            data.arrays["edges"][slice(*data.arrays["edge_offsets"][g : g + 2])],
+        )
+        for g in range(graphs)
+    ]
+    by_split = {
+        code: {h for h, s in zip(hashes, data.arrays["split"], strict=True) if s == code}
+        for code in range(3)
+    }
+    assert not by_split[0] & by_split[1]
+    assert not by_split[0] & by_split[2]
+    assert not by_split[1] & by_split[2]

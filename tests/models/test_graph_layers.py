@@ -1,0 +1,245 @@
+"""Graph layers compute their formulas, whatever the order of nodes, padding and sparsity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+pytestmark = pytest.mark.usefixtures("tensorflow")
+
+PROPERTY = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+LAYERS = ("gcn", "blind", "gin")
+Graph = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+def graph(nodes: int, seed: int, *, directed: bool = False, share: float = 0.4) -> Graph:
+    """Return features `(n, 5)` and a raw adjacency `(n, n)`."""
+    rng = np.random.default_rng(seed)
+    adjacency = (rng.random((nodes, nodes)) < share).astype(np.float32)
+    np.fill_diagonal(adjacency, 0)
+    if not directed:
+        adjacency = np.triu(adjacency) + np.triu(adjacency).T
+    return rng.normal(size=(nodes, 5)).astype(np.float32), adjacency
+
+
+def layer(kind: str, units: int = 4, **options: Any) -> Any:
+    import keras
+
+    from chapterflow.models.parts.graph_layers import GINConvolution, GraphConvolution
+
+    keras.utils.set_random_seed(5)
+    if kind == "gin":
+        made = GINConvolution(units, **options)
+    else:
+        made = GraphConvolution(units, neighbours=kind == "gcn", **options)
+    made.build([(None, 5), (None, None)])
+    # Biases and eps begin at 0, where mistakes with them do not show.
+    rng = np.random.default_rng(6)
+    made.set_weights([w + rng.normal(0, 0.3, w.shape) for w in made.get_weights()])
+    return made
+
+
+def sparse(array: NDArray[np.float32]) -> Any:
+    import tensorflow as tf
+
+    return tf.sparse.from_dense(array)
+
+
+def kipf_and_welling(x: Any, adjacency: Any, kernel: Any, bias: Any) -> Any:
+    """Return equation 2 of the paper, before the activation."""
+    with_loops = adjacency + np.eye(len(adjacency))
+    root = np.diag(1 / np.sqrt(with_loops.sum(axis=1)))
+    return root @ with_loops @ root @ x @ kernel + bias
+
+
+def test_the_convolution_is_that_of_kipf_and_welling() -> None:
+    made, (x, adjacency) = layer("gcn"), graph(7, 1)
+    wanted = kipf_and_welling(x, adjacency, *made.get_weights())
+    np.testing.assert_allclose(made([x, adjacency]), wanted, rtol=1e-4, atol=1e-5)
+    rectified = layer("gcn", activation="relu")
+    np.testing.assert_allclose(
+        rectified([x, adjacency]), np.maximum(wanted, 0), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_directed_edges_bring_what_lies_at_their_end() -> None:
+    made = layer("gcn")
+    x = np.eye(3, 5, dtype=np.float32)
+    adjacency = np.zeros((3, 3), np.float32)
+    adjacency[0, 1] = 1
+    kernel, bias = made.get_weights()
+    out = np.asarray(made([x, adjacency])) - bias
+    # Node 0 has one edge out, node 1 one edge in.
+    np.testing.assert_allclose(out[0], kernel[0] / 2**0.5 + kernel[1] / 2, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(out[1], kernel[1] / 2**0.5, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(out[2], kernel[2], rtol=1e-4, atol=1e-6)
+
+
+def test_the_isomorphism_convolution_is_that_of_xu() -> None:
+    made, (x, adjacency) = layer("gin"), graph(7, 2)
+    names = {w.path.split("/", 1)[-1]: np.asarray(w) for w in made.weights}
+    eps = next(value for name, value in names.items() if name.endswith("eps"))
+    assert eps != 0
+    hidden = np.maximum(
+        ((1 + eps) * x + adjacency @ x) @ made.hidden.get_weights()[0]
+        + made.hidden.get_weights()[1],
+        0,
+    )
+    wanted = hidden @ made.out.get_weights()[0] + made.out.get_weights()[1]
+    np.testing.assert_allclose(made([x, adjacency]), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_blind_layer_sees_no_edge() -> None:
+    made, (x, adjacency) = layer("blind"), graph(7, 3)
+    kernel, bias = made.get_weights()
+    np.testing.assert_allclose(made([x, adjacency]), x @ kernel + bias, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(made([x, adjacency]), made([x, 1 - adjacency]))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_gradients_are_those_of_finite_differences(kind: str) -> None:
+    import keras
+    import tensorflow as tf
+
+    made = layer(kind, dtype="float64", activation="tanh")
+    x, adjacency = (tf.constant(a, tf.float64) for a in graph(6, 4))
+
+    def loss() -> Any:
+        return tf.reduce_sum(tf.sin(made([x, adjacency])))
+
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = loss()
+    gradients = tape.gradient(value, [*made.trainable_variables, x])
+    assert keras.backend.backend() == "tensorflow"
+    step = 1e-6
+    rng = np.random.default_rng(7)
+    for variable, gradient in zip(made.trainable_variables, gradients[:-1], strict=True):
+        values = np.array(variable)
+        for _ in range(4):
+            place = tuple(int(rng.integers(side)) for side in values.shape)
+            changed = []
+            for sign in (1, -1):
+                moved = values.copy()
+                moved[place] += sign * step
+                variable.assign(moved)
+                changed.append(float(loss()))
+            variable.assign(values)
+            wanted = (changed[0] - changed[1]) / (2 * step)
+            np.testing.assert_allclose(np.asarray(gradient)[place], wanted, rtol=1e-5, atol=1e-7)
+    assert np.abs(np.asarray(gradients[-1])).min() > 0
+
+
+@PROPERTY
+@given(seed=st.integers(0, 10_000), nodes=st.integers(1, 9), kind=st.sampled_from(LAYERS))
+def test_convolutions_follow_a_permutation_of_the_nodes(seed: int, nodes: int, kind: str) -> None:
+    made, (x, adjacency) = layer(kind), graph(nodes, seed, directed=seed % 2 == 1)
+    order = np.random.default_rng(seed).permutation(nodes)
+    out = np.asarray(made([x, adjacency]))
+    permuted = made([x[order], adjacency[np.ix_(order, order)]])
+    np.testing.assert_allclose(permuted, out[order], rtol=1e-4, atol=1e-4)
+
+
+@PROPERTY
+@given(seed=st.integers(0, 10_000), mode=st.sampled_from(["mean", "sum", "max"]))
+def test_readouts_do_not_see_the_order_of_nodes_or_the_padding(seed: int, mode: str) -> None:
+    from chapterflow.models.parts.graph_layers import Readout
+
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(0, 7, 4)
+    x = rng.normal(size=(4, 8, 3)).astype(np.float32)
+    out = np.asarray(Readout(mode)([x, sizes.astype(np.int32)]))
+    for place, size in enumerate(sizes):
+        real = x[place, :size]
+        wanted = getattr(np, mode)(real, axis=0) if size else np.zeros(3)
+        np.testing.assert_allclose(out[place], wanted, rtol=1e-4, atol=1e-5)
+        order = rng.permutation(size)
+        x[place, :size] = real[order]
+        x[place, size:] = rng.normal(size=(8 - size, 3)) * 100
+    again = Readout(mode)([x, sizes.astype(np.int32)])
+    np.testing.assert_allclose(again, out, rtol=1e-4, atol=1e-5)
+
+
+@PROPERTY
+@given(seed=st.integers(0, 10_000), nodes=st.integers(1, 9), kind=st.sampled_from(LAYERS))
+def test_sparse_and_dense_agree(seed: int, nodes: int, kind: str) -> None:
+    made, (x, adjacency) = layer(kind), graph(nodes, seed, directed=seed % 2 == 1)
+    x = x * (x > 0)
+    dense = np.asarray(made([x, adjacency]))
+    np.testing.assert_allclose(made([x, sparse(adjacency)]), dense, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(made([sparse(x), sparse(adjacency)]), dense, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_batch_of_padded_graphs_is_each_graph_alone(kind: str) -> None:
+    made = layer(kind)
+    graphs = [graph(nodes, nodes) for nodes in (3, 6, 1)]
+    x = np.zeros((3, 8, 5), np.float32)
+    adjacency = np.zeros((3, 8, 8), np.float32)
+    for place, (features, edges) in enumerate(graphs):
+        x[place, : len(features)] = features
+        adjacency[place, : len(edges), : len(edges)] = edges
+    out = np.asarray(made([x, adjacency]))
+    for place, (features, edges) in enumerate(graphs):
+        alone = made([features, edges])
+        np.testing.assert_allclose(out[place, : len(features)], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_are_normalized_and_empty_ones_stay() -> None:
+    from chapterflow.models.parts.graph_layers import RowNormalization
+
+    x = np.array([[1, 0, 3], [0, 0, 0], [0, 5, 0]], np.float32)
+    wanted = [[0.25, 0, 0.75], [0, 0, 0], [0, 1, 0]]
+    np.testing.assert_allclose(RowNormalization()(x), wanted)
+    import tensorflow as tf
+
+    np.testing.assert_allclose(tf.sparse.to_dense(RowNormalization()(sparse(x))), wanted)
+
+
+def test_dropout_of_sparse_features_keeps_their_mean() -> None:
+    import tensorflow as tf
+
+    from chapterflow.models.parts.graph_layers import FeatureDropout
+
+    x, dropout = sparse(np.ones((50, 40), np.float32)), FeatureDropout(0.5, seed=5)
+    assert dropout(x, training=False) is x or np.array_equal(dropout(x).values, x.values)
+    out = dropout(x, training=True)
+    assert isinstance(out, tf.SparseTensor)
+    assert set(np.unique(out.values)) == {0.0, 2.0}
+    assert np.mean(out.values) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_saved_model_is_the_same(kind: str, tmp_path: Path) -> None:
+    import keras
+
+    from chapterflow.models.parts.graph_layers import Readout
+
+    features, adjacency = keras.Input((None, 5)), keras.Input((None, None))
+    sizes = keras.Input((), dtype="int32")
+    made = layer(kind, activation="relu")
+    model = keras.Model(
+        [features, adjacency, sizes], Readout("max")([made([features, adjacency]), sizes])
+    )
+    x, edges = graph(6, 8)
+    given_inputs = [x[None], edges[None], np.array([6], np.int32)]
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(given_inputs), model(given_inputs))
+    for before, after in zip(model.layers, loaded.layers, strict=True):
+        assert after.get_config() == before.get_config()
+
+
+def test_an_unknown_readout_is_refused() -> None:
+    from chapterflow.models.parts.graph_layers import Readout
+
+    with pytest.raises(ValueError, match=r"one of mean, sum, max\. Received: 'min'"):
+        Readout("min")
