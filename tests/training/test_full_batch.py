@@ -44,7 +44,7 @@ def test_classes_are_learnt_from_few_nodes(circles: Dataset, tmp_path: Path) -> 
     logits = predict_full(model, circles)
     assert logits.shape == (60, 2)
     test = circles.indices("test")
-    assert (logits.argmax(axis=1) == circles.labels)[test].mean() >= 0.9
+    assert (logits.argmax(axis=1) == circles.labels)[test].mean() >= 0.8
     assert [record.epoch for record in training.history] == list(range(1, 61))
     assert training.chosen_epoch == 60
     assert training.images == 60 * len(circles.indices("train"))
