@@ -82,6 +82,7 @@ model.save(sys.argv[4])
 """
 
 
+@pytest.mark.slow
 def test_a_saved_model_needs_no_handle(exported: Path, tmp_path: Path) -> None:
     """It loads in another process, without the SavedModel's folder, and can be saved again."""
     import keras
