@@ -398,6 +398,16 @@ def data_add(
         )
 
 
+@data_app.command("prune")
+def data_prune() -> None:
+    """Empty the cache of features that frozen backbones computed; they are computed anew."""
+    project, _ = _start()
+    from chapterflow.training.features import prune
+
+    freed = prune(project.scratch / "features")
+    Console().print(f"Freed {freed / 1e6:.1f} MB.", highlight=False)
+
+
 @step_app.command("validate")
 def step_validate(role: str, profile: ProfileOption = None) -> None:
     """Validate the dataset of a role; write results/validation/<role>.json."""

@@ -241,7 +241,7 @@ def evaluate(
     if trained.status == "reused":
         return trained
     load_tensorflow()
-    from chapterflow.evaluation.beside import score_variants
+    from chapterflow.evaluation.beside import cross_validated, score_variants
     from chapterflow.evaluation.evaluate import evaluate as score
     from chapterflow.training.fit import Training
 
@@ -268,6 +268,9 @@ def evaluate(
             scratch=project.scratch,
             tell=lambda name: tell("beside", f"variant {name}"),
         )
+        if params.folds:
+            tell("folds", f"cross-validation over {params.folds} folds")
+            beside |= cross_validated(entry, params, dataset, seed=settings.seed)
         evaluation = evaluation.model_copy(update={"metrics": evaluation.metrics | beside})
         (work / runs.EVALUATION).write_text(evaluation.model_dump_json(indent=2), encoding="utf-8")
     return trained

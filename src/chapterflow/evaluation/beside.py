@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from chapterflow.data.card import Dataset
+from chapterflow.errors import ConfigError
 from chapterflow.evaluation.cost import flops
 from chapterflow.evaluation.metrics import Metrics, accuracy_interval, check_metrics
 from chapterflow.models.parts.base import ChapterModel, ModelParams
 from chapterflow.training.fit import built, fit
-from chapterflow.training.pipeline import input_spec, predict, sized_for
+from chapterflow.training.pipeline import input_spec, load_model, predict, sized_for
 
 
 def score_variants(
@@ -39,7 +41,6 @@ def score_variants(
         `beside/<variant>/parameters` and `.../flops`; of those that are trained also
         `.../train_seconds` and `.../accuracy` with its 95 % interval, or `.../rmse`.
     """
-    import keras
     import numpy as np
 
     from chapterflow.evaluation.denoising import denoising_metrics
@@ -53,7 +54,7 @@ def score_variants(
         if variant.train:
             folder = work / "beside" / name
             training = fit(entry, own, dataset, seed=seed, work=folder, scratch=scratch)
-            model = keras.saving.load_model(folder / "model.keras", compile=False)
+            model = load_model(folder / "model.keras")
             answers = predict(model, data, "test")
             found["train_seconds"] = training.seconds
             if data.card.classes:
@@ -72,5 +73,39 @@ def score_variants(
         found["parameters"] = float(model.count_params())
         found["flops"] = float(flops(model, data.inputs(test[:1])))
         metrics |= {f"beside/{name}/{key}": value for key, value in found.items()}
+    check_metrics(metrics)
+    return metrics
+
+
+def cross_validated(
+    entry: ChapterModel[Any], params: ModelParams, dataset: Dataset, *, seed: int
+) -> Metrics:
+    """Return the accuracies of a cross-validation of a model and of its variants.
+
+    Returns:
+        `cv/...` of the model (`chapterflow.training.cross_validation` says which), and
+        `beside/<variant>/cv_...` of each variant that is trained.
+
+    Raises:
+        ConfigError: If the data are no set of graphs: no other kind is cross-validated.
+    """
+    if dataset.card.kind != "graphs":
+        raise ConfigError(
+            f"folds must be 0 for data of the kind {dataset.card.kind!r}: graphs alone are "
+            f"cross-validated. Received: {params.folds}"
+        )
+    # Found by name, so that the fingerprints of models without folds do not cover it.
+    module = importlib.import_module("chapterflow.training.cross_validation")
+
+    def validated(own: ModelParams) -> Metrics:
+        found: Metrics = module.cross_validate(entry, own, dataset, folds=params.folds, seed=seed)
+        return found
+
+    metrics = validated(params)
+    for name, variant in params.beside.items():
+        if variant.train:
+            for key, value in validated(params.variant(name)).items():
+                told = key.removeprefix("cv/").replace("/", "_")
+                metrics[f"beside/{name}/cv_{told}"] = value
     check_metrics(metrics)
     return metrics

@@ -19,7 +19,7 @@ from chapterflow.evaluation.metrics import (
 )
 from chapterflow.models.parts.base import ChapterModel, ModelParams, Strict, with_softmax
 from chapterflow.training.fit import Training
-from chapterflow.training.pipeline import predict, sized_for
+from chapterflow.training.pipeline import load_model, predict, sized_for
 
 if TYPE_CHECKING:
     from chapterflow.settings import EvaluationParams
@@ -64,10 +64,8 @@ def evaluate(
     Raises:
         ImplausibleMetric: If a figure cannot be true.
     """
-    import keras
-
     dataset = sized_for(entry, chosen, dataset)
-    model = keras.saving.load_model(model_file, compile=False)
+    model = load_model(model_file)
     test = dataset.indices("test")
     classes: list[ClassScore] = []
     confusion: list[list[int]] = []

@@ -143,7 +143,6 @@ class Session:
         self, model: str, run_id: str, work: Path, dataset: Dataset, verdict: Verdict
     ) -> None:
         """Log what training and evaluation left in `work`, register the model, end the run."""
-        import keras
         import numpy as np
         import PIL.Image
 
@@ -152,7 +151,7 @@ class Session:
         from chapterflow.evaluation.metrics import check_metrics
         from chapterflow.tracking.keras_model import log_keras_model, register
         from chapterflow.training.fit import Training
-        from chapterflow.training.pipeline import sized_for
+        from chapterflow.training.pipeline import load_model, sized_for
 
         training = Training.model_validate_json((work / "training.json").read_text("utf-8"))
         evaluation = Evaluation.model_validate_json((work / runs.EVALUATION).read_text("utf-8"))
@@ -202,7 +201,7 @@ class Session:
 
         entry = get_model(model)
         logged = log_keras_model(
-            keras.saving.load_model(work / "model.keras", compile=False),
+            load_model(work / "model.keras"),
             run_id=run_id,
             name=model,
             input_example=sized_for(entry, self._settings.params(model), dataset).example(),

@@ -18,6 +18,7 @@ from chapterflow.errors import ChapterflowError
 from chapterflow.models.parts.base import ChapterModel, InputSpec, ModelParams
 from chapterflow.training.features import BATCH, cached_features
 from chapterflow.training.history import EpochRecord
+from chapterflow.training.pipeline import load_model
 
 if TYPE_CHECKING:
     import keras
@@ -136,8 +137,6 @@ def fit_frozen(
     Returns:
         One training: epochs of the head, then those of the fine-tuning.
     """
-    import keras
-
     from chapterflow.training.fit import fit
 
     if entry.head is None:
@@ -146,7 +145,7 @@ def fit_frozen(
     names = [layer.name for layer in frozen.layers if _can_be_tuned(layer)]
     head = dataclasses.replace(entry, build=entry.head, frozen=None, head=None)
     training = fit(head, params, features, seed=seed, work=work / "head", on_epoch=on_epoch)
-    trained = keras.saving.load_model(work / "head" / "model.keras", compile=False)
+    trained = load_model(work / "head" / "model.keras")
     model = joined(entry, params, dataset.card.input_spec, trained)
     _check_joined(model, trained, dataset, features)
     model.save(work / "model.keras")
@@ -201,14 +200,12 @@ def _fine_tune(
     on_epoch: Callable[[EpochRecord], None],
 ) -> Training:
     """Train the head and the top layers of the frozen part together, gently."""
-    import keras
-
     from chapterflow.training.fit import fit
 
     before = len(training.history)
 
     def unfrozen(params: Any, data: InputSpec) -> keras.Model:
-        head = keras.saving.load_model(work / "head" / "model.keras", compile=False)
+        head = load_model(work / "head" / "model.keras")
         open_layers = {*names[-params.fine_tune :], *(layer.name for layer in head.layers)}
         model = joined(entry, params.model_copy(update={"trainable": True}), data, head)
         for layer in model.layers:

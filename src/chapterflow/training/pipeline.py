@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 #: Examples in a forward pass that computes no gradients.
-FORWARD_BATCH = 256
+FORWARD_BATCH = 128
 #: Height and width of photos for a model that names no size.
 PHOTO_SIZE = (224, 224)
 
@@ -82,6 +83,16 @@ def split_batches(dataset: Dataset, split: Split, *, batch_size: int) -> tf.data
     """Return one split's batches in stored order, shaped as those of `TrainBatches`."""
     indices = dataset.indices(split)
     return _as_tf(dataset, lambda: _gather(dataset, indices, batch_size), len(indices), batch_size)
+
+
+def load_model(path: Path) -> keras.Model:
+    """Return a saved model of this project, its own layers included; it is not compiled."""
+    import keras
+
+    from chapterflow.models.parts import custom_layers
+
+    custom_layers.register()
+    return keras.saving.load_model(path, compile=False)
 
 
 def predict(model: keras.Model, dataset: Dataset, split: Split) -> NDArray[Any]:

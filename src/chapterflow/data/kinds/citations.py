@@ -20,6 +20,7 @@ class Data(Dataset):
 
     ARRAYS = ("labels", "split")
     MORE_ARRAYS = ("features", "edges")
+    WHOLE = True
 
     @classmethod
     def expected_count(cls, card: DatasetCard) -> int:
@@ -38,6 +39,11 @@ class Data(Dataset):
         adjacency[edges[:, 0], edges[:, 1]] = 1
         np.fill_diagonal(adjacency, 0)
         return {"features": np.array(self.arrays["features"]), "adjacency": adjacency}
+
+    def example(self) -> Any:
+        """Return the graph of the first eight nodes: the whole adjacency is megabytes as text."""
+        whole = self.inputs(self.indices("train"))
+        return {"features": whole["features"][:8], "adjacency": whole["adjacency"][:8, :8]}
 
     def input_shapes(self) -> Any:
         """Return shape and dtype of each input."""
