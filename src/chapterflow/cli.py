@@ -451,29 +451,23 @@ def layers(
     They are those of the model for the dataset of the profile, and need no training.
     """
     project, settings = _start(profile, set_)
-    params = settings.params(model)
-    from chapterflow.environment import load_tensorflow
-
-    load_tensorflow()
+    dataset, embedded = settings.dataset_of(model), settings.profile == "embedded"
     from dataclasses import asdict
 
     from chapterflow import steps
-    from chapterflow.data.card import CARD, open_dataset
+    from chapterflow.data.card import CARD
+    from chapterflow.environment import load_tensorflow
     from chapterflow.errors import DataError
-    from chapterflow.models.parts.registry import get_model
     from chapterflow.report.layers import layer_table, print_layers, totals
     from chapterflow.report.progress import console
-    from chapterflow.training.fit import compiled
 
-    dataset, embedded = settings.dataset_of(model), settings.profile == "embedded"
-    folder = project.data / dataset
-    if not embedded and not (folder / CARD).is_file():
+    if not embedded and not (project.data / dataset / CARD).is_file():
         raise DataError(
             f"The layers of {model} depend on the shape of {dataset!r}, which is not here. "
             f"`chapterflow data fetch {dataset}` brings it."
         )
-    steps.prepare(project, settings, dataset, build=embedded)
-    rows = layer_table(compiled(get_model(model), params, open_dataset(folder)))
+    load_tensorflow()
+    rows = layer_table(steps.untrained(project, settings, model, build=embedded))
     if as_json:
         parameters, flops = totals(rows)
         document = {"model": model, "dataset": dataset, "parameters": parameters, "flops": flops}

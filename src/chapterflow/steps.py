@@ -31,6 +31,7 @@ from chapterflow.tracking.session import Session, outcome_of
 from chapterflow.training.history import EpochRecord
 
 if TYPE_CHECKING:
+    import keras
     from mlflow.entities import Run
 
     from chapterflow.evaluation.compare import Difference
@@ -229,6 +230,26 @@ def train(
         status="trained",
         work=str(work),
     )
+
+
+def untrained(
+    project: Project, settings: Settings, model: str, *, build: bool = True
+) -> keras.Model:
+    """Return a model as training starts with it, for the data of its role.
+
+    Args:
+        build: Whether to build datasets that are not there.
+    """
+    from chapterflow.training.fit import built, with_files
+    from chapterflow.training.pipeline import input_spec, sized_for
+
+    for name in settings.datasets_of(model):
+        prepare(project, settings, name, build=build)
+    entry, params = get_model(model), settings.params(model)
+    dataset = open_dataset(project.data / settings.dataset_of(model))
+    dataset = sized_for(entry, params, dataset)
+    params = with_files(entry, params, dataset, project.scratch)
+    return built(entry, params, input_spec(entry, params, dataset))
 
 
 def evaluate(

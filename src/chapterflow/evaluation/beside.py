@@ -12,7 +12,7 @@ from chapterflow.errors import ConfigError
 from chapterflow.evaluation.cost import flops
 from chapterflow.evaluation.metrics import Metrics, accuracy_interval, check_metrics
 from chapterflow.models.parts.base import ChapterModel, ModelParams
-from chapterflow.training.fit import built, fit
+from chapterflow.training.fit import built, fit, with_files
 from chapterflow.training.pipeline import input_spec, load_model, predict, sized_for
 
 
@@ -69,6 +69,7 @@ def score_variants(
                 errors = denoising_metrics(targets, answers, mask, inputs=data.inputs(test))
                 found["rmse"] = errors["test/rmse"]
         else:
+            own = with_files(entry, own, data, scratch or work.parent.parent)
             model = built(entry, own, input_spec(entry, own, data))
         found["parameters"] = float(model.count_params())
         found["flops"] = float(flops(model, data.inputs(test[:1])))

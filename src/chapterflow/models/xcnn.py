@@ -69,5 +69,10 @@ def build(params: Params, data: InputSpec) -> keras.Model:
 
 
 MODEL = ChapterModel(
-    "xcnn", Params, build, "Explainable CNN", "four 5x5 convolutions over 100x100 RGB, to look into"
+    "xcnn",
+    Params,
+    build,
+    "Explainable CNN",
+    "four 5x5 convolutions over 100x100 RGB, to look into",
+    size=lambda params: (SIDE, SIDE),
 )

@@ -156,6 +156,16 @@ def fit(
     )
 
 
+def with_files(
+    entry: ChapterModel[Any], params: ModelParams, dataset: Dataset, scratch: Path
+) -> ModelParams:
+    """Return parameters in which names of weights have become files, fetched or trained now."""
+    if entry.frozen is None:
+        return params
+    weights = importlib.import_module("chapterflow.training.weights")
+    return cast(ModelParams, weights.with_files(params, dataset, scratch))
+
+
 def built(entry: ChapterModel[Any], params: ModelParams, spec: InputSpec) -> keras.Model:
     """Return a chapter model for data as `spec` describes them.
 

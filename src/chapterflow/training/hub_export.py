@@ -1,7 +1,7 @@
 """Export of a backbone as a reusable TF2 SavedModel, such as TensorFlow Hub gives.
 
 It takes RGB (or grey) images in [0, 1] of the backbone's size and gives one vector: the backbone's
-preprocessing and average pooling are part of it.
+preprocessing and the pooling are part of it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from chapterflow.models.parts.backbones import BackboneParams, backbone
 from chapterflow.models.parts.base import InputSpec
+from chapterflow.models.parts.heads import pooled
 from chapterflow.training.features import frozen_key
 
 if TYPE_CHECKING:
@@ -26,18 +27,22 @@ if TYPE_CHECKING:
 SIDE = 224
 
 
-def ensure_export(params: BackboneParams, data: InputSpec, scratch: Path) -> Path:
+def ensure_export(
+    params: BackboneParams, data: InputSpec, scratch: Path, *, pooling: str = "avg"
+) -> Path:
     """Return the folder of a backbone's export below `<scratch>/hub/`; make it where it is missing.
 
     Args:
         params: The backbone, its weights given as a path.
         data: Images that it will get. Their size is that of the export, unless it varies.
         scratch: Folder of the project's scratch.
+        pooling: How maps become one vector: `avg`, `max` or `flatten`.
     """
     shape = data.shape
     if params.backbone != "small":
         shape = (SIDE, SIDE, 3)
-    model = feature_vector(params, dataclasses.replace(data, shape=shape, value_max=1.0))
+    images = dataclasses.replace(data, shape=shape, value_max=1.0)
+    model = feature_vector(params, images, pooling)
     key = hashlib.sha256(frozen_key(model).encode()).hexdigest()[:32]
     folder = scratch / "hub"
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,13 +55,12 @@ def ensure_export(params: BackboneParams, data: InputSpec, scratch: Path) -> Pat
     return kept
 
 
-def feature_vector(params: BackboneParams, data: InputSpec) -> keras.Model:
-    """Return images `(batch, h, w, c)` -> averages of the feature maps `(batch, filters)`."""
+def feature_vector(params: BackboneParams, data: InputSpec, pooling: str = "avg") -> keras.Model:
+    """Return images `(batch, h, w, c)` -> pooled feature maps `(batch, features)`."""
     import keras
 
     maps = backbone(params, data)
-    pooled = keras.layers.GlobalAveragePooling2D(name="pool")(maps.output)
-    return keras.Model(maps.input, pooled, name="feature_vector")
+    return keras.Model(maps.input, pooled(pooling, maps.output), name="feature_vector")
 
 
 def export(model: keras.Model, folder: Path) -> None:

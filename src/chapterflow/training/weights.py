@@ -9,7 +9,7 @@ from chapterflow.data.card import Dataset, open_dataset
 from chapterflow.data.download import fetch
 from chapterflow.errors import ConfigError, DataError, FetchError
 from chapterflow.models.parts.backbones import PRETEXT, BackboneParams
-from chapterflow.models.parts.base import InputSpec, ModelParams
+from chapterflow.models.parts.base import ModelParams
 from chapterflow.models.parts.hub_params import EXPORTED, HubParams
 from chapterflow.settings.types import RemoteFile
 
@@ -30,7 +30,6 @@ def with_files(params: ModelParams, dataset: Dataset, scratch: Path) -> ModelPar
         FetchError: If ImageNet weights cannot be had.
     """
     if isinstance(params, HubParams):
-        data = dataset.card.input_spec
         if params.handle in EXPORTED:
             chosen = (
                 BackboneParams(backbone="small", weights=PRETEXT)
@@ -38,19 +37,24 @@ def with_files(params: ModelParams, dataset: Dataset, scratch: Path) -> ModelPar
                 else BackboneParams(backbone="MobileNet", alpha=params.alpha)
             )
             return params.model_copy(
-                update={"handle": str(exported(chosen, data, dataset, scratch))}
+                update={"handle": str(exported(params, chosen, dataset, scratch))}
             )
     elif isinstance(params, BackboneParams):
         return params.model_copy(update={"weights": weights_of(params, dataset, scratch)})
     return params
 
 
-def exported(chosen: BackboneParams, data: InputSpec, dataset: Dataset, scratch: Path) -> Path:
+def exported(params: HubParams, chosen: BackboneParams, dataset: Dataset, scratch: Path) -> Path:
     """Return the folder of a backbone's export as a SavedModel."""
     from chapterflow.training.hub_export import ensure_export
 
     weights = weights_of(chosen, dataset, scratch)
-    return ensure_export(chosen.model_copy(update={"weights": weights}), data, scratch)
+    return ensure_export(
+        chosen.model_copy(update={"weights": weights}),
+        dataset.card.input_spec,
+        scratch,
+        pooling=params.pooling,
+    )
 
 
 def weights_of(params: BackboneParams, dataset: Dataset, scratch: Path) -> str:

@@ -63,18 +63,25 @@ class HeadParams(ModelParams):
     augment: Augment = Augment()
 
 
+def pooled(pooling: str, maps: Any) -> Any:
+    """Return one vector for the maps `(batch, h, w, c)` of each image."""
+    from keras import layers
+
+    pool = {
+        "avg": layers.GlobalAveragePooling2D,
+        "max": layers.GlobalMaxPooling2D,
+        "flatten": layers.Flatten,
+    }[pooling]
+    return pool(name="pool")(maps)
+
+
 def head_layers(params: HeadParams, features: Any, classes: int) -> Any:
     """Return the logits `(batch, classes)` of features `(batch, h, w, c)` or `(batch, c)`."""
     from keras import layers, regularizers
 
     x = features
     if len(x.shape) > 2:
-        pool = {
-            "avg": layers.GlobalAveragePooling2D,
-            "max": layers.GlobalMaxPooling2D,
-            "flatten": layers.Flatten,
-        }[params.pooling]
-        x = pool(name="pool")(x)
+        x = pooled(params.pooling, x)
     if params.dropout:
         x = layers.Dropout(params.dropout, name="dropout")(x)
     if params.dense:

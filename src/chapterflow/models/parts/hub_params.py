@@ -19,6 +19,8 @@ class HubParams(HeadParams):
     """Which SavedModel.
 
     Attributes:
+        pooling: How the maps of `pretext` and `mobilenet` become one vector in their export; other
+            SavedModels bring a vector.
         handle: Path, `file://` or `http(s)://` address of a TF2 SavedModel or its `.tar.gz`;
             `pretext` and `mobilenet` are backbones that the flow exports itself.
         alpha: Width multiplier of `mobilenet`.
