@@ -32,7 +32,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 
 repro: $(VENV)/.run
-	@test -d data || chapterflow data fetch
+	@chapterflow data fetch
 	@dvc repro
 
 # The lock files name no index: they install from whichever one pip or uv is set to.

@@ -1,4 +1,4 @@
-"""Test accuracy of every model over several training seeds, on the same split.
+"""Test score of every model and of what stands beside it, over several seeds, on one split.
 
 python -m benchmarks.accuracy [--profile book] [--seeds 1 2 3] [--models dnn cnn]
 """
@@ -8,6 +8,14 @@ import json
 import subprocess
 import sys
 from statistics import mean, stdev
+
+#: Further figures that belong beside a score.
+BESIDE = (
+    "baseline/savitzky_golay/rmse",
+    "baseline/moving_average/rmse",
+    "baseline/rmse_ratio",
+    "baseline/majority_accuracy",
+)
 
 
 def main(words: list[str] | None = None) -> None:
@@ -26,14 +34,26 @@ def main(words: list[str] | None = None) -> None:
             found.setdefault(model["model"], []).append(model["metrics"])
     print(f"profile {chosen.profile}, seeds {chosen.seeds}")
     for model, runs in found.items():
-        accuracies = [run["test/accuracy"] for run in runs]
-        spread = stdev(accuracies) if len(accuracies) > 1 else 0.0
         seconds = mean(run["train/seconds"] for run in runs)
-        each = ", ".join(f"{accuracy:.4f}" for accuracy in accuracies)
-        print(
-            f"{model}: mean {mean(accuracies):.4f} +- {spread:.4f} ({each}), "
-            f"{max(run['train/epochs'] for run in runs):.0f} epochs at most, {seconds:.1f} s"
-        )
+        epochs = max(run["train/epochs"] for run in runs)
+        print(f"{model}: {told(runs)}, {epochs:.0f} epochs at most, {seconds:.1f} s")
+        for key in sorted(runs[0]):
+            scored = key.startswith("beside/") and key.rpartition("/")[2] in ("accuracy", "rmse")
+            if scored or key in BESIDE:
+                print(f"    {key}: {spread([run[key] for run in runs])}")
+
+
+def told(runs: list[dict[str, float]]) -> str:
+    """Return what the runs scored."""
+    key = "test/accuracy" if "test/accuracy" in runs[0] else "test/rmse"
+    return f"{key} {spread([run[key] for run in runs])}"
+
+
+def spread(values: list[float]) -> str:
+    """Return mean, standard deviation and each value."""
+    deviation = stdev(values) if len(values) > 1 else 0.0
+    each = ", ".join(f"{value:.4f}" for value in values)
+    return f"{mean(values):.4f} +- {deviation:.4f} ({each})"
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def prepare(
     rebuild: bool = False,
     tell: Tell = silent,
 ) -> Prepared:
-    """Bring a dataset onto this machine, and under DVC where it was built now.
+    """Bring a dataset onto this machine; the last one of the profile brings them under DVC.
 
     Raises:
         DataError: If the source is damaged, or `build` is off and the dataset is not there.
@@ -62,10 +62,20 @@ def prepare(
     card, built = ensure_dataset(
         project, settings, dataset, on_progress=progress, build=build, rebuild=rebuild
     )
-    if built and can_version(project):
+    if built and can_version(project) and _is_complete(project, settings):
         tell("data", "versioning data/ with DVC")
         record_version(project)
     return Prepared(dataset=dataset, digest=card.digest, built=built, version=data_version(project))
+
+
+def _is_complete(project: Project, settings: Settings) -> bool:
+    """Tell whether every dataset of the profile is here.
+
+    `data.dvc` versions all of `data/`: half of it would be recorded as a new version without the
+    other half.
+    """
+    names = (by_profile[settings.profile] for by_profile in settings.roles.values())
+    return all((project.data / name / CARD).is_file() for name in names)
 
 
 def validate(

@@ -24,6 +24,16 @@ def set_param(root: Path, path: str, value: Any) -> None:
     file.write_text(yaml.safe_dump(document, sort_keys=False))
 
 
+def keep_models(root: Path, *names: str) -> None:
+    """Leave a checkout's params.yaml with some models alone, and the roles that they need."""
+    file = root / "params.yaml"
+    document = yaml.safe_load(file.read_text())
+    document["models"] = {name: document["models"][name] for name in names}
+    needed = {block["role"] for block in document["models"].values()} | {"pretext"}
+    document["roles"] = {role: document["roles"][role] for role in sorted(needed)}
+    file.write_text(yaml.safe_dump(document, sort_keys=False))
+
+
 def query(database: Path, sql: str) -> list[tuple[Any, ...]]:
     """Return the rows of a query."""
     with sqlite3.connect(database) as connection:

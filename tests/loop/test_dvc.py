@@ -18,15 +18,20 @@ def executed(text: str) -> list[str]:
 
 
 def test_repro_runs_what_changed_and_nothing_else(checkout: Path, run: Run) -> None:
-    for model in ("dnn", "cnn", "lenet5"):
-        stores.set_param(checkout, f"models.{model}.epochs", 2)
     # A fresh clone has data.dvc but no data: nothing to run on yet, and it says what to do.
     assert run("chapterflow", "data", "fetch").returncode == 0
     assert call(checkout, "git", "diff", "--quiet", "data.dvc").returncode == 0
+    stores.keep_models(checkout, "dnn", "cnn", "lenet5", "conv1d")
+    for model in ("dnn", "cnn", "lenet5", "conv1d"):
+        stores.set_param(checkout, f"models.{model}.epochs", 2)
 
     first = run("dvc", "repro")
     assert first.returncode == 0, first.stdout + first.stderr
-    assert executed(first.stdout)[-4:] == ["run@dnn", "run@cnn", "run@lenet5", "compare"]
+    assert executed(first.stdout)[-5:] == [
+        *("run@dnn", "run@cnn", "run@lenet5", "run@conv1d", "compare"),
+    ]
+    errors = json.loads((checkout / "results/models/conv1d/metrics.json").read_text())
+    assert 0 < errors["test"]["rmse"] < 1
     metrics = json.loads((checkout / "results/models/cnn/metrics.json").read_text())
     assert 0.1 < metrics["test"]["accuracy"] <= 1
 
@@ -65,8 +70,9 @@ def test_repro_runs_what_changed_and_nothing_else(checkout: Path, run: Run) -> N
 
 
 def test_the_flow_reuses_what_dvc_trained(checkout: Path, run: Run) -> None:
-    stores.set_param(checkout, "models.dnn.epochs", 2)
     run("chapterflow", "data", "fetch")
+    stores.keep_models(checkout, "dnn")
+    stores.set_param(checkout, "models.dnn.epochs", 2)
     assert run("dvc", "repro", "run@dnn").returncode == 0
     told = run("chapterflow", "run", "dnn", "--json")
     (model,) = json.loads(told.stdout)["models"]
@@ -85,7 +91,7 @@ def test_without_runs_the_committed_comparison_stays(checkout: Path, run: Run) -
     stores.set_param(checkout, "comparison.bootstrap_resamples", 2500)
     failed = run("dvc", "repro", "--single-item", "compare")
     assert failed.returncode != 0
-    assert "No finished run of dnn, cnn, lenet5" in failed.stdout + failed.stderr
+    assert "No finished run of dnn, cnn, lenet5, " in failed.stdout + failed.stderr
     assert (checkout / "results/comparison.json").read_bytes() == before
 
 
@@ -94,8 +100,8 @@ def test_the_stages_depend_on_every_source_that_a_model_uses() -> None:
     from chapterflow.tracking.fingerprint import source_hashes
 
     root = Path(__file__).parents[2]
-    stage = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]["run"]
+    stage = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]["run"]["do"]
+    deps = stage["deps"]
     for model in model_names():
-        deps = [dep.replace("${item.model}", model) for dep in stage["deps"]]
         for source in source_hashes(model, "images"):
             assert any(source == dep or source.startswith(dep + "/") for dep in deps), source

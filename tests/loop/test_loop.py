@@ -12,6 +12,9 @@ import yaml
 from tests.conftest import call, copy_checkout
 from tests.loop import stores
 
+#: Quick ones; `make run` of continuous integration runs all of them.
+MODELS = ("dnn", "cnn", "lenet5")
+
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
@@ -22,7 +25,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     for model, epochs in (("dnn", 6), ("cnn", 3), ("lenet5", 3)):
         stores.set_param(root, f"models.{model}.epochs", epochs)
     call(root, "git", "commit", "-qam", "fewer epochs")
-    told = call(root, "chapterflow", "run", "--json")
+    told = call(root, "chapterflow", "run", *MODELS, "--json")
     assert told.returncode == 0, told.stderr
     return root, json.loads(told.stdout), told.stderr
 
@@ -140,7 +143,7 @@ def test_the_registered_model_gives_the_logged_predictions_on_raw_pixels(done: A
 def test_a_second_run_reuses_everything(done: Any) -> None:
     root, document, _ = done
     before = len(stores.model_runs(root))
-    told = call(root, "chapterflow", "run", "--json")
+    told = call(root, "chapterflow", "run", *MODELS, "--json")
     assert told.returncode == 0, told.stderr
     again = json.loads(told.stdout)
     assert {model["status"] for model in again["models"]} == {"reused"}
@@ -187,13 +190,18 @@ def test_the_flow_and_dvc_yaml_have_the_same_edges(done: Any) -> None:
         for line in dag.stdout.splitlines()
         if "->" in line
     }
-    assert {edge for edge in flow if edge[0] != edge[1]} == dvc
+    # This flow ran some of the models, so the graph is cut down to what it touched.
+    touched = {stage for edge in flow for stage in edge}
+    assert {edge for edge in flow if edge[0] != edge[1]} == {
+        edge for edge in dvc if touched.issuperset(edge)
+    }
+    assert touched >= {"data.dvc", "validate@digits", "run@cnn", "compare"}
 
 
 @pytest.mark.slow
 def test_a_changed_parameter_retrains_its_model_alone(done: Any) -> None:
     root, _, _ = done
-    told = call(root, "chapterflow", "run", "--json", "--set", "models.dnn.hidden=32")
+    told = call(root, "chapterflow", "run", *MODELS, "--json", "--set", "models.dnn.hidden=32")
     statuses = {m["model"]: m["status"] for m in json.loads(told.stdout)["models"]}
     assert statuses == {"dnn": "trained", "cnn": "reused", "lenet5": "reused"}
 

@@ -12,6 +12,7 @@ from chapterflow.report.tables import (
     DIFFERENCE_HEADINGS,
     beside_table,
     difference_row,
+    folds_table,
     markdown,
     print_differences,
     print_results,
@@ -249,6 +250,35 @@ def test_curves_have_a_table_of_their_own(console: Console) -> None:
     assert text.index("│ cnn") < text.index("│ conv1d")
     assert text.count("┏") == 2
     assert results_markdown([outcome("cnn"), curve]).count("\n| --- ") == 2
+
+
+def test_folds_have_a_table_with_both_protocols(console: Console) -> None:
+    folds = {
+        "cv/inner/accuracy_mean": 0.7761,
+        "cv/inner/accuracy_std": 0.0782,
+        "cv/gin/accuracy_mean": 0.829,
+        "cv/gin/accuracy_std": 0.09,
+        "cv/majority/accuracy_mean": 0.665,
+        "cost/flops": 4e6,
+        "beside/blind/accuracy": 0.7,
+        "beside/blind/train_seconds": 1.0,
+        "beside/blind/parameters": 10.0,
+        "beside/blind/flops": 1e6,
+        "beside/blind/cv_inner_accuracy_mean": 0.71,
+        "beside/blind/cv_inner_accuracy_std": 0.05,
+        "beside/blind/cv_gin_accuracy_mean": 0.72,
+        "beside/blind/cv_gin_accuracy_std": 0.06,
+        "beside/blind/cv_majority_accuracy_mean": 0.665,
+    }
+    model = outcome("gcn")
+    model = model.model_copy(update={"metrics": model.metrics | folds})
+    assert folds_table([outcome("cnn"), model]) == [
+        ["gcn", "", "0.776 +- 0.078", "0.829 +- 0.090", "0.665"],
+        ["gcn", "blind", "0.710 +- 0.050", "0.720 +- 0.060", "0.665"],
+    ]
+    print_results(console, [model])
+    assert "Cross-validation" in console.export_text()
+    assert "| gcn | blind | 0.710 +- 0.050 |" in results_markdown([model])
 
 
 def test_variants_stand_beside_their_model(console: Console) -> None:

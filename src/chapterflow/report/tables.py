@@ -44,6 +44,11 @@ BESIDE_HEADINGS = [
     "model", "variant", "score / model's", "train s", "params / model's", "MFLOPs / model's"
 ]  # fmt: skip
 
+FOLDS_HEADINGS = [
+    "model", "variant", "inner validation split", "epoch chosen on test folds", "majority class"
+]  # fmt: skip
+FOLDS_TITLE = "Cross-validation: mean +- deviation over the folds, under two protocols"
+
 DIFFERENCE_HEADINGS = [
     "A", "B", "accuracy B-A", "95 % interval", "only A / B right", "McNemar p (Holm)",
     "time B/A", "verdict",
@@ -92,6 +97,25 @@ def beside_table(outcomes: Sequence[Outcome]) -> list[Cells]:
     return rows
 
 
+def folds_table(outcomes: Sequence[Outcome]) -> list[Cells]:
+    """Return the cells of each model and variant that was cross-validated, by protocol."""
+    rows = []
+    for outcome in outcomes:
+        found = outcome.metrics
+        names = [key.split("/")[1] for key in found if key.endswith("/cv_inner_accuracy_mean")]
+        for name, pattern in [
+            *([("", "cv/{}/accuracy_{}")] if "cv/inner/accuracy_mean" in found else []),
+            *((name, f"beside/{name}/cv_{{}}_accuracy_{{}}") for name in names),
+        ]:
+            scores = [
+                f"{found[pattern.format(p, 'mean')]:.3f} +- {found[pattern.format(p, 'std')]:.3f}"
+                for p in ("inner", "gin")
+            ]
+            majority = f"{found[pattern.format('majority', 'mean')]:.3f}"
+            rows.append([outcome.model, name.replace("_", " "), *scores, majority])
+    return rows
+
+
 def difference_row(pair: Difference) -> Cells:
     """Return one pair's cells under `DIFFERENCE_HEADINGS`."""
     verdict = {
@@ -134,6 +158,8 @@ def results_markdown(outcomes: Sequence[Outcome]) -> str:
     text = "\n".join(markdown(headings, rows) for headings, rows in tables if rows)
     if variants:
         text += "\nBeside the models:\n\n" + markdown(BESIDE_HEADINGS, variants)
+    if folds := folds_table(outcomes):
+        text += f"\n{FOLDS_TITLE}:\n\n" + markdown(FOLDS_HEADINGS, folds)
     return text + errors
 
 
@@ -167,11 +193,15 @@ def print_results(
             )
         if rows:
             console.print(table)
-    if variants := beside_table(outcomes):
-        table = Table(*BESIDE_HEADINGS, title="Beside the models: the same data and seed")
-        for row in variants:
+    for title, headings, rows in (
+        ("Beside the models: the same data and seed", BESIDE_HEADINGS, beside_table(outcomes)),
+        (FOLDS_TITLE, FOLDS_HEADINGS, folds_table(outcomes)),
+    ):
+        table = Table(*headings, title=title)
+        for row in rows:
             table.add_row(*row)
-        console.print(table)
+        if rows:
+            console.print(table)
     for names, error in failures(outcomes):
         console.print(Text(f"{names} failed: {error}", style="red"), soft_wrap=True)
 
