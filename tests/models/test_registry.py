@@ -17,7 +17,7 @@ MODELS = Path(chapterflow.models.__file__).parent
 
 
 def test_the_files_are_the_models() -> None:
-    files = {path.stem for path in MODELS.glob("*.py")} - {"__init__"}
+    files = {path.stem.replace("_", "-") for path in MODELS.glob("*.py")} - {"--init--"}
     assert set(model_names()) == files
     assert model_names() == sorted(model_names())
     assert {"dnn", "cnn", "lenet5"} <= files
@@ -35,7 +35,9 @@ def test_a_file_registers_the_model_of_its_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", model_names())
 def test_the_header_tells_book_paper_expectation_and_command(name: str) -> None:
-    text = ast.get_docstring(ast.parse((MODELS / f"{name}.py").read_text(encoding="utf-8")))
+    text = ast.get_docstring(
+        ast.parse((MODELS / f"{name.replace('-', '_')}.py").read_text("utf-8"))
+    )
     assert text is not None
     summary, blank, *rest = text.splitlines()
     assert summary.endswith(".")
@@ -44,7 +46,7 @@ def test_the_header_tells_book_paper_expectation_and_command(name: str) -> None:
     assert keys == ["Book", "Paper", "Expected", "Command"]
     assert rest[0].startswith("Book: chapter 5, ")
     assert f'"{get_model(name).section}"' in rest[0]
-    assert re.search(r"\(\d{4}\)", text), "the paper's year"
+    assert re.search(r"\b(19|20)\d{2}\b", text), "the paper's year"
     assert re.search(r"^Expected: .*\d", text, re.MULTILINE)
     assert rest[-1] == f"Command: chapterflow run {name}"
 

@@ -1,0 +1,164 @@
+"""Every model of params.yaml on a little of its real embedded data: trained, scored, reloaded."""
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from chapterflow.config import load_settings
+from chapterflow.data.build import ensure_dataset
+from chapterflow.data.card import Dataset, open_dataset
+from chapterflow.environment import Project
+from chapterflow.models.parts.registry import get_model, model_names
+from tests.conftest import REPOSITORY
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
+
+SETTINGS = load_settings(REPOSITORY / "params.yaml", profile="embedded")
+FEW = 40
+
+RELOAD = """
+import sys
+from pathlib import Path
+import numpy as np
+from chapterflow.environment import load_tensorflow
+load_tensorflow()
+from chapterflow.training.pipeline import load_model
+for folder in map(Path, sys.argv[1:]):
+    with np.load(folder / "given.npz") as given:
+        inputs = dict(given)
+    answer = inputs.pop("answer")
+    model = load_model(folder / "model.keras")
+    again = np.asarray(model(inputs.get("only", inputs), training=False))
+    np.testing.assert_allclose(again, answer, rtol=1e-4, atol=1e-4)
+"""
+
+#: Reads the settings, which loads every model's file, and builds what needs no weights.
+OTHERS = """
+from pathlib import Path
+import chapterflow
+assert Path(chapterflow.__file__).is_relative_to(Path.cwd()), chapterflow.__file__
+from chapterflow.config import load_settings
+from chapterflow.models.parts import custom_layers
+import chapterflow.training.weights, chapterflow.training.cross_validation
+settings = load_settings(Path("params.yaml"))
+print(*settings.models)
+"""
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with the datasets of the embedded profile."""
+    project = Project(tmp_path_factory.mktemp("every"))
+    for by_profile in SETTINGS.roles.values():
+        ensure_dataset(project, SETTINGS, by_profile["embedded"], on_progress=lambda *news: None)
+    return project
+
+
+def little(dataset: Dataset) -> Dataset:
+    """Return the dataset with the first few examples of each split."""
+    split = np.full_like(dataset.split, 9)
+    for name in ("train", "validation", "test"):
+        chosen = dataset.indices(name)[:FEW]  # type: ignore[arg-type]
+        split[chosen] = dataset.split[chosen]
+    return dataclasses.replace(dataset, arrays={**dataset.arrays, "split": split})
+
+
+def test_every_file_of_a_model_has_a_block_of_parameters() -> None:
+    assert sorted(SETTINGS.models) == model_names()
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_deleting_a_model_leaves_all_others(name: str, tmp_path: Path) -> None:
+    package = tmp_path / "src" / "chapterflow"
+    shutil.copytree(REPOSITORY / "src" / "chapterflow", package)
+    (package / "models" / f"{name.replace('-', '_')}.py").unlink()
+    document = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    del document["models"][name]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+    done = subprocess.run(
+        [sys.executable, "-c", OTHERS],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sorted(done.stdout.split()) == [other for other in model_names() if other != name]
+
+
+@pytest.fixture(scope="module")
+def trained(embedded: Project) -> dict[str, Path]:
+    """Every model after one epoch on little data, with what it answers."""
+    from chapterflow.training.fit import fit
+    from chapterflow.training.pipeline import load_model
+
+    folders = {}
+    for name in SETTINGS.models:
+        dataset = little(open_dataset(embedded.data / SETTINGS.dataset_of(name)))
+        changes: dict[str, Any] = {"epochs": 1, "beside": {}, "folds": 0}
+        params = SETTINGS.params(name).model_copy(update=changes)
+        work = embedded.scratch / "work" / name
+        fit(get_model(name), params, dataset, seed=5, work=work)
+        inputs = dataset.inputs(dataset.indices("test")[:3])
+        answer = np.asarray(load_model(work / "model.keras")(inputs, training=False))
+        named = inputs if isinstance(inputs, dict) else {"only": inputs}
+        np.savez(work / "given.npz", answer=answer, **named)
+        folders[name] = work
+    return folders
+
+
+def test_answers_have_the_shape_of_the_targets(trained: dict[str, Path], embedded: Project) -> None:
+    for name, folder in trained.items():
+        card = open_dataset(embedded.data / SETTINGS.dataset_of(name)).card
+        with np.load(folder / "given.npz") as given:
+            answer = given["answer"]
+        assert np.isfinite(answer).all(), name
+        assert answer.shape[1:] == ((len(card.classes),) if card.classes else tuple(card.shape)), (
+            name
+        )
+
+
+def test_models_are_scored_and_cost_something(trained: dict[str, Path], embedded: Project) -> None:
+    from chapterflow.evaluation.evaluate import evaluate
+    from chapterflow.training.fit import Training
+    from chapterflow.training.history import EpochRecord
+
+    record = EpochRecord(
+        epoch=1, train_loss=1.0, validation_loss=1.0, learning_rate=0.1, seconds=1.0
+    )
+    training = Training(history=[record], chosen_epoch=1, resumed_from=0, seconds=1.0, images=FEW)
+    quick = SETTINGS.evaluation.model_copy(update={"latency_repeats": 10, "latency_batch": 4})
+    for name, folder in trained.items():
+        found = evaluate(
+            get_model(name),
+            SETTINGS.params(name),
+            folder / "model.keras",
+            training,
+            little(open_dataset(embedded.data / SETTINGS.dataset_of(name))),
+            quick,
+            predictions=folder / "predictions.npz",
+        )
+        assert ("test/accuracy" in found.metrics) != ("test/rmse" in found.metrics), name
+        assert found.metrics["cost/parameters"] > 0, name
+        assert found.metrics["cost/flops"] > 0, name
+
+
+def test_a_fresh_process_loads_every_model_and_gets_the_same_answers(
+    trained: dict[str, Path],
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RELOAD, *map(str, trained.values())],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
