@@ -80,6 +80,14 @@ TRUTH = {
     "evaluation/beside.py": set(MODELS),
     "evaluation/compare.py": set(),
     "evaluation/figures.py": set(),
+    "evaluation/denoising.py": set(),
+    "training/frozen.py": set(),
+    "training/full_batch.py": set(),
+    "training/cross_validation.py": set(),
+    "models/parts/backbones.py": set(),
+    "models/parts/graph_layers.py": set(),
+    "data/kinds/photos.py": set(),
+    "validation/kinds/images.py": set(),
     "data/card.py": set(MODELS),
     "data/build.py": set(),
     "data/sources/idx.py": set(),
@@ -109,6 +117,29 @@ def test_an_edit_changes_the_models_that_it_concerns(tmp_path: Path) -> None:
         table[file] = {m for m in MODELS if source_hashes(m, "images", package) != before[m]}
         path.write_text(text)
     assert table == TRUTH
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset", "used", "unused"),
+    [
+        ("transfer", "photos", "training/frozen.py", "training/full_batch.py"),
+        ("transfer", "photos", "models/parts/backbones.py", "training/cross_validation.py"),
+        ("hub", "photos", "models/parts/hub_layer.py", "evaluation/denoising.py"),
+        ("gcn", "graphs", "models/parts/graph_layers.py", "training/cross_validation.py"),
+        ("gcn-node", "citations", "training/full_batch.py", "training/frozen.py"),
+        ("conv1d", "curves", "evaluation/denoising.py", "models/parts/graph_layers.py"),
+        ("cnn", "digits", "training/fit.py", "training/frozen.py"),
+    ],
+)
+def test_what_is_found_by_name_is_covered_where_it_is_used(
+    project: Project, model: str, dataset: str, used: str, unused: str
+) -> None:
+    settings = load_settings(project.params)
+    kinds = {"photos": "images", "digits": "images"}
+    of = card(name=dataset, kind=kinds.get(dataset, dataset))
+    sources = fingerprint_parts(settings, model, [of])["sources"]
+    assert f"src/chapterflow/{used}" in sources
+    assert f"src/chapterflow/{unused}" not in sources
 
 
 @pytest.fixture

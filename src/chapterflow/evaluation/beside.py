@@ -10,6 +10,7 @@ from typing import Any
 from chapterflow.data.card import Dataset
 from chapterflow.errors import ConfigError
 from chapterflow.evaluation.cost import flops
+from chapterflow.evaluation.evaluate import DENOISING
 from chapterflow.evaluation.metrics import Metrics, accuracy_interval, check_metrics
 from chapterflow.models.parts.base import ChapterModel, ModelParams
 from chapterflow.training.fit import built, fit, with_files
@@ -43,8 +44,6 @@ def score_variants(
     """
     import numpy as np
 
-    from chapterflow.evaluation.denoising import denoising_metrics
-
     metrics: Metrics = {}
     for name, variant in params.beside.items():
         tell(name)
@@ -66,7 +65,9 @@ def score_variants(
             else:
                 targets, given = data.targets(test), data.weights(test)
                 mask = np.ones(targets.shape[:2], np.float32) if given is None else given
-                errors = denoising_metrics(targets, answers, mask, inputs=data.inputs(test))
+                errors = importlib.import_module(DENOISING).denoising_metrics(
+                    targets, answers, mask, inputs=data.inputs(test)
+                )
                 found["rmse"] = errors["test/rmse"]
         else:
             own = with_files(entry, own, data, scratch or work.parent.parent)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from chapterflow.settings import Settings
 
 #: Libraries whose version can change a number.
-NUMERIC_LIBRARIES = ("tensorflow", "keras", "numpy", "scipy", "scikit-learn")
+NUMERIC_LIBRARIES = (
+    *("tensorflow", "keras", "tensorflow-hub", "numpy", "scipy", "scikit-learn", "pillow"),
+)
 
 PACKAGE = Path(chapterflow.__file__).parent
 
@@ -60,6 +62,8 @@ def _more_roots(settings: Settings, model: str, kind: Kind) -> list[str]:
         roots.append("chapterflow.training.frozen")
     if kind_class(kind).WHOLE:
         roots.append("chapterflow.training.full_batch")
+    if kind == "curves":
+        roots.append("chapterflow.evaluation.denoising")
     if settings.params(model).folds:
         roots.append("chapterflow.training.cross_validation")
     return roots
