@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,9 +90,12 @@ def load_model(path: Path) -> keras.Model:
     """Return a saved model of this project, its own layers included; it is not compiled."""
     import keras
 
-    from chapterflow.models.parts import custom_layers
+    with zipfile.ZipFile(path) as archive:
+        own_layers = b'"chapterflow>' in archive.read("config.json")
+    if own_layers:
+        from chapterflow.models.parts import custom_layers
 
-    custom_layers.register()
+        custom_layers.register()
     return keras.saving.load_model(path, compile=False)
 
 
