@@ -22,10 +22,10 @@ __all__ = ["check_trained", "draw_feature_maps", "feature_maps", "has_feature_ma
 
 #: Maps drawn of each layer, and layers drawn of a deep network.
 CHANNELS, LAYERS = 8, 12
-COLOURS = "viridis"
+COLOURS, GREY = "viridis", 0.85
 # Inches: a map, the step from one to the next, the column of names, the height of a row.
 TILE, STEP, NAMES, ROW = 1.0, 1.1, 1.55, 1.36
-MARGIN, HEADING = 0.2, 0.65
+MARGIN, HEADING = 0.2, 0.8
 
 
 def has_feature_maps(model: keras.Model) -> bool:
@@ -81,6 +81,7 @@ def draw_feature_maps(
     from matplotlib.figure import Figure
 
     chosen = _spread([*maps])
+    left_out = f" {len(chosen)} of {len(maps)} layers." if len(chosen) < len(maps) else ""
     width = 2 * MARGIN + NAMES + CHANNELS * STEP
     height = 2 * MARGIN + HEADING + ROW * (1 + len(chosen))
     figure = Figure(figsize=(width, height))
@@ -91,8 +92,11 @@ def draw_feature_maps(
     plane.text(MARGIN, MARGIN, title, fontsize=13, va="top")
     plane.text(
         *(MARGIN, MARGIN + 0.28),
-        "Rows: layers. Maps ordered by mean activation; under each, its channel.",
-        **{"fontsize": 9, "va": "top", "color": "dimgrey"},
+        "One row a layer, the highest mean activation first; below each map the number of its "
+        f"channel.\nEach map has its own scale; grey: the same everywhere.{left_out}",
+        fontsize=9,
+        va="top",
+        color="dimgrey",
     )
     _legend(plane, width - MARGIN, MARGIN)
     top = MARGIN + HEADING
@@ -104,12 +108,19 @@ def draw_feature_maps(
         _name(plane, top, name, maps[name].shape)
         for column, channel in enumerate(strongest(maps[name])):
             values = maps[name][..., channel]
-            _tile(plane, column, top, values, COLOURS, (values.min(), values.max()))
+            low, high = values.min(), values.max()
+            if low < high:
+                _tile(plane, column, top, values, COLOURS, (low, high))
+            else:
+                _tile(plane, column, top, np.full_like(values, GREY), "gray", (0, 1))
             plane.text(
                 NAMES + MARGIN + column * STEP + TILE / 2,
                 top + TILE + 0.04,
                 str(channel),
-                **{"fontsize": 8, "ha": "center", "va": "top", "color": "dimgrey"},
+                fontsize=8,
+                ha="center",
+                va="top",
+                color="dimgrey",
             )
     plane.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
     figure.savefig(path, dpi=110)
@@ -131,13 +142,13 @@ def _name(plane: Axes, top: float, name: str, shape: Sequence[int]) -> None:
 
     lines = textwrap.wrap(name.replace("_", "_ "), 17, break_long_words=True)
     name = "\n".join(line.replace("_ ", "_") for line in lines[:3])
-    plane.text(
-        *(MARGIN, top + TILE / 2 - 0.03), name, **{"fontsize": 10, "va": "bottom", "weight": "bold"}
-    )
+    plane.text(*(MARGIN, top + TILE / 2 - 0.03), name, fontsize=10, va="bottom", weight="bold")
     plane.text(
         *(MARGIN, top + TILE / 2 + 0.03),
         " × ".join(map(str, shape)),  # noqa: RUF001
-        **{"fontsize": 9, "va": "top", "color": "dimgrey"},
+        fontsize=9,
+        va="top",
+        color="dimgrey",
     )
 
 
@@ -153,7 +164,7 @@ def _tile(
         values,
         cmap=colours,
         vmin=limits[0],
-        vmax=limits[1] if limits[1] > limits[0] else limits[0] + 1,
+        vmax=limits[1],
         extent=(left, left + scale * width, upper + scale * height, upper),
         interpolation="nearest",
         aspect="auto",

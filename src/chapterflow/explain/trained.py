@@ -46,8 +46,8 @@ def check_trained(model: keras.Model) -> None:
         some = ", ".join(untouched[:5]) + (", ..." if len(untouched) > 5 else "")
         raise Untrained(
             f"check_trained: {model.name} must be trained before it is looked into. Received: "
-            f"weights as they were built in {len(untouched)} of {len(looked_into)} layers ({some}). "
-            "Train it first, or load trained weights"
+            f"weights as they were built in {len(untouched)} of {len(looked_into)} layers "
+            f"({some}). Train it first, or load trained weights"
         )
 
 
