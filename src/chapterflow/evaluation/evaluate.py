@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chapterflow.data.card import Dataset, Split
+from chapterflow.errors import DataError
 from chapterflow.evaluation.cost import cost_metrics
 from chapterflow.evaluation.metrics import (
     ClassScore,
@@ -67,8 +68,10 @@ def evaluate(
             `probability` `(n, classes)`, or else `prediction`, for comparisons by example.
 
     Raises:
+        DataError: If the dataset has no test split.
         ImplausibleMetric: If a figure cannot be true.
     """
+    check_held_out(dataset)
     dataset = sized_for(entry, chosen, dataset)
     model = load_model(model_file)
     test = dataset.indices("test")
@@ -106,6 +109,20 @@ def evaluate(
     check_metrics(metrics)
     np.savez_compressed(predictions, index=test, **kept)
     return Evaluation(metrics=metrics, classes=classes, confusion=confusion)
+
+
+def check_held_out(dataset: Dataset) -> None:
+    """Refuse a dataset that keeps no examples back to score models on.
+
+    Raises:
+        DataError: If its test split is empty.
+    """
+    if not len(dataset.indices("test")):
+        raise DataError(
+            f"check_held_out: {dataset.card.name} must have test examples, which no training or "
+            "choice has seen. Received: none. A score on train or validation would flatter the "
+            "model: build the dataset with a test split"
+        )
 
 
 def _curve_scores(dataset: Dataset, answers: NDArray[Any]) -> Metrics:

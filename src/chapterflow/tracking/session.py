@@ -149,12 +149,17 @@ class Session:
         from chapterflow.evaluation import figures
         from chapterflow.evaluation.evaluate import Evaluation
         from chapterflow.evaluation.metrics import check_metrics
+        from chapterflow.explain.example import draw_example
+        from chapterflow.explain.trained import Untrained
         from chapterflow.tracking.keras_model import log_keras_model, register
         from chapterflow.training.fit import Training
         from chapterflow.training.pipeline import load_model, sized_for
 
         training = Training.model_validate_json((work / "training.json").read_text("utf-8"))
         evaluation = Evaluation.model_validate_json((work / runs.EVALUATION).read_text("utf-8"))
+        entry = get_model(model)
+        trained = load_model(work / "model.keras")
+        dataset = sized_for(entry, self._settings.params(model), dataset)
         card = dataset.card
         title = f"{model} on {card.name}"
         pictures = ["learning_curve", "confusion_matrix" if card.classes else "curves"]
@@ -181,6 +186,13 @@ class Session:
                     f"{title}: the first test curves",
                     work / "curves.png",
                 )
+        try:
+            inside = work / "feature_maps.png"
+            if draw_example(trained, dataset, f"{title}: feature maps", inside):
+                pictures.append(inside.stem)
+        except Untrained as refusal:
+            # The run is as good as its metrics; only this picture would mislead.
+            runs.set_tags(self.client, run_id, {"chapterflow.feature_maps": str(refusal)})
         for name in (
             runs.EVALUATION,
             runs.PREDICTIONS,
@@ -199,12 +211,11 @@ class Session:
         # At step 0 the UI draws bars, one for each run, instead of single points over epochs.
         runs.log_metrics(self.client, run_id, evaluation.metrics, 0)
 
-        entry = get_model(model)
         logged = log_keras_model(
-            load_model(work / "model.keras"),
+            trained,
             run_id=run_id,
             name=model,
-            input_example=sized_for(entry, self._settings.params(model), dataset).example(),
+            input_example=dataset.example(),
             params=self._settings.params(model).model_dump(mode="json"),
         )
         version = register(

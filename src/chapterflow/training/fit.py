@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from chapterflow.data.card import Dataset
 from chapterflow.errors import ChapterflowError
 from chapterflow.models.parts.base import ChapterModel, InputSpec, ModelParams, Strict
+from chapterflow.training.checks import check_logits, check_scaled_once
 from chapterflow.training.history import EpochRecord, best_epoch, is_over, read_history
 from chapterflow.training.pipeline import (
     FORWARD_BATCH,
@@ -186,11 +187,17 @@ def compiled(entry: ChapterModel[Any], params: ModelParams, dataset: Dataset) ->
     """Return a chapter model for a dataset, ready to fit.
 
     It learns with Adam: classes from logits by cross-entropy, anything else by squared error.
+
+    Raises:
+        ConfigError: If it does not end in logits, or scales pixels twice.
     """
     import keras
 
     spec = input_spec(entry, params, dataset)
     model = built(entry, params, spec)
+    check_scaled_once(model, spec)
+    if spec.classes:
+        check_logits(model, spec.classes)
     model.compile(
         optimizer=keras.optimizers.Adam(
             learning_rate(params, steps_per_epoch(dataset, params.batch_size))

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from chapterflow.data.card import Dataset
 from chapterflow.errors import ChapterflowError
 from chapterflow.models.parts.base import ChapterModel, ModelParams
+from chapterflow.training.checks import check_logits
 from chapterflow.training.fit import Training, learning_rate
 from chapterflow.training.history import EpochRecord, append_record, best_epoch, is_over
 
@@ -45,6 +46,7 @@ def fit_full_batch(
 
     Raises:
         ChapterflowError: If the loss is not finite.
+        ConfigError: If the model does not end in logits.
     """
     import keras
     import tensorflow as tf
@@ -56,6 +58,7 @@ def fit_full_batch(
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
     model = entry.build(params, dataset.card.input_spec)
+    check_logits(model, len(dataset.card.classes))
     optimizer = keras.optimizers.Adam(learning_rate(params, 1))
     optimizer.build(model.trainable_variables)
     epoch = _compiled_epoch(model, optimizer, dataset)

@@ -59,6 +59,8 @@ def _observed(kind: str, column: str, result: dict[str, Any], trouble: dict[str,
     value = result.get("observed_value")
     if value is None:
         return _reason(result, trouble)
+    if isinstance(value, list):
+        return ", ".join(map(_number, value)) or "nothing"
     text = f"{_number(value)}{UNITS.get(kind, '')}"
     shares = result.get("details", {}).get("observed_partition")
     if shares:

@@ -10,9 +10,12 @@ from chapterflow.validation.checks import check
 if TYPE_CHECKING:
     from great_expectations.expectations.expectation import Expectation
 
+#: Splits that no gradient is computed on.
+HELD_OUT = ("validation", "test")
+
 
 def count_checks(card: DatasetCard) -> list[Expectation]:
-    """Return what must hold for counts: those of the card, in all and in each split."""
+    """Return what must hold for counts: those of the card, in all and in each split; none empty."""
     from great_expectations.expectations.row_conditions import Column
 
     total = sum(card.counts.values())
@@ -49,6 +52,17 @@ def count_checks(card: DatasetCard) -> list[Expectation]:
                 row_condition=Column("split") == split,
             )
         )
+    checks.append(
+        check(
+            "ExpectColumnDistinctValuesToContainSet",
+            "held-out",
+            "validation and test examples",
+            "Examples are kept back for validation and for the test, even where the card promises "
+            "none: a score on what a model was trained on, or chosen by, says little of new data.",
+            column="split",
+            value_set=list(HELD_OUT),
+        )
+    )
     return checks
 
 

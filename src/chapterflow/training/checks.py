@@ -1,0 +1,125 @@
+"""What is refused before a model is trained: outputs that are no logits, pixels scaled twice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from chapterflow.errors import ConfigError
+from chapterflow.models.parts.base import InputSpec
+
+if TYPE_CHECKING:
+    import keras
+
+#: Layers that hand on the values that they get, or a part of them.
+PASSING = ("Dropout", "Flatten", "Identity", "Reshape")
+#: Span of the values that reach the weights, from a black and a white example, at least. A network
+#: that divides by the largest value has 1; one that divides twice by 16 has 0.06.
+NARROWEST = 0.1
+PIXELS = ("images", "photos", "volumes")
+
+
+def check_logits(model: keras.Model, classes: int) -> None:
+    """Refuse a model of classes that does not end in one unbounded number for each of them.
+
+    The loss takes logits: of probabilities it would take the softmax once more, and training would
+    crawl. Catches a sigmoid with binary cross-entropy on one-hot classes, too, whose units learn
+    apart and whose probabilities do not add up to one.
+
+    Args:
+        model: Built, not compiled.
+        classes: Number of classes.
+
+    Raises:
+        ConfigError: If the last layer has an activation, or another width; it names the layer.
+    """
+    shape = model.output_shape
+    layer = _last_layer(model)
+    activation = _activation(layer)
+    if activation is not None:
+        raise ConfigError(
+            f"check_logits: {model.name} must end in logits, without an activation. Received: "
+            f"{activation} in its last layer, {layer.name}. Leave the activation out: the loss is "
+            "the cross-entropy of all classes and contains the softmax"
+        )
+    if not isinstance(shape, tuple) or len(shape) != 2 or shape[-1] != classes:
+        raise ConfigError(
+            f"check_logits: {model.name} must end in {classes} logits, one for each class. "
+            f"Received: shape {shape} from its last layer, {layer.name}. Give that layer "
+            f"{classes} units"
+        )
+
+
+def _last_layer(model: Any) -> Any:
+    """Return the layer that computes the output, those behind it passed over that compute nothing.
+
+    Of several outputs, the first counts.
+    """
+    import keras
+
+    tensor = keras.tree.flatten(model.output)[0]
+    while True:
+        layer, node, _ = tensor._keras_history
+        if isinstance(layer, keras.Model) and getattr(layer, "output", None) is not None:
+            tensor = keras.tree.flatten(layer.output)[0]
+        elif type(layer).__name__ in PASSING or _passes_on(layer):
+            tensor = layer._inbound_nodes[node].input_tensors[0]
+        else:
+            return layer
+
+
+def _passes_on(layer: Any) -> bool:
+    import keras
+
+    return isinstance(layer, keras.layers.Activation) and _activation(layer) is None
+
+
+def _activation(layer: Any) -> str | None:
+    """Return the name of the activation that a layer ends with; None where it has none."""
+    import keras
+
+    own = getattr(layer, "activation", None)
+    if own is not None:
+        name = getattr(own, "__name__", type(own).__name__)
+        return None if name == "linear" else str(name)
+    # Layers and operations that are an activation: `layers.Softmax`, `ops.sigmoid(x)`.
+    kind = type(layer)
+    name = kind.__name__.lower()
+    known = {str(one).replace("_", "") for one in vars(keras.activations)}
+    return kind.__name__ if name in known and name != "linear" else None
+
+
+def check_scaled_once(model: keras.Model, data: InputSpec) -> None:
+    """Refuse a model in which pixels are divided by their largest value a second time.
+
+    A black and a white example go through all that stands before the first layer with weights;
+    there they must still differ.
+
+    Args:
+        model: Built for `data`; one of another kind than pixels, or of several inputs, is not
+            checked.
+        data: What the model is built for.
+
+    Raises:
+        ConfigError: If next to nothing is left of the difference.
+    """
+    import keras
+
+    if data.kind not in PIXELS or not isinstance(model.input, keras.KerasTensor):
+        return
+    first = next((layer for layer in model.layers if layer.weights), None)
+    if first is None or not isinstance(first.input, keras.KerasTensor):
+        return
+    sides = [side or 32 for side in model.input_shape[1:]]
+    batch = np.zeros((2, *sides), np.float32)
+    batch[1] = data.value_max
+    reaching = np.asarray(keras.Model(model.input, first.input)(batch, training=False))
+    span = float(np.ptp(reaching))
+    if span < NARROWEST:
+        scaling = [one.name for one in model.layers if isinstance(one, keras.layers.Rescaling)]
+        raise ConfigError(
+            f"check_scaled_once: pixels from 0 to {data.value_max:g} must reach {first.name} of "
+            f"{model.name} scaled once, with a span near 1. Received: a span of {span:.3g} behind "
+            f"{', '.join(scaling) or 'its first layers'}. Divide by the largest value only once"
+        )
