@@ -52,7 +52,7 @@ def test_the_step_is_found_in_the_times(tmp_path: Path, times: Any, step: str) -
 def test_a_gap_is_told_by_its_length(tmp_path: Path) -> None:
     said: list[str] = []
     options(tmp_path, table([*days(50), *days(110)[59:]]), said)
-    assert "the longest step is 10 times the usual one" in said[0]
+    assert "steps of 1 to 10 times the usual one" in said[0]
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,14 @@ def test_columns_of_words_are_left_out_and_that_is_said(tmp_path: Path) -> None:
     content = table(range(90), "\ufeff# a comment\n\nt, town ,hot,cold", "Bonn,1,2")
     assert options(tmp_path, content, said)["values"] == ["hot", "cold"]
     assert said == ["a.csv: left out, as no numbers are in them: town."]
+
+
+def test_columns_with_gaps_are_left_out_and_that_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    content = table(range(90), "t,hot,cold", "1,2") + b"\n90,3,\n91,,\n92,3,4"
+    assert options(tmp_path, content, said)["values"] == ["hot"]
+    assert said[0] == "a.csv: left out, as values are missing in them: cold (line 92)."
+    assert said[1] == "a.csv: 1 rows without any value are passed over."
 
 
 def test_blank_rows_are_passed_over_and_that_is_said(tmp_path: Path) -> None:
@@ -90,7 +98,7 @@ def test_blank_rows_are_passed_over_and_that_is_said(tmp_path: Path) -> None:
         (b'Datum,Wert\n2020-01-01,"1.234,5"\n', r"line 2, column 'Wert': .*decimal point"),
         (b"t,x\n0,1\n1,2\n0.5,3\n", "line 4: times must increase"),
         (b"t,x\n0,1\n1,oops\n", "line 3, column 'x': a value must be a number"),
-        (b"t,x,y\n0,1,1\n1,,2\n", "line 3, column 'x': a value is missing"),
+        (b"t,x,y\n0,1,1\n1,,2\n2,1,\n", "line 3, column 'x': a value is missing"),
         (b"t,x\n0,1\n1,2,3\n", "line 3: every row must have the 2 fields"),
         (b"t,x,x\n0,1,1\n", "name the column 'x' once"),
         (b"t,town\n0,Bonn\n", "must have a column of numbers beside that of the time"),

@@ -24,15 +24,16 @@ def series_options(
 ) -> dict[str, Any]:
     """Return columns, step, window and stride for a CSV file, having read all of it.
 
-    The first column holds the times. Columns of words are left out, which is said.
+    The first column holds the times. Columns of words, and columns that miss values where others
+    have them, are left out, which is said.
 
     Args:
         shares: Shares `validation` and `test` of the time span.
         say: Told of what is left out or taken for granted.
 
     Raises:
-        DataError: If the file is no CSV with a header, has no column of numbers, a damaged value,
-            times that do not increase, or fewer rows than three windows need.
+        DataError: If the file is no CSV with a header, has no whole column of numbers, a damaged
+            value, times that do not increase, or fewer rows than three windows need.
     """
     found: dict[str, Any] = _columns(path, say)
 
@@ -53,11 +54,11 @@ def series_options(
         found["step"] = step
         break
     else:
-        steps = np.diff(times)
+        steps = np.diff(times) / np.median(np.diff(times))
         say(
-            f"{path.name}: the times are not equally far apart (the longest step is "
-            f"{steps.max() / np.median(steps):.3g} times the usual one); they are taken as they "
-            "are (`step: irregular`)."
+            f"{path.name}: the times are not equally far apart (steps of {steps.min():.3g} to "
+            f"{steps.max():.3g} times the usual one); they are taken as they are "
+            "(`step: irregular`)."
         )
     return found | _windows(path.name, len(times), shares)
 
@@ -94,8 +95,17 @@ def _columns(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
         )
     if left_out:
         say(f"{path.name}: left out, as no numbers are in them: {', '.join(left_out)}.")
-    kept = [names.index(name) for name in values]
-    blank = [line for line, row in body if not any(row[column].strip() for column in kept)]
+    kept = {name: names.index(name) for name in values}
+    blank = {line for line, row in body if not any(row[column].strip() for column in kept.values())}
+    gaps = {
+        name: next((n for n, row in body if n not in blank and not row[column].strip()), None)
+        for name, column in kept.items()
+    }
+    # Where no column is whole, the first missing value is told when the series is read.
+    if None in gaps.values() and any(gaps.values()):
+        places = ", ".join(f"{name} (line {line})" for name, line in gaps.items() if line)
+        say(f"{path.name}: left out, as values are missing in them: {places}.")
+        values = [name for name in values if gaps[name] is None]
     if blank:
         say(f"{path.name}: {len(blank):,} rows without any value are passed over.")
     return {
