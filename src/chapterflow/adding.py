@@ -15,9 +15,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from chapterflow import steps
 from chapterflow.config import OWN, load_settings, read_own
-from chapterflow.data.add import check_fits
 from chapterflow.data.build import ensure_dataset
 from chapterflow.data.card import DatasetCard, open_dataset
+from chapterflow.data.fitting import check_fits, fitting_models
 from chapterflow.data.versioning import can_version, record_version
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError, ValidationFailed
@@ -113,18 +113,6 @@ def add_dataset(
         tell("data", "versioning data/ with DVC")
         record_version(project)
     return Added(card, checks, fitting_models(settings, name))
-
-
-def fitting_models(settings: Settings, dataset: str) -> list[str]:
-    """Return the models that can learn a dataset."""
-    found = []
-    for model in settings.models:
-        try:
-            check_fits(settings, dataset, settings.params(model).role, model)
-        except ConfigError:
-            continue
-        found.append(model)
-    return found
 
 
 def _build_and_check(

@@ -114,7 +114,11 @@ def run(
     set_: SetOption = None,
     force: Annotated[bool, typer.Option(help="Train even what is done already.")] = False,
     data: Annotated[
-        str | None, typer.Option(metavar="DATASET", help="Learn this dataset, for this call.")
+        str | None,
+        typer.Option(
+            metavar="DATASET",
+            help="Learn this dataset, for this call, in the profile that is made for its kind.",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -126,12 +130,16 @@ def run(
     names = list(dict.fromkeys(models or settings.models))
     settings.check_names(names, settings.models, "model")
     if data is not None:
-        from chapterflow.data.add import role_overrides
+        from chapterflow.data.fitting import fitting_profile, role_overrides
 
         if not models:
             raise ConfigError(
                 "--data needs the names of models: `chapterflow run MODEL --data ...`"
             )
+        if profile is None and (fit := fitting_profile(settings, names, data)) != settings.profile:
+            profile = fit
+            _say(f"The profile {fit!r} is made for data like {data!r}; --profile chooses another.")
+            project, settings = _start(profile, set_)
         set_ = [*(set_ or []), *role_overrides(settings, names, data)]
         project, settings = _start(profile, set_)
     from chapterflow.records import Outcome
@@ -370,7 +378,8 @@ def data_add(
 ) -> None:
     """Add data of your own: read, checked, written to datasets.yaml; nothing where a check fails.
 
-    `chapterflow run MODEL --data NAME` learns them.
+    `chapterflow run MODEL --data NAME` learns them. Where PATH has changed since, `chapterflow data
+    fetch --force NAME` builds them anew.
     """
     project, settings = _start()
     from chapterflow import adding
@@ -379,7 +388,7 @@ def data_add(
 
     adding.check_name(project, name, force=force)
     place = Path(os.path.abspath(Path(path).expanduser()))
-    wish = Wish(place, settings.seed, validation, test, title)
+    wish = Wish(place, settings.seed, validation, test, title, _say)
     block = build_block(kind, wish)
     console = Console()
     with shown(console, [name]) as progress:
@@ -389,6 +398,10 @@ def data_add(
     counts = ", ".join(f"{count:,} {split}" for split, count in added.card.counts.items())
     console.print(
         Text(f"{name}: {counts}; {added.checks} checks passed. It stands in datasets.yaml."),
+        soft_wrap=True,
+    )
+    console.print(
+        Text(f"It is a copy. Where {path} has changed: `chapterflow data fetch --force {name}`."),
         soft_wrap=True,
     )
     if added.models:

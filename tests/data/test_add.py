@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
-from chapterflow.config import load_settings
-from chapterflow.data.add import BUILDERS, CANONICAL, Wish, build_block, role_overrides
-from chapterflow.errors import ConfigError
-from chapterflow.settings.datasets import KINDS
-
-PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
+from chapterflow.data.add import BUILDERS, Wish, build_block
+from chapterflow.errors import ChapterflowError, DataError
+from chapterflow.settings.datasets import DatasetParams
+from tests.data.test_graph_sources import old_pickle
 
 
 def block(kind: str, path: Path, **said: Any) -> dict[str, Any]:
@@ -65,51 +64,104 @@ def test_idx_files_are_told_by_their_names_and_classes_by_the_labels(tmp_path: P
         "test_labels": "t10k-labels-idx1-ubyte.gz",
     }
     touch(tmp_path / "train-images-2")
-    with pytest.raises(ConfigError, match=r"'train' and 'images' in its name\. Received: train-im"):
+    with pytest.raises(
+        ChapterflowError, match=r"'train' and 'images' in its name\. Received: train-im"
+    ):
         block("idx", tmp_path)
 
 
-def test_csv_columns_are_those_of_its_header(tmp_path: Path) -> None:
-    path = touch(tmp_path / "a.csv", b"\xef\xbb\xbf# comment\n\ndate, hot,cold\n1,2,3\n")
-    found = block("csv", path)
-    assert found["kind"] == "csv-series"
-    assert (found["time"], found["values"]) == ("date", ["hot", "cold"])
-    assert (found["upstream"], found["file"]) == ([str(tmp_path)], {"name": "a.csv"})
+def npz(path: Path, labels: Any, **changes: Any) -> Path:
+    arrays = {
+        f"{part}_{what}": np.zeros((2, 3, 3, 3), np.uint8) if what == "images" else labels
+        for part in ("train", "val", "test")
+        for what in ("images", "labels")
+    }
+    np.savez(
+        path, **{name: value for name, value in (arrays | changes).items() if value is not None}
+    )
+    return path
 
 
-@pytest.mark.parametrize("content", [b"", b"date\n1\n", b"date,,x\n", b"\xff\xfe\x00"])
-def test_a_csv_file_without_a_header_is_told(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(ConfigError, match=r"a\.csv must"):
-        block("csv", touch(tmp_path / "a.csv", content))
-
-
-def test_voxels_tu_and_planetoid(tmp_path: Path) -> None:
-    assert block("voxels", touch(tmp_path / "organs.npz")) == {
+def test_classes_of_voxels_are_counted_in_the_labels(tmp_path: Path) -> None:
+    path = npz(tmp_path / "organs.npz", np.array([[0], [1]]), val_labels=np.array([[3]]))
+    assert block("voxels", path) == {
         "kind": "voxels",
         "upstream": [str(tmp_path)],
         "file": {"name": "organs.npz"},
+        "classes": ["0", "1", "2", "3"],
         "title": "organs",
     }
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"val_labels": np.array([-1])}, "from 0. Received: -1 to 1"),
+        ({"val_labels": np.array([256])}, "from 0. Received: 0 to 256"),
+        ({"val_labels": np.array([0.5])}, r"val_labels must be whole numbers"),
+        ({"val_labels": np.array([{}], object)}, r"val_labels must be an array of numbers"),
+        ({"test_labels": None}, "test_labels is missing"),
+    ],
+)
+def test_wrong_labels_of_voxels_are_told(
+    tmp_path: Path, changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(DataError, match=says):
+        block("voxels", npz(tmp_path / "organs.npz", np.array([0, 1]), **changes))
+
+
+def test_tu_as_an_archive_and_as_a_folder(tmp_path: Path) -> None:
     expected = {
         "kind": "tu",
         "seed": 5,
-        "upstream": [str(tmp_path)],
-        "name": "MUTAG",
+        "path": str(tmp_path / "MUTAG.zip"),
         "validation": 0.1,
         "test": 0.2,
+        "title": "MUTAG",
     }
     assert block("tu", touch(tmp_path / "MUTAG.zip")) == expected
-    (tmp_path / "MUTAG").mkdir()
-    assert block("tu", tmp_path / "MUTAG") == expected
-    touch(tmp_path / "p" / "ind.cora.allx")
-    assert block("planetoid", tmp_path / "p") == {
-        "kind": "planetoid",
-        "upstream": [str(tmp_path / "p")],
-        "name": "cora",
+    touch(tmp_path / "MUTAG" / "MUTAG_graph_indicator.txt")
+    assert block("tu", tmp_path / "MUTAG") == expected | {"path": str(tmp_path / "MUTAG")}
+
+
+def planetoid(folder: Path, known: int) -> Path:
+    for end, rows in (("y", 4), ("ally", known)):
+        touch(folder / f"ind.mine.{end}", old_pickle(np.eye(2)[np.arange(rows) % 2]))
+    touch(folder / "ind.mine.allx")
+    return folder
+
+
+def test_planetoid_is_named_by_its_files(tmp_path: Path) -> None:
+    expected = {"kind": "planetoid", "path": str(tmp_path), "name": "mine", "title": "mine"}
+    assert block("planetoid", planetoid(tmp_path, 504)) == expected
+    # Too few for the usual 500.
+    said: list[str] = []
+    found = block("planetoid", planetoid(tmp_path, 10), say=said.append)
+    assert found == expected | {"validation_nodes": 6}
+    assert said
+    touch(tmp_path / "ind.pubmed.allx")
+    with pytest.raises(ChapterflowError, match=r"of one dataset\. Received: mine, pubmed"):
+        block("planetoid", tmp_path)
+
+
+def test_a_planetoid_folder_that_lacks_a_file_is_told(tmp_path: Path) -> None:
+    (planetoid(tmp_path, 10) / "ind.mine.ally").unlink()
+    with pytest.raises(DataError, match=r"ind\.mine\.ally cannot be read: No such file"):
+        block("planetoid", tmp_path)
+
+
+def test_every_block_is_one_that_params_yaml_could_hold(tmp_path: Path) -> None:
+    paths = {
+        "images": tmp_path,
+        "idx": idx_files(tmp_path / "idx"),
+        "csv": touch(tmp_path / "a.csv", b"t,x\n" + b"".join(b"%d,1\n" % t for t in range(99))),
+        "voxels": npz(tmp_path / "a.npz", np.array([0, 1])),
+        "tu": touch(tmp_path / "a.zip"),
+        "planetoid": planetoid(tmp_path / "planetoid", 10),
     }
-    touch(tmp_path / "p" / "ind.pubmed.allx")
-    with pytest.raises(ConfigError, match=r"of one dataset\. Received: cora, pubmed"):
-        block("planetoid", tmp_path / "p")
+    assert paths.keys() == BUILDERS.keys()
+    for kind, path in paths.items():
+        TypeAdapter(DatasetParams).validate_python(block(kind, path))
 
 
 @pytest.mark.parametrize(
@@ -119,6 +171,7 @@ def test_voxels_tu_and_planetoid(tmp_path: Path) -> None:
         ("images", "gone", {}, "must be a file or folder. Received: .*gone"),
         ("images", "a.txt", {}, r"must name a \.zip file"),
         ("csv", "", {}, r"must name a \.csv file"),
+        ("tu", "", {}, "Received: no NAME_graph_indicator.txt"),
         ("voxels", "a.txt", {}, r"must name a \.npz file"),
         ("tu", "a.txt", {}, r"must name a \.zip file"),
         ("idx", "a.txt", {}, "must name a folder with the four IDX files"),
@@ -133,34 +186,8 @@ def test_what_cannot_be_is_told(
     tmp_path: Path, kind: str, path: str, said: dict[str, float], says: str
 ) -> None:
     touch(tmp_path / "a.txt")
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ChapterflowError, match=says):
         block(kind, tmp_path / path, **said)
-
-
-def test_every_kind_of_source_has_a_canonical_form() -> None:
-    assert CANONICAL.keys() >= KINDS
-    assert len(BUILDERS) == 6
-
-
-def test_models_learn_another_dataset_of_their_kind_for_a_call() -> None:
-    settings = load_settings(PARAMS)
-    overrides = role_overrides(settings, ["cnn", "lenet5"], "mnist")
-    assert overrides == ["roles.digits.embedded=mnist"]
-    assert load_settings(PARAMS, overrides=overrides).dataset_of("cnn") == "mnist"
-    with pytest.raises(ConfigError, match=r"'cnn' takes images\. Received: 'catanddog'.* photos"):
-        role_overrides(settings, ["cnn"], "catanddog")
-    with pytest.raises(ConfigError, match=r"Unknown dataset: 'mnits'\. Did you mean 'mnist'"):
-        role_overrides(settings, ["cnn"], "mnits")
-
-
-def test_a_name_that_yaml_reads_otherwise_stays_a_name(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text(PARAMS.read_text())
-    (tmp_path / "datasets.yaml").write_text(
-        'datasets:\n  "17": {kind: sklearn-digits, seed: 5, validation: 0.1, test: 0.1}\n'
-    )
-    path = tmp_path / "params.yaml"
-    overrides = role_overrides(load_settings(path), ["cnn"], "17")
-    assert load_settings(path, overrides=overrides).dataset_of("cnn") == "17"
 
 
 def test_the_labels_that_are_read_for_idx_are_real(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,77 @@ def test_own_idx_files_are_added_and_learnt(run: Run, checkout: Path, mirror: Pa
     (model,) = json.loads(told.stdout)["models"]
     assert (model["dataset"], model["status"]) == ("own", "trained")
     assert model["metrics"]["test/accuracy"] > 0.9
+
+
+def test_own_graphs_are_added_and_learnt(run: Run, mirror: Path) -> None:
+    path = mirror / "tudataset" / "MUTAG.zip"
+    told = run("chapterflow", "data", "add", "own", str(path), "--kind", "tu")
+    assert told.returncode == 0, told.stderr
+    assert "133 train, 19 validation, 36 test" in told.stdout
+    assert f"Where {path} has changed: `chapterflow data fetch --force own`" in told.stdout
+    told = run(
+        *("chapterflow", "run", "gcn", "--data", "own", "--json"),
+        *("--set", "models.gcn.folds=0", "--set", "models.gcn.epochs=5"),
+        *("--set", "models.gcn.beside={}"),
+    )
+    assert told.returncode == 0, told.stderr
+    assert "The profile 'book' is made for data like 'own'" in told.stderr
+    found = json.loads(told.stdout)
+    (model,) = found["models"]
+    assert (found["profile"], model["dataset"], model["status"]) == ("book", "own", "trained")
+    # A third of the molecules are not mutagenic; who answers nothing gets less.
+    assert model["metrics"]["test/accuracy"] >= 0.6
+
+
+def test_own_photos_are_transferred_to_without_another_word(
+    run: Run, mirror: Path, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(mirror / "images" / "catanddog.zip") as archive:
+        for name in archive.namelist():
+            pet = Path(name)
+            if "train" in pet.parts and pet.suffix == ".jpg" and int(pet.stem) < 40:
+                place = tmp_path / "pets" / pet.parent.name / pet.name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(archive.read(name))
+    told = run("chapterflow", "data", "add", "pets", str(tmp_path / "pets"), "--kind", "images")
+    assert told.returncode == 0, told.stderr
+    told = run(
+        *("chapterflow", "run", "transfer", "--data", "pets", "--json"),
+        *("--set", "models.transfer.epochs=10", "--set", "models.transfer.beside={}"),
+    )
+    assert told.returncode == 0, told.stderr
+    (model,) = json.loads(told.stdout)["models"]
+    assert (model["dataset"], model["status"]) == ("pets", "trained")
+    assert model["metrics"]["test/accuracy"] > 0.7
+
+
+def test_data_that_are_not_what_they_are_said_to_be_are_told_in_a_line(
+    run: Run, checkout: Path, tmp_path: Path
+) -> None:
+    folder = photo_folder(tmp_path / "pets", each=10)
+    (folder / "cat" / "3.png").write_bytes((folder / "cat" / "3.png").read_bytes()[:200])
+    (tmp_path / "empty").mkdir()
+    with zipfile.ZipFile(tmp_path / "whole.zip", "w") as archive:
+        archive.writestr("G/G_A.txt", "1, 2\n" * 1000)
+    whole = (tmp_path / "whole.zip").read_bytes()
+    (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])
+    hostile = tmp_path / "hostile"
+    hostile.mkdir()
+    for end in ("allx", "ally", "y"):
+        (hostile / f"ind.x.{end}").write_bytes(b"cos\nsystem\n(S'touch run'\ntR.")
+    (tmp_path / "a.csv").write_text("Datum;Wert\n2020-01-01;1,5\n")
+    for kind, path, says in (
+        ("images", "pets", "cat/3.png must be an intact JPEG, PNG"),
+        ("images", "empty", "must hold a folder for each class"),
+        ("images", "cut.zip", "cut.zip must be an intact zip archive"),
+        ("tu", "cut.zip", "cut.zip must be an intact zip archive"),
+        ("tu", "pets", "no NAME_graph_indicator.txt"),
+        ("planetoid", "hostile", "os.system, which could run code"),
+        ("csv", "a.csv", "separated by semicolons"),
+        ("voxels", "pets", "must name a .npz file"),
+    ):
+        told = run("chapterflow", "data", "add", "own", str(tmp_path / path), "--kind", kind)
+        assert (told.returncode, says in told.stderr) == (2, True), told.stderr
+        assert "Traceback" not in told.stderr
+    assert not (checkout / "run").exists()
+    assert not (checkout / "datasets.yaml").exists()

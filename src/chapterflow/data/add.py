@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from chapterflow.data.csv_header import series_options
 from chapterflow.data.idx import read_idx
+from chapterflow.data.planetoid import read_one_hot
+from chapterflow.data.sources.voxels import read_classes
 from chapterflow.errors import ConfigError
-from chapterflow.models.parts.base import Kind
-from chapterflow.settings import Settings, nearest
+from chapterflow.settings import nearest
 
-#: Canonical form of what each kind of source gives.
-CANONICAL: dict[str, Kind] = {
-    "sklearn-digits": "images",
-    "idx": "images",
-    "image-folder": "photos",
-    "csv-series": "curves",
-    "voxels": "volumes",
-    "tu": "graphs",
-    "planetoid": "citations",
-}
+
+def _silent(said: str) -> None:
+    """Say nothing."""
+
+
+#: Nodes for early stopping in the split of Kipf & Welling (2017).
+USUAL_NODES = 500
 
 
 @dataclass(frozen=True)
@@ -37,6 +33,7 @@ class Wish:
         validation: Share for early stopping; None where nothing is said.
         test: Share held out for evaluation; None where nothing is said.
         title: Title on the card; None where nothing is said.
+        say: Told of what was chosen for the user, a line at a time.
     """
 
     path: Path
@@ -44,6 +41,7 @@ class Wish:
     validation: float | None = None
     test: float | None = None
     title: str | None = None
+    say: Callable[[str], None] = _silent
 
 
 def build_block(kind: str, wish: Wish) -> dict[str, Any]:
@@ -109,33 +107,32 @@ def _only(names: Sequence[str], tells: Iterable[str], what: str, folder: Path) -
 
 
 def _csv_series(wish: Wish) -> dict[str, Any]:
-    block = {"kind": "csv-series", "seed": wish.seed, **_file(wish, ".csv")}
-    try:
-        with wish.path.open(encoding="utf-8-sig", newline="") as file:
-            lines = (line for line in file if line.strip() and not line.startswith("#"))
-            header = next(csv.reader(lines), [])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{wish.path} must be a CSV file in UTF-8. Received: {error}") from None
-    columns = [name.strip() for name in header]
-    if len(columns) < 2 or not all(columns):
-        raise ConfigError(
-            f"{wish.path} must begin with the names of its columns, first that of the time. "
-            f"Received: {','.join(header)!r}"
-        )
-    return block | {"time": columns[0], "values": columns[1:]} | _shares(wish) | _title(wish)
+    place, shares = _file(wish, ".csv"), _shares(wish)
+    options = series_options(wish.path, seed=wish.seed, shares=shares, say=wish.say)
+    return {"kind": "csv-series", "seed": wish.seed} | place | options | shares | _title(wish)
 
 
 def _voxels(wish: Wish) -> dict[str, Any]:
     _refuse_shares(wish, "voxels", "the archive holds the splits")
-    return {"kind": "voxels", **_file(wish, ".npz"), "title": wish.title or wish.path.stem}
+    return {
+        "kind": "voxels",
+        **_file(wish, ".npz"),
+        "classes": [str(number) for number in range(read_classes(wish.path))],
+        "title": wish.title or wish.path.stem,
+    }
 
 
 def _tu(wish: Wish) -> dict[str, Any]:
     if wish.path.is_file():
         _file(wish, ".zip")
-    name = wish.path.name.removesuffix(".zip")
-    block = {"kind": "tu", "seed": wish.seed, "upstream": [str(wish.path.parent)], "name": name}
-    return block | _shares(wish) | _title(wish)
+    elif not list(wish.path.rglob("*_graph_indicator.txt")):
+        raise ConfigError(
+            f"{wish.path} must hold the files of one TU dataset (NAME_A.txt, "
+            "NAME_graph_indicator.txt, NAME_graph_labels.txt). Received: no "
+            "NAME_graph_indicator.txt"
+        )
+    block = {"kind": "tu", "seed": wish.seed, "path": str(wish.path)}
+    return block | _shares(wish) | {"title": wish.title or wish.path.name.removesuffix(".zip")}
 
 
 def _planetoid(wish: Wish) -> dict[str, Any]:
@@ -147,7 +144,18 @@ def _planetoid(wish: Wish) -> dict[str, Any]:
             f"{wish.path} must hold the files ind.NAME.* of one dataset. "
             f"Received: {', '.join(names) or 'none'}"
         )
-    return {"kind": "planetoid", "upstream": [str(wish.path)], "name": names[0], **_title(wish)}
+    block = {"kind": "planetoid", "path": str(wish.path), "name": names[0]}
+    return block | _few_nodes(wish, names[0]) | {"title": wish.title or names[0]}
+
+
+def _few_nodes(wish: Wish, name: str) -> dict[str, int]:
+    """Return how many nodes are for early stopping, where there are fewer than the usual 500."""
+    known = len(read_one_hot(wish.path / f"ind.{name}.ally"))
+    train = len(read_one_hot(wish.path / f"ind.{name}.y"))
+    if not 0 < known - train < USUAL_NODES:
+        return {}
+    wish.say(f"The {known - train} labelled nodes that are not for training are for validation.")
+    return {"validation_nodes": known - train}
 
 
 #: What makes the block, by the kind that a user names.
@@ -186,41 +194,3 @@ def _refuse_shares(wish: Wish, kind: str, why: str, *, validation: bool = True) 
 
 def _title(wish: Wish) -> dict[str, str]:
     return {"title": wish.title} if wish.title else {}
-
-
-def role_kinds(settings: Settings, role: str) -> set[Kind]:
-    """Return the canonical forms that a role's datasets have; empty where none is known."""
-    sources = {settings.datasets[name].kind for name in settings.roles[role].values()}
-    return {CANONICAL[source] for source in sources if source in CANONICAL}
-
-
-def check_fits(settings: Settings, dataset: str, role: str, who: str) -> None:
-    """Refuse a dataset that has not the form that a role's datasets have.
-
-    Args:
-        who: What would read it, for the message.
-
-    Raises:
-        ConfigError: If it does not fit.
-    """
-    kind = CANONICAL.get(settings.datasets[dataset].kind)
-    expected = role_kinds(settings, role)
-    if kind is not None and expected and kind not in expected:
-        raise ConfigError(
-            f"{who} takes {' or '.join(sorted(expected))}. Received: {dataset!r}, which is of the "
-            f"kind {kind}"
-        )
-
-
-def role_overrides(settings: Settings, models: Sequence[str], dataset: str) -> list[str]:
-    """Return the overrides of `params.yaml` that let models learn from another dataset.
-
-    Raises:
-        ConfigError: If the dataset is unknown, or is not of a kind that one of the models takes.
-    """
-    settings.check_names([dataset], settings.datasets, "dataset")
-    roles = {model: settings.params(model).role for model in models}
-    for model, role in roles.items():
-        check_fits(settings, dataset, role, f"The model {model!r}")
-    value = dataset if yaml.safe_load(dataset) == dataset else f'"{dataset}"'
-    return [f"roles.{role}.{settings.profile}={value}" for role in dict.fromkeys(roles.values())]

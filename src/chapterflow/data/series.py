@@ -47,7 +47,7 @@ def read_series(path: Path, params: CsvSeries) -> Series:
         DataError: If the file is no CSV, a column is missing, a value is missing or no finite
             number, times do not increase, or a step is not what `params.step` claims.
     """
-    rows = _rows(path)
+    rows = read_rows(path)
     _, header = next(rows, (0, []))
     columns = [_position(path.name, header, name) for name in (params.time, *params.values)]
     lines, texts, values = [], [], []
@@ -85,8 +85,12 @@ def read_series(path: Path, params: CsvSeries) -> Series:
     return Series(times, found, unit)
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield line number and fields of every row that is neither empty nor a comment."""
+def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield line number and fields of every row that is neither empty nor a comment.
+
+    Raises:
+        DataError: If the file is not UTF-8 text, or no CSV.
+    """
     try:
         with open_decompressed(path) as raw:
             text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")

@@ -64,7 +64,7 @@ class CsvSeries(Strict):
     blank_rows: Literal["refuse", "skip"] = "refuse"
     last: str | None = None
     log: bool = False
-    window: Annotated[int, Field(ge=8)]
+    window: Annotated[int, Field(ge=8)] = 32
     stride: PositiveInt = 1
     parts: Annotated[int, Field(ge=2, le=50)] = 5
     validation: SplitShare

@@ -20,7 +20,8 @@ def recipe(params: DatasetParams) -> dict[str, Any]:
     """Return what decides a dataset's bytes: where it differs from the card's, build anew.
 
     Addresses are left out: they say where bytes come from, not which bytes. So are options that
-    are not given, so that a new option leaves the recipes of older data as they were.
+    are not given, so that a new option leaves the recipes of older data as they were. Where
+    the content of a path has changed, `chapterflow data fetch --force NAME` builds anew.
     """
     addresses = {"path", "mirror", "upstream", "title", "licence"}
     return params.model_dump(mode="json", exclude=addresses, exclude_none=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ PARTS = ("train", "val", "test")
 KEYS = tuple(f"{part}_{what}" for part in PARTS for what in ("images", "labels"))
 #: Largest decompressed size of all six arrays together: 4 GiB. A small zip may claim far more.
 MAX_BYTES = 4 << 30
+MAX_CLASSES = 256
 
 
 def read(params: Voxels, fetch: Fetch) -> SourceData:
@@ -62,8 +64,31 @@ def read(params: Voxels, fetch: Fetch) -> SourceData:
     )
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the six arrays of a file, by name; nothing in it is unpickled.
+def read_classes(path: Path) -> int:
+    """Return the number of classes that the labels of a file number from 0; only they are read.
+
+    Raises:
+        DataError: As `read_arrays`, and if the labels are not 0, 1, ... with 2 to 256 classes.
+    """
+    found = read_arrays(path, KEYS[1::2])
+    for key, labels in found.items():
+        if labels.dtype.kind not in "iu" or not labels.size:
+            raise DataError(
+                f"{path.name}: {key} must be whole numbers, one for each volume. "
+                f"Received: {labels.dtype} {labels.shape}"
+            )
+    seen = np.unique(np.concatenate([labels.ravel() for labels in found.values()]))
+    classes = int(seen[-1]) + 1
+    if seen[0] < 0 or not 2 <= classes <= MAX_CLASSES:
+        raise DataError(
+            f"{path.name}: the labels must number 2 to {MAX_CLASSES} classes from 0. "
+            f"Received: {seen[0]} to {seen[-1]}"
+        )
+    return classes
+
+
+def read_arrays(path: Path, keys: Sequence[str] = KEYS) -> dict[str, NDArray[Any]]:
+    """Return arrays of a file, all six or those of some names; nothing in it is unpickled.
 
     Raises:
         DataError: If the file is no intact `.npz`, an array is missing or holds objects, or all of
@@ -84,7 +109,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
                 f"{path.name}: the arrays must take at most {MAX_BYTES:,} bytes. Received: {size:,}"
             )
         with np.load(path, allow_pickle=False) as arrays:
-            return {key: _array(path.name, key, arrays) for key in KEYS}
+            return {key: _array(path.name, key, arrays) for key in keys}
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
         raise DataError(
             f"{path.name} must be an intact .npz file (a zip of .npy arrays). Received: {error}"

@@ -1,0 +1,111 @@
+"""What is found out about a user's CSV file, and what of it is refused."""
+
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chapterflow.data.csv_header import series_options
+from chapterflow.errors import DataError
+
+SHARES = {"validation": 0.1, "test": 0.2}
+
+
+def options(
+    folder: Path, content: bytes, said: list[str] | None = None, **shares: float
+) -> dict[str, Any]:
+    path = folder / "a.csv"
+    path.write_bytes(content)
+    note = (said if said is not None else []).append
+    return series_options(path, seed=5, shares=SHARES | shares, say=note)
+
+
+def table(times: Any, header: str = "t,x", rest: str = "1.5") -> bytes:
+    return "\n".join([header, *(f"{time},{rest}" for time in times)]).encode()
+
+
+def days(count: int) -> list[date]:
+    return [date(2020, 1, 1) + timedelta(days=number) for number in range(count)]
+
+
+def months(count: int) -> list[date]:
+    return [date(2000 + number // 12, 1 + number % 12, 1) for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("times", "step"),
+    [
+        (days(100), "regular"),
+        (months(100), "month"),
+        ([0.5 * number for number in range(100)], "regular"),
+        ([*days(50), *days(110)[60:]], "irregular"),
+    ],
+)
+def test_the_step_is_found_in_the_times(tmp_path: Path, times: Any, step: str) -> None:
+    said: list[str] = []
+    found = options(tmp_path, table(times), said)
+    assert (found["time"], found["values"], found["step"]) == ("t", ["x"], step)
+    assert bool(said) == (step == "irregular")
+
+
+def test_a_gap_is_told_by_its_length(tmp_path: Path) -> None:
+    said: list[str] = []
+    options(tmp_path, table([*days(50), *days(110)[59:]]), said)
+    assert "steps of 1 to 10 times the usual one" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("count", "window", "stride"), [(79, 8, 1), (1000, 32, 4), (20_000, 32, 10), (10**5, 32, 32)]
+)
+def test_windows_fit_into_every_split_and_are_not_too_many(
+    tmp_path: Path, count: int, window: int, stride: int
+) -> None:
+    found = options(tmp_path, table(range(count)))
+    assert (found["window"], found["stride"]) == (window, stride)
+
+
+def test_columns_of_words_are_left_out_and_that_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    content = table(range(90), "\ufeff# a comment\n\nt, town ,hot,cold", "Bonn,1,2")
+    assert options(tmp_path, content, said)["values"] == ["hot", "cold"]
+    assert said == ["a.csv: left out, as no numbers are in them: town."]
+
+
+def test_columns_with_gaps_are_left_out_and_that_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    content = table(range(90), "t,hot,cold", "1,2") + b"\n90,3,\n91,,\n92,3,4"
+    assert options(tmp_path, content, said)["values"] == ["hot"]
+    assert said[0] == "a.csv: left out, as values are missing in them: cold (line 92)."
+    assert said[1] == "a.csv: 1 rows without any value are passed over."
+
+
+def test_blank_rows_are_passed_over_and_that_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    content = table(range(90)) + b"\n90,\n91,\n"
+    assert options(tmp_path, content, said)["blank_rows"] == "skip"
+    assert said == ["a.csv: 2 rows without any value are passed over."]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "must begin with the names of its columns"),
+        (b"date\n1\n", "must begin with the names"),
+        (b"date,,x\n", "must begin with the names"),
+        (b"\xff\xfe\x00", "must be a CSV file"),
+        (b"Datum;Wert\n2020-01-01;1,5\n", "separated by semicolons"),
+        (b'Datum,Wert\n2020-01-01,"1.234,5"\n', r"line 2, column 'Wert': .*decimal point"),
+        (b"t,x\n0,1\n1,2\n0.5,3\n", "line 4: times must increase"),
+        (b"t,x\n0,1\n1,oops\n", "line 3, column 'x': a value must be a number"),
+        (b"t,x,y\n0,1,1\n1,,2\n2,1,\n", "line 3, column 'x': a value is missing"),
+        (b"t,x\n0,1\n1,2,3\n", "line 3: every row must have the 2 fields"),
+        (b"t,x,x\n0,1,1\n", "name the column 'x' once"),
+        (b"t,town\n0,Bonn\n", "must have a column of numbers beside that of the time"),
+        (b"01.02.2020,x\n", "must have a column of numbers"),
+        (table(range(60)), "too short.*60 rows, of which the smallest of them gets 6"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_told(tmp_path: Path, content: bytes, says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        options(tmp_path, content)

@@ -1,0 +1,69 @@
+"""Which data a model can learn, and in which profile."""
+
+from pathlib import Path
+
+import pytest
+
+from chapterflow.config import load_settings
+from chapterflow.data.fitting import CANONICAL, fitting_models, fitting_profile, role_overrides
+from chapterflow.errors import ConfigError
+from chapterflow.settings.datasets import KINDS
+
+PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
+
+
+def test_every_kind_of_source_has_a_canonical_form() -> None:
+    assert CANONICAL.keys() == KINDS
+
+
+def test_models_learn_another_dataset_of_their_kind_for_a_call() -> None:
+    settings = load_settings(PARAMS)
+    overrides = role_overrides(settings, ["cnn", "lenet5"], "mnist")
+    assert overrides == ["roles.digits.embedded=mnist"]
+    assert load_settings(PARAMS, overrides=overrides).dataset_of("cnn") == "mnist"
+    with pytest.raises(ConfigError, match=r"'cnn' takes images\. Received: 'catanddog'.* photos"):
+        role_overrides(settings, ["cnn"], "catanddog")
+    with pytest.raises(ConfigError, match=r"Unknown dataset: 'mnits'\. Did you mean 'mnist'"):
+        role_overrides(settings, ["cnn"], "mnits")
+
+
+def test_a_name_that_yaml_reads_otherwise_stays_a_name(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(PARAMS.read_text())
+    (tmp_path / "datasets.yaml").write_text(
+        'datasets:\n  "17": {kind: sklearn-digits, seed: 5, validation: 0.1, test: 0.1}\n'
+    )
+    path = tmp_path / "params.yaml"
+    overrides = role_overrides(load_settings(path), ["cnn"], "17")
+    assert load_settings(path, overrides=overrides).dataset_of("cnn") == "17"
+
+
+@pytest.mark.parametrize(
+    ("models", "dataset", "profile"),
+    [
+        (["transfer"], "catanddog", "book"),
+        (["xcnn"], "catanddog", "book"),
+        (["transfer"], "photos", "embedded"),
+        (["cnn", "dnn"], "mnist", "book"),
+        (["gcn"], "mutag", "book"),
+        (["conv1d"], "stocks", "book"),
+        (["conv3d"], "solids", "embedded"),
+        # Of no kind of source that a profile has for both: what is active stays.
+        (["cnn", "gcn"], "mutag", "embedded"),
+    ],
+)
+def test_the_profile_is_the_one_that_is_made_for_the_kind_of_data(
+    models: list[str], dataset: str, profile: str
+) -> None:
+    assert fitting_profile(load_settings(PARAMS), models, dataset) == profile
+
+
+def test_the_active_profile_goes_first_where_several_fit() -> None:
+    for profile in ("embedded", "book"):
+        settings = load_settings(PARAMS, profile=profile)
+        assert fitting_profile(settings, ["conv3d"], "solids") == profile
+
+
+def test_models_that_can_learn_photos_only_in_the_book_profile_are_found() -> None:
+    settings = load_settings(PARAMS)
+    assert fitting_models(settings, "catanddog") == ["xcnn", "transfer", "hub"]
+    assert fitting_models(settings, "cora") == ["gcn-node"]
