@@ -28,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Datasets: list, fetch, verify, add.", no_args_is_help=True)
+data_app = typer.Typer(help="Datasets: list, fetch, verify, add, prune.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 step_app = typer.Typer(
     help="Single steps, as the stages of dvc.yaml call them.", no_args_is_help=True
