@@ -92,7 +92,8 @@ def test_own_photos_are_transferred_to_without_another_word(
     assert told.returncode == 0, told.stderr
     told = run(
         *("chapterflow", "run", "transfer", "--data", "pets", "--json"),
-        *("--set", "models.transfer.epochs=10", "--set", "models.transfer.beside={}"),
+        *("--set", "models.transfer.epochs=10", "--set", "models.transfer.batch_size=8"),
+        *("--set", "models.transfer.beside={}"),
     )
     assert told.returncode == 0, told.stderr
     (model,) = json.loads(told.stdout)["models"]
