@@ -73,8 +73,9 @@ def test_own_graphs_are_added_and_learnt(run: Run, mirror: Path) -> None:
     found = json.loads(told.stdout)
     (model,) = found["models"]
     assert (found["profile"], model["dataset"], model["status"]) == ("book", "own", "trained")
-    # A third of the molecules are not mutagenic; who answers nothing gets less.
-    assert model["metrics"]["test/accuracy"] >= 0.6
+    # So few epochs do not lift the accuracy on 36 molecules above that of the larger class. The
+    # probabilities must know more than how frequent the classes are: two thirds are mutagenic.
+    assert model["metrics"]["test/log_loss"] < 0.6365
 
 
 def test_own_photos_are_transferred_to_without_another_word(
@@ -91,7 +92,8 @@ def test_own_photos_are_transferred_to_without_another_word(
     assert told.returncode == 0, told.stderr
     told = run(
         *("chapterflow", "run", "transfer", "--data", "pets", "--json"),
-        *("--set", "models.transfer.epochs=10", "--set", "models.transfer.beside={}"),
+        *("--set", "models.transfer.epochs=10", "--set", "models.transfer.batch_size=8"),
+        *("--set", "models.transfer.beside={}"),
     )
     assert told.returncode == 0, told.stderr
     (model,) = json.loads(told.stdout)["models"]
