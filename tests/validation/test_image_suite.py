@@ -168,7 +168,7 @@ def test_mistake_is_caught_and_named(
     }
     assert found == expected
     assert not verdict.success
-    assert len(verdict.results) == 20
+    assert len(verdict.results) == 21
 
 
 def test_clean_data_pass(passed: tuple[Verdict, Path], digits: Dataset) -> None:
@@ -236,7 +236,8 @@ def test_an_empty_split_is_a_failure_not_a_crash(
 
     verdict = validate_dataset(corrupt(change), bounds, tmp_path / "out")
     found = {result.expectation: result.observed for result in verdict.failures}
-    assert found.keys() == {"count-train", "count-test", "class-balance-test"}
+    assert found.keys() == {"count-train", "count-test", "held-out", "class-balance-test"}
+    assert found["held-out"] == "train, validation"
     assert found["count-test"] == "0 examples"
     assert found["class-balance-test"] == "nothing to compute it from"
 

@@ -58,11 +58,12 @@ def _last_layer(model: Any) -> Any:
     """
     import keras
 
-    tensor = keras.tree.flatten(model.output)[0]
+    tensor = model.outputs[0]
     while True:
         layer, node, _ = tensor._keras_history
-        if isinstance(layer, keras.Model) and getattr(layer, "output", None) is not None:
-            tensor = keras.tree.flatten(layer.output)[0]
+        # Not `output`: that of a Sequential within another model leads back to itself.
+        if isinstance(layer, keras.Model) and getattr(layer, "outputs", None):
+            tensor = layer.outputs[0]
         elif type(layer).__name__ in PASSING or _passes_on(layer):
             tensor = layer._inbound_nodes[node].input_tensors[0]
         else:

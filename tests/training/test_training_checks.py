@@ -1,0 +1,123 @@
+"""Models end in logits and scale pixels once, or they are not trained."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from chapterflow.errors import ConfigError
+from chapterflow.models.parts.base import InputSpec
+from chapterflow.models.parts.registry import get_model, model_names
+from tests.models.images import build
+
+pytestmark = pytest.mark.usefixtures("tensorflow")
+
+KINDS = {
+    "conv3d": InputSpec((12, 12, 12, 1), 10, 255.0, "volumes"),
+    "gcn": InputSpec((None, 7), 10, 1.0, "graphs"),
+    "gcn-node": InputSpec((7,), 10, 1.0, "citations"),
+}
+
+
+def ending(*tail: Callable[[Any], Any]) -> Any:
+    """Return a model that ends in these layers behind a first dense layer."""
+    import keras
+
+    inputs = keras.Input((8, 8, 1))
+    x: Any = keras.layers.Flatten()(inputs)
+    x = keras.layers.Dense(16, activation="relu", name="first")(x)
+    for layer in tail:
+        x = layer(x)
+    return keras.Model(inputs, x, name="own")
+
+
+@pytest.mark.parametrize("name", sorted({*model_names()} - {"conv1d", "hub"}))
+def test_chapter_models_end_in_logits_and_scale_once(name: str) -> None:
+    from chapterflow.training.checks import check_logits, check_scaled_once
+
+    options = {"backbone": "small", "weights": "none"} if name == "transfer" else {}
+    if name in KINDS:
+        entry = get_model(name)
+        model, spec = entry.build(entry.params(role="any"), KINDS[name]), KINDS[name]
+    else:
+        model, spec = build(name, **options), InputSpec((8, 8, 1), 10, 16.0)
+    check_logits(model, 10)
+    check_scaled_once(model, spec)
+
+
+def test_layers_that_change_nothing_are_looked_through() -> None:
+    from keras import layers
+
+    from chapterflow.training.checks import check_logits
+
+    same = layers.Activation("linear"), layers.Dropout(0.1), layers.Reshape((4,))
+    check_logits(ending(layers.Dense(4), *same), 4)
+    with pytest.raises(ConfigError, match=r"softmax in its last layer, answer\."):
+        check_logits(ending(layers.Dense(4, activation="softmax", name="answer"), *same), 4)
+
+
+def test_every_way_to_write_an_activation() -> None:
+    import keras
+    from keras import layers
+
+    from chapterflow.training.checks import check_logits
+
+    logits = layers.Dense(4)
+    for activation in ("sigmoid", "softmax", "tanh", "relu", "hard_sigmoid", "softsign"):
+        with pytest.raises(ConfigError, match=f"check_logits: .*Received: {activation} in"):
+            check_logits(ending(layers.Dense(4, activation=activation)), 4)
+        with pytest.raises(ConfigError, match=f"check_logits: .*Received: {activation} in"):
+            check_logits(ending(logits, layers.Activation(activation)), 4)
+    for layer in (layers.Softmax(), layers.ReLU(), keras.ops.sigmoid, keras.ops.softmax):
+        with pytest.raises(ConfigError, match="check_logits"):
+            check_logits(ending(logits, layer), 4)
+
+
+def test_a_model_within_a_model() -> None:
+    import keras
+    from keras import layers
+
+    from chapterflow.training.checks import check_logits
+
+    head = keras.Sequential([keras.Input((16,)), layers.Dense(4, "sigmoid", name="deep")])
+    with pytest.raises(ConfigError, match=r"sigmoid in its last layer, deep\."):
+        check_logits(ending(head), 4)
+
+
+@pytest.mark.parametrize("units", [1, 3, 5])
+def test_another_width_than_the_classes(units: int) -> None:
+    from keras import layers
+
+    from chapterflow.training.checks import check_logits
+
+    with pytest.raises(ConfigError, match=rf"must end in 4 logits.*\(None, {units}\).*, answer\."):
+        check_logits(ending(layers.Dense(units, name="answer")), 4)
+
+
+def test_maps_are_no_logits() -> None:
+    import keras
+
+    from chapterflow.training.checks import check_logits
+
+    inputs = keras.Input((8, 8, 1))
+    model = keras.Model(inputs, keras.layers.Conv2D(4, 3, name="maps")(inputs))
+    with pytest.raises(ConfigError, match=r"must end in 4 logits.*maps"):
+        check_logits(model, 4)
+
+
+@pytest.mark.parametrize("kind", ["images", "curves"])
+def test_only_pixels_are_held_to_a_scale(kind: Any) -> None:
+    import keras
+    from keras import layers
+
+    from chapterflow.training.checks import check_scaled_once
+
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Rescaling(1 / 16)(layers.Rescaling(1 / 16)(inputs))
+    model = keras.Model(inputs, layers.Dense(4)(x))
+    spec = InputSpec((8, 8, 1), 4, 16.0, kind)
+    if kind == "images":
+        with pytest.raises(ConfigError, match="check_scaled_once"):
+            check_scaled_once(model, spec)
+    else:
+        check_scaled_once(model, spec)
