@@ -196,6 +196,7 @@ def test_repeats_within_the_bound_pass_and_are_still_named(
 def test_observed_says_what_was_found(failed: tuple[Verdict, Path]) -> None:
     observed = {result.expectation: result.observed for result in failed[0].results}
     assert observed["count"] == "1,797 examples"
+    assert observed["held-out"] == "some of each"
     assert observed["dtype"] == "unexpected in 1,797 of 1,797 examples (100%), such as float32"
     assert observed["finite"] == "unexpected in 1 of 1,797 examples (0.0556%)"
     assert observed["label-set"] == "unexpected in 7 of 1,797 examples (0.39%), such as 12"
@@ -237,7 +238,7 @@ def test_an_empty_split_is_a_failure_not_a_crash(
     verdict = validate_dataset(corrupt(change), bounds, tmp_path / "out")
     found = {result.expectation: result.observed for result in verdict.failures}
     assert found.keys() == {"count-train", "count-test", "held-out", "class-balance-test"}
-    assert found["held-out"] == "train, validation"
+    assert found["held-out"] == "none of test"
     assert found["count-test"] == "0 examples"
     assert found["class-balance-test"] == "nothing to compute it from"
 

@@ -56,11 +56,12 @@ def describe(outcome: Any) -> ExpectationResult:
 def _observed(kind: str, column: str, result: dict[str, Any], trouble: dict[str, Any]) -> str:
     if "unexpected_count" in result:
         return _examples(column, result)
+    if "partial_missing_list" in result:
+        missing = ", ".join(map(_number, result["partial_missing_list"]))
+        return f"none of {missing}" if missing else "some of each"
     value = result.get("observed_value")
     if value is None:
         return _reason(result, trouble)
-    if isinstance(value, list):
-        return ", ".join(map(_number, value)) or "nothing"
     text = f"{_number(value)}{UNITS.get(kind, '')}"
     shares = result.get("details", {}).get("observed_partition")
     if shares:
