@@ -360,7 +360,8 @@ def compare(project: Project, settings: Settings) -> Comparison:
                 for run in chosen
                 if run.data.tags[runs.TEST_DIGEST] == digest and "test/accuracy" in run.data.metrics
             ]
-            found.extend(_differences(session, settings, same))
+            if same:  # None where the digest is that of curves, which have no right and wrong.
+                found.extend(_differences(session, settings, same))
     return Comparison(
         profile=settings.profile,
         models=[outcome_of(run) for run in chosen],

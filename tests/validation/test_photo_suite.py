@@ -194,7 +194,7 @@ def test_clean_photos_pass_and_every_check_has_its_own_name(tmp_path: Path) -> N
     verdict = validate_dataset(write(clean(), tmp_path / "pets"), BOUNDS, tmp_path / "out")
     assert verdict.failures == []
     names = [result.expectation for result in verdict.results]
-    assert len({*names}) == len(names) == 19
+    assert len({*names}) == len(names) == 20
 
 
 def test_near_duplicates_are_named_on_both_sides_with_their_distance(tmp_path: Path) -> None:

@@ -114,10 +114,10 @@ def test_data_docs_keep_what_great_expectations_says(
 def test_the_page_tells_failures_first_with_ids(failed: tuple[Verdict, Path]) -> None:
     verdict, out = failed
     text = (out / "index.html").read_text(encoding="utf-8")
-    assert f"Failed: {len(verdict.failures)} of 20 expectations are not met" in text
+    assert f"Failed: {len(verdict.failures)} of 21 expectations are not met" in text
     names = re.findall(r'<span class="name">([\w-]+)</span>', text)
     assert names[: len(verdict.failures)] == [result.expectation for result in verdict.failures]
-    assert len(names) == 20
+    assert len(names) == 21
     assert "<code>train/00003</code>" in text
     assert "and 2 more" in text  # of seven labels that are out of range
     assert text.count('scope="col"') == 4
@@ -126,7 +126,7 @@ def test_the_page_tells_failures_first_with_ids(failed: tuple[Verdict, Path]) ->
 
 def test_the_page_of_a_success_says_so(passed: tuple[Verdict, Path]) -> None:
     text = (passed[1] / "index.html").read_text(encoding="utf-8")
-    assert "Passed: all 20 expectations are met" in text
+    assert "Passed: all 21 expectations are met" in text
     assert "Failed" not in text
 
 

@@ -143,7 +143,7 @@ def test_a_failure_stops_the_run_and_names_what_is_wrong(failed: tuple[Verdict, 
         verdict.raise_for_failure()
     first, *lines = str(caught.value).splitlines()
     assert caught.value.exit_code == 3
-    assert first == "digits: 5 of 20 expectations failed"
+    assert first == "digits: 5 of 21 expectations failed"
     assert [line.split()[0].rstrip(":") for line in lines] == [
         result.expectation for result in verdict.failures
     ]
