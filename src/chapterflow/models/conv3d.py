@@ -3,7 +3,7 @@
 Book: chapter 5, "1D, 2D and 3D convolution".
 Paper: Ji et al., "3D convolutional neural networks for human action recognition", IEEE Transactions
 on Pattern Analysis and Machine Intelligence 35 (2013).
-Expected: 0.98 on `solids` in 20 s, on two cores.
+Expected: 0.97 on `solids` in 15 s, on two cores.
 Command: chapterflow run conv3d
 """
 
