@@ -35,7 +35,7 @@ def state(project: Project) -> dict[str, bytes]:
 def test_added_data_are_a_dataset_like_any_other(project: Project, tmp_path: Path) -> None:
     added = add(project, photo_folder(tmp_path / "pets"), role="photos")
     assert added.card.counts == {"train": 28, "validation": 4, "test": 8}
-    assert added.checks == 19
+    assert added.checks == 20
     settings = load_settings(project.params)
     assert settings.roles["photos"] == {"embedded": "photos", "book": "pets"}
     prepared = steps.prepare(project, settings, "pets", build=False)

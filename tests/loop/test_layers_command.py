@@ -58,10 +58,10 @@ def test_the_embedded_data_are_made_where_they_are_missing(project: Project) -> 
 
 
 def test_what_users_can_get_wrong(project: Project) -> None:
-    told = layers(project.root, "cnm")
+    told = layers(project.root, "cnnn")
     assert told.returncode == 2
     assert told.stdout == ""
-    assert told.stderr == "Unknown model: 'cnm'. Did you mean 'cnn'?\n"
+    assert told.stderr == "Unknown model: 'cnnn'. Did you mean 'cnn'?\n"
 
     told = layers(project.root, "cnn", "--profile", "book")
     assert told.returncode == 2
