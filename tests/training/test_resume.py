@@ -295,7 +295,7 @@ def test_processes_killed_at_any_moment(
     dataset, data = plain.dataset, tmp_path / "data"
     data.mkdir()
     for name in ("images", "labels", "split"):
-        np.save(data / f"{name}.npy", getattr(dataset, name))
+        np.save(data / f"{name}.npy", dataset.arrays[name])
     (data / "dataset.json").write_text(dataset.card.to_json())
     params = params_of("dnn", epochs=40, learning_rate=0.003, patience=30)
     calm = Case(dataset, params, tmp_path / "calm", weights_of)
