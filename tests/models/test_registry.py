@@ -46,7 +46,8 @@ def test_the_header_tells_book_paper_expectation_and_command(name: str) -> None:
     assert keys == ["Book", "Paper", "Expected", "Command"]
     assert rest[0].startswith("Book: chapter 5, ")
     assert f'"{get_model(name).section}"' in rest[0]
-    assert re.search(r"\b(19|20)\d{2}\b", text), "the paper's year"
+    paper = text.partition("\nPaper: ")[2].partition("\nExpected: ")[0]
+    assert re.search(r"\b(19|20)\d{2}\b", paper), "the paper's year"
     assert re.search(r"^Expected: .*\d", text, re.MULTILINE)
     assert rest[-1] == f"Command: chapterflow run {name}"
 
