@@ -210,6 +210,9 @@ def compiled(entry: ChapterModel[Any], params: ModelParams, dataset: Dataset) ->
         # XLA is slower for convolutions on CPUs.
         jit_compile=False,
     )
+    # Built within the first step, its variables would make TensorFlow trace that step twice: a
+    # large part of what a short training takes.
+    model.optimizer.build(model.trainable_variables)
     return model
 
 
