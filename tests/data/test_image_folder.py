@@ -17,7 +17,8 @@ from chapterflow.data.card import SPLITS, Dataset, open_dataset
 from chapterflow.data.sources import image_folder, recipe
 from chapterflow.environment import Project
 from chapterflow.errors import DataError
-from chapterflow.settings.datasets_photos import ImageFolder, RemoteFile
+from chapterflow.settings.datasets_photos import ImageFolder
+from chapterflow.settings.types import RemoteFile
 from tests.photos import fill, photo_folder, picture
 
 

@@ -163,9 +163,12 @@ def _card(
     )
     written = {array: read_array(folder, array) for array in source.arrays}
     test = hashlib.sha256()
-    for piece in kind_class(source.kind)(card, folder, written).content("test"):
+    dataset = kind_class(source.kind)(card, folder, written)
+    for piece in dataset.content("test"):
         test.update(piece)
-    return card.model_copy(update={"test_digest": test.hexdigest()})
+    return card.model_copy(
+        update={"test_digest": test.hexdigest(), "probes": dataset.choose_probes()}
+    )
 
 
 def _write(path: Path, write: Any) -> FileRecord:

@@ -46,6 +46,8 @@ class DatasetCard(Strict):
         files: Every file of the dataset but the card.
         test_digest: Hash over the test examples and labels, in order: two models with the same
             one were scored on the same test set.
+        probes: Positions of the few test examples that explanations of models show: the same ones
+            for all models (`Dataset.choose_probes` says which).
         facts: What else there is to say about data of this kind.
         recipe: The parameters and the seed that made it (`chapterflow.data.sources.recipe`).
     """
@@ -61,6 +63,7 @@ class DatasetCard(Strict):
     counts: dict[str, int]
     files: dict[str, FileRecord]
     test_digest: str
+    probes: list[int] = Field(default_factory=list)
     facts: dict[str, Any] = Field(default_factory=dict)
     recipe: dict[str, Any]
 
@@ -121,6 +124,17 @@ class Dataset(ABC):
     def indices(self, split: Split) -> NDArray[np.intp]:
         """Return the positions of a split's examples, ascending."""
         return np.flatnonzero(self.split == SPLITS.index(split))
+
+    def choose_probes(self) -> list[int]:
+        """Return the positions of the first test example of each class, of at most ten classes.
+
+        Where there are no classes, those of the first four test examples.
+        """
+        test = self.indices("test")
+        if not self.card.classes:
+            return [int(position) for position in test[:4]]
+        _, first = np.unique(np.asarray(self.labels[test]), return_index=True)
+        return [int(position) for position in test[first[:10]]]
 
     @abstractmethod
     def inputs(self, chosen: NDArray[np.intp]) -> Any:

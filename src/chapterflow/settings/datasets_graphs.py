@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from chapterflow.models.parts.base import PositiveInt, Strict
-from chapterflow.settings.types import RemoteFile, Seed, Sha256, SplitShare
+from chapterflow.settings.types import FolderOrArchive, Seed, Sha256, SplitShare
 
 #: The eight files of a Planetoid dataset, by the end of their name.
 PlanetoidFile = Literal["x", "y", "tx", "ty", "allx", "ally", "graph", "test.index"]
@@ -55,16 +55,10 @@ class RandomGraphs(Strict):
         return self
 
 
-class Tu(Strict):
+class Tu(FolderOrArchive):
     """Graphs in the text format of the TU collection (Morris et al. 2020), zip archive or folder.
 
-    Give `path`, or `file` with `mirror` or `upstream`.
-
     Attributes:
-        path: A folder or zip archive on this machine; like an address it is no part of the recipe.
-        mirror: Folder of the archive below `CHAPTERFLOW_MIRROR`; null for one that no mirror holds.
-        upstream: Base addresses (`https://`, `file://` or a path), tried in order.
-        file: A zip archive, `MUTAG.zip`.
         name: Name of the dataset, with which its files begin; null takes the one that is there.
         directed: Whether edges have a direction. If not, each must be listed both ways.
         validation: Share of all graphs for early stopping.
@@ -74,22 +68,12 @@ class Tu(Strict):
 
     kind: Literal["tu"]
     seed: Seed
-    path: str | None = None
-    mirror: str | None = None
-    upstream: list[str] = Field(default_factory=list)
-    file: RemoteFile | None = None
     name: str | None = None
     directed: bool = False
     validation: SplitShare = 0.1
     test: SplitShare = 0.2
     title: Annotated[str, Field(min_length=1)] = "Graphs in TU format"
     licence: str = "unknown"
-
-    @model_validator(mode="after")
-    def _one_place(self) -> Self:
-        if (self.path is None) == (self.file is None):
-            raise ValueError("give one of path and file")
-        return self
 
 
 class Karate(Strict):

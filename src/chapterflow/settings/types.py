@@ -1,8 +1,8 @@
 """Types that the settings share."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from chapterflow.models.parts.base import PositiveInt, Strict
 
@@ -27,3 +27,29 @@ class RemoteFile(Strict):
     name: str
     sha256: Sha256 | None = None
     bytes: PositiveInt | None = None
+
+
+class FolderOrArchive(Strict):
+    """A source that is a folder on this machine, or an archive of it that is fetched.
+
+    Give `path`, or `file` with `mirror` or `upstream`.
+
+    Attributes:
+        path: A folder, or an archive of it, on this machine. Like an address it is no part of the
+            dataset's recipe: after a change of its content, `chapterflow data fetch --force` builds
+            anew.
+        mirror: Folder of the archive below `CHAPTERFLOW_MIRROR`; null for one that no mirror holds.
+        upstream: Base addresses (`https://`, `file://` or a path), tried in order.
+        file: A zip archive.
+    """
+
+    path: str | None = None
+    mirror: str | None = None
+    upstream: list[str] = Field(default_factory=list)
+    file: RemoteFile | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.path is None) == (self.file is None):
+            raise ValueError("give one of path and file")
+        return self

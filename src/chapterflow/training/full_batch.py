@@ -122,7 +122,7 @@ def sparse_inputs(dataset: Dataset) -> dict[str, Any]:
 
 
 def predict_full(model: Any, dataset: Dataset) -> NDArray[np.float32]:
-    """Return the logits `(n, classes)` of all nodes, whatever their split."""
+    """Return a model's answers `(n, classes)` for all nodes, whatever their split."""
     import tensorflow as tf
 
     forward = tf.function(lambda inputs: model(inputs, training=False))

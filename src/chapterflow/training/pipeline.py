@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 import zipfile
 from collections.abc import Iterator
@@ -102,9 +103,10 @@ def load_model(path: Path) -> keras.Model:
 def predict(model: keras.Model, dataset: Dataset, split: Split) -> NDArray[Any]:
     """Return a model's answers `(n, ...)` for the examples of a split, in stored order."""
     if dataset.WHOLE:
-        chosen = dataset.indices(split)
-        answers: NDArray[Any] = np.asarray(model(dataset.inputs(chosen), training=False))
-        return answers[chosen]
+        # Found by name, so that the fingerprints of other models do not cover it.
+        whole = importlib.import_module("chapterflow.training.full_batch")
+        answers: NDArray[Any] = whole.predict_full(model, dataset)
+        return answers[dataset.indices(split)]
     batches = split_batches(dataset, split, batch_size=FORWARD_BATCH)
     # Only inputs: with weights, Keras would take the batch for (inputs, targets, weights).
     found: NDArray[Any] = model.predict(batches.map(lambda inputs, *rest: inputs), verbose=0)

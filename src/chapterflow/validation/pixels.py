@@ -10,6 +10,7 @@ from chapterflow.data.card import Dataset, DatasetCard
 from chapterflow.errors import DataError
 from chapterflow.validation.checks import check
 from chapterflow.validation.rows import example_rows, value_facts
+from chapterflow.validation.suite import copy_checks, count_checks, label_checks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,17 +72,29 @@ def _check_arrays(dataset: Dataset, name: str, axes: tuple[str, ...]) -> None:
             )
 
 
-def pixel_checks(
+def pixel_suite(
     card: DatasetCard, bounds: ImageExpectations, *, example: str = "image", value: str = "pixel"
 ) -> list[Expectation]:
-    """Return what must hold for pixels: raw, finite, in range, using the range, not blank.
+    """Return the expectations that `pixel_rows` of a dataset must meet.
 
     Args:
-        card: What the dataset says about itself.
+        card: What the dataset says about itself: counts, shape, classes, value range.
         bounds: Tolerances from `params.yaml`.
         example: What an example is called.
         value: What one of its values is called.
     """
+    return [
+        *count_checks(card),
+        *_pixel_checks(card, bounds, example, value),
+        *label_checks(card, bounds.class_divergence),
+        *copy_checks(bounds.duplicates),
+    ]
+
+
+def _pixel_checks(
+    card: DatasetCard, bounds: ImageExpectations, example: str, value: str
+) -> list[Expectation]:
+    """Return what must hold for pixels: raw, finite, in range, using the range, not blank."""
     top = card.value_max
     darkest, brightest = bounds.mean_value[0] * top, bounds.mean_value[1] * top
     shape = "x".join(map(str, card.shape))

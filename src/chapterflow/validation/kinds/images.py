@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chapterflow.data.card import Dataset, DatasetCard
-from chapterflow.validation.pixels import pixel_checks, pixel_rows
-from chapterflow.validation.suite import copy_checks, count_checks, label_checks
+from chapterflow.validation.pixels import pixel_rows, pixel_suite
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,24 +15,10 @@ if TYPE_CHECKING:
 
 
 def expectations(card: DatasetCard, bounds: ImageExpectations) -> list[Expectation]:
-    """Return the expectations that `rows` of a dataset must meet.
-
-    Args:
-        card: What the dataset says about itself: counts, shape, classes, value range.
-        bounds: Tolerances from `params.yaml`.
-    """
-    return [
-        *count_checks(card),
-        *pixel_checks(card, bounds),
-        *label_checks(card, bounds.class_divergence),
-        *copy_checks(bounds.duplicates),
-    ]
+    """Return the expectations that `rows` of a dataset must meet (see `pixel_suite`)."""
+    return pixel_suite(card, bounds)
 
 
 def rows(dataset: Dataset) -> pd.DataFrame:
-    """Describe every image of the arrays that training reads (see `pixel_rows`).
-
-    Raises:
-        DataError: If the arrays are not numbers of these shapes, or not equally long.
-    """
+    """Describe every example of the arrays that training reads (see `pixel_rows`)."""
     return pixel_rows(dataset, "images", ("height", "width", "channels"))
