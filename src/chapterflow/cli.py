@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
 import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from chapterflow.environment import Project, configure, find_project
+from chapterflow.commands import data as data_commands
+from chapterflow.commands import step as step_commands
+from chapterflow.commands.common import (
+    JsonOption,
+    ProfileOption,
+    SetOption,
+    print_json,
+    say,
+    start,
+)
+from chapterflow.environment import configure, find_project
 from chapterflow.errors import ChapterflowError, ConfigError
 
 if TYPE_CHECKING:
@@ -28,23 +36,8 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Datasets: list, fetch, verify, add, prune.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
-step_app = typer.Typer(
-    help="Single steps, as the stages of dvc.yaml call them.", no_args_is_help=True
-)
-app.add_typer(step_app, name="step", hidden=True)
-
-ProfileOption = Annotated[
-    str | None,
-    typer.Option("--profile", help="embedded or book; params.yaml says which by default."),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Change params.yaml for this call."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-
+app.add_typer(data_commands.app, name="data")
+app.add_typer(step_commands.app, name="step", hidden=True)
 
 #: What Typer makes of Ctrl-C.
 INTERRUPTED = 130
@@ -62,11 +55,11 @@ def main() -> None:
     except ChapterflowError as error:
         if debug:
             traceback.print_exc()
-        _say(str(error), "red")
+        say(str(error), "red")
         sys.exit(error.exit_code)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
-            _say("Interrupted. The next run continues from the last finished epoch.", "yellow")
+            say("Interrupted. The next run continues from the last finished epoch.", "yellow")
         raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -75,8 +68,8 @@ def main() -> None:
         if debug:
             traceback.print_exc()
             sys.exit(1)
-        _say(f"{type(error).__name__}: {error}", "red")
-        _say("This was not expected; `--debug` shows where it happened.", "red")
+        say(f"{type(error).__name__}: {error}", "red")
+        say("This was not expected; `--debug` shows where it happened.", "red")
         sys.exit(1)
 
 
@@ -85,24 +78,6 @@ def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Options before any command; `main` has read them."""
-
-
-def _say(message: str, style: str = "") -> None:
-    Console(stderr=True).print(Text(message, style=style), soft_wrap=True)
-
-
-def _start(
-    profile: str | None = None, overrides: list[str] | None = None
-) -> tuple[Project, Settings]:
-    project = find_project()
-    configure(project)
-    from chapterflow.config import load_settings
-
-    return project, load_settings(project.params, profile=profile, overrides=overrides or [])
-
-
-def _print_json(document: Any) -> None:
-    print(json.dumps(document, indent=2))
 
 
 @app.command()
@@ -126,7 +101,7 @@ def run(
 
     What a finished run has done already is reused. A killed training goes on where it was.
     """
-    project, settings = _start(profile, set_)
+    project, settings = start(profile, set_)
     names = list(dict.fromkeys(models or settings.models))
     settings.check_names(names, settings.models, "model")
     if data is not None:
@@ -138,10 +113,10 @@ def run(
             )
         if profile is None and (fit := fitting_profile(settings, names, data)) != settings.profile:
             profile = fit
-            _say(f"The profile {fit!r} is made for data like {data!r}; --profile chooses another.")
-            project, settings = _start(profile, set_)
+            say(f"The profile {fit!r} is made for data like {data!r}; --profile chooses another.")
+            project, settings = start(profile, set_)
         set_ = [*(set_ or []), *role_overrides(settings, names, data)]
-        project, settings = _start(profile, set_)
+        project, settings = start(profile, set_)
     from chapterflow.records import Outcome
     from chapterflow.report import progress as live
     from chapterflow.report.tables import print_results
@@ -168,7 +143,7 @@ def run(
     elif isinstance(results, BaseException):
         raise results
     if as_json:
-        _print_json(results)
+        print_json(results)
     else:
         print_results(console, [Outcome.model_validate(model) for model in results["models"]])
         _next_steps(console, results["models"], settings, set_ or [])
@@ -204,14 +179,14 @@ def compare(
     Each model is shown by its run with today's parameters (params.yaml and --set), or else by its
     newest run.
     """
-    project, settings = _start(profile, set_)
+    project, settings = start(profile, set_)
     from chapterflow import steps
     from chapterflow.report import progress as live
     from chapterflow.report.tables import print_differences, print_results
 
     found = steps.compare(project, settings)
     if as_json:
-        _print_json(found.model_dump(exclude={"models": {"__all__": {"exit_code"}}}))
+        print_json(found.model_dump(exclude={"models": {"__all__": {"exit_code"}}}))
         return
     console = live.console()
     if not found.models:
@@ -228,13 +203,13 @@ def ui(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 5000,
 ) -> None:
     """Open the MLflow UI over this project's runs on 127.0.0.1; Ctrl-C ends it."""
-    project, settings = _start()
+    project, settings = start()
     from chapterflow.tracking.session import Session
     from chapterflow.tracking.ui import serve_ui
 
     with Session(project, settings) as session:
         experiment = session.experiment_id
-    serve_ui(project, port, experiment, tell=_say)
+    serve_ui(project, port, experiment, tell=say)
 
 
 @app.command()
@@ -278,7 +253,7 @@ def schedule(
     """
     if cron and every:
         raise ConfigError("Give --cron or --every, not both.")
-    project, settings = _start(profile, set_)
+    project, settings = start(profile, set_)
     settings.check_names(models or [], settings.models, "model")
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"
     from pipelines.server import prefect_server
@@ -292,164 +267,8 @@ def schedule(
             every=every,
             parameters={"models": models, "profile": settings.profile, "overrides": set_},
             address=address,
-            tell=_say,
+            tell=say,
         )
-
-
-@data_app.command("list")
-def data_list(as_json: JsonOption = False) -> None:
-    """List the datasets: which role and profile they serve, and whether they are here."""
-    project, settings = _start()
-    from chapterflow.report.inventory import inventory, print_inventory
-    from chapterflow.report.progress import console
-
-    found = inventory(project, settings)
-    if as_json:
-        _print_json({"datasets": found})
-    else:
-        print_inventory(console(), found)
-
-
-@data_app.command("fetch")
-def data_fetch(
-    datasets: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[DATASET]...", help="All of the profile by default."),
-    ] = None,
-    profile: ProfileOption = None,
-    set_: SetOption = None,
-    force: Annotated[bool, typer.Option(help="Build what is here anew.")] = False,
-) -> None:
-    """Bring datasets onto this machine and version data/ with DVC.
-
-    CHAPTERFLOW_MIRROR (a path, file:// or http:// address) replaces every upstream address.
-    """
-    project, settings = _start(profile, set_)
-    names = datasets or [by_profile[settings.profile] for by_profile in settings.roles.values()]
-    settings.check_names(names, settings.datasets, "dataset")
-    from chapterflow import steps
-    from chapterflow.data.versioning import can_version, record_version
-    from chapterflow.report.progress import shown, tell_about
-
-    console = Console()
-    with shown(console, names) as progress:
-        for name in names:
-            ready = steps.prepare(project, settings, name, rebuild=force, tell=tell_about(name))
-            progress.update(name, "built" if ready.built else "here", f"digest {ready.digest[:12]}")
-    if can_version(project):
-        # Also where nothing was built: data.dvc may be missing, or be of another time.
-        console.print(f"data.dvc: version {record_version(project)}", highlight=False)
-    else:
-        _say("Not versioned: this folder is no git checkout with DVC (`git init && dvc init`).")
-
-
-@data_app.command("verify")
-def data_verify() -> None:
-    """Check every byte of the datasets that are here against their cards."""
-    project, settings = _start()
-    from chapterflow.data.build import verify_dataset
-    from chapterflow.errors import DataError
-
-    console = Console()
-    here = [name for name in settings.datasets if (project.data / name).is_dir()]
-    faults = []
-    for name in here:
-        found = verify_dataset(project.data / name)
-        faults.extend(found)
-        console.print(f"{name}: {'damaged' if found else 'ok'}", highlight=False)
-    if not here:
-        console.print("No dataset is here. `chapterflow data fetch` brings them.")
-    if faults:
-        raise DataError("\n".join([*faults, "`chapterflow data fetch --force` builds them anew."]))
-
-
-@data_app.command("add")
-def data_add(
-    name: str,
-    path: Annotated[str, typer.Argument(help="Folder or file.")],
-    kind: Annotated[str, typer.Option(help="images, idx, csv, voxels, tu or planetoid.")],
-    role: Annotated[
-        str | None, typer.Option(help="Role that it fills in the book profile from now on.")
-    ] = None,
-    validation: Annotated[float | None, typer.Option(help="Share; 0.1 by default.")] = None,
-    test: Annotated[float | None, typer.Option(help="Share; 0.2 by default.")] = None,
-    title: Annotated[str | None, typer.Option(help="Title for pages and cards.")] = None,
-    force: Annotated[bool, typer.Option(help="Replace one of this name.")] = False,
-) -> None:
-    """Add data of your own: read, checked, written to datasets.yaml; nothing where a check fails.
-
-    `chapterflow run MODEL --data NAME` learns them. Where PATH has changed since, `chapterflow data
-    fetch --force NAME` builds them anew.
-    """
-    project, settings = _start()
-    from chapterflow import adding
-    from chapterflow.data.add import Wish, build_block
-    from chapterflow.report.progress import shown, tell_about
-
-    adding.check_name(project, name, force=force)
-    place = Path(os.path.abspath(Path(path).expanduser()))
-    wish = Wish(place, settings.seed, validation, test, title, _say)
-    block = build_block(kind, wish)
-    console = Console()
-    with shown(console, [name]) as progress:
-        tell = tell_about(name)
-        added = adding.add_dataset(project, name, block, role=role, force=force, tell=tell)
-        progress.update(name, "added", f"digest {added.card.digest[:12]}")
-    counts = ", ".join(f"{count:,} {split}" for split, count in added.card.counts.items())
-    console.print(
-        Text(f"{name}: {counts}; {added.checks} checks passed. It stands in datasets.yaml."),
-        soft_wrap=True,
-    )
-    console.print(
-        Text(f"It is a copy. Where {path} has changed: `chapterflow data fetch --force {name}`."),
-        soft_wrap=True,
-    )
-    if added.models:
-        console.print(
-            Text(f"Next: `chapterflow run MODEL --data {name}`; MODEL: {', '.join(added.models)}."),
-            soft_wrap=True,
-        )
-
-
-@data_app.command("prune")
-def data_prune() -> None:
-    """Empty the cache of features that frozen backbones computed; they are computed anew."""
-    project, _ = _start()
-    from chapterflow.training.features import prune
-
-    freed = prune(project.scratch / "features")
-    Console().print(f"Freed {freed / 1e6:.1f} MB.", highlight=False)
-
-
-@step_app.command("validate")
-def step_validate(role: str, profile: ProfileOption = None) -> None:
-    """Validate the dataset of a role; write results/validation/<role>.json."""
-    project, settings = _start(profile)
-    settings.check_names([role], settings.roles, "role")
-    from chapterflow.stages import validate_stage
-
-    validate_stage(project, settings, role)
-
-
-@step_app.command("run")
-def step_run(model: str, profile: ProfileOption = None) -> None:
-    """Train, evaluate and log one model; write results/models/<model>/."""
-    project, settings = _start(profile)
-    settings.check_names([model], settings.models, "model")
-    from chapterflow.report.progress import shown
-    from chapterflow.stages import run_stage
-
-    with shown(Console(), [model]):
-        run_stage(project, settings, model)
-
-
-@step_app.command("compare")
-def step_compare(profile: ProfileOption = None) -> None:
-    """Compare the models; write results/comparison.json and .md."""
-    project, settings = _start(profile)
-    from chapterflow.stages import compare_stage
-
-    compare_stage(project, settings)
 
 
 @app.command()
@@ -463,7 +282,7 @@ def layers(
 
     They are those of the model for the dataset of the profile, and need no training.
     """
-    project, settings = _start(profile, set_)
+    project, settings = start(profile, set_)
     dataset, embedded = settings.dataset_of(model), settings.profile == "embedded"
     from dataclasses import asdict
 
@@ -484,7 +303,7 @@ def layers(
     if as_json:
         parameters, flops = totals(rows)
         document = {"model": model, "dataset": dataset, "parameters": parameters, "flops": flops}
-        _print_json(document | {"layers": [asdict(row) for row in rows]})
+        print_json(document | {"layers": [asdict(row) for row in rows]})
     else:
         print_layers(console(), rows, f"{model} for {dataset}")
 

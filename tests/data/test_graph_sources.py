@@ -21,6 +21,8 @@ from chapterflow.data.graph_arrays import content_hash, grouped_split
 from chapterflow.data.source import SourceData
 from chapterflow.data.sources import karate, planetoid, random_graphs, tu
 from chapterflow.errors import DataError
+from chapterflow.models.parts.base import InputSpec
+from chapterflow.models.parts.registry import get_model
 from chapterflow.settings.datasets_graphs import Karate, Planetoid, RandomGraphs, Tu
 
 
@@ -77,6 +79,29 @@ def test_attributes_follow_the_labels(tmp_path: Path) -> None:
     data = read_tu(write_tu(tmp_path / "SET", node_attributes=attributes))
     np.testing.assert_allclose(data.arrays["features"][:, 23], np.arange(59) / 2)
     assert data.value_max == 58
+
+
+def test_attributes_in_small_units_reach_the_model(tmp_path: Path, tensorflow: None) -> None:
+    # The first attribute is as large as thousands, the second as small as thousandths.
+    attributes = "\n".join(f"{5000 + 100 * n}, {n / 1000}" for n in range(59))
+    data = read_tu(write_tu(tmp_path / "SET", node_attributes=attributes))
+    plain = data.shape[1] - 2
+    assert data.facts["centre"][:plain] == [0] * plain
+    assert data.facts["spread"][:plain] == [1] * plain
+    spec = InputSpec(
+        data.shape,
+        len(data.classes),
+        data.value_max,
+        "graphs",
+        centre=tuple(data.facts["centre"]),
+        spread=tuple(data.facts["spread"]),
+    )
+    entry = get_model("gcn")
+    model = entry.build(entry.params(role="graphs"), spec)
+    reaching = np.asarray(model.get_layer("rescale")(data.arrays["features"][np.newaxis]))[0]
+    assert (reaching[:, -2:].std(axis=0) > 0.5).all()
+    assert (np.abs(reaching[:, -2:]) < 6).all()
+    np.testing.assert_array_equal(reaching[:, :plain], data.arrays["features"][:, :plain])
 
 
 def test_without_labels_and_attributes_each_node_has_a_one(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def build_block(kind: str, wish: Wish) -> dict[str, Any]:
             is given for data whose splits are given.
         DataError: If a file that tells about the data cannot be read.
     """
+    kind = SYNONYMS.get(kind, kind)
     if kind not in BUILDERS:
         raise ConfigError(f"Unknown kind: {kind!r}.{nearest(kind, BUILDERS)}")
     if not wish.path.exists():
@@ -166,6 +167,14 @@ BUILDERS: dict[str, Callable[[Wish], dict[str, Any]]] = {
     "voxels": _voxels,
     "tu": _tu,
     "planetoid": _planetoid,
+}
+#: What cards call the forms of data that these kinds of files become.
+SYNONYMS = {
+    "photos": "images",
+    "curves": "csv",
+    "volumes": "voxels",
+    "graphs": "tu",
+    "citations": "planetoid",
 }
 
 

@@ -79,7 +79,14 @@ class DatasetCard(Strict):
     @property
     def input_spec(self) -> InputSpec:
         """What a model for this dataset is built for."""
-        return InputSpec(tuple(self.shape), len(self.classes), self.value_max, self.kind)
+        return InputSpec(
+            tuple(self.shape),
+            len(self.classes),
+            self.value_max,
+            self.kind,
+            centre=tuple(self.facts.get("centre", ())),
+            spread=tuple(self.facts.get("spread", ())),
+        )
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,11 @@ def build(params: Params, data: InputSpec) -> keras.Model:
     features = keras.Input((None, data.shape[-1]), name="features")
     adjacency = keras.Input((None, None), name="adjacency")
     sizes = keras.Input((), dtype="int32", name="sizes")
-    x = layers.Rescaling(1 / data.value_max, name="rescale")(features)
+    scale, offset = [1 / data.value_max], [0.0]
+    if data.spread:  # measured attributes, each in a unit of its own
+        scale = [1 / spread for spread in data.spread]
+        offset = [-centre / spread for centre, spread in zip(data.centre, data.spread, strict=True)]
+    x = layers.Rescaling(scale, offset, name="rescale")(features)
     states = []
     for number in range(1, params.depth + 1):
         x = _convolution(params, f"conv{number}")([x, adjacency])

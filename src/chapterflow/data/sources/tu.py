@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chapterflow.data.archive import extract_zip
+from chapterflow.data.card import SPLITS
 from chapterflow.data.graph_arrays import check_counts, content_hash, grouped_split, offsets
 from chapterflow.data.source import Fetch, SourceData
 from chapterflow.errors import DataError
@@ -51,7 +52,7 @@ def _read(folder: Path, params: Tu) -> SourceData:
             f"Received: {indicator[0]} to {indicator[-1]}"
         )
     sizes = np.bincount(indicator - 1, minlength=len(labels))
-    features, facts = _features(start, len(indicator))
+    features, attributes, facts = _features(start, len(indicator))
     edges, edge_counts = _edges(start, indicator, offsets(sizes))
     node_offsets, edge_offsets = offsets(sizes), offsets(edge_counts)
     contents = [
@@ -61,13 +62,15 @@ def _read(folder: Path, params: Tu) -> SourceData:
         )
         for g in range(len(labels))
     ]
+    split = grouped_split(
+        labels, contents, validation=params.validation, test=params.test, seed=params.seed
+    )
+    in_train = split[indicator - 1] == SPLITS.index("train")
     return SourceData(
         kind="graphs",
         arrays={
             "labels": labels,
-            "split": grouped_split(
-                labels, contents, validation=params.validation, test=params.test, seed=params.seed
-            ),
+            "split": split,
             "features": features,
             "edges": edges,
             "node_offsets": node_offsets,
@@ -79,7 +82,9 @@ def _read(folder: Path, params: Tu) -> SourceData:
         title=params.title,
         source=f"TU collection (Morris et al. 2020): {name}",
         licence=params.licence,
-        facts=facts | {"directed": params.directed, "nodes": len(indicator), "edges": len(edges)},
+        facts=facts
+        | {"directed": params.directed, "nodes": len(indicator), "edges": len(edges)}
+        | _scales(features[in_train], attributes),
     )
 
 
@@ -145,9 +150,28 @@ def _classes(values: NDArray[np.int64], file: str) -> tuple[NDArray[np.uint8], l
     return labels.astype(np.uint8), [str(name) for name in names]
 
 
-def _features(start: Path, nodes: int) -> tuple[NDArray[np.float32], dict[str, str]]:
-    """Return features `(nodes, f)` and what they are."""
-    parts, said = [], []
+def _scales(features: NDArray[np.float32], attributes: int) -> dict[str, list[float]]:
+    """Return mean and standard deviation of the features; 0 and 1 but for the last `attributes`.
+
+    Attributes are measured in units of their own: divided by one largest value, those in small
+    units would vanish. One-hot labels have the same unit all.
+    """
+    if not attributes:
+        return {}
+    measured = features[:, -attributes:].astype(np.float64)
+    # What is not finite is for validation to find.
+    measured = np.ma.masked_invalid(measured)
+    plain = features.shape[1] - attributes
+    spread = measured.std(axis=0).filled(1.0)
+    return {
+        "centre": [0.0] * plain + measured.mean(axis=0).filled(0.0).tolist(),
+        "spread": [1.0] * plain + np.where(spread > 0, spread, 1.0).tolist(),
+    }
+
+
+def _features(start: Path, nodes: int) -> tuple[NDArray[np.float32], int, dict[str, str]]:
+    """Return features `(nodes, f)`, how many of the last are attributes, and what they are."""
+    parts, said, measured = [], [], 0
     if _file(start, "node_labels").is_file():
         labels = _integers(start, "node_labels")
         check_counts(_file(start, "node_labels").name, len(labels), nodes, "node")
@@ -159,10 +183,11 @@ def _features(start: Path, nodes: int) -> tuple[NDArray[np.float32], dict[str, s
         attributes = _numbers(start, "node_attributes")
         check_counts(_file(start, "node_attributes").name, len(attributes), nodes, "node")
         parts.append(attributes.astype(np.float32))
-        said.append(f"node attributes ({attributes.shape[1]})")
+        measured = attributes.shape[1]
+        said.append(f"node attributes ({measured})")
     if not parts:
-        return np.ones((nodes, 1), np.float32), {"features": "none: a 1 for each node"}
-    return np.concatenate(parts, axis=1), {"features": ", then ".join(said)}
+        return np.ones((nodes, 1), np.float32), 0, {"features": "none: a 1 for each node"}
+    return np.concatenate(parts, axis=1), measured, {"features": ", then ".join(said)}
 
 
 def _edges(

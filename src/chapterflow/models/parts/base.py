@@ -95,12 +95,16 @@ class InputSpec:
         classes: Number of classes; 0 where the target is not a class.
         value_max: Largest raw value (255 for 8-bit pixels); the model rescales by it.
         kind: Canonical form of the data.
+        centre: Mean of each feature in the training data, where features have scales of their own.
+        spread: Standard deviation of each, as long as `centre`.
     """
 
     shape: tuple[int | None, ...]
     classes: int
     value_max: float
     kind: Kind = "images"
+    centre: tuple[float, ...] = ()
+    spread: tuple[float, ...] = ()
 
 
 P = TypeVar("P", bound=ModelParams)

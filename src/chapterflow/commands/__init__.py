@@ -1,0 +1,1 @@
+"""The commands, in groups; `chapterflow.cli` puts them together."""

@@ -1,0 +1,147 @@
+"""`chapterflow data`: datasets that are here, fetched, verified, added."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from chapterflow.commands.common import (
+    JsonOption,
+    ProfileOption,
+    SetOption,
+    print_json,
+    say,
+    start,
+)
+
+app = typer.Typer(help="Datasets: list, fetch, verify, add, prune.", no_args_is_help=True)
+
+
+@app.command("list")
+def data_list(as_json: JsonOption = False) -> None:
+    """List the datasets: which role and profile they serve, and whether they are here."""
+    project, settings = start()
+    from chapterflow.report.inventory import inventory, print_inventory
+    from chapterflow.report.progress import console
+
+    found = inventory(project, settings)
+    if as_json:
+        print_json({"datasets": found})
+    else:
+        print_inventory(console(), found)
+
+
+@app.command("fetch")
+def data_fetch(
+    datasets: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[DATASET]...", help="All of the profile by default."),
+    ] = None,
+    profile: ProfileOption = None,
+    set_: SetOption = None,
+    force: Annotated[bool, typer.Option(help="Build what is here anew.")] = False,
+) -> None:
+    """Bring datasets onto this machine and version data/ with DVC.
+
+    CHAPTERFLOW_MIRROR (a path, file:// or http:// address) replaces every upstream address.
+    """
+    project, settings = start(profile, set_)
+    names = datasets or [by_profile[settings.profile] for by_profile in settings.roles.values()]
+    settings.check_names(names, settings.datasets, "dataset")
+    from chapterflow import steps
+    from chapterflow.data.versioning import can_version, record_version
+    from chapterflow.report.progress import shown, tell_about
+
+    console = Console()
+    with shown(console, names) as progress:
+        for name in names:
+            ready = steps.prepare(project, settings, name, rebuild=force, tell=tell_about(name))
+            progress.update(name, "built" if ready.built else "here", f"digest {ready.digest[:12]}")
+    if can_version(project):
+        # Also where nothing was built: data.dvc may be missing, or be of another time.
+        console.print(f"data.dvc: version {record_version(project)}", highlight=False)
+    else:
+        say("Not versioned: this folder is no git checkout with DVC (`git init && dvc init`).")
+
+
+@app.command("verify")
+def data_verify() -> None:
+    """Check every byte of the datasets that are here against their cards."""
+    project, settings = start()
+    from chapterflow.data.build import verify_dataset
+    from chapterflow.errors import DataError
+
+    console = Console()
+    here = [name for name in settings.datasets if (project.data / name).is_dir()]
+    faults = []
+    for name in here:
+        found = verify_dataset(project.data / name)
+        faults.extend(found)
+        console.print(f"{name}: {'damaged' if found else 'ok'}", highlight=False)
+    if not here:
+        console.print("No dataset is here. `chapterflow data fetch` brings them.")
+    if faults:
+        raise DataError("\n".join([*faults, "`chapterflow data fetch --force` builds them anew."]))
+
+
+@app.command("add")
+def data_add(
+    name: str,
+    path: Annotated[str, typer.Argument(help="Folder or file.")],
+    kind: Annotated[str, typer.Option(help="images, idx, csv, voxels, tu or planetoid.")],
+    role: Annotated[
+        str | None, typer.Option(help="Role that it fills in the book profile from now on.")
+    ] = None,
+    validation: Annotated[float | None, typer.Option(help="Share; 0.1 by default.")] = None,
+    test: Annotated[float | None, typer.Option(help="Share; 0.2 by default.")] = None,
+    title: Annotated[str | None, typer.Option(help="Title for pages and cards.")] = None,
+    force: Annotated[bool, typer.Option(help="Replace one of this name.")] = False,
+) -> None:
+    """Add data of your own: read, checked, written to datasets.yaml; nothing where a check fails.
+
+    `chapterflow run MODEL --data NAME` learns them. Where PATH has changed since, `chapterflow data
+    fetch --force NAME` builds them anew.
+    """
+    project, settings = start()
+    from chapterflow import adding
+    from chapterflow.data.add import Wish, build_block
+    from chapterflow.report.progress import shown, tell_about
+
+    adding.check_name(project, name, force=force)
+    place = Path(os.path.abspath(Path(path).expanduser()))
+    wish = Wish(place, settings.seed, validation, test, title, say)
+    block = build_block(kind, wish)
+    console = Console()
+    with shown(console, [name]) as progress:
+        tell = tell_about(name)
+        added = adding.add_dataset(project, name, block, role=role, force=force, tell=tell)
+        progress.update(name, "added", f"digest {added.card.digest[:12]}")
+    counts = ", ".join(f"{count:,} {split}" for split, count in added.card.counts.items())
+    console.print(
+        Text(f"{name}: {counts}; {added.checks} checks passed. It stands in datasets.yaml."),
+        soft_wrap=True,
+    )
+    console.print(
+        Text(f"It is a copy. Where {path} has changed: `chapterflow data fetch --force {name}`."),
+        soft_wrap=True,
+    )
+    if added.models:
+        console.print(
+            Text(f"Next: `chapterflow run MODEL --data {name}`; MODEL: {', '.join(added.models)}."),
+            soft_wrap=True,
+        )
+
+
+@app.command("prune")
+def data_prune() -> None:
+    """Empty the cache of features that frozen backbones computed; they are computed anew."""
+    project, _ = start()
+    from chapterflow.training.features import prune
+
+    freed = prune(project.scratch / "features")
+    Console().print(f"Freed {freed / 1e6:.1f} MB.", highlight=False)
