@@ -106,7 +106,7 @@ def test_attributes_in_small_units_reach_the_model(tmp_path: Path, tensorflow: N
 
 def test_without_labels_and_attributes_each_node_has_a_one(tmp_path: Path) -> None:
     folder = write_tu(tmp_path / "SET", node_labels=None)
-    features, facts = tu._features(folder / "SET", 59)
+    features, _, facts = tu._features(folder / "SET", 59)
     assert features.tolist() == [[1.0]] * 59
     assert facts["features"].startswith("none")
 
