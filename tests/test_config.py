@@ -105,6 +105,26 @@ def test_an_override_wins_over_the_profile_block() -> None:
     assert settings.params("cnn").epochs == 7
 
 
+def test_a_group_of_parameters_that_the_file_leaves_out_can_be_set() -> None:
+    settings = load_settings(
+        PARAMS,
+        profile="book",
+        overrides=[
+            "models.transfer.augment.passes=2",
+            "models.transfer.augment.zoom=0.1",
+            "models.gcn.beside.gin.train=false",
+        ],
+    )
+    augment = settings.params("transfer").augment  # type: ignore[attr-defined]
+    assert (augment.passes, augment.zoom) == (2, 0.1)
+    gin = settings.params("gcn").beside["gin"]  # only the block of the book profile has it
+    assert (gin.train, gin.change) == (False, {"convolution": "gin"})
+    with pytest.raises(ConfigError, match=r"models\.transfer\.augment\.pases"):
+        load_settings(PARAMS, overrides=["models.transfer.augment.pases=2"])
+    with pytest.raises(ConfigError, match=r"models\.cnn\.augment"):
+        load_settings(PARAMS, overrides=["models.cnn.augment.passes=2"])
+
+
 @pytest.mark.parametrize("override", ["seed", "=3", "models..cnn=1", "seed.x=1", "modles.cnn.a=1"])
 def test_an_override_that_leads_nowhere(override: str) -> None:
     with pytest.raises(ConfigError, match="--set"):
