@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 #: Layers that an untrained network is told by, beside convolutions: they follow one at once.
 NORMALISATION = "BatchNormalization"
+#: The layer that holds a whole SavedModel.
+SAVED = "HubLayer"
+#: Weights of this project's layers that begin at 0.
+ZEROS = {"GraphConvolution": ("bias",), "GINConvolution": ("eps",)}
 
 
 class Untrained(ChapterflowError):
@@ -28,10 +32,10 @@ def check_trained(model: keras.Model) -> None:
     shows. A layer without such weights is judged by the layers that read it, if they were trained
     with it or frozen with it.
 
-    All 2D convolutions must be trained, because they are what is looked into; where there are none,
-    all layers. So a pretrained backbone passes before its head is trained, and a head trained on a
-    random backbone does not. What it cannot see: whether a training was long enough, and random
-    convolutions that are frozen before a batch normalisation that is not.
+    All convolutions must be trained, because they are what is looked into; where there are none,
+    all layers but a SavedModel, which is trained before it is one. So a pretrained backbone passes
+    before its head is trained, and a head trained on a random backbone does not. What it cannot
+    see: whether a training was long enough, and random convolutions that are frozen before a batch normalisation that is not.
 
     Args:
         model: A functional model, or one loaded from a file.
@@ -39,7 +43,7 @@ def check_trained(model: keras.Model) -> None:
     Raises:
         Untrained: If a layer is untouched; it names the layers.
     """
-    weighted = [layer for layer in model.layers if layer.weights]
+    weighted = [one for one in model.layers if one.weights and type(one).__name__ != SAVED]
     looked_into = [layer for layer in weighted if is_convolution(layer)] or weighted
     untouched = [layer.name for layer in looked_into if not _trained(layer)]
     if untouched:
@@ -52,13 +56,14 @@ def check_trained(model: keras.Model) -> None:
 
 
 def is_convolution(layer: Any) -> bool:
-    """Return whether a layer is a 2D convolution, of any sort."""
+    """Return whether a layer is a convolution over one, two or three axes, of any sort."""
     import keras
 
     sorts = (
-        keras.layers.Conv2D,
-        keras.layers.Conv2DTranspose,
-        keras.layers.DepthwiseConv2D,
+        *(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D),
+        *(keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose),
+        *(keras.layers.Conv3DTranspose, keras.layers.DepthwiseConv1D),
+        *(keras.layers.DepthwiseConv2D, keras.layers.SeparableConv1D),
         keras.layers.SeparableConv2D,
     )
     return isinstance(layer, sorts)
@@ -100,6 +105,10 @@ def _moved(layer: Any) -> bool | None:
         first = getattr(layer, f"{weight.name}_initializer", None)
         if isinstance(first, constants):
             if not np.array_equal(np.asarray(weight), np.asarray(first(weight.shape))):
+                return True
+            found = False
+        elif weight.name in ZEROS.get(type(layer).__name__, ()):
+            if np.any(np.asarray(weight)):
                 return True
             found = False
     return found

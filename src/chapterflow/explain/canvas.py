@@ -1,0 +1,143 @@
+"""A picture measured in pixels from its upper left: tiles in one array, text and curves over it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+DPI = 100
+GREY, RED = "#5f5f5f", "#b3261e"
+
+
+class Canvas:
+    """Tiles, text and curves of one picture.
+
+    All tiles are copied into one array that is drawn once: an axes, or an image of matplotlib, for
+    each tile takes ten times as long.
+
+    Args:
+        width: Pixels.
+        height: Pixels.
+    """
+
+    def __init__(self, width: int, height: int) -> None:
+        self.pixels = np.full((height, width, 3), 255, np.uint8)
+        self._texts: list[tuple[float, float, str, dict[str, Any]]] = []
+        self._curves: list[tuple[NDArray[Any], str]] = []
+        self._lines: list[tuple[list[float], list[float], dict[str, Any]]] = []
+        self._edges: list[NDArray[Any]] = []
+        self._nodes: list[tuple[NDArray[Any], NDArray[Any], float]] = []
+        self._rings: list[tuple[NDArray[Any], float]] = []
+
+    def tile(
+        self, left: int, top: int, width: int, height: int, colours: NDArray[np.uint8]
+    ) -> None:
+        """Copy an image `(h, w, 3)` into a box, as large as fits, its pixels square, centred."""
+        h, w = colours.shape[:2]
+        scale = min(height / h, width / w)
+        size = max(1, round(w * scale)), max(1, round(h * scale))
+        left += (width - size[0]) // 2
+        top += (height - size[1]) // 2
+        self._copy(left, top, size, colours)
+
+    def stretched(
+        self, left: int, top: int, width: int, height: int, colours: NDArray[np.uint8]
+    ) -> None:
+        """Copy an image `(h, w, 3)` so that it fills a box."""
+        self._copy(left, top, (width, height), colours)
+
+    def _copy(self, left: int, top: int, size: tuple[int, int], colours: NDArray[Any]) -> None:
+        from PIL import Image
+
+        enlarged = colours.shape[0] <= size[1]
+        way = Image.Resampling.NEAREST if enlarged else Image.Resampling.BOX
+        image = Image.fromarray(np.ascontiguousarray(colours)).resize(size, way)
+        self.pixels[top : top + size[1], left : left + size[0]] = np.asarray(image)
+
+    def frame(self, left: int, top: int, width: int, height: int, colour: tuple[int, ...]) -> None:
+        """Draw the frame of a box, one pixel wide, around it."""
+        self.pixels[top - 1, left - 1 : left + width + 1] = colour
+        self.pixels[top + height, left - 1 : left + width + 1] = colour
+        self.pixels[top - 1 : top + height + 1, left - 1] = colour
+        self.pixels[top - 1 : top + height + 1, left + width] = colour
+
+    def curve(
+        self,
+        left: int,
+        top: int,
+        width: int,
+        height: int,
+        values: NDArray[Any],
+        limits: tuple[float, float],
+        colour: str = "#1f3b73",
+    ) -> None:
+        """Draw values `(length,)` as a curve in a box that spans `limits` from bottom to top."""
+        low, high = limits
+        x = left + (np.arange(len(values)) + 0.5) * width / len(values)
+        share = (values - low) / (high - low) if high > low else np.full(len(values), 0.5)
+        self._curves.append((np.stack([x, top + height - 1 - share * (height - 2)], 1), colour))
+
+    def line(self, x1: float, y1: float, x2: float, y2: float, **options: Any) -> None:
+        """Draw a straight line."""
+        options = {"color": "#303030", "linewidth": 0.9, **options}
+        self._lines.append(([x1, x2], [y1, y2], options))
+
+    def graph(
+        self, places: NDArray[Any], edges: NDArray[np.intp], colours: NDArray[Any], size: float
+    ) -> None:
+        """Draw nodes at `places` `(n, 2)` in their colours `(n, 3 or 4)`, and edges `(e, 2)`."""
+        self._edges.append(places[edges])
+        self._nodes.append((places, colours, size))
+
+    def ring(self, place: NDArray[Any], size: float) -> None:
+        """Draw a black ring around a node."""
+        self._rings.append((place, size))
+
+    def text(self, x: float, y: float, text: str, *, size: float = 9, **options: Any) -> None:
+        """Write text; its upper left is at the point unless matplotlib's `ha` and `va` say else."""
+        options = {"va": "top", "ha": "left", "fontsize": size, **options}
+        self._texts.append((x, y, text, options))
+
+    def save(self, path: Path) -> None:
+        """Write the PNG."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.collections import LineCollection
+        from matplotlib.figure import Figure
+        from PIL import Image
+
+        height, width = self.pixels.shape[:2]
+        figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="none")
+        plane = figure.add_axes((0, 0, 1, 1))
+        plane.set_axis_off()
+        if self._curves:
+            lines, colours = zip(*self._curves, strict=True)
+            plane.add_collection(LineCollection(list(lines), colors=colours, linewidths=0.9))
+        for xs, ys, options in self._lines:
+            plane.plot(xs, ys, **options)
+        for ends in self._edges:
+            plane.add_collection(LineCollection(list(ends), colors="#c4c4c4", linewidths=0.5))
+        for places, shades, size in self._nodes:
+            x, y = places[:, 0], places[:, 1]
+            plane.scatter(x, y, c=shades, s=size, edgecolors="#707070", lw=0.4, zorder=3)
+        for (x, y), size in self._rings:
+            plane.scatter([x], [y], s=size, facecolors="none", edgecolors="black", lw=1.6, zorder=4)
+        for x, y, text, options in self._texts:
+            plane.text(x, y, text, **options)
+        plane.set(xlim=(0, width), ylim=(height, 0))
+        # Only the text and the lines are matplotlib's: it would resample the tiles, and take longer
+        # for that than for all the rest.
+        agg = FigureCanvasAgg(figure)
+        agg.draw()
+        drawn = np.asarray(agg.buffer_rgba())
+        inked = drawn[..., 3] > 0
+        share = drawn[inked][:, 3:] / 255.0
+        sheet = self.pixels.copy()
+        sheet[inked] = np.round(sheet[inked] * (1 - share) + drawn[inked][:, :3] * share)
+        image = Image.fromarray(sheet)
+        if self._curves:
+            # Curves have few colours and many pale edges, which compress badly as they are.
+            image = image.quantize(64, method=Image.Quantize.FASTOCTREE)
+        image.save(path, compress_level=6)
