@@ -114,6 +114,12 @@ def evaluate(settings: Settings, trained: Trained) -> Trained:
     return steps.evaluate(find_project(), settings, trained, tell=_tell(trained.model))
 
 
+@task(task_run_name="explain {trained.model}", cache_policy=NO_CACHE)
+def explain(settings: Settings, trained: Trained) -> Trained:
+    """Draw what a model looks at."""
+    return steps.explain(find_project(), settings, trained, tell=_tell(trained.model))
+
+
 @task(
     task_run_name="log {trained.model}",
     cache_policy=NO_CACHE,
@@ -234,6 +240,8 @@ def _run_model(
         state: Any = train(quoted, name, verdicts, flow_run_id, force, return_state=True)
         if state.is_completed():
             state = evaluate(quoted, state, return_state=True)
+        if state.is_completed():
+            state = explain(quoted, state, return_state=True)
         if state.is_completed():
             state = log(quoted, state, verdicts[0], return_state=True)
     if not state.is_completed():

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from chapterflow.commands import data as data_commands
+from chapterflow.commands import explain as explain_command
 from chapterflow.commands import step as step_commands
 from chapterflow.commands.common import (
     JsonOption,
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.add_typer(data_commands.app, name="data")
 app.add_typer(step_commands.app, name="step", hidden=True)
+app.command()(explain_command.explain)
 
 #: What Typer makes of Ctrl-C.
 INTERRUPTED = 130

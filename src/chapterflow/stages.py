@@ -14,6 +14,7 @@ from chapterflow import steps
 from chapterflow.data.card import read_card
 from chapterflow.environment import Project
 from chapterflow.errors import StoreError
+from chapterflow.explain.storage import read_explanation
 from chapterflow.report.progress import tell_about
 from chapterflow.report.tables import differences_markdown, results_markdown
 from chapterflow.settings import Settings
@@ -44,6 +45,7 @@ def run_stage(project: Project, settings: Settings, model: str) -> None:
     with steps.claim(project, settings, model, tell=tell):
         trained = steps.train(project, settings, model, verdicts, tell=tell)
         trained = steps.evaluate(project, settings, trained, tell=tell)
+        trained = steps.explain(project, settings, trained, tell=tell)
         outcome = steps.log(project, settings, trained, verdicts[0], tell=tell)
     tell(outcome.status, f"run {outcome.run_id}")
 
@@ -52,7 +54,8 @@ def run_stage(project: Project, settings: Settings, model: str) -> None:
     with Session(project, settings) as session:
         artifacts = Path(session.client.download_artifacts(trained.run_id, ""))
     evaluation = json.loads((artifacts / runs.EVALUATION).read_text(encoding="utf-8"))
-    for name, value in sorted(evaluation["metrics"].items()):
+    explanation = read_explanation(artifacts / runs.EXPLAIN)["metrics"]
+    for name, value in sorted((evaluation["metrics"] | explanation).items()):
         group, _, key = name.partition("/")
         metrics.setdefault(group, {})[key] = value
     _write(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")

@@ -1,7 +1,7 @@
 """The steps, in the order in which they run. Read this file first.
 
-prepare -> validate -> train -> evaluate -> log, and compare over all. Plain functions: Prefect
-(`pipelines/`), `dvc repro` and tests call the same ones.
+prepare -> validate -> train -> evaluate -> explain -> log, and compare over all. Plain functions:
+Prefect (`pipelines/`), `dvc repro` and tests call the same ones.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -304,6 +305,50 @@ def evaluate(
             beside |= cross_validated(entry, params, dataset, seed=settings.seed)
         evaluation = evaluation.model_copy(update={"metrics": evaluation.metrics | beside})
         (work / runs.EVALUATION).write_text(evaluation.model_dump_json(indent=2), encoding="utf-8")
+    return trained
+
+
+def explain(
+    project: Project, settings: Settings, trained: Trained, *, tell: Tell = silent
+) -> Trained:
+    """Draw what a model trained now looks at, and judge whether to believe it.
+
+    Writes pictures and `explain.json` into `explain/` of the training's work folder; where the
+    network has learnt nothing, the reason alone.
+    """
+    if trained.status == "reused":
+        return trained
+    load_tensorflow()
+    import numpy as np
+
+    from chapterflow.explain.explain import explain as explain_model
+    from chapterflow.explain.storage import write_explanation, write_refusal
+    from chapterflow.explain.trained import Untrained
+    from chapterflow.training.pipeline import load_model, sized_for
+
+    started = time.monotonic()
+    work = Path(trained.work)
+    entry, params = get_model(trained.model), settings.params(trained.model)
+    with Session(project, settings) as session, session.ending_on_error(trained.run_id):
+        dataset = sized_for(entry, params, open_dataset(project.data / trained.dataset))
+        with np.load(work / runs.PREDICTIONS, allow_pickle=False) as predictions:
+            probabilities = predictions.get("probability")
+        try:
+            found = explain_model(
+                load_model(work / "model.keras"),
+                dataset,
+                work / runs.EXPLAIN,
+                seed=settings.seed,
+                title=f"{trained.model} on {trained.dataset}",
+                probabilities=probabilities,
+                tell=lambda detail: tell("explain", detail),
+            )
+        except Untrained as refusal:
+            # The run is as good as its metrics; only pictures would mislead.
+            write_refusal(work / runs.EXPLAIN, str(refusal))
+        else:
+            metrics = found.metrics | {"explain/seconds": time.monotonic() - started}
+            write_explanation(found.model_copy(update={"metrics": metrics}), work / runs.EXPLAIN)
     return trained
 
 

@@ -188,7 +188,7 @@ def test_the_flow_and_dvc_yaml_have_the_same_edges(tmp_path: Path) -> None:
 
     def stage(task: str) -> str:
         what, _, subject = task.partition(" ")
-        if what in {"train", "evaluate", "log"}:
+        if what in {"train", "evaluate", "explain", "log"}:
             return f"run@{subject}"
         return {"prepare": "data.dvc", "validate": f"validate@{subject}"}.get(what, what)
 

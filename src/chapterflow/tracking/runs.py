@@ -31,6 +31,8 @@ PARENT = "mlflow.parentRunId"
 
 #: Without these a finished run cannot be reused or compared.
 EVALUATION, PREDICTIONS = "evaluation.json", "predictions.npz"
+#: Folder of the explanation, in a training's work folder and among the run's artifacts.
+EXPLAIN = "explain"
 
 
 def git_tags(project: Project) -> dict[str, str]:
@@ -173,7 +175,7 @@ def _is_whole(client: MlflowClient, run: Run) -> bool:
         files = client.list_logged_model_artifacts(model_id)
     except (MlflowException, OSError, KeyError):
         return False
-    return {EVALUATION, PREDICTIONS} <= artifacts and len(files) > 0
+    return {EVALUATION, PREDICTIONS, EXPLAIN} <= artifacts and len(files) > 0
 
 
 def finished_model_runs(client: MlflowClient, experiment_id: str, profile: str) -> list[Run]:

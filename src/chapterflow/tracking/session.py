@@ -149,8 +149,7 @@ class Session:
         from chapterflow.evaluation import figures
         from chapterflow.evaluation.evaluate import Evaluation
         from chapterflow.evaluation.metrics import check_metrics
-        from chapterflow.explain.example import draw_example
-        from chapterflow.explain.trained import Untrained
+        from chapterflow.explain.storage import read_explanation
         from chapterflow.tracking.keras_model import log_keras_model, register
         from chapterflow.training.fit import Training
         from chapterflow.training.pipeline import load_model, sized_for
@@ -186,13 +185,6 @@ class Session:
                     f"{title}: the first test curves",
                     work / "curves.png",
                 )
-        try:
-            inside = work / "feature_maps.png"
-            if draw_example(trained, dataset, f"{title}: feature maps", inside):
-                pictures.append(inside.stem)
-        except Untrained as refusal:
-            # The run is as good as its metrics; only this picture would mislead.
-            runs.set_tags(self.client, run_id, {"chapterflow.feature_maps": str(refusal)})
         for name in (
             runs.EVALUATION,
             runs.PREDICTIONS,
@@ -205,11 +197,20 @@ class Session:
             # Once more as images with a step, which the UI lays side by side for several runs.
             with PIL.Image.open(work / f"{name}.png") as image:
                 self.client.log_image(run_id, image, key=name, step=len(training.history))
+        explanation = read_explanation(work / runs.EXPLAIN)
+        self.client.log_artifacts(run_id, str(work / runs.EXPLAIN), runs.EXPLAIN)
+        for picture in explanation["pictures"]:
+            # The step of a feature map is its layer.
+            with PIL.Image.open(work / runs.EXPLAIN / picture["file"]) as image:
+                self.client.log_image(run_id, image, key=picture["key"], step=picture["step"])
+        if refused := explanation.get("refused"):
+            runs.set_tags(self.client, run_id, {"chapterflow.explain": refused})
         self.client.log_dict(run_id, card.model_dump(), "dataset.json")
         self.client.log_dict(run_id, verdict.model_dump(), "validation/verdict.json")
-        check_metrics(evaluation.metrics)
+        metrics = evaluation.metrics | explanation["metrics"]
+        check_metrics(metrics)
         # At step 0 the UI draws bars, one for each run, instead of single points over epochs.
-        runs.log_metrics(self.client, run_id, evaluation.metrics, 0)
+        runs.log_metrics(self.client, run_id, metrics, 0)
 
         logged = log_keras_model(
             trained,
