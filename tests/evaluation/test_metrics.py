@@ -199,6 +199,7 @@ def test_wilson_interval_by_its_formula(counts: tuple[int, int]) -> None:
         ({"test/log_loss": -0.1}, "cannot be negative"),
         ({"cost/flops": -1.0}, "cost/flops cannot be negative. Received: -1.0"),
         ({"train/seconds": -0.5}, "negative"),
+        ({"explain/grad-cam/stability": -1.1}, "between -1 and 1. Received: -1.1"),
         ({"test/brier": 2.01}, "test/brier is at most 2. Received: 2.01"),
         ({"test/examples": 10, "test/correct": 11}, "11 of 10"),
         ({"test/examples": 10, "test/correct": 9, "test/accuracy": 0.91}, "0.91 with 9 of 10"),
@@ -218,6 +219,7 @@ def test_what_cannot_be_true_is_refused(metrics: dict[str, float], says: str) ->
         {"test/log_loss": 30.0, "cost/flops": 1e12, "train/epochs": 0.0},
         {"test/examples": 3, "test/correct": 1, "test/accuracy": 1 / 3},
         {"test/examples": 3, "test/correct": 3},
+        {"explain/grad-cam/randomisation_similarity": -0.4},
     ],
 )
 def test_what_can_be_true_is_accepted(metrics: dict[str, float]) -> None:

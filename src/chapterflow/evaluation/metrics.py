@@ -24,6 +24,8 @@ SHARES = (
     "worst_class_recall",
     "majority_accuracy",
 )
+#: Metrics between -1 and 1, by the last part of their name.
+CORRELATIONS = frozenset({"randomisation_similarity", "stability"})
 
 
 def accuracy_interval(correct: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -153,15 +155,20 @@ def check_metrics(metrics: Mapping[str, float]) -> None:
     """Refuse metrics that cannot be true; everything passes here before it is logged.
 
     Raises:
-        ImplausibleMetric: If a value is not finite, a share lies outside [0, 1], a count or cost is
-            negative, or counts do not add up.
+        ImplausibleMetric: If a value is not finite, a share lies outside [0, 1], a correlation
+            outside [-1, 1], a count or cost is negative, or counts do not add up.
     """
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise ImplausibleMetric(f"{name} must be finite. Received: {value}")
         if name.rpartition("/")[2] in SHARES and not 0 <= value <= 1:
             raise ImplausibleMetric(f"{name} is a share between 0 and 1. Received: {value}")
-        if value < 0:
+        if name.rpartition("/")[2] in CORRELATIONS:
+            if not -1 <= value <= 1:
+                raise ImplausibleMetric(
+                    f"{name} is a correlation between -1 and 1. Received: {value}"
+                )
+        elif value < 0:
             raise ImplausibleMetric(f"{name} cannot be negative. Received: {value}")
     if metrics.get("test/brier", 0) > 2:
         raise ImplausibleMetric(f"test/brier is at most 2. Received: {metrics['test/brier']}")
