@@ -216,7 +216,7 @@ def train(
 
         def on_epoch(record: EpochRecord) -> None:
             logger(record)
-            tell("train", f"epoch {record.epoch}/{params.epochs}, validation {record.told}")
+            tell("train", f"epoch {record.epoch}/{params.all_epochs()}, validation {record.told}")
 
         with session.ending_on_error(run_id):
             tell("train", "starting TensorFlow")

@@ -75,6 +75,10 @@ class ModelParams(Strict):
         """Return paths of files or folders whose content decides what is learnt."""
         return ()
 
+    def all_epochs(self) -> int:
+        """Return the upper bound on epochs over all parts of the training."""
+        return self.epochs
+
     def variant(self, name: str) -> Self:
         """Return the parameters of a variant in `beside`; it has no variants of its own.
 

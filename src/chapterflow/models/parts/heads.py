@@ -62,6 +62,10 @@ class HeadParams(ModelParams):
     fine_tune_learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
     augment: Augment = Augment()
 
+    def all_epochs(self) -> int:
+        """Return the epochs of the head, and those of fine-tuning where there is some."""
+        return self.epochs + (self.fine_tune_epochs if self.fine_tune else 0)
+
 
 def pooled(pooling: str, maps: Any) -> Any:
     """Return one vector for the maps `(batch, h, w, c)` of each image."""
