@@ -123,10 +123,20 @@ def register(
     *,
     tags: Mapping[str, str] | None = None,
     description: str | None = None,
+    about: str | None = None,
+    about_tags: Mapping[str, str] | None = None,
 ) -> str:
     """Make a logged model the next version of a registered model, and return the version.
 
     The registered model is created if it is missing; several processes may do so at once.
+
+    Args:
+        model_uri: The logged model.
+        name: Name of the registered model.
+        tags: Tags of the version.
+        description: Description of the version.
+        about: Description of the registered model, set when it is created.
+        about_tags: Tags of the registered model, set then too.
 
     Raises:
         StoreError: If the version does not become ready.
@@ -137,7 +147,7 @@ def register(
 
     client = MlflowClient()
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(name, tags=dict(about_tags or {}), description=about)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

@@ -237,6 +237,13 @@ class Session:
                 if card.classes
                 else "the smoothed curves out."
             ),
+            about=f"**{model}**: {entry.summary}. Book chapter 5, “{entry.section}”. Each version "
+            "is one training: its tags say on which data and how well it did there, its run has "
+            "the curves, pictures and figures.",
+            about_tags={
+                "chapterflow.role": self._settings.params(model).role,
+                "chapterflow.book_section": entry.section,
+            },
         )
         runs.set_tags(self.client, run_id, {runs.MODEL_VERSION: version})
         runs.close_run(self.client, run_id, "FINISHED")
