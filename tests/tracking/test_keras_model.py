@@ -160,13 +160,22 @@ def test_registered_versions_count_up_and_say_where_they_come_from(
     from chapterflow.tracking.keras_model import register
 
     info = log(model, run_id)
-    first = register(info.model_uri, "dnn", tags={"a": "b"}, description="what it is")
+    first = register(
+        info.model_uri,
+        "dnn",
+        tags={"a": "b"},
+        description="what it is",
+        about="a model",
+        about_tags={"chapterflow.role": "digits"},
+    )
     second = register(info.model_uri, "dnn")
     assert (first, second) == ("1", "2")
     client = mlflow.MlflowClient(store.tracking_uri(opened))
     found = client.get_model_version("dnn", first)
     assert (found.run_id, found.source) == (run_id, info.model_uri)
     assert (found.tags, found.description, found.status) == ({"a": "b"}, "what it is", "READY")
+    registered = client.get_registered_model("dnn")
+    assert (registered.description, registered.tags) == ("a model", {"chapterflow.role": "digits"})
 
 
 def test_model_of_a_moved_and_of_a_copied_project_is_found(
