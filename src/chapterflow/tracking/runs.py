@@ -32,6 +32,9 @@ PARENT = "mlflow.parentRunId"
 #: Without these a finished run cannot be reused or compared.
 EVALUATION, PREDICTIONS = "evaluation.json", "predictions.npz"
 
+#: Folder of a run that holds a report.
+REPORT = "report"
+
 
 def git_tags(project: Project) -> dict[str, str]:
     """Return the commit of the checkout and whether it has uncommitted changes; {} without git."""

@@ -1,0 +1,121 @@
+"""Matplotlib figures as SVG inside a page: its colours, its fonts, text kept as text."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Drawn with these, shown with the page's variables: so a figure follows light, dark and print.
+INK, DIM, GRID, CARD = "#010101", "#020202", "#030303", "#040404"
+SERIES = ("#050501", "#050502", "#050503", "#050504", "#050505")
+VARIABLES = {
+    INK: "var(--ink)",
+    DIM: "var(--dim)",
+    GRID: "var(--line)",
+    CARD: "var(--card)",
+    **{colour: f"var(--c{position})" for position, colour in enumerate(SERIES, 1)},
+}
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "chapterflow",
+    "font.size": 9.5,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": DIM,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": DIM,
+    "ytick.labelcolor": DIM,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "axes.axisbelow": True,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "lines.linewidth": 1.6,
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of the page.
+
+    Attributes:
+        svg: The markup of the figure.
+        caption: Shown below it.
+    """
+
+    svg: str
+    caption: str
+
+
+class Draughtsman:
+    """Turns figures into drawings, and keeps their ids apart."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def drawing(self, figure: Figure, alt: str, caption: str) -> Drawing:
+        """Return a figure as markup for the page, and close it.
+
+        Args:
+            figure: Made within `style`.
+            alt: What somebody who does not see it should know.
+            caption: Shown below it.
+        """
+        self._count += 1
+        name = f"g{self._count}"
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+        text = file.getvalue()
+        text = text[text.index("<svg") :]
+        text = re.sub(
+            r"<metadata>.*?</metadata>|<!--.*?-->|<title>.*?</title>", "", text, flags=re.S
+        )
+        # The page has many figures, and matplotlib calls the parts of each by the same names.
+        used = set(re.findall(r'(?:xlink:)?href="#([^"]+)"|url\(#([^)]+)\)', text))
+        needed = {one or other for one, other in used}
+        text = re.sub(
+            r' id="([^"]+)"',
+            lambda found: f' id="{name}-{found[1]}"' if found[1] in needed else "",
+            text,
+        )
+        text = re.sub(r'xlink:href="#', f'href="#{name}-', text)
+        text = re.sub(r"url\(#", f"url(#{name}-", text)
+        for colour, variable in VARIABLES.items():
+            text = text.replace(colour, variable)
+        text = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", text)
+        text = re.sub(r">\s+<", "><", text)
+        head = re.match(r"<svg[^>]*>", text)
+        view = re.search(r'viewBox="([^"]+)"', text)
+        if head is None or view is None:
+            raise ValueError("matplotlib wrote no SVG")
+        width = float(view[1].split()[2])
+        opened = (
+            f'<svg viewBox="{view[1]}" role="img" aria-label="{escape(alt, quote=True)}" '
+            f'style="max-width:{width * 1.6:.0f}px">'
+        )
+        return Drawing(opened + text[head.end() :].strip(), caption)
+
+
+def figure(width: float, height: float) -> Figure:
+    """Return an empty figure; use it within `style`.
+
+    Args:
+        width: In inches; the page shows one at least as large as it is, where there is room.
+        height: In inches.
+    """
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
