@@ -145,7 +145,7 @@ def _name(plane: Axes, top: float, name: str, shape: Sequence[int]) -> None:
     plane.text(*(MARGIN, top + TILE / 2 - 0.03), name, fontsize=10, va="bottom", weight="bold")
     plane.text(
         *(MARGIN, top + TILE / 2 + 0.03),
-        " × ".join(map(str, shape)),  # noqa: RUF001
+        " × ".join(map(str, shape)),
         fontsize=9,
         va="top",
         color="dimgrey",

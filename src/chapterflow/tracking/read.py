@@ -57,7 +57,7 @@ def _told(there: Sequence[Run]) -> str:
 
 
 def labels(chosen: Sequence[Run]) -> dict[str, str]:
-    """Return by run id what each run is called: its model, with the run where one is there twice."""
+    """Return what each run is called, by id: its model, with the run where one is there twice."""
     models = [run.data.tags[runs.MODEL] for run in chosen]
     return {
         run.info.run_id: model if models.count(model) == 1 else f"{model} {run.info.run_id[:8]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 
@@ -72,7 +73,10 @@ def _section(
             for r in sorted(verdict.results, key=lambda r: r.success)
         ]
         table = Table(
-            f"Validation of {card.name}", ["expectation", "verdict", "expected", "observed"], rows
+            f"Validation of {card.name}",
+            ["expectation", "verdict", "expected", "observed"],
+            rows,
+            text=True,
         )
     missing = "" if dataset is not None else (
         f"Thumbnails and class balance are left out: the dataset {card.name!r} on this machine is "
@@ -101,10 +105,21 @@ def _facts(card: DatasetCard, entry: Entry, digest: str) -> dict[str, str]:
         "Shape": shape_text(card.shape),
         "Values": f"up to {card.value_max:g}",
         "Classes": f"{len(card.classes)}: {', '.join(card.classes)}" if card.classes else "none",
-        **{name.replace("_", " ").capitalize(): str(fact) for name, fact in card.facts.items()},
+        **{name.replace("_", " ").capitalize(): _said(fact) for name, fact in card.facts.items()},
         "Digest": digest,
         "Version of data/": entry.facts.tags.get("chapterflow.data_version", "none"),
     }
+
+
+def _said(fact: Any) -> str:
+    """Return a fact of a card for people."""
+    if isinstance(fact, bool):
+        return "yes" if fact else "no"
+    if isinstance(fact, list | tuple):
+        return ", ".join(map(_said, fact))
+    if isinstance(fact, dict):
+        return "; ".join(f"{name}: {_said(value)}" for name, value in fact.items())
+    return str(fact)
 
 
 def _thumbnails(dataset: Dataset, album: Album) -> list[Picture]:
@@ -161,12 +176,13 @@ def lineage(entries: Sequence[Entry]) -> Table:
                 Cell((commit[:10] or NONE) + dirty, code=True),
                 Cell(entry.facts.params.get("seed", NONE)),
                 Cell(f"{entry.facts.model} {version}" if version else NONE),
-                Cell(tags.get("prefect.flow_run", NONE)),
+                Cell(tags.get("mlflow.parentRunId", NONE)[:8], code=True),
+                Cell(tags.get("prefect.flow_run_id", NONE)[:8], code=True),
                 Cell(f"{when:%Y-%m-%d %H:%M}", float(entry.facts.started)),
             ]
         )
     headings = [
         "model", "MLflow run", "fingerprint", "dataset digest", "version of data/", "git commit",
-        "seed", "registered as", "Prefect flow run", "started (UTC)",
+        "seed", "registered as", "flow's MLflow run", "Prefect flow run", "started (UTC)",
     ]  # fmt: skip
     return Table("Where every number of a model comes from", headings, rows)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from chapterflow.data.card import Dataset
 from chapterflow.report.page.material import Entry
-from chapterflow.report.page.parts import Cell, Table, number
+from chapterflow.report.page.parts import Cell, Table, answered, number
 from chapterflow.report.page.pictures import Album, Picture, shown
 from chapterflow.report.page.plots import curve
 from chapterflow.report.page.svg import Draughtsman, Drawing
@@ -67,8 +67,8 @@ def hardest(entry: Entry, album: Album, pen: Draughtsman) -> Hardest | None:
 
 def _absent(entry: Entry) -> str:
     return (
-        f"The pictures are left out: the dataset {entry.facts.dataset!r} on this machine is not the "
-        "one of the run, or is not here."
+        f"The pictures are left out: the dataset {entry.facts.dataset!r} on this machine is not "
+        "the one of the run, or is not here."
     )
 
 
@@ -91,7 +91,7 @@ def _table(entry: Entry, order: NDArray[Any], classes: Sequence[str]) -> Table:
                 Cell(str(index[place]), float(index[place])),
                 *(Cell(f"{count:,}", float(count)) for count in sizes(int(index[place]))),
                 Cell(classes[label[place]]),
-                Cell(classes[answer], tone="bad" if answer != label[place] else "good"),
+                answered(classes[answer], right=bool(answer == label[place])),
                 number(float(probability[place, label[place]]), 3),
             ]
         )
@@ -184,7 +184,7 @@ def probes(entries: Sequence[Entry], album: Album) -> list[Probe]:
             rows.append(
                 [
                     Cell(entry.label, href=f"#{entry.anchor}"),
-                    Cell(classes[answer], tone="good" if answer == label[place] else "bad"),
+                    answered(classes[answer], right=bool(answer == label[place])),
                     number(float(given[answer]), 3),
                     number(float(true[position, place]), 3),
                 ]

@@ -110,7 +110,7 @@ def _facts(entry: Entry) -> dict[str, str]:
 
 
 def _confusion(entry: Entry) -> tuple[Table | None, bool]:
-    """Return the confusion matrix, or of many classes the largest confusions, and whether it is one."""
+    """Return the confusion matrix, or of many classes the largest confusions; is it a matrix?"""
     counts = np.array(entry.evaluation.get("confusion") or [], int)
     if not counts.size or entry.card is None:
         return None, False
@@ -130,7 +130,12 @@ def _confusion(entry: Entry) -> tuple[Table | None, bool]:
     matrix = [
         [
             Cell(classes[t]),
-            *(Cell(str(counts[t, p]), share=float(shares[t, p])) for p in range(len(classes))),
+            *(
+                Cell(
+                    str(counts[t, p]), tone="" if counts[t, p] else "dim", share=float(shares[t, p])
+                )
+                for p in range(len(classes))
+            ),
         ]
         for t in range(len(classes))
     ]
@@ -175,7 +180,7 @@ def _scores(entry: Entry) -> Table | None:
 
 
 def side_by_side(material: Material, album: Album) -> list[SideBySide]:
-    """Return the test sets that several models were scored on, with the same examples put to all."""
+    """Return the test sets of several models, with the same examples put to all of them."""
     found = []
     for entries in material.by_test_set():
         asked = probes(entries, album)

@@ -9,7 +9,7 @@ from typing import Any
 from chapterflow.errors import ChapterflowError
 
 #: Stands where a run has no such number.
-NONE = "–"
+NONE = "—"
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Table:
         numeric: Whether each column holds numbers.
         sortable: Whether a reader may want another order.
         small: Whether it is as narrow as its content.
+        text: Whether cells are sentences, which may break.
     """
 
     caption: str
@@ -52,6 +53,7 @@ class Table:
     numeric: Sequence[bool] = field(default_factory=tuple)
     sortable: bool = True
     small: bool = False
+    text: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a row that does not fit the headings.
@@ -89,6 +91,11 @@ def interval(low: float | None, high: float | None, digits: int, *, sign: bool =
 def times(ratio: float | None) -> Cell:
     """Return how many times one figure is another."""
     return Cell(NONE, float("inf"), tone="dim") if ratio is None else Cell(f"{ratio:.2f}×", ratio)
+
+
+def answered(name: str, *, right: bool) -> Cell:
+    """Return an answer with a mark that tells whether it is right."""
+    return Cell(f"{name} {'✓' if right else '✗'}", tone="good" if right else "bad")
 
 
 def ratio(upper: float | None, lower: float | None) -> float | None:

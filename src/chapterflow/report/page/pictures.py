@@ -104,7 +104,9 @@ def _address(image: Image, side: int, quality: int) -> str:
 
 def grey_or_colour(values: NDArray[Any], value_max: float) -> NDArray[np.uint8]:
     """Return an image `(height, width, channels)` of raw values as uint8 for showing."""
-    scaled = np.clip(np.asarray(values, np.float32) * (255 / value_max), 0, 255).astype(np.uint8)
+    scaled: NDArray[np.uint8] = np.clip(
+        np.asarray(values, np.float32) * (255 / value_max), 0, 255
+    ).astype(np.uint8)
     return scaled[..., 0] if scaled.shape[-1] == 1 else scaled[..., :3]
 
 

@@ -1,167 +1,28 @@
-"""The plots of the page."""
+"""The plots of one model and of one dataset."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chapterflow.report.page.svg import (
-    CARD,
     DIM,
     GRID,
+    HEIGHT,
     INK,
     SERIES,
     STYLE,
+    WIDTH,
     Draughtsman,
     Drawing,
     figure,
+    label_margin,
+    plain_ticks,
 )
 from chapterflow.training.history import EpochRecord
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-WIDTH, HEIGHT = 4.4, 3.1
-
-
-@dataclass(frozen=True)
-class Point:
-    """A model with its score and one of its costs; `low` and `high` bound the score."""
-
-    label: str
-    cost: float
-    score: float
-    low: float
-    high: float
-
-
-def pareto_front(points: Sequence[Point], *, higher_is_better: bool = True) -> list[Point]:
-    """Return the points that no other beats in score without costing more, by cost ascending.
-
-    Of two with the same cost and score both are kept.
-    """
-    sign = 1 if higher_is_better else -1
-
-    def beaten(point: Point) -> bool:
-        return any(
-            other.cost <= point.cost
-            and sign * other.score >= sign * point.score
-            and (other.cost, other.score) != (point.cost, point.score)
-            for other in points
-        )
-
-    return sorted((p for p in points if not beaten(p)), key=lambda p: (p.cost, p.score))
-
-
-def intervals(pen: Draughtsman, points: Sequence[Point], score: str, caption: str) -> Drawing:
-    """Draw scores with their intervals, one line for each model, in their order."""
-    import matplotlib as mpl
-
-    with mpl.rc_context(STYLE):
-        drawn = figure(WIDTH * 1.5, 0.5 + 0.3 * len(points))
-        axes = drawn.subplots()
-        rows = range(len(points))
-        axes.hlines(rows, [p.low for p in points], [p.high for p in points], SERIES[0], lw=2)
-        axes.plot([p.score for p in points], rows, "o", color=SERIES[0], ms=6)
-        axes.set_yticks(rows, [p.label for p in points])
-        axes.tick_params(axis="y", length=0, labelcolor=INK)
-        axes.grid(visible=False, axis="y")
-        axes.set(ylim=(len(points) - 0.5, -0.5), xlabel=score)
-        said = "; ".join(f"{p.label} {p.score:.4f}, {p.low:.3f} to {p.high:.3f}" for p in points)
-        return pen.drawing(drawn, f"{score} with 95 % intervals: {said}.", caption)
-
-
-def trade_off(
-    pen: Draughtsman, points: Sequence[Point], cost: str, score: str, *, higher_is_better: bool
-) -> Drawing:
-    """Draw scores over a cost, the Pareto front as steps through filled points.
-
-    Args:
-        pen: Makes the drawing.
-        points: One for each model.
-        cost: Name of the cost, with its unit.
-        score: Name of the score.
-        higher_is_better: Whether more of the score is better.
-    """
-    import matplotlib as mpl
-
-    front = pareto_front(points, higher_is_better=higher_is_better)
-    with mpl.rc_context(STYLE):
-        drawn = figure(WIDTH, HEIGHT)
-        axes = drawn.subplots()
-        axes.set_xscale("log")
-        axes.plot(
-            [p.cost for p in front], [p.score for p in front], drawstyle="steps-post",
-            color=SERIES[1], lw=1.2, ls="--",
-        )  # fmt: skip
-        for point in points:
-            best = point in front
-            axes.plot(
-                point.cost, point.score, "o", ms=7, mec=SERIES[1] if best else SERIES[0],
-                mfc=SERIES[1] if best else CARD, mew=1.6, zorder=3,
-            )  # fmt: skip
-        axes.margins(0.18, 0.18)
-        axes.set(xlabel=f"{cost}, log scale", ylabel=score)
-        _plain_ticks(axes)
-        drawn.draw_without_rendering()
-        _label(axes, points)
-        named = ", ".join(p.label for p in front)
-        said = "; ".join(f"{p.label} {p.score:.4f} at {p.cost:,.4g}" for p in points)
-        return pen.drawing(
-            drawn,
-            f"{score} over {cost}: {said}. On the Pareto front: {named}.",
-            f"{score} over {cost}. Pareto front (filled): {named}.",
-        )
-
-
-def _plain_ticks(axes: Axes) -> None:
-    """Write 0.5, 1, 2 or 10k below a log axis, not powers of ten."""
-    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
-
-    low, high = axes.get_xlim()
-    few = high / low < 30
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=12))
-    axes.xaxis.set_major_formatter(EngFormatter(sep="") if high >= 2000 else "{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _label(axes: Axes, points: Sequence[Point]) -> None:
-    """Write each model's name beside its point, where it covers the least."""
-    places = [(0, 9, "center"), (0, -15, "center"), (8, -3, "left"), (-8, -3, "right"),
-              (7, 7, "left"), (-7, 7, "right"), (7, -13, "left"), (-7, -13, "right")]  # fmt: skip
-    dots = axes.transData.transform([(p.cost, p.score) for p in points])
-    pixel = axes.figure.dpi / 72
-    frame = axes.bbox.extents / pixel
-    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in dots / pixel]
-    for point, (x, y) in zip(points, dots / pixel, strict=True):
-        wide = 5.6 * len(point.label)
-
-        def box(
-            place: tuple[float, float, str], x: float = x, y: float = y, wide: float = wide
-        ) -> tuple[float, float, float, float]:
-            left = x + place[0] - wide * {"left": 0, "center": 0.5, "right": 1}[place[2]]
-            return (left, y + place[1] - 1, left + wide, y + place[1] + 9)
-
-        def cost(place: tuple[float, float, str]) -> float:
-            a = box(place)
-            over = sum(
-                max(0, min(a[2], b[2]) - max(a[0], b[0]))
-                * max(0, min(a[3], b[3]) - max(a[1], b[1]))
-                for b in taken
-            )
-            outside = max(0, frame[0] - a[0]) + max(0, a[2] - frame[2])
-            return over + 20 * (outside + max(0, frame[1] - a[1]) + max(0, a[3] - frame[3]))
-
-        best = min(places, key=cost)
-        taken.append(box(best))
-        axes.annotate(
-            point.label, (point.cost, point.score), xytext=best[:2], textcoords="offset points",
-            ha=best[2], fontsize=9,
-        )  # fmt: skip
 
 
 def learning_curve(
@@ -196,7 +57,8 @@ def learning_curve(
         axes.set(xlabel="epoch", ylabel=name)
         if name == "loss" and min(record.train_loss for record in history) > 0:
             axes.set(yscale="log", ylabel="loss, log scale")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+            plain_ticks(axes.yaxis, *axes.get_ylim())
+        axes.locator_params(axis="x", integer=True)
         axes.legend(fontsize=9)
         alt = f"{name} of {model} over {len(history)} epochs: {', '.join(said)} at epoch {chosen}."
         return pen.drawing(drawn, alt, f"Learning curve: {name}")
@@ -235,6 +97,7 @@ def calibration(
         lower.bar((np.arange(bins) + 0.5) / bins, counts, 0.85 / bins, color=SERIES[0])
         lower.set(xlabel="confidence", ylabel="examples", yscale="log")
         lower.yaxis.label.set_size(8.5)
+        drawn.align_ylabels()
         said = "; ".join(
             f"{n} examples near {m:.2f}: {s:.2f} right"
             for n, m, s in zip(counts[there], mean, share, strict=True)
@@ -249,7 +112,7 @@ def curve(
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
-        drawn = figure(WIDTH, HEIGHT * 0.8)
+        drawn = figure(WIDTH, HEIGHT * 0.85, left=0.45, top=0.32)
         axes = drawn.subplots()
         axes.plot(noisy, ".", color=GRID, ms=4, label="input")
         axes.plot(clean, color=SERIES[0], lw=1.2, label="target")
@@ -266,7 +129,10 @@ def balance(
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
-        drawn = figure(WIDTH * 1.1, 0.9 + 0.22 * len(classes))
+        drawn = figure(
+            WIDTH * 1.1, 0.9 + 0.24 * len(classes), top=0.35,
+            left=label_margin([name[:24] for name in classes]),
+        )  # fmt: skip
         axes = drawn.subplots()
         left = np.zeros(len(classes))
         for split, values, colour in zip(splits, counts, SERIES, strict=False):

@@ -75,11 +75,13 @@ def _dense_or_convolution(material: Material) -> Question:
     if found is not None:
         sign = 1 if found.b == convolution.label else -1
         low, high = sorted((sign * found.low, sign * found.high))
-        real = "better" in found.verdict
+        real = (
+            "a real difference" if "better" in found.verdict else "not shown to be more than luck"
+        )
         answer = (
             f"CNN minus DNN: {sign * found.accuracy_difference * 100:+.2f} percentage points of "
             f"accuracy on the same {found.examples:,} images (95 % interval {low * 100:+.2f} to "
-            f"{high * 100:+.2f}), {'a real difference' if real else 'not shown to be more than luck'} "
+            f"{high * 100:+.2f}), {real} "
             f"(McNemar p = {found.p_value:.3g}, after Holm {found.p_adjusted:.3g})."
         )
     slower = ratio(convolution.metric("train/seconds"), dense.metric("train/seconds"))
@@ -145,8 +147,11 @@ def _variant_rows(entry: Entry, own: str, names: Sequence[str]) -> list[list[Cel
     rows = []
     for told, prefix, seconds, cost in [
         (own, "test", "train/seconds", "cost"),
-        *((n.replace("_", " "), f"beside/{n}", f"beside/{n}/train_seconds", f"beside/{n}") for n in names),
-    ]:  # fmt: skip
+        *(
+            (n.replace("_", " "), f"beside/{n}", f"beside/{n}/train_seconds", f"beside/{n}")
+            for n in names
+        ),
+    ]:
         m = entry.metric
         rows.append(
             [
@@ -210,17 +215,31 @@ def _readouts(material: Material) -> Question:
         rows.append([Cell("majority class"), number(majority, 4), *(number(None, 0),) * 3])
     blind = entry.metric("beside/structure_blind/accuracy")
     own = entry.metric("test/accuracy") or 0.0
-    trained = [n for n in names if n.startswith("readout") and entry.metric(f"beside/{n}/accuracy")]
-    scores = {f"readout {readout}": own} | {
-        n.replace("_", " "): entry.metric(f"beside/{n}/accuracy") or 0.0 for n in trained
+    scored = {f"readout {readout}": "test"} | {
+        name.replace("_", " "): f"beside/{name}"
+        for name in names
+        if name.startswith("readout") and entry.metric(f"beside/{name}/accuracy") is not None
     }
-    best = max(scores, key=scores.__getitem__)
-    answer = f"The best score is that of {best}, {scores[best]:.4f}"
-    answer += f", on {entry.metric('test/examples') or 0:,.0f} test graphs; look at the intervals."
+    best = max(scored, key=lambda name: entry.metric(f"{scored[name]}/accuracy") or 0.0)
+    answer = (
+        f"The best score is that of {best}, {entry.metric(f'{scored[best]}/accuracy') or 0.0:.4f}, "
+        f"on {entry.metric('test/examples') or 0:,.0f} test graphs"
+    )
+    low = entry.metric(f"{scored[best]}/accuracy_low") or 0.0
+    apart = [
+        name
+        for name, prefix in scored.items()
+        if name != best and (entry.metric(f"{prefix}/accuracy_high") or 1.0) < low
+    ]
+    answer += (
+        f"; its interval is apart from that of {', '.join(apart)}."
+        if apart
+        else "; the intervals of all readouts overlap."
+    )
     if blind is not None:
         answer += (
-            f" The same network blind to edges reaches {blind:.4f}: what the graph's structure adds "
-            f"is {(own - blind) * 100:+.1f} points."
+            f" The same network blind to edges reaches {blind:.4f}: structure adds "
+            f"{(own - blind) * 100:+.1f} points."
         )
     return Question(title, anchor, answer, Table(
         f"Readouts of gcn on {entry.facts.dataset}: same data, same seed",

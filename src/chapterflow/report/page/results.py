@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from chapterflow.evaluation.compare import SIGNIFICANCE, Difference
 from chapterflow.report.page.material import SCORE_NAMES, Entry, Material
 from chapterflow.report.page.parts import Cell, Table, interval, number, times
-from chapterflow.report.page.plots import Point, intervals, pareto_front, trade_off
 from chapterflow.report.page.svg import Draughtsman, Drawing
+from chapterflow.report.page.trade_offs import Point, intervals, pareto_front, trade_off
 
 #: Metric, heading, what it is divided by, decimals.
 COSTS = (
@@ -42,7 +42,9 @@ def _group(entries: Sequence[Entry], material: Material, pen: Draughtsman) -> Gr
     names = {entry.label for entry in entries}
     pairs = [pair for pair in material.differences if {pair.a, pair.b} <= names]
     role = first.facts.tags.get("chapterflow.role", first.facts.dataset)
-    title = f"{role.capitalize()}: {first.facts.dataset}"
+    title = role.capitalize()
+    if role != first.facts.dataset:
+        title += f": {first.facts.dataset}"
     examples = first.metric("test/examples") or 0
     drawings = []
     higher = first.score == "accuracy"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 #: Drawn with these, shown with the page's variables: so a figure follows light, dark and print.
@@ -44,6 +46,8 @@ STYLE = {
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
     "lines.linewidth": 1.6,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
 }
 
 
@@ -60,6 +64,10 @@ class Drawing:
     caption: str
 
 
+#: Size of most figures, in inches.
+WIDTH, HEIGHT = 4.4, 3.1
+
+
 class Draughtsman:
     """Turns figures into drawings, and keeps their ids apart."""
 
@@ -67,10 +75,10 @@ class Draughtsman:
         self._count = 0
 
     def drawing(self, figure: Figure, alt: str, caption: str) -> Drawing:
-        """Return a figure as markup for the page, and close it.
+        """Return a figure as markup for the page.
 
         Args:
-            figure: Made within `style`.
+            figure: Made within `STYLE`.
             alt: What somebody who does not see it should know.
             caption: Shown below it.
         """
@@ -109,13 +117,39 @@ class Draughtsman:
         return Drawing(opened + text[head.end() :].strip(), caption)
 
 
-def figure(width: float, height: float) -> Figure:
-    """Return an empty figure; use it within `style`.
+def figure(width: float, height: float, *, left: float = 0.62, top: float = 0.12) -> Figure:
+    """Return an empty figure with margins; use it within `STYLE`.
+
+    The margins are given, because finding them out takes matplotlib longer than the drawing.
 
     Args:
         width: In inches; the page shows one at least as large as it is, where there is room.
         height: In inches.
+        left: Margin for the labels of the vertical axis, in inches.
+        top: Margin above, in inches.
     """
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    drawn = Figure(figsize=(width, height))
+    drawn.subplots_adjust(
+        left=left / width, right=1 - 0.14 / width, bottom=0.5 / height, top=1 - top / height
+    )
+    return drawn
+
+
+def label_margin(labels: Sequence[str]) -> float:
+    """Return the inches that labels of a vertical axis need."""
+    return 0.15 + 0.086 * max(map(len, labels), default=0)
+
+
+def plain_ticks(axis: Axis, low: float, high: float) -> None:
+    """Write 0.5, 1, 2 or 10k on a log axis, not powers of ten; few ticks, but never one alone."""
+    from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
+
+    if high / low < 6:
+        axis.set_major_locator(MaxNLocator(5))
+    else:
+        subs = (1, 2, 5) if high / low < 60 else (1,)
+        axis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    axis.set_major_formatter(EngFormatter(sep="") if high >= 2000 else "{x:g}")
+    axis.set_minor_locator(NullLocator())
