@@ -79,6 +79,7 @@ def calibration(
         model: Whose it is.
     """
     import matplotlib as mpl
+    from matplotlib.ticker import NullLocator
 
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
@@ -96,6 +97,9 @@ def calibration(
         upper.legend(fontsize=9, loc="upper left")
         lower.bar((np.arange(bins) + 0.5) / bins, counts, 0.85 / bins, color=SERIES[0])
         lower.set(xlabel="confidence", ylabel="examples", yscale="log")
+        lower.set_ylim(0.7, 2 * counts.max())
+        lower.set_yticks([1, counts.max()], ["1", f"{counts.max():,}"])
+        lower.yaxis.set_minor_locator(NullLocator())
         lower.yaxis.label.set_size(8.5)
         drawn.align_ylabels()
         said = "; ".join(

@@ -26,6 +26,8 @@ VARIABLES = {
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "chapterflow",
+    # Names of models and classes are whatever people call them.
+    "text.parse_math": False,
     "font.size": 9.5,
     "axes.edgecolor": GRID,
     "axes.labelcolor": DIM,

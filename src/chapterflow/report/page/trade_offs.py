@@ -131,7 +131,7 @@ def _label(axes: Axes, points: Sequence[Point]) -> None:
     """Write each model's name beside its point, where it covers the least."""
     scale = 72 / axes.figure.dpi
     dots = axes.transData.transform([(p.cost, p.score) for p in points]) * scale
-    left, lower, right, upper = axes.bbox.extents * scale
+    left, lower, right, upper = (float(side) * scale for side in axes.bbox.extents)
     frame: Box = (left, lower, right, upper)
     taken: list[Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in dots]
     for point, (x, y) in zip(points, dots, strict=True):
