@@ -49,7 +49,7 @@ def test_every_model_has_its_score_interval_and_lineage(material: Material, page
         assert f"{m['test/accuracy']:.4f}" in text
         assert f"{m['test/accuracy_low']:.3f} to {m['test/accuracy_high']:.3f}" in text
         assert entry.facts.run_id in text
-        assert entry.facts.tags["chapterflow.fingerprint"][:16] in text
+        assert entry.facts.tags["chapterflow.fingerprint"][:12] in text
     assert material.entries[0].facts.tags["chapterflow.dataset_digest"] in text
     assert "6e5cca3bbe + changes" in text
     assert "3277d0195f7e1b58" in text

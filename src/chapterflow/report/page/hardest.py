@@ -195,7 +195,9 @@ def probes(entries: Sequence[Entry], album: Album) -> list[Probe]:
             Probe(
                 caption,
                 picture,
-                Table(caption, headings, rows, [False, False, True, True], small=True),
+                Table(
+                    caption, headings, rows, [False, False, True, True], sortable=False, small=True
+                ),
             )
         )
     return found

@@ -40,7 +40,7 @@ def learning_curve(
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
-        drawn = figure(WIDTH, HEIGHT)
+        drawn = figure(WIDTH, HEIGHT, left=0.72)
         axes = drawn.subplots()
         epochs = [record.epoch for record in history]
         said = []
