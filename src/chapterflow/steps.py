@@ -430,7 +430,7 @@ def _data_docs(project: Project, settings: Settings, facts: Sequence[RunFacts]) 
     """Return the Data Docs on this machine of the datasets that the runs learned, by digest."""
     found = {}
     for fact in facts:
-        digest = fact.tags["chapterflow.dataset_digest"]
+        digest = fact.tags.get("chapterflow.dataset_digest", "")
         if not (project.data / fact.dataset / CARD).is_file():
             continue
         ready = Prepared(dataset=fact.dataset, digest=digest, built=False, version=None)

@@ -49,7 +49,7 @@ def test_every_model_has_its_score_interval_and_lineage(material: Material, page
         assert f"{m['test/accuracy']:.4f}" in text
         assert f"{m['test/accuracy_low']:.3f} to {m['test/accuracy_high']:.3f}" in text
         assert entry.facts.run_id in text
-        assert entry.facts.tags["chapterflow.fingerprint"][:12] in text
+        assert entry.facts.tags["chapterflow.fingerprint"][:10] in text
     assert material.entries[0].facts.tags["chapterflow.dataset_digest"] in text
     assert "6e5cca3bbe + changes" in text
     assert "3277d0195f7e1b58" in text
@@ -244,6 +244,14 @@ def test_questions_say_which_runs_they_lack(material: Material) -> None:
     assert asked["question-transfer"].table is None
     assert "`chapterflow run transfer`" in asked["question-transfer"].answer
     assert "`chapterflow run gcn`" in asked["question-readout"].answer
+
+
+def test_models_of_different_test_sets_are_not_set_against_each_other(material: Material) -> None:
+    moved = material.entries[1].facts
+    moved = moved.model_copy(update={"tags": moved.tags | {"chapterflow.test_digest": "other"}})
+    entries = [material.entries[0], Entry(moved, material.entries[1].data)]
+    asked = questions(replace(material, entries=entries, differences=[]))[0]
+    assert asked.table is None
 
 
 @pytest.mark.parametrize("swapped", [False, True])

@@ -170,9 +170,9 @@ def lineage(entries: Sequence[Entry]) -> Table:
             [
                 Cell(entry.label, href=f"#{entry.anchor}"),
                 Cell(entry.facts.run_id, code=True),
-                Cell(tags.get("chapterflow.fingerprint", NONE)[:12], code=True),
-                Cell(digest[:12] or NONE, code=True, href=f"#data-{digest[:12]}" if digest else ""),
-                Cell(tags.get("chapterflow.data_version", NONE)[:12], code=True),
+                Cell(tags.get("chapterflow.fingerprint", NONE)[:10], code=True),
+                Cell(digest[:10] or NONE, code=True, href=f"#data-{digest[:12]}" if digest else ""),
+                Cell(tags.get("chapterflow.data_version", NONE)[:10], code=True),
                 Cell((commit[:10] or NONE) + dirty, code=True),
                 Cell(entry.facts.params.get("seed", NONE)),
                 Cell(f"{entry.facts.model} {version}" if version else NONE),

@@ -39,9 +39,15 @@ def _missing(title: str, anchor: str, models: str) -> Question:
 
 def _dense_or_convolution(material: Material) -> Question:
     title, anchor = "Dense network or convolution?", "question-dnn-cnn"
-    dense, convolution = material.model("dnn"), material.model("cnn")
-    if dense is None or convolution is None:
+    # Two models are compared on one test set or not at all.
+    pairs = [
+        (found["dnn"], found["cnn"])
+        for group in material.by_test_set()
+        if {"dnn", "cnn"} <= (found := {entry.facts.model: entry for entry in group}).keys()
+    ]
+    if not pairs:
         return _missing(title, anchor, "dnn cnn")
+    dense, convolution = pairs[0]
     rows = []
     for name, key, digits in (
         ("training time (s)", "train/seconds", 2),
@@ -54,7 +60,7 @@ def _dense_or_convolution(material: Material) -> Question:
         ("latency (ms an example)", "cost/latency_ms_median", 2),
     ):
         pair = []
-        for entry in (dense, convolution):
+        for entry in pairs[0]:
             value = entry.metric(key)
             if not key:
                 wrong = (entry.metric("test/examples") or 0) - (entry.metric("test/correct") or 0)

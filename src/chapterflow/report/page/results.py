@@ -39,6 +39,9 @@ def groups(material: Material, pen: Draughtsman) -> list[Group]:
 
 def _group(entries: Sequence[Entry], material: Material, pen: Draughtsman) -> Group:
     first = entries[0]
+    higher = first.score == "accuracy"
+    sign = -1 if higher else 1
+    entries = sorted(entries, key=lambda e: sign * e.facts.metrics[f"test/{e.score}"])
     names = {entry.label for entry in entries}
     pairs = [pair for pair in material.differences if {pair.a, pair.b} <= names]
     role = first.facts.tags.get("chapterflow.role", first.facts.dataset)
@@ -47,7 +50,6 @@ def _group(entries: Sequence[Entry], material: Material, pen: Draughtsman) -> Gr
         title += f": {first.facts.dataset}"
     examples = first.metric("test/examples") or 0
     drawings = []
-    higher = first.score == "accuracy"
     if len(entries) > 1:
         drawings.append(
             intervals(pen, [_point(e, "train/seconds") for e in entries], SCORE_NAMES[first.score],
@@ -112,8 +114,6 @@ def _lead(entries: Sequence[Entry], pairs: Sequence[Difference], examples: float
 
 
 def _leaderboard(entries: Sequence[Entry], title: str, *, higher: bool) -> Table:
-    sign = -1 if higher else 1
-    ranked = sorted(entries, key=lambda e: sign * e.facts.metrics[f"test/{e.score}"])
     fronts = {
         key: {
             p.label
@@ -122,7 +122,7 @@ def _leaderboard(entries: Sequence[Entry], title: str, *, higher: bool) -> Table
         for key, *_ in COSTS[:3]
     }
     rows = []
-    for entry in ranked:
+    for entry in entries:
         m = entry.metric
         quality = (
             [number(m("test/log_loss"), 3), number(m("test/ece"), 3), number(m("test/macro_f1"), 4)]

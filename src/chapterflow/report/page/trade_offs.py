@@ -80,7 +80,7 @@ def intervals(pen: Draughtsman, points: Sequence[Point], score: str, caption: st
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.grid(visible=False, axis="y")
         axes.set(ylim=(len(points) - 0.5, -0.5), xlabel=score)
-        axes.locator_params(axis="x", nbins=5)
+        axes.locator_params(axis="x", nbins=6)
         said = "; ".join(f"{p.label} {p.score:.4f}, {p.low:.3f} to {p.high:.3f}" for p in points)
         return pen.drawing(drawn, f"{score} with 95 % intervals: {said}.", caption)
 
@@ -123,7 +123,7 @@ def trade_off(
         return pen.drawing(
             drawn,
             f"{score} over {cost}: {said}. On the Pareto front: {named}.",
-            f"{score} over {cost}. Pareto front (filled): {named}.",
+            f"{score[0].upper()}{score[1:]} over {cost}. Pareto front (filled): {named}.",
         )
 
 
