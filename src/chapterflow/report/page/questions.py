@@ -41,9 +41,9 @@ def _dense_or_convolution(material: Material) -> Question:
     title, anchor = "Dense network or convolution?", "question-dnn-cnn"
     # Two models are compared on one test set or not at all.
     pairs = [
-        (found["dnn"], found["cnn"])
+        (here["dnn"], here["cnn"])
         for group in material.by_test_set()
-        if {"dnn", "cnn"} <= (found := {entry.facts.model: entry for entry in group}).keys()
+        if {"dnn", "cnn"} <= (here := {entry.facts.model: entry for entry in group}).keys()
     ]
     if not pairs:
         return _missing(title, anchor, "dnn cnn")
