@@ -191,6 +191,7 @@ def chapter(
             differences = _compare(settings, outcomes)
             results = document(settings.profile, time.monotonic() - started, outcomes)
             table = f"{results_markdown(outcomes)}\n{differences}"
+            table += _report(project, settings, outcomes, flow_run_id)
             session.close_flow_run(flow_run_id, results, table)
             create_markdown_artifact(
                 table, key="results", description="Results of the chapter flow"
@@ -259,6 +260,28 @@ def _compare(settings: Settings, outcomes: list[Outcome]) -> str:
     if error := error_of(state):
         return f"The comparison failed: {error}\n"
     return differences_markdown(state.result().differences)
+
+
+def _report(
+    project: Project, settings: Settings, outcomes: Sequence[Outcome], flow_run_id: str
+) -> str:
+    """Write the page of all results, and return a line about it, or about why there is none."""
+    if all(outcome.status == "failed" for outcome in outcomes):
+        return ""
+    tell = tell_about("report")
+    try:
+        made = steps.report(
+            project, settings, out=project.root / "report", flow_run_id=flow_run_id, tell=tell
+        )
+    except Exception as error:  # The models are done all the same.
+        tell("failed", str(error).partition("\n")[0])
+        return f"\nThe report failed: {type(error).__name__}: {error}\n"
+    tell("built", made.page.as_uri())
+    # A browser does not follow a link from Prefect's pages into the file system: the path is told.
+    return (
+        f"\nReport: [{made.artifact}]({made.page.as_uri()}), the file `{made.page}`; also with run "
+        f"`{made.run_id}` in MLflow.\n"
+    )
 
 
 def _failure(settings: Settings, name: str, state: State[Any]) -> Outcome:

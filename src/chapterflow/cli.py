@@ -14,6 +14,7 @@ from rich.text import Text
 
 from chapterflow.commands import data as data_commands
 from chapterflow.commands import explain as explain_command
+from chapterflow.commands import report as report_command
 from chapterflow.commands import step as step_commands
 from chapterflow.commands.common import (
     JsonOption,
@@ -40,6 +41,7 @@ app = typer.Typer(
 app.add_typer(data_commands.app, name="data")
 app.add_typer(step_commands.app, name="step", hidden=True)
 app.command()(explain_command.explain)
+app.command()(report_command.report)
 
 #: What Typer makes of Ctrl-C.
 INTERRUPTED = 130

@@ -1,6 +1,7 @@
 """Small records that steps hand to each other: names, ids and paths, never arrays."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -80,3 +81,52 @@ class Comparison(Strict):
     profile: str
     models: list[Outcome]
     differences: list[Difference]
+
+
+class RunFacts(Strict):
+    """A finished model run as it stands in the tracking store, its small artifacts in a folder.
+
+    Attributes:
+        label: What the run is called beside others: the model's name, with the run where one model
+            is there twice.
+        params: Parameters, as the text that the store keeps.
+        started: Milliseconds since 1970, UTC.
+        folder: Copies of the artifacts that were there, below their own paths.
+    """
+
+    label: str
+    run_id: str
+    model: str
+    dataset: str
+    tags: dict[str, str]
+    params: dict[str, str]
+    metrics: dict[str, float]
+    started: int
+    folder: Path
+
+
+class Reported(Strict):
+    """A page that was written.
+
+    Attributes:
+        page: The file.
+        size: Its bytes.
+        models: What it shows.
+        run_id: Run that holds a copy.
+        artifact: Path of the copy within that run.
+        seconds: What it took.
+    """
+
+    page: Path
+    size: int
+    models: list[str]
+    run_id: str
+    artifact: str
+    seconds: float
+
+    def told(self) -> str:
+        """Return what was written and where, with an address that a browser opens."""
+        return (
+            f"{self.page.as_uri()}\n{len(self.models)} models, {self.size / 1e6:.1f} MB, "
+            f"{self.seconds:.1f} s; also in MLflow: run {self.run_id}, {self.artifact}"
+        )

@@ -199,7 +199,7 @@ def spread(names: Sequence[str], most: int = LAYERS) -> list[str]:
 
 def sides(shape: Sequence[int]) -> str:
     """Return a shape for people."""
-    return " × ".join(map(str, shape))  # noqa: RUF001
+    return " × ".join(map(str, shape))
 
 
 def wrapped(name: str, width: int, lines: int = 3) -> str:

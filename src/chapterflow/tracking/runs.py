@@ -34,6 +34,9 @@ EVALUATION, PREDICTIONS = "evaluation.json", "predictions.npz"
 #: Folder of the explanation, in a training's work folder and among the run's artifacts.
 EXPLAIN = "explain"
 
+#: Folder of a run that holds a report.
+REPORT = "report"
+
 
 def git_tags(project: Project) -> dict[str, str]:
     """Return the commit of the checkout and whether it has uncommitted changes; {} without git."""

@@ -1,0 +1,42 @@
+"""`chapterflow report`: one page of all results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from chapterflow.commands.common import JsonOption, ProfileOption, SetOption, print_json, start
+
+OUT = Path("report")
+
+
+def report(
+    runs: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RUN", help="Id of a run, or how it begins; may stand several times."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the page.")] = OUT,
+    profile: ProfileOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one HTML page of all results: models, differences, pictures, data and lineage.
+
+    It shows the runs that `compare` compares, or those of --runs, and needs no network to be read.
+    """
+    project, settings = start(profile, set_)
+    from chapterflow import steps
+    from chapterflow.report import progress as live
+
+    console = live.console(stderr=as_json)
+    with live.shown(console, ["report"]):
+        made = steps.report(
+            project, settings, out=out, wanted=runs or [], tell=live.tell_about("report")
+        )
+    if as_json:
+        print_json(made.model_dump(mode="json"))
+    else:
+        console.print(Text(made.told()), soft_wrap=True)

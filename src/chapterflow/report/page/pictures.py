@@ -1,0 +1,136 @@
+"""Pictures inside a page: small enough together that the page can be sent as one file."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+#: Longest side in pixels and WebP quality, tried in turn until all pictures fit.
+LEVELS = ((1400, 80), (1000, 70), (720, 55), (480, 40))
+#: Times as small as before is about what a level makes of the pictures, at most.
+SAVED = 2.5
+#: Bytes that a page may have, with all that is in it.
+PAGE_BYTES = 8_000_000
+#: Up to this side pixels are kept as they are: smoothing would hide what a model saw.
+TINY = 64
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the page.
+
+    Attributes:
+        src: Token that `Album.fill` replaces.
+        width: In pixels, of the original.
+        height: In pixels.
+        alt: What somebody who does not see it should know.
+        caption: Shown below it; empty where the text around says it.
+        tiny: Whether it is enlarged pixel by pixel.
+    """
+
+    src: str
+    width: int
+    height: int
+    alt: str
+    caption: str = ""
+    tiny: bool = False
+
+
+class Album:
+    """All pictures of one page."""
+
+    def __init__(self) -> None:
+        self._images: list[Image] = []
+
+    def picture(self, source: Path | NDArray[Any], alt: str, caption: str = "") -> Picture:
+        """Take a picture in.
+
+        Args:
+            source: An image file, or uint8 `(height, width)` or `(height, width, 3)`.
+            alt: What somebody who does not see it should know.
+            caption: Shown below it.
+        """
+        import PIL.Image
+
+        if isinstance(source, Path):
+            with PIL.Image.open(source) as opened:
+                # Figures may be transparent, and are drawn for paper.
+                image = PIL.Image.new("RGB", opened.size, "white")
+                layer = opened.convert("RGBA")
+                image.paste(layer, mask=layer.getchannel("A"))
+        else:
+            image = PIL.Image.fromarray(np.ascontiguousarray(source))
+        if max(image.size) > LEVELS[0][0]:
+            image.thumbnail((LEVELS[0][0],) * 2, reducing_gap=2.0)
+        self._images.append(image)
+        return Picture(
+            f"@@picture-{len(self._images) - 1}@@", image.width, image.height, alt, caption,
+            tiny=max(image.size) <= TINY,
+        )  # fmt: skip
+
+    def fill(self, page: str, limit: int = PAGE_BYTES) -> str:
+        """Return the page with its pictures in it, at the best quality that fits `limit` bytes."""
+        room = limit - len(page.encode())
+        addresses: list[str] = []
+        level = 0
+        with ThreadPoolExecutor() as pool:  # encoders release the interpreter's lock
+            while True:
+                encode = partial(_address, side=LEVELS[level][0], quality=LEVELS[level][1])
+                addresses = list(pool.map(encode, self._images))
+                over = sum(map(len, addresses)) / max(room, 1)
+                if over <= 1 or level == len(LEVELS) - 1:
+                    break
+                # A level halves the bytes, or nearly: one that cannot be enough is not tried.
+                level = min(level + (1 if over < SAVED else 2), len(LEVELS) - 1)
+        return re.sub(r"@@picture-(\d+)@@", lambda found: addresses[int(found[1])], page)
+
+
+def _address(image: Image, side: int, quality: int) -> str:
+    tiny = max(image.size) <= TINY
+    if max(image.size) > side:
+        image = image.copy()
+        image.thumbnail((side, side), reducing_gap=2.0)
+    file = io.BytesIO()
+    if tiny:
+        image.save(file, "PNG", optimize=True)
+        kind = "png"
+    else:
+        image.save(file, "WEBP", quality=quality, method=1)
+        kind = "webp"
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def grey_or_colour(values: NDArray[Any], value_max: float) -> NDArray[np.uint8]:
+    """Return an image `(height, width, channels)` of raw values as uint8 for showing."""
+    scaled: NDArray[np.uint8] = np.clip(
+        np.asarray(values, np.float32) * (255 / value_max), 0, 255
+    ).astype(np.uint8)
+    return scaled[..., 0] if scaled.shape[-1] == 1 else scaled[..., :3]
+
+
+def shown(values: NDArray[Any], value_max: float) -> NDArray[np.uint8]:
+    """Return an example as one image: an image itself, or a volume's three middle slices.
+
+    Args:
+        values: `(height, width, channels)` or `(depth, height, width, channels)`, raw.
+        value_max: Largest raw value.
+    """
+    if values.ndim == 3:
+        return grey_or_colour(values, value_max)
+    middles = [side // 2 for side in values.shape[:3]]
+    slices = [values[middles[0]], values[:, middles[1]], values[:, :, middles[2]]]
+    tall = max(part.shape[0] for part in slices)
+    padded = [np.pad(p, ((0, tall - p.shape[0]), (0, 1), (0, 0))) for p in slices]
+    return grey_or_colour(np.concatenate(padded, axis=1)[:, :-1], value_max)

@@ -1,0 +1,157 @@
+"""Matplotlib figures as SVG inside a page: its colours, its fonts, text kept as text."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+#: Drawn with these, shown with the page's variables: so a figure follows light, dark and print.
+INK, DIM, GRID, CARD = "#010101", "#020202", "#030303", "#040404"
+SERIES = ("#050501", "#050502", "#050503", "#050504", "#050505")
+VARIABLES = {
+    INK: "var(--ink)",
+    DIM: "var(--dim)",
+    GRID: "var(--line)",
+    CARD: "var(--card)",
+    **{colour: f"var(--c{position})" for position, colour in enumerate(SERIES, 1)},
+}
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "chapterflow",
+    # Names of models and classes are whatever people call them.
+    "text.parse_math": False,
+    "font.size": 9.5,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": DIM,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": DIM,
+    "ytick.labelcolor": DIM,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "axes.axisbelow": True,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "lines.linewidth": 1.6,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of the page.
+
+    Attributes:
+        svg: The markup of the figure.
+        caption: Shown below it.
+    """
+
+    svg: str
+    caption: str
+
+
+#: Size of most figures, in inches.
+WIDTH, HEIGHT = 4.4, 3.1
+
+
+class Draughtsman:
+    """Turns figures into drawings, and keeps their ids apart."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def drawing(self, figure: Figure, alt: str, caption: str) -> Drawing:
+        """Return a figure as markup for the page.
+
+        Args:
+            figure: Made within `STYLE`.
+            alt: What somebody who does not see it should know.
+            caption: Shown below it.
+        """
+        self._count += 1
+        name = f"g{self._count}"
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+        text = file.getvalue()
+        text = text[text.index("<svg") :]
+        text = re.sub(
+            r"<metadata>.*?</metadata>|<!--.*?-->|<title>.*?</title>", "", text, flags=re.S
+        )
+        # The page has many figures, and matplotlib calls the parts of each by the same names.
+        used = set(re.findall(r'(?:xlink:)?href="#([^"]+)"|url\(#([^)]+)\)', text))
+        needed = {one or other for one, other in used}
+        text = re.sub(
+            r' id="([^"]+)"',
+            lambda found: f' id="{name}-{found[1]}"' if found[1] in needed else "",
+            text,
+        )
+        text = re.sub(r'xlink:href="#', f'href="#{name}-', text)
+        text = re.sub(r"url\(#", f"url(#{name}-", text)
+        for colour, variable in VARIABLES.items():
+            text = text.replace(colour, variable)
+        text = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", text)
+        text = re.sub(r">\s+<", "><", text)
+        head = re.match(r"<svg[^>]*>", text)
+        view = re.search(r'viewBox="([^"]+)"', text)
+        if head is None or view is None:
+            raise ValueError("matplotlib wrote no SVG")
+        width = float(view[1].split()[2])
+        opened = (
+            f'<svg viewBox="{view[1]}" role="img" aria-label="{escape(alt, quote=True)}" '
+            f'style="max-width:{width * 1.6:.0f}px">'
+        )
+        return Drawing(opened + text[head.end() :].strip(), caption)
+
+
+def figure(width: float, height: float, *, left: float = 0.62, top: float = 0.12) -> Figure:
+    """Return an empty figure with margins; use it within `STYLE`.
+
+    The margins are given, because finding them out takes matplotlib longer than the drawing.
+
+    Args:
+        width: In inches; the page shows one at least as large as it is, where there is room.
+        height: In inches.
+        left: Margin for the labels of the vertical axis, in inches.
+        top: Margin above, in inches.
+    """
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(width, height))
+    drawn.subplots_adjust(
+        left=left / width, right=1 - 0.14 / width, bottom=0.5 / height, top=1 - top / height
+    )
+    return drawn
+
+
+def label_margin(labels: Sequence[str]) -> float:
+    """Return the inches that labels of a vertical axis need."""
+    return 0.15 + 0.086 * max(map(len, labels), default=0)
+
+
+def plain_ticks(axis: Axis, low: float, high: float) -> None:
+    """Write 0.5, 1, 2 or 10k on a log axis, not powers of ten; few ticks, but never one alone."""
+    from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
+
+    if high / low < 6:
+        axis.set_major_locator(MaxNLocator(5))
+    else:
+        subs = (1, 2, 5) if high / low < 60 else (1,)
+        axis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    axis.set_major_formatter(EngFormatter(sep="") if high >= 2000 else "{x:g}")
+    axis.set_minor_locator(NullLocator())

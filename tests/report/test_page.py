@@ -1,0 +1,328 @@
+"""The page: every number is there and traceable, and what is missing is told, not invented."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from chapterflow.report.page import render as rendering
+from chapterflow.report.page.hardest import hardest, probes
+from chapterflow.report.page.material import Entry, Material
+from chapterflow.report.page.models import section
+from chapterflow.report.page.parts import Cell, Table
+from chapterflow.report.page.pictures import Album, shown
+from chapterflow.report.page.questions import questions
+from chapterflow.report.page.render import render, write
+from chapterflow.report.page.svg import Draughtsman
+from chapterflow.report.page.trade_offs import Point, pareto_front
+from tests.report import page_runs
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+    return page_runs.make_material(tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture(scope="module")
+def page(material: Material) -> str:
+    return render(material)
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Material:
+    return page_runs.make_material(tmp_path)
+
+
+def text_of(page: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+
+
+def test_every_model_has_its_score_interval_and_lineage(material: Material, page: str) -> None:
+    text = text_of(page)
+    for entry in material.entries:
+        m = entry.facts.metrics
+        assert f"{m['test/accuracy']:.4f}" in text
+        assert f"{m['test/accuracy_low']:.3f} to {m['test/accuracy_high']:.3f}" in text
+        assert entry.facts.run_id in text
+        assert entry.facts.tags["chapterflow.fingerprint"][:10] in text
+    assert material.entries[0].facts.tags["chapterflow.dataset_digest"] in text
+    assert "6e5cca3bbe + changes" in text
+    assert "3277d0195f7e1b58" in text
+
+
+def test_a_real_difference_is_named_and_luck_is_not(material: Material, page: str) -> None:
+    real = {p.verdict for p in material.differences if {p.a, p.b} == {"dnn", "cnn"}}
+    assert real == {"b better"}
+    text = text_of(page)
+    assert "cnn over dnn" in text
+    assert "cnn over lenet5" not in text
+    assert "lenet5 over cnn" not in text
+
+
+def test_the_page_needs_nothing_but_itself(page: str) -> None:
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert addresses
+    outside = [a for a in addresses if not a.startswith(("#", "data:"))]
+    assert outside == []
+    assert "@import" not in page
+    assert not re.search(r"url\((?!#)", page)
+    assert "@@picture" not in page
+
+
+def test_ids_are_unique_and_links_on_the_page_lead_somewhere(page: str) -> None:
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    targets = set(re.findall(r'href="#([^"]+)"', page)) | set(re.findall(r"url\(#([^)]+)\)", page))
+    assert targets <= set(ids)
+
+
+def test_text_of_plots_stays_text_and_follows_the_page(page: str) -> None:
+    svg = next(s for s in re.findall(r"<svg.*?</svg>", page, re.S) if "training time" in s)
+    assert re.search(r">\s*lenet5\s*</text>", svg)
+    assert 'role="img"' in svg
+    assert "On the Pareto front" in svg
+    assert {"var(--c2)", "var(--ink)", "var(--dim)"} <= set(re.findall(r"var\(--\w+\)", svg))
+    assert not re.search(r"#0[1-5]0[1-5]0[1-5]", svg)
+
+
+def test_what_others_wrote_cannot_become_markup(fresh: Material) -> None:
+    card = fresh.entries[0].facts.folder / "dataset.json"
+    changed = json.loads(card.read_text()) | {"title": "<script>alert(1)</script> & more"}
+    card.write_text(json.dumps(changed))
+    entries = [Entry(replace_label(e, 'x" onload="1'), e.data) for e in fresh.entries[:1]]
+    page = render(replace(fresh, entries=entries, differences=[]))
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    names: list[str] = []
+    reader = HTMLParser()
+    reader.handle_starttag = lambda _, given: names.extend(name for name, _ in given)  # type: ignore[method-assign]
+    reader.feed(page)
+    assert "aria-label" in names
+    assert "onload" not in names
+
+
+def replace_label(entry: Entry, label: str) -> Any:
+    return entry.facts.model_copy(update={"label": label})
+
+
+def test_names_with_dollars_are_names_not_mathematics(fresh: Material) -> None:
+    entries = [Entry(replace_label(e, f"{e.label} $\\nothing$"), e.data) for e in fresh.entries]
+    assert render(replace(fresh, entries=entries)).count("dnn $\\nothing$</text>") >= 3
+
+
+def test_examples_of_other_data_are_not_shown_as_those_of_the_run(fresh: Material) -> None:
+    path = fresh.entries[0].data / "digits" / "dataset.json"
+    changed = json.loads(path.read_text()) | {"title": "changed since"}
+    path.write_text(json.dumps(changed))
+    page = render(fresh)
+    assert "The pictures are left out" in page
+    assert "Thumbnails and class balance are left out" in page
+    assert "<img" not in page
+    assert "Hardest examples of dnn" in page
+
+
+def test_a_run_without_artifacts_still_has_its_scores(fresh: Material) -> None:
+    for path in fresh.entries[0].facts.folder.rglob("*.*"):
+        path.unlink()
+    page = render(replace(fresh, entries=fresh.entries[:1], differences=[]))
+    assert f"{fresh.entries[0].facts.metrics['test/accuracy']:.4f}" in page
+    assert "This run holds no pictures of the model" in page
+
+
+def test_the_hardest_example_comes_first_and_says_what_was_answered(material: Material) -> None:
+    entry = material.entries[0]
+    found = entry.predictions
+    given = found["probability"][np.arange(len(found["label"])), found["label"]]
+    place = int(given.argmin())
+    result = hardest(entry, Album(), Draughtsman())
+    assert result is not None
+    answer = found["probability"][place].argmax()
+    assert result.tiles[0].alt.startswith(
+        f"Test example {found['index'][place]}: {found['label'][place]}, answered {answer}, "
+    )
+    wrong = int((found["probability"].argmax(axis=1) != found["label"]).sum())
+    assert f"{wrong} of 80 are answered wrongly" in result.lead
+
+
+def test_the_same_examples_are_put_to_all_models(material: Material) -> None:
+    first, differing, hard = probes(material.entries, Album())
+    assert [row[0].text for row in differing.table.rows] == ["dnn", "cnn", "lenet5"]
+    assert "the first of the test split" in first.title
+    each = np.stack([e.predictions["probability"] for e in material.entries])
+    labels = material.entries[0].predictions["label"]
+    true = each[:, np.arange(len(labels)), labels]
+    place = int(true.mean(axis=0).argmin())
+    assert [row[3].sort for row in hard.table.rows] == pytest.approx(true[:, place].tolist())
+    assert probes(material.entries[:1], Album()) == []
+
+
+def test_explanations_are_shown_with_their_scores_and_side_by_side(fresh: Material) -> None:
+    for entry in fresh.entries:
+        page_runs.explain(entry.facts)
+    page = render(fresh)
+    assert page.count('alt="walk of dnn"') == 1
+    assert "A walk through the feature maps" in page
+    assert 'alt="cnn: attributions of cnn"' in page  # beside the others
+    assert page.count("Scores of the attributions of") == 2 * len(fresh.entries)
+    assert "0.654" in page
+    assert "This run holds no pictures" not in page
+
+
+def test_a_list_of_pictures_cannot_name_files_elsewhere(fresh: Material) -> None:
+    facts = fresh.entries[0].facts
+    page_runs.explain(facts, ["walk"])
+    secret = facts.folder / "secret.png"
+    (facts.folder / "explain" / "walk.png").rename(secret)
+    listed = facts.folder / "explain" / "explain.json"
+    listed.write_text(listed.read_text().replace("walk.png", "../secret.png"))
+    assert fresh.entries[0].explanations == []
+
+
+def test_pictures_lose_quality_before_the_page_grows_too_large(fresh: Material) -> None:
+    for entry in fresh.entries:
+        page_runs.explain(entry.facts, ["walk"], side=1200)
+    full = render(fresh)
+    assert len(full.encode()) > 1_000_000
+    small = render(fresh, limit=1_000_000)
+    assert len(small.encode()) < 1_000_000
+    assert small.count("<img") == full.count("<img")
+
+
+def test_many_classes_give_their_confusions_not_a_matrix(fresh: Material) -> None:
+    facts = fresh.entries[0].facts
+    card = facts.folder / "dataset.json"
+    names = [f"class {n}" for n in range(30)]
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"classes": names}))
+    counts = np.diag(np.full(30, 9))
+    counts[3, 7], counts[20, 21] = 2, 5
+    (facts.folder / "evaluation.json").write_text(json.dumps({"confusion": counts.tolist()}))
+    table = section(fresh.entries[0], 10, Album(), Draughtsman()).confusion
+    assert table is not None
+    told = [[cell.text for cell in row] for row in table.rows]
+    assert told == [["class 20", "class 21", "5"], ["class 3", "class 7", "2"]]
+
+
+def test_a_volume_is_shown_by_its_three_middle_slices() -> None:
+    volume = np.zeros((4, 6, 8, 1), np.uint8)
+    volume[2, ..., 0] = 10
+    volume[:, 3, :, 0] = 20
+    volume[:, :, 4, 0] = 40
+    image = shown(volume, 40)
+    assert image.shape == (6, 8 + 1 + 8 + 1 + 6)
+    assert image[0, 0] == 63  # the slice across the depth
+    assert image[0, 9] == 127  # across the height
+    assert image[0, 18] == 255  # across the width
+
+
+@pytest.mark.parametrize(
+    ("points", "higher", "front"),
+    [
+        ([("a", 1, 0.9), ("b", 2, 0.8)], True, "a"),
+        ([("a", 1, 0.8), ("b", 2, 0.9)], True, "ab"),
+        ([("a", 1, 0.8), ("b", 1, 0.9)], True, "b"),
+        ([("a", 1, 0.9), ("b", 2, 0.9)], True, "a"),
+        ([("a", 1, 0.9), ("b", 1, 0.9)], True, "ab"),
+        ([("a", 1, 0.9), ("b", 2, 0.8)], False, "ab"),
+        ([("a", 3, 0.7), ("b", 2, 0.6), ("c", 1, 0.5)], True, "abc"),
+    ],
+)
+def test_pareto_front(points: Any, higher: bool, front: str) -> None:
+    made = [Point(name, cost, score, score, score) for name, cost, score in points]
+    found = pareto_front(made, higher_is_better=higher)
+    assert {point.label for point in found} == set(front)
+    assert [p.cost for p in found] == sorted(p.cost for p in found)
+
+
+def test_questions_say_which_runs_they_lack(material: Material) -> None:
+    asked = {question.anchor: question for question in questions(material)}
+    assert asked["question-dnn-cnn"].table is not None
+    assert asked["question-transfer"].table is None
+    assert "`chapterflow run transfer`" in asked["question-transfer"].answer
+    assert "`chapterflow run gcn`" in asked["question-readout"].answer
+
+
+def test_models_of_different_test_sets_are_not_set_against_each_other(material: Material) -> None:
+    moved = material.entries[1].facts
+    moved = moved.model_copy(update={"tags": moved.tags | {"chapterflow.test_digest": "other"}})
+    entries = [material.entries[0], Entry(moved, material.entries[1].data)]
+    asked = questions(replace(material, entries=entries, differences=[]))[0]
+    assert asked.table is None
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_dense_or_convolution_counts_from_the_dense_network(
+    material: Material, swapped: bool
+) -> None:
+    pair = next(p for p in material.differences if {p.a, p.b} == {"dnn", "cnn"})
+    if swapped:
+        pair = pair.model_copy(
+            update={
+                "a": pair.b, "b": pair.a, "accuracy_difference": -pair.accuracy_difference,
+                "low": -pair.high, "high": -pair.low, "verdict": "a better",
+            }
+        )  # fmt: skip
+    gain = material.entries[1].facts.metrics["test/accuracy"]
+    gain -= material.entries[0].facts.metrics["test/accuracy"]
+    answer = questions(replace(material, differences=[pair]))[0].answer
+    assert f"CNN minus DNN: {gain * 100:+.2f} percentage points" in answer
+    assert "a real difference" in answer
+    low, high = map(float, re.findall(r"interval (\S+) to (\S+?)\)", answer)[0])
+    assert low < gain * 100 < high
+
+
+def test_variants_beside_models_answer_the_other_questions(fresh: Material, tmp_path: Path) -> None:
+    dataset = page_runs.make_data(tmp_path / "again")
+    variants = {
+        "googlenet": {"beside/without_1x1/parameters": 96100.0, "beside/without_1x1/flops": 1e6},
+        "transfer": {
+            "beside/from_scratch/accuracy": 0.2, "beside/from_scratch/accuracy_low": 0.1,
+            "beside/from_scratch/accuracy_high": 0.3, "beside/from_scratch/train_seconds": 100.0,
+        },
+        "gcn": {
+            "beside/readout_sum/accuracy": 1.0, "beside/readout_sum/accuracy_low": 0.99,
+            "beside/readout_sum/accuracy_high": 1.0, "beside/structure_blind/accuracy": 0.5,
+        },
+    }  # fmt: skip
+    facts = [
+        page_runs.make_run(dataset, tmp_path / "more", name, wrong=0.4, more=more)
+        for name, more in variants.items()
+    ]
+    entries = [Entry(fact, fresh.entries[0].data) for fact in facts]
+    _, saving, transfer, readouts = questions(replace(fresh, entries=entries))
+    ratio = 96100.0 / facts[0].metrics["cost/parameters"]
+    assert f"{ratio:.1f} times the parameters" in saving.answer
+    assert "counted, not trained" in saving.answer
+    own = facts[1].metrics["test/accuracy"]
+    assert f"from scratch: 0.2000 ({(0.2 - own) * 100:+.1f} points" in transfer.answer
+    assert "intervals apart" in transfer.answer
+    assert "that of readout sum, 1.0000" in readouts.answer
+    assert "its interval is apart from" in readouts.answer
+    assert (
+        f"structure adds {(facts[2].metrics['test/accuracy'] - 0.5) * 100:+.1f}" in readouts.answer
+    )
+
+
+def test_a_row_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(Exception, match=r"must have 2 cells\. Received: 1"):
+        Table("numbers", ["a", "b"], [[Cell("1")]])
+
+
+def test_a_page_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write("first", tmp_path / "report")
+    assert path == tmp_path / "report" / "index.html"
+
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(rendering.Path, "replace", full)
+    with pytest.raises(OSError, match="no space"):
+        write("second", tmp_path / "report")
+    assert path.read_text() == "first"
+    assert [p.name for p in path.parent.iterdir()] == ["index.html"]
