@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, runtime, task
@@ -269,10 +270,14 @@ def _report(
     if all(outcome.status == "failed" for outcome in outcomes):
         return ""
     tell = tell_about("report")
-    try:
-        made = steps.report(
-            project, settings, out=project.root / "report", flow_run_id=flow_run_id, tell=tell
+    page = project.root / "report" / "index.html"
+    if _shows(page, outcomes):
+        tell("reused", page.as_uri())
+        return (
+            f"\nReport: [{page.name}]({page.as_uri()}), the file `{page}`; nothing has changed.\n"
         )
+    try:
+        made = steps.report(project, settings, out=page.parent, flow_run_id=flow_run_id, tell=tell)
     except Exception as error:  # The models are done all the same.
         tell("failed", str(error).partition("\n")[0])
         return f"\nThe report failed: {type(error).__name__}: {error}\n"
@@ -282,6 +287,14 @@ def _report(
         f"\nReport: [{made.artifact}]({made.page.as_uri()}), the file `{made.page}`; also with run "
         f"`{made.run_id}` in MLflow.\n"
     )
+
+
+def _shows(page: Path, outcomes: Sequence[Outcome]) -> bool:
+    """Tell whether a page is about these very runs: none was trained, and it names them all."""
+    if any(outcome.status != "reused" for outcome in outcomes) or not page.is_file():
+        return False
+    text = page.read_text(encoding="utf-8")
+    return all(str(outcome.run_id) in text for outcome in outcomes)
 
 
 def _failure(settings: Settings, name: str, state: State[Any]) -> Outcome:

@@ -52,6 +52,16 @@ def test_a_run_ends_with_a_page_that_everything_leads_to(done: Any) -> None:
     assert call(root, "git", "status", "--porcelain").stdout == ""
 
 
+def test_a_run_that_changes_nothing_leaves_the_page(done: Any) -> None:
+    root, _, _ = done
+    page = root / "report" / "index.html"
+    before = page.stat().st_mtime_ns
+    again = call(root, "chapterflow", "run", "dnn", "cnn")
+    assert again.returncode == 0, again.stderr
+    assert "report: reused" in again.stdout
+    assert page.stat().st_mtime_ns == before
+
+
 def test_the_page_leads_to_data_docs_that_are_there(done: Any) -> None:
     root, _, _ = done
     text = (root / "report" / "index.html").read_text()
