@@ -86,8 +86,8 @@ def judge(
         seed: Of the random weights.
         where: Places `(n, *places)` of the maps that are compared.
     """
-    stages = cascade(model, lambda: make(False), seed=seed, where=where)
     maps, noisy = make(False), make(True)
+    stages = cascade(model, maps, lambda: make(False), seed=seed, where=where)
     return {
         name: Judgement(
             found, stages[name], float(np.mean(similarity(maps[name], noisy[name], where)))

@@ -60,12 +60,18 @@ def weighted_layers(model: keras.Model) -> list[keras.layers.Layer]:
 
 
 def cascade(
-    model: keras.Model, make: Callable[[], Maps], *, seed: int, where: NDArray[np.bool_]
+    model: keras.Model,
+    learnt: Maps,
+    make: Callable[[], Maps],
+    *,
+    seed: int,
+    where: NDArray[np.bool_],
 ) -> dict[str, list[float]]:
     """Return how alike each method's maps stay while the layers are randomised from the top.
 
     Args:
         model: Trained; as it was afterwards.
+        learnt: Maps `(n, *places)` by method of the trained model.
         make: Returns maps `(n, *places)` by method from the model as it stands.
         seed: Of the weights.
         where: Places `(n, *places)` that are compared.
@@ -74,7 +80,6 @@ def cascade(
         By method the mean similarity at each of `STAGES`: the last layer, half of the layers, all.
     """
     layers = weighted_layers(model)
-    learnt = make()
     found: dict[str, list[float]] = {name: [] for name in learnt}
     for share in STAGES:
         with randomised(layers[: max(1, round(share * len(layers)))], seed):
