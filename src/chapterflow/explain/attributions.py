@@ -189,7 +189,7 @@ def occlusion(
     """
     spatial = inputs.shape[1:-1]
     cover = background(inputs) if baseline is None else np.asarray(baseline)
-    step = stride or -(-max(spatial) // WINDOWS[len(spatial)])
+    step = stride or usual_stride(spatial)
     covered = windows(spatial, window or 2 * step, step)
     whole = np.take_along_axis(answers(model, inputs), targets[:, np.newaxis], axis=1)
     base = np.broadcast_to(cover, inputs.shape)
@@ -204,6 +204,11 @@ def occlusion(
     fall = whole - np.concatenate(left).reshape(len(inputs), -1)
     flat = covered.reshape(len(covered), -1).astype(np.float64)
     return np.asarray((fall @ flat / flat.sum(axis=0)).reshape(len(inputs), *spatial))
+
+
+def usual_stride(spatial: tuple[int, ...]) -> int:
+    """Return the stride with which ten windows (of a curve 32, of a volume five) span an axis."""
+    return -(-max(spatial) // WINDOWS[len(spatial)])
 
 
 def windows(spatial: tuple[int, ...], window: int, stride: int) -> NDArray[np.bool_]:

@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from chapterflow.data.card import Dataset
 from chapterflow.errors import ConfigError
-from chapterflow.explain.attributions import METHODS, answers, attribute, background
+from chapterflow.explain.attributions import (
+    METHODS,
+    STEPS,
+    answers,
+    attribute,
+    background,
+    usual_stride,
+)
 from chapterflow.explain.explanation import Explanation, Picture
 from chapterflow.explain.faithfulness import (
     Faithfulness,
@@ -39,13 +46,11 @@ if TYPE_CHECKING:
 __all__ = ["Explanation", "Picture", "explain", "explain_input"]
 
 GRAPHS = ("graphs", "citations")
-#: Methods that hold an input against a baseline.
-PATHS = ("integrated-gradients", "occlusion")
 #: Values that all layers may compute, together, for the maps of all probes, and for the judgement:
 #: a large network is judged on fewer probes, so that it takes no longer than a small one.
 BUDGET = 2e8
-PASSES, JUDGING_PASSES = 300, 900
-JUDGED, RANDOMISED = 10, 4
+PASSES, JUDGING_PASSES = 300, 600
+JUDGED, RANDOMISED = 10, 3
 
 
 def explain(
@@ -145,16 +150,22 @@ def _explain_pixels(
     few = _within(model, JUDGING_PASSES, RANDOMISED)
     noise = np.random.default_rng([seed, 7]).normal(0, NOISE * card.value_max, inputs[:few].shape)
 
+    # Coarser than the maps that are drawn, since there are many to compare. The background is the
+    # same with noise as without, or the map of the noise would be compared.
+    base = background(inputs[:few])
+    checked: dict[str, dict[str, Any]] = {
+        "integrated-gradients": {"steps": STEPS // 2, "baseline": base},
+        "occlusion": {"stride": 2 * usual_stride(inputs.shape[1:-1]), "baseline": base},
+    }
+
     def make(noisy: bool) -> Mapping[str, NDArray[Any]]:
         given = inputs[:few] + noise * noisy
-        # The same background for both, or the map of the noise would be compared.
-        base: dict[str, Any] = {"baseline": background(inputs[:few])}
         return {
-            name: attribute(model, given, targets[:few], name, **(base if name in PATHS else {}))
+            name: attribute(model, given, targets[:few], name, **checked.get(name, {}))
             for name in methods
         }
 
-    where = np.abs(inputs[:few] - background(inputs[:few])).max(axis=-1) > 0
+    where = np.abs(inputs[:few] - base).max(axis=-1) > 0
     judged = judge(model, make, faithful, where=where, seed=seed)
     path = folder / "attributions.png"
     said = described["text"]
@@ -164,7 +175,10 @@ def _explain_pixels(
         f"{title}: what speaks for the answer",
         path,
         value_max=card.value_max,
-        captions=[f"{name}\n{text}" for name, text in zip(names, said, strict=True)],
+        captions=[
+            f"{name}\n{text}" + ("" if row.get("predicted", name) == name else "\n(wrong)")
+            for name, text, row in zip(names, said, described["rows"], strict=True)
+        ],
         faithful=faithful,
         doubts={name: one.doubts for name, one in judged.items()},
         marks=None if classes else targets,

@@ -28,7 +28,7 @@ class Judgement:
 
     Attributes:
         faithful: Deletion and insertion, against random orders.
-        stages: Similarity after the last layer, half of the layers, all layers were randomised.
+        stages: Similarity after the last layer, and after all layers, were randomised.
         stability: Similarity after a little noise on the inputs.
     """
 

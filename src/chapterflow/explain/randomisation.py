@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import keras
 
 #: Shares of the weighted layers, counted from the output, that the cascade has randomised.
-STAGES = (0.0, 0.5, 1.0)
+STAGES = (0.0, 1.0)
 
 Maps = Mapping[str, NDArray[Any]]
 
@@ -77,7 +77,7 @@ def cascade(
         where: Places `(n, *places)` that are compared.
 
     Returns:
-        By method the mean similarity at each of `STAGES`: the last layer, half of the layers, all.
+        By method the mean similarity at each of `STAGES`: the last layer alone, all layers.
     """
     layers = weighted_layers(model)
     found: dict[str, list[float]] = {name: [] for name in learnt}
