@@ -138,8 +138,9 @@ class Canvas:
             )
         written = io.BytesIO()
         image.save(written, "PNG", compress_level=6)
-        if written.tell() > LARGE:
-            # Pale edges of curves and large maps compress badly; the eye misses nothing.
+        if written.tell() > LARGE and not self._nodes:
+            # Pale edges of curves and large maps compress badly; the eye misses nothing. Small
+            # nodes of a strong colour would lose it.
             written = io.BytesIO()
             image.quantize(200, method=Image.Quantize.MEDIANCUT).save(written, "PNG")
         path.write_bytes(written.getvalue())

@@ -141,13 +141,13 @@ def _explain_pixels(
     targets, described = answered(model, inputs, classes)
     methods = usable_methods(model)
     tell("attributions")
-    within = _within(model, PASSES, JUDGED)
+    within = _within(model, PASSES, 3, JUDGED)
     maps = {name: attribute(model, inputs[:within], targets[:within], name) for name in methods}
     faithful = faithfulness(
         pixel_score(model, inputs[:within], targets[:within]), _ranking(model, maps), seed=seed
     )
     tell("checks of the attributions")
-    few = _within(model, JUDGING_PASSES, RANDOMISED)
+    few = _within(model, JUDGING_PASSES, 2, RANDOMISED)
     noise = np.random.default_rng([seed, 7]).normal(0, NOISE * card.value_max, inputs[:few].shape)
 
     # Coarser than the maps that are drawn, since there are many to compare. The background is the
@@ -388,10 +388,10 @@ def _ranking(model: keras.Model, maps: Mapping[str, NDArray[Any]]) -> Mapping[st
     return {name: np.abs(one) for name, one in maps.items()}
 
 
-def _within(model: keras.Model, passes: int, most: int) -> int:
-    """Return how many probes, at most `most` and at least two, the budget allows."""
+def _within(model: keras.Model, passes: int, least: int, most: int) -> int:
+    """Return how many probes the budget allows, between `least` and `most`."""
     values = 0
     for layer in model.layers:
         shape = getattr(getattr(layer, "output", None), "shape", ())
         values += int(np.prod([side or 1 for side in shape[1:]]))
-    return int(np.clip(BUDGET / (values * passes), 2, most))
+    return int(np.clip(BUDGET / (values * passes), least, most))

@@ -118,7 +118,9 @@ def draw_feature_maps(
             name,
             [
                 sides(values.shape),
-                f"{left / size:.0%} of the positions" if left <= size else "enlarged",
+                f"{left / size:{'.0%' if left > 0.02 * size else '.1%'}} of the positions"
+                if left <= size
+                else "enlarged",
                 f"{np.mean(values == 0):.0%} zeros",
             ],
         )
