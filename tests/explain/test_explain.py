@@ -133,7 +133,7 @@ def test_an_untrained_network_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_network_without_convolutions_has_no_grad_cam() -> None:
-    from chapterflow.explain.explain import usable_methods
+    from chapterflow.explain.answers import usable_methods
 
     assert usable_methods(linear((6, 6, 1))) == ["integrated-gradients", "occlusion"]
 

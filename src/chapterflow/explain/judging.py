@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -123,3 +123,22 @@ def as_details(judged: Mapping[str, Judgement]) -> dict[str, Any]:
         }
         for method, one in judged.items()
     }
+
+
+def with_scores(
+    rows: Sequence[dict[str, Any]], faithful: Mapping[str, Faithfulness]
+) -> list[dict[str, Any]]:
+    """Return the rows of the probes with the scores of their maps."""
+    found = []
+    for number, row in enumerate(rows):
+        scores = {
+            name: {
+                "deletion_auc": float(one.deletion[number]),
+                "insertion_auc": float(one.insertion[number]),
+                "beats_random": bool(one.each_beats_random[number]),
+            }
+            for name, one in faithful.items()
+            if number < len(one.deletion)
+        }
+        found.append(row | {"maps": scores})
+    return found

@@ -18,7 +18,7 @@ from chapterflow.data.card import Dataset
 from chapterflow.explain.drawn_nodes import draw_nodes
 from chapterflow.explain.explanation import Explanation, Picture
 from chapterflow.explain.faithfulness import Score, faithfulness, probability
-from chapterflow.explain.judging import NOISE, as_details, as_metrics, judge
+from chapterflow.explain.judging import NOISE, as_details, as_metrics, judge, with_scores
 from chapterflow.explain.node_probes import NodeModel, NodeProbe, node_probes, padded
 from chapterflow.explain.probes import probes
 from chapterflow.explain.trained import check_trained
@@ -172,7 +172,11 @@ def explain_nodes(
                 f"the model's answer; better than random orders: {', '.join(believed) or 'none'}.",
             )
         ],
-        details={"probes": rows, "layers": [], "methods": as_details(judged)},
+        details={
+            "probes": with_scores(rows, faithful),
+            "layers": [],
+            "methods": as_details(judged),
+        },
     )
 
 
