@@ -142,3 +142,15 @@ def test_wrong_names(method: str, layer: str | None, said: str) -> None:
         attribute(convolutional((6, 6, 1)), values(1, (6, 6, 1)), TARGETS[:1], method, layer=layer)
     with pytest.raises(ConfigError, match="must have a convolution"):
         attribute(linear((6, 6, 1)), values(1, (6, 6, 1)), TARGETS[:1], "grad-cam")
+
+
+def test_grad_cam_does_not_take_a_layer_of_four_positions() -> None:
+    import keras
+    from keras import layers
+
+    from chapterflow.explain.attributions import last_wide
+
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Conv2D(2, 3, padding="same", name="wide")(inputs)
+    x = layers.Conv2D(2, 3, name="small")(layers.MaxPooling2D(2)(x))
+    assert last_wide(keras.Model(inputs, layers.Flatten()(x))) == "wide"
