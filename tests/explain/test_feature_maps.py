@@ -9,6 +9,7 @@ from matplotlib import image, pyplot
 
 from chapterflow.models.parts.registry import get_model
 from tests.digits import digits_dataset
+from tests.explain.small_models import SHAPES, convolutional, values
 from tests.models.images import build, pixels
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
@@ -96,19 +97,74 @@ def test_the_strongest_channels_come_first() -> None:
     assert strongest(np.ones((4, 4, 1)) * means).tolist() == [1, 3, 7, 8, 9, 4, 0, 6]
 
 
+@pytest.mark.parametrize("shape", [(30,), (9, 7), (6, 5, 4)])
 @pytest.mark.parametrize(("layers", "rows"), [(1, 2), (3, 4), (40, 13)])
-def test_the_picture(layers: int, rows: int, tmp_path: Path) -> None:
+def test_the_walk(shape: tuple[int, ...], layers: int, rows: int, tmp_path: Path) -> None:
     from chapterflow.explain.feature_maps import draw_feature_maps
 
     rng = np.random.default_rng(5)
-    maps = {f"layer_{number}": rng.normal(size=(6, 4, 5)) for number in range(layers)}
+    maps = {f"layer_{number}": rng.normal(size=(*shape, 5)) for number in range(layers)}
     maps["layer_0"][..., 0] = 0.0
     path = tmp_path / "maps.png"
-    draw_feature_maps(rng.uniform(0, 255, (9, 7, 3)), maps, "cnn", path, value_max=255.0)
+    draw_feature_maps(rng.uniform(0, 255, (*shape, 3)), maps, "cnn", path, value_max=255.0)
     found = image.imread(path)
-    height, width = found.shape[:2]
-    assert width == 1182
-    assert height == pytest.approx(110 * (1.2 + 1.36 * rows), abs=2)
-    last = found[-130:, 190:600, :3]
+    assert found.shape[0] == 108 + 122 * rows
+    last = found[-110:-30, 200:600, :3]
     assert last.std() > 0.05  # maps in the last row
+    assert found[:, -10:, :3].min() > 0.97  # and nothing cut off at the right
     assert pyplot.get_fignums() == []
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_each_layer_has_a_picture_of_all_inputs(axes: int, tmp_path: Path) -> None:
+    from chapterflow.explain.inside import look_inside
+
+    model, inputs = convolutional(SHAPES[axes]), values(3, SHAPES[axes])
+    pictures, layers = look_inside(model, inputs, ["a", "b", "c"], tmp_path, "small", 1.0)
+    assert [(one.key, one.step) for one in pictures] == [
+        ("walk", 0),
+        ("feature_maps", 0),
+        ("feature_maps", 1),
+        ("feature_maps", 2),
+        ("kernels", 0),
+    ]
+    assert [(one["name"], len(one["channels"])) for one in layers] == [
+        ("conv1", 4),
+        ("conv2", 5),
+        ("pool", 5),
+    ]
+    for picture in pictures:
+        assert image.imread(picture.path)[80:, :, :3].std() > 0.02
+
+
+def test_an_untrained_1d_or_3d_convolution_is_refused() -> None:
+    from chapterflow.explain.feature_maps import feature_maps
+    from chapterflow.explain.trained import Untrained
+
+    for axes in (1, 3):
+        model = convolutional(SHAPES[axes])
+        model.get_layer("conv2").bias.assign(np.zeros(5, np.float32))
+        with pytest.raises(Untrained, match="conv2"):
+            feature_maps(model, values(1, SHAPES[axes]))
+
+
+def test_maps_of_a_single_layer() -> None:
+    import keras
+
+    from chapterflow.explain.feature_maps import feature_maps
+
+    inputs = keras.Input((6, 6, 1))
+    maps = keras.layers.Conv2D(3, 3, bias_initializer="zeros", name="only")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(maps)))
+    moved(model, ["only"])
+    assert feature_maps(model, values(2, (6, 6, 1)))["only"].shape == (2, 4, 4, 3)
+
+
+def test_slices_of_a_volume_run_from_front_to_back() -> None:
+    from chapterflow.explain.tiles import flattened
+
+    volume = np.zeros((16, 4, 4, 3), np.uint8) + np.arange(16, dtype=np.uint8).reshape(-1, 1, 1, 1)
+    sheet = flattened(volume)
+    shown = [sheet[0, 0, 0], sheet[0, -1, 0], sheet[-1, 0, 0], sheet[-1, -1, 0]]
+    assert shown == sorted(shown)
+    assert len(set(shown)) == 4

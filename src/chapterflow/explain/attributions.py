@@ -17,13 +17,16 @@ from numpy.typing import NDArray
 
 from chapterflow.errors import ConfigError
 from chapterflow.explain.feature_maps import mapped_layers
+from chapterflow.explain.trained import is_convolution
 from chapterflow.settings import nearest
 
 if TYPE_CHECKING:
     import keras
 
-#: Inputs in one forward pass.
-BATCH = 256
+#: Inputs in one forward pass, and in one whose gradient is taken.
+BATCH, GRADIENT_BATCH = 512, 256
+#: Positions of a map that Grad-CAM takes unless told which.
+WIDE = 16
 #: Points on the path of integrated gradients; windows of occlusion along an axis, by their number.
 STEPS, WINDOWS = 24, {1: 32, 2: 10, 3: 5}
 
@@ -69,7 +72,7 @@ def grad_cam(
         model: A functional model.
         inputs: Raw values `(n, *spatial, channels)`.
         targets: Which answer of each input is explained, `(n,)`.
-        layer: Name of a convolution or pooling; the last of them unless given.
+        layer: Name of a convolution or pooling; that of `last_wide` unless given.
 
     Raises:
         ConfigError: If the model has no such layer.
@@ -83,7 +86,7 @@ def grad_cam(
             "grad-cam: the model must have a convolution whose maps are weighed. Received: "
             f"{model.name}, which has none; integrated-gradients and occlusion need none"
         )
-    chosen = names[-1] if layer is None else layer
+    chosen = last_wide(model) if layer is None else layer
     if chosen not in names:
         raise ConfigError(
             f"layer must be one of {', '.join(names) or 'none'}.{nearest(chosen, names)} "
@@ -91,17 +94,30 @@ def grad_cam(
         )
     inner = keras.Model(model.input, [model.get_layer(chosen).output, model.output])
     parts = []
-    for start in range(0, len(inputs), BATCH):
-        x = tf.convert_to_tensor(inputs[start : start + BATCH], tf.float32)
+    for start in range(0, len(inputs), GRADIENT_BATCH):
+        x = tf.convert_to_tensor(inputs[start : start + GRADIENT_BATCH], tf.float32)
         with tf.GradientTape() as tape:
             tape.watch(x)  # Of a frozen backbone, nothing else would be recorded.
             maps, out = inner(x, training=False)
-            total = _picked(out, targets[start : start + BATCH])
+            total = _picked(out, targets[start : start + GRADIENT_BATCH])
         gradient = np.asarray(tape.gradient(total, maps))
         axes = tuple(range(1, gradient.ndim - 1))
         weights = gradient.mean(axis=axes, keepdims=True)
         parts.append(np.maximum((weights * np.asarray(maps)).sum(axis=-1), 0))
     return interpolated(np.concatenate(parts), inputs.shape[1:-1])
+
+
+def last_wide(model: keras.Model) -> str:
+    """Return the name of the last convolution whose maps have sixteen positions or more.
+
+    Those that are closest to the answer know most of it, but maps of 2 x 2 do not say where. Where
+    none has so many, the one with the most.
+    """
+    layers = [one for one in mapped_layers(model) if is_convolution(one)]
+    sizes = [int(np.prod([side or WIDE for side in one.output.shape[1:-1]])) for one in layers]
+    enough = min(WIDE, max(sizes))
+    found = [one.name for one, size in zip(layers, sizes, strict=True) if size >= enough]
+    return str(found[-1])
 
 
 def integrated_gradients(
@@ -131,7 +147,7 @@ def integrated_gradients(
     difference = np.asarray(inputs - start, np.float32)
     shares = ((np.arange(steps) + 0.5) / steps).astype(np.float32)
     total = np.zeros_like(difference)
-    count = max(1, BATCH // steps)
+    count = max(1, GRADIENT_BATCH // steps)
     for begin in range(0, len(inputs), count):
         part = slice(begin, begin + count)
         path = np.multiply.outer(shares, difference[part]) + (inputs - difference)[part]
@@ -173,17 +189,26 @@ def occlusion(
     """
     spatial = inputs.shape[1:-1]
     cover = background(inputs) if baseline is None else np.asarray(baseline)
-    step = stride or -(-max(spatial) // WINDOWS[len(spatial)])
+    step = stride or usual_stride(spatial)
     covered = windows(spatial, window or 2 * step, step)
     whole = np.take_along_axis(answers(model, inputs), targets[:, np.newaxis], axis=1)
-    fall = np.empty((len(inputs), len(covered)))
-    hidden = covered[..., np.newaxis]
     base = np.broadcast_to(cover, inputs.shape)
-    for number, (one, instead) in enumerate(zip(inputs, base, strict=True)):
-        masked = np.where(hidden, instead, one).astype(np.float32)
-        fall[number] = whole[number] - answers(model, masked)[:, targets[number]]
+    left = []
+    # All inputs together, in full batches: a call costs more than what is computed in it.
+    for start in range(0, len(inputs) * len(covered), BATCH):
+        pair = np.arange(start, min(start + BATCH, len(inputs) * len(covered)))
+        which, mask = np.divmod(pair, len(covered))
+        masked = np.where(covered[mask][..., np.newaxis], base[which], inputs[which])
+        out = answers(model, masked.astype(np.float32))
+        left.append(np.take_along_axis(out, targets[which][:, np.newaxis], axis=1)[:, 0])
+    fall = whole - np.concatenate(left).reshape(len(inputs), -1)
     flat = covered.reshape(len(covered), -1).astype(np.float64)
     return np.asarray((fall @ flat / flat.sum(axis=0)).reshape(len(inputs), *spatial))
+
+
+def usual_stride(spatial: tuple[int, ...]) -> int:
+    """Return the stride with which ten windows (of a curve 32, of a volume five) span an axis."""
+    return -(-max(spatial) // WINDOWS[len(spatial)])
 
 
 def windows(spatial: tuple[int, ...], window: int, stride: int) -> NDArray[np.bool_]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,10 @@ from numpy.typing import NDArray
 
 DPI = 100
 GREY, RED = "#5f5f5f", "#b3261e"
+#: Bytes from which on a PNG is written with fewer colours.
+LARGE = 100_000
+#: Names of matplotlib's alignments, which the rest of the project uses, in Pillow's letters.
+ANCHORS = {"left": "l", "center": "m", "right": "r", "top": "a", "bottom": "d"}
 
 
 class Canvas:
@@ -25,7 +31,7 @@ class Canvas:
 
     def __init__(self, width: int, height: int) -> None:
         self.pixels = np.full((height, width, 3), 255, np.uint8)
-        self._texts: list[tuple[float, float, str, dict[str, Any]]] = []
+        self._texts: list[tuple[float, float, str, float, str, str, str]] = []
         self._curves: list[tuple[NDArray[Any], str]] = []
         self._lines: list[tuple[list[float], list[float], dict[str, Any]]] = []
         self._edges: list[NDArray[Any]] = []
@@ -96,17 +102,54 @@ class Canvas:
         """Draw a black ring around a node."""
         self._rings.append((place, size))
 
-    def text(self, x: float, y: float, text: str, *, size: float = 9, **options: Any) -> None:
-        """Write text; its upper left is at the point unless matplotlib's `ha` and `va` say else."""
-        options = {"va": "top", "ha": "left", "fontsize": size, **options}
-        self._texts.append((x, y, text, options))
+    def text(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        *,
+        size: float = 9,
+        ha: str = "left",
+        va: str = "top",
+        color: str = "#000000",
+        weight: str = "normal",
+    ) -> None:
+        """Write text of a size in points; its upper left is at the point unless told otherwise."""
+        self._texts.append((x, y, text, size, ANCHORS[ha] + ANCHORS[va], color, weight))
 
     def save(self, path: Path) -> None:
         """Write the PNG."""
+        from PIL import Image, ImageDraw
+
+        image = Image.fromarray(self.pixels)
+        if self._curves or self._lines or self._nodes:
+            image = Image.fromarray(self._with_lines())
+        draw = ImageDraw.Draw(image)
+        for x, y, text, size, anchor, colour, weight in self._texts:
+            # Pillow writes the text: of a picture with hundreds of numbers, it takes a tenth.
+            draw.multiline_text(
+                (x, y),
+                text,
+                fill=colour,
+                font=_font(weight, round(size * DPI / 72, 1)),
+                anchor=anchor,
+                align={"l": "left", "m": "center", "r": "right"}[anchor[0]],
+                spacing=5,
+            )
+        written = io.BytesIO()
+        image.save(written, "PNG", compress_level=6)
+        if written.tell() > LARGE and not self._nodes:
+            # Pale edges of curves and large maps compress badly; the eye misses nothing. Small
+            # nodes of a strong colour would lose it.
+            written = io.BytesIO()
+            image.quantize(200, method=Image.Quantize.MEDIANCUT).save(written, "PNG")
+        path.write_bytes(written.getvalue())
+
+    def _with_lines(self) -> NDArray[np.uint8]:
+        """Return the tiles with curves, lines and graphs over them, smooth at their edges."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.collections import LineCollection
         from matplotlib.figure import Figure
-        from PIL import Image
 
         height, width = self.pixels.shape[:2]
         figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="none")
@@ -120,15 +163,23 @@ class Canvas:
         for ends in self._edges:
             plane.add_collection(LineCollection(list(ends), colors="#c4c4c4", linewidths=0.5))
         for places, shades, size in self._nodes:
-            x, y = places[:, 0], places[:, 1]
-            plane.scatter(x, y, c=shades, s=size, edgecolors="#707070", lw=0.4, zorder=3)
-        for (x, y), size in self._rings:
-            plane.scatter([x], [y], s=size, facecolors="none", edgecolors="black", lw=1.6, zorder=4)
-        for x, y, text, options in self._texts:
-            plane.text(x, y, text, **options)
+            plane.scatter(
+                *(places[:, 0], places[:, 1], size, shades),
+                edgecolors="#707070",
+                lw=0.4,
+                zorder=3,
+            )
+        for place, size in self._rings:
+            plane.scatter(
+                *([place[0]], [place[1]], size),
+                facecolors="none",
+                edgecolors="black",
+                lw=1.6,
+                zorder=4,
+            )
         plane.set(xlim=(0, width), ylim=(height, 0))
-        # Only the text and the lines are matplotlib's: it would resample the tiles, and take longer
-        # for that than for all the rest.
+        # The tiles stay out of matplotlib: it would resample them, and take longer for that than
+        # for all the rest.
         agg = FigureCanvasAgg(figure)
         agg.draw()
         drawn = np.asarray(agg.buffer_rgba())
@@ -136,8 +187,13 @@ class Canvas:
         share = drawn[inked][:, 3:] / 255.0
         sheet = self.pixels.copy()
         sheet[inked] = np.round(sheet[inked] * (1 - share) + drawn[inked][:, :3] * share)
-        image = Image.fromarray(sheet)
-        if self._curves:
-            # Curves have few colours and many pale edges, which compress badly as they are.
-            image = image.quantize(64, method=Image.Quantize.FASTOCTREE)
-        image.save(path, compress_level=6)
+        return sheet
+
+
+@functools.cache
+def _font(weight: str, size: float) -> Any:
+    import matplotlib as mpl
+    from PIL import ImageFont
+
+    name = "DejaVuSans-Bold.ttf" if weight == "bold" else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / name), size)

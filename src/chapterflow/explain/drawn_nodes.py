@@ -15,7 +15,7 @@ from chapterflow.explain.node_probes import NodeProbe
 from chapterflow.explain.overlays import score_text
 from chapterflow.explain.tiles import coloured
 
-TILE, GAP, NAMES, MARGIN, HEADING, COLUMN, LINE = 330, 30, 150, 20, 80, 46, 34
+TILE, GAP, NAMES, MARGIN, HEADING, COLUMN, LINE = 330, 30, 195, 20, 80, 46, 34
 #: Graphs of so many nodes or fewer have their nodes numbered.
 NUMBERED = 40
 
@@ -65,7 +65,7 @@ def draw_nodes(
             canvas.text(x, top - COLUMN + 23, said, size=8, ha="center", color=RED)
     for number, probe in enumerate(given):
         y = top + number * (TILE + LINE)
-        canvas.text(MARGIN, y + TILE / 2, captions[number], va="center", linespacing=1.4)
+        canvas.text(MARGIN, y + TILE / 2, captions[number], va="center")
         shown = probe.free.copy()
         if probe.focus is not None:
             shown[probe.focus] = True
@@ -84,7 +84,7 @@ def draw_nodes(
                 canvas.ring(at[inside], size * 1.6)
             if len(at) <= NUMBERED:
                 for (px, py), node in zip(at, probe.nodes[shown], strict=True):
-                    canvas.text(px, py, str(node), size=6, ha="center", va="center", zorder=5)
+                    canvas.text(px, py, str(node), size=6, ha="center", va="center")
             text, colour = score_text(faithful[name], number)
             text = text.replace("\n", ": ")
             canvas.text(x + TILE / 2, y + TILE + 6, text, size=8, ha="center", color=colour)
@@ -95,7 +95,11 @@ def layout(probe: NodeProbe, shown: NDArray[np.bool_], seed: int) -> NDArray[Any
     """Return places in the unit square `(n, 2)`, linked nodes near each other."""
     import networkx
 
-    graph = networkx.from_numpy_array(probe.adjacency[np.ix_(shown, shown)])
+    graph = networkx.from_numpy_array(probe.adjacency[np.ix_(shown, shown)] != 0)
+    # What is linked to nothing would drift so far away that the rest is drawn tiny.
+    first, *others = sorted(networkx.connected_components(graph), key=len, reverse=True)
+    for other in others:
+        graph.add_edge(min(first), min(other))
     found = networkx.spring_layout(graph, seed=seed, iterations=60)
     places = np.array([found[node] for node in range(len(found))])
     low, high = places.min(axis=0), places.max(axis=0)

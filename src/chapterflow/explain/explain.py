@@ -6,7 +6,7 @@ a curve, the value in its middle.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,24 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chapterflow.data.card import Dataset
-from chapterflow.errors import ConfigError
-from chapterflow.explain.attributions import METHODS, answers, attribute, background
 from chapterflow.explain.explanation import Explanation, Picture
-from chapterflow.explain.faithfulness import (
-    Faithfulness,
-    faithfulness,
-    is_classifier,
-    pixel_score,
-    probability,
-)
-from chapterflow.explain.feature_maps import has_feature_maps
-from chapterflow.explain.inside import look_inside
-from chapterflow.explain.judging import NOISE, as_details, as_metrics, faithful_metrics, judge
-from chapterflow.explain.overlays import draw_attributions
-from chapterflow.explain.probes import probes
+from chapterflow.explain.nodes import explain_nodes
+from chapterflow.explain.one_input import explain_input
+from chapterflow.explain.pixels import explain_pixels
 from chapterflow.explain.reactions import draw_reactions, reactions
-from chapterflow.explain.trained import check_trained
-from chapterflow.settings import nearest
 
 if TYPE_CHECKING:
     import keras
@@ -39,13 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Explanation", "Picture", "explain", "explain_input"]
 
 GRAPHS = ("graphs", "citations")
-#: Methods that hold an input against a baseline.
-PATHS = ("integrated-gradients", "occlusion")
-#: Values that all layers may compute, together, for the maps of all probes, and for the judgement:
-#: a large network is judged on fewer probes, so that it takes no longer than a small one.
-BUDGET = 2e8
-PASSES, JUDGING_PASSES = 300, 900
-JUDGED, RANDOMISED = 10, 4
 
 
 def explain(
@@ -74,11 +54,9 @@ def explain(
     """
     folder.mkdir(parents=True, exist_ok=True)
     if dataset.card.kind in GRAPHS:
-        from chapterflow.explain.nodes import explain_nodes
-
         found = explain_nodes(model, dataset, folder, seed=seed, title=title, tell=tell)
     else:
-        found = _explain_pixels(model, dataset, folder, seed, title, tell)
+        found = explain_pixels(model, dataset, folder, seed, title, tell)
     if probabilities is None or not dataset.card.classes:
         return found
     labels = np.asarray(dataset.labels[dataset.indices("test")])
@@ -107,277 +85,3 @@ def explain(
             )
         )
     return Explanation(metrics=found.metrics, pictures=pictures, details=details)
-
-
-def _explain_pixels(
-    model: keras.Model,
-    dataset: Dataset,
-    folder: Path,
-    seed: int,
-    title: str,
-    tell: Callable[[str], None],
-) -> Explanation:
-    """Explain a model of curves, images, photos or volumes."""
-    check_trained(model)
-    card = dataset.card
-    chosen = probes(dataset)
-    inputs = np.asarray(dataset.inputs(chosen), np.float32)
-    classes = card.classes
-    names = (
-        [classes[int(one)] for one in dataset.labels[chosen]]
-        if classes
-        else [f"curve {one}" for one in chosen]
-    )
-    pictures: list[Picture] = []
-    layers: list[dict[str, Any]] = []
-    if has_feature_maps(model):
-        tell("feature maps")
-        pictures, layers = look_inside(model, inputs, names, folder, title, card.value_max)
-    targets, described = answered(model, inputs, classes)
-    methods = usable_methods(model)
-    tell("attributions")
-    within = _within(model, PASSES, JUDGED)
-    maps = {name: attribute(model, inputs[:within], targets[:within], name) for name in methods}
-    faithful = faithfulness(
-        pixel_score(model, inputs[:within], targets[:within]), _ranking(model, maps), seed=seed
-    )
-    tell("checks of the attributions")
-    few = _within(model, JUDGING_PASSES, RANDOMISED)
-    noise = np.random.default_rng([seed, 7]).normal(0, NOISE * card.value_max, inputs[:few].shape)
-
-    def make(noisy: bool) -> Mapping[str, NDArray[Any]]:
-        given = inputs[:few] + noise * noisy
-        # The same background for both, or the map of the noise would be compared.
-        base: dict[str, Any] = {"baseline": background(inputs[:few])}
-        return {
-            name: attribute(model, given, targets[:few], name, **(base if name in PATHS else {}))
-            for name in methods
-        }
-
-    where = np.abs(inputs[:few] - background(inputs[:few])).max(axis=-1) > 0
-    judged = judge(model, make, faithful, where=where, seed=seed)
-    path = folder / "attributions.png"
-    said = described["text"]
-    draw_attributions(
-        inputs[:within],
-        maps,
-        f"{title}: what speaks for the answer",
-        path,
-        value_max=card.value_max,
-        captions=[f"{name}\n{text}" for name, text in zip(names, said, strict=True)],
-        faithful=faithful,
-        doubts={name: one.doubts for name, one in judged.items()},
-        marks=None if classes else targets,
-    )
-    believed = [name for name, one in faithful.items() if one.beats_random]
-    pictures.append(
-        Picture(
-            key="attributions",
-            step=0,
-            path=path,
-            caption=f"{within} inputs, and over each what speaks for the model's answer by "
-            f"{', '.join(maps)}; better than random orders: {', '.join(believed) or 'none'}.",
-        )
-    )
-    rows = [
-        {"index": int(index), "name": name, **row}
-        for index, name, row in zip(chosen, names, described["rows"], strict=True)
-    ]
-    if classes:
-        rows = [{**row, "class": classes[int(dataset.labels[row["index"]])]} for row in rows]
-    return Explanation(
-        metrics=as_metrics(judged),
-        pictures=pictures,
-        details={
-            "probes": with_scores(rows, faithful),
-            "layers": layers,
-            "methods": as_details(judged),
-        },
-    )
-
-
-def explain_input(
-    model: keras.Model,
-    inputs: NDArray[Any],
-    classes: Sequence[str],
-    value_max: float,
-    folder: Path,
-    *,
-    methods: Sequence[str] | None = None,
-    layer: str | None = None,
-    target: int | str | None = None,
-    title: str = "",
-    seed: int = 0,
-) -> Explanation:
-    """Explain a trained model's answer for one input.
-
-    Args:
-        model: Trained.
-        inputs: One input as the model takes it, `(1, *spatial, channels)`, raw values.
-        classes: Names of the classes; none for a model of curves.
-        value_max: Largest raw value.
-        folder: Where the pictures go.
-        methods: Of `METHODS`; all that the model allows unless given.
-        layer: For `grad-cam`: whose maps are weighed.
-        target: Name or number of the class to explain (of a curve: the sample); the one that the
-            model says unless given.
-        title: What all headings begin with.
-        seed: Of the random orders.
-
-    Raises:
-        ConfigError: If an option or the form of the input is wrong.
-        Untrained: If the model has the weights that it was built with.
-    """
-    given = np.asarray(inputs, np.float32)
-    wanted = tuple(model.input.shape) if hasattr(model.input, "shape") else None
-    if wanted is None or given.ndim != len(wanted) or len(given) != 1 or not 3 <= given.ndim <= 5:
-        raise ConfigError(
-            "explain_input: one curve, image or volume with its batch axis is explained, of the "
-            f"form {wanted}. Received: {given.shape}"
-        )
-    check_trained(model)
-    folder.mkdir(parents=True, exist_ok=True)
-    methods = list(methods or usable_methods(model))
-    for name in methods:
-        if name not in METHODS:
-            raise ConfigError(
-                f"method must be one of {', '.join(METHODS)}.{nearest(name, METHODS)} "
-                f"Received: {name!r}"
-            )
-    targets, described = answered(model, given, classes)
-    if target is not None:
-        targets = np.array([target_number(target, classes, answers(model, given).shape[1])])
-    pictures: list[Picture] = []
-    layers: list[dict[str, Any]] = []
-    if has_feature_maps(model):
-        pictures, layers = look_inside(
-            model, given, ["input"], folder, title, value_max, channels=False
-        )
-    maps = {
-        name: attribute(model, given, targets, name, layer=layer if name == "grad-cam" else None)
-        for name in methods
-    }
-    faithful = faithfulness(pixel_score(model, given, targets), _ranking(model, maps), seed=seed)
-    path = folder / "attributions.png"
-    text = described["text"][0]
-    if target is not None:
-        explained = classes[int(targets[0])] if classes else f"sample {targets[0]}"
-        text += f"\nexplained: {explained}"
-    draw_attributions(
-        given,
-        maps,
-        f"{title}: what speaks for the answer",
-        path,
-        value_max=value_max,
-        captions=[f"input\n{text}"],
-        faithful=faithful,
-        marks=None if is_classifier(model) else targets,
-    )
-    pictures.append(
-        Picture(
-            key="attributions",
-            step=0,
-            path=path,
-            caption=f"The input, and over it what speaks for the answer by {', '.join(maps)}.",
-        )
-    )
-    return Explanation(
-        metrics={
-            f"explain/{name}/{measure}": value
-            for name, one in faithful.items()
-            for measure, value in faithful_metrics(one).items()
-        },
-        pictures=pictures,
-        details={
-            "probes": with_scores(described["rows"], faithful),
-            "explained": int(targets[0]),
-            "layers": layers,
-        },
-    )
-
-
-def usable_methods(model: keras.Model) -> list[str]:
-    """Return the methods that say something of a model.
-
-    Grad-CAM needs convolutions, and an answer for the whole input: of a smoothed curve's sample,
-    the mean over the positions of a map tells nothing.
-    """
-    cam = has_feature_maps(model) and is_classifier(model)
-    return [name for name in METHODS if cam or name != "grad-cam"]
-
-
-def answered(
-    model: keras.Model, inputs: NDArray[Any], classes: Sequence[str]
-) -> tuple[NDArray[np.intp], dict[str, Any]]:
-    """Return what is explained of each input `(n,)`, and what the model says, as text and rows."""
-    out = answers(model, inputs)
-    if not is_classifier(model):
-        targets = np.full(len(inputs), out.shape[1] // 2, np.intp)
-        values = np.take_along_axis(out, targets[:, np.newaxis], axis=1)[:, 0]
-        rows = [
-            {"sample": int(one), "value": float(value)}
-            for one, value in zip(targets, values, strict=True)
-        ]
-        return targets, {"text": [f"value {v:.3g}\nin the middle" for v in values], "rows": rows}
-    said = out.argmax(axis=1)
-    confidence = probability(out, said)
-    names = [classes[int(one)] if classes else str(one) for one in said]
-    return said, {
-        "text": [f"model: {n}, {c:.2f}" for n, c in zip(names, confidence, strict=True)],
-        "rows": [
-            {"predicted": n, "confidence": float(c)} for n, c in zip(names, confidence, strict=True)
-        ],
-    }
-
-
-def target_number(target: int | str, classes: Sequence[str], count: int) -> int:
-    """Return the number of a class given by name or number.
-
-    Raises:
-        ConfigError: If there is no such class.
-    """
-    text = str(target)
-    if text in classes:
-        return list(classes).index(text)
-    if text.isdecimal() and int(text) < count:
-        return int(text)
-    valid = classes or [f"0 to {count - 1}"]
-    raise ConfigError(
-        f"target must be one of the answers of the model.{nearest(text, valid)} "
-        f"Received: {target!r}"
-    )
-
-
-def with_scores(
-    rows: Sequence[dict[str, Any]], faithful: Mapping[str, Faithfulness]
-) -> list[dict[str, Any]]:
-    """Return the rows of the probes with the scores of their maps."""
-    found = []
-    for number, row in enumerate(rows):
-        scores = {
-            name: {
-                "deletion_auc": float(one.deletion[number]),
-                "insertion_auc": float(one.insertion[number]),
-                "beats_random": bool(one.each_beats_random[number]),
-            }
-            for name, one in faithful.items()
-            if number < len(one.deletion)
-        }
-        found.append(row | {"maps": scores})
-    return found
-
-
-def _ranking(model: keras.Model, maps: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
-    """Return the maps as places are ranked: by what speaks for a class, or moves a value at all."""
-    if is_classifier(model):
-        return maps
-    return {name: np.abs(one) for name, one in maps.items()}
-
-
-def _within(model: keras.Model, passes: int, most: int) -> int:
-    """Return how many probes, at most `most` and at least two, the budget allows."""
-    values = 0
-    for layer in model.layers:
-        shape = getattr(getattr(layer, "output", None), "shape", ())
-        values += int(np.prod([side or 1 for side in shape[1:]]))
-    return int(np.clip(BUDGET / (values * passes), 2, most))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import keras
 
 #: Random orders that a map is held against; steps from nothing to everything kept.
-RANDOM, FRACTIONS = 8, 12
+RANDOM, FRACTIONS = 8, 10
 
 #: Score in [0, 1] of examples `(m,)` of which the places `(m, places)` are kept.
 Score = Callable[[NDArray[np.intp], NDArray[np.bool_]], NDArray[Any]]

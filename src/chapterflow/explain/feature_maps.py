@@ -24,7 +24,7 @@ __all__ = ["check_trained", "draw_feature_maps", "draw_layer", "feature_maps", "
 #: Maps drawn of each layer, and layers drawn of a deep network.
 CHANNELS, LAYERS = 8, 12
 # Pixels: a map, the gap to the next, the column of names, the heading, the line of numbers.
-TILE, GAP, NAMES, MARGIN, HEADING, LINE = 92, 10, 170, 20, 74, 20
+TILE, GAP, NAMES, MARGIN, HEADING, LINE = 92, 10, 170, 20, 88, 20
 #: An example of one axis is wider than high.
 WIDE = 1.4
 
@@ -62,10 +62,10 @@ def feature_maps(model: keras.Model, inputs: NDArray[Any]) -> dict[str, NDArray[
     import keras
 
     check_trained(model)
-    shown = mapped_layers(model)
-    inner = keras.Model(model.input, [layer.output for layer in shown])
+    # By name: of a list of one, Keras answers what is in it.
+    inner = keras.Model(model.input, {one.name: one.output for one in mapped_layers(model)})
     answers = inner(inputs, training=False)
-    return {layer.name: np.asarray(maps) for layer, maps in zip(shown, answers, strict=True)}
+    return {layer.name: np.asarray(answers[layer.name]) for layer in mapped_layers(model)}
 
 
 def draw_feature_maps(
@@ -102,6 +102,7 @@ def draw_feature_maps(
         title,
         "One row a layer: the mean of all channels, then the channels with the highest mean "
         f"activation, numbers below.\n{_scale(image.ndim)}{left_out}",
+        image.ndim,
     )
     top = MARGIN + HEADING
     name_row(canvas, top, caption, [sides(image.shape)])
@@ -117,7 +118,9 @@ def draw_feature_maps(
             name,
             [
                 sides(values.shape),
-                f"{left / size:.0%} of the positions" if left <= size else "enlarged",
+                f"{left / size:{'.0%' if left > 0.02 * size else '.1%'}} of the positions"
+                if left <= size
+                else "enlarged",
                 f"{np.mean(values == 0):.0%} zeros",
             ],
         )
@@ -165,8 +168,9 @@ def draw_layer(
     _heading(
         canvas,
         title,
-        "One row an input, one column a channel, the highest mean activation first. "
+        "One row an input, one column a channel, the highest mean activation first.\n"
         f"{_scale(inputs.ndim - 1, 'column')}",
+        inputs.ndim - 1,
     )
     ranges = [
         (float(maps[..., channel].min()), float(maps[..., channel].max())) for channel in channels
@@ -226,10 +230,10 @@ def _tile(axes: int) -> int:
 
 def _scale(axes: int, of: str = "map") -> str:
     what = "range" if axes == 2 else "scale, dark low, bright high"
-    slices = " Volumes are shown as slices, front to back." if axes == 4 else ""
-    return f"Each {of} has its own {what}; grey: the same everywhere.{slices}"
+    return f"Each {of} has its own {what}; grey: the same everywhere."
 
 
-def _heading(canvas: Canvas, title: str, text: str) -> None:
+def _heading(canvas: Canvas, title: str, text: str, axes: int) -> None:
+    slices = "\nVolumes are shown as slices, front to back." if axes == 4 else ""
     canvas.text(MARGIN, MARGIN, title, size=12)
-    canvas.text(MARGIN, MARGIN + 26, text, color=GREY)
+    canvas.text(MARGIN, MARGIN + 26, text + slices, color=GREY)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ class Judgement:
 
     Attributes:
         faithful: Deletion and insertion, against random orders.
-        stages: Similarity after the last layer, half of the layers, all layers were randomised.
+        stages: Similarity after the last layer, and after all layers, were randomised.
         stability: Similarity after a little noise on the inputs.
     """
 
@@ -86,8 +86,8 @@ def judge(
         seed: Of the random weights.
         where: Places `(n, *places)` of the maps that are compared.
     """
-    stages = cascade(model, lambda: make(False), seed=seed, where=where)
     maps, noisy = make(False), make(True)
+    stages = cascade(model, maps, lambda: make(False), seed=seed, where=where)
     return {
         name: Judgement(
             found, stages[name], float(np.mean(similarity(maps[name], noisy[name], where)))
@@ -123,3 +123,22 @@ def as_details(judged: Mapping[str, Judgement]) -> dict[str, Any]:
         }
         for method, one in judged.items()
     }
+
+
+def with_scores(
+    rows: Sequence[dict[str, Any]], faithful: Mapping[str, Faithfulness]
+) -> list[dict[str, Any]]:
+    """Return the rows of the probes with the scores of their maps."""
+    found = []
+    for number, row in enumerate(rows):
+        scores = {
+            name: {
+                "deletion_auc": float(one.deletion[number]),
+                "insertion_auc": float(one.insertion[number]),
+                "beats_random": bool(one.each_beats_random[number]),
+            }
+            for name, one in faithful.items()
+            if number < len(one.deletion)
+        }
+        found.append(row | {"maps": scores})
+    return found

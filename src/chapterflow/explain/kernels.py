@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: Kernels drawn, and kernels a row.
 MOST, COLUMNS = 32, 8
-TILE, GAP, MARGIN, HEADING, LINE = 84, 12, 20, 66, 18
+TILE, GAP, MARGIN, HEADING, LINE = 84, 12, 20, 76, 18
 
 
 def first_kernels(model: keras.Model) -> tuple[str, NDArray[Any]] | None:
@@ -89,8 +89,11 @@ def draw_kernels(name: str, kernels: NDArray[Any], title: str, path: Path) -> in
             draw_map(canvas, (x, y, TILE, TILE), summed, (-limit, limit))
             canvas.curve(x, y, TILE, TILE, zero, (-limit, limit), "#b0b0b0")
         else:
-            canvas.tile(x, y, TILE, TILE, flattened(coloured(one.sum(-1), -limit, limit, "bwr")))
-            canvas.frame(x, y, TILE, TILE, (200, 200, 200))
+            canvas.tile(
+                x, y, TILE, TILE, flattened(coloured(one.sum(-1), -limit, limit, "bwr"), 120)
+            )
+            if axes == 2:
+                canvas.frame(x, y, TILE, TILE, (200, 200, 200))
         canvas.text(x + TILE / 2, y + TILE + 3, str(number), size=8, ha="center", color=GREY)
     canvas.save(path)
     return len(shown)

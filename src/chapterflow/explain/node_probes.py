@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import keras
 
 CONVOLUTIONS = ("GraphConvolution", "GINConvolution")
+#: Layers that scale features before they are read.
+SCALING = ("RowNormalization", "Rescaling")
 #: Graphs in one forward pass; nodes whose importance is asked for, the nearest first.
 BATCH, NEAREST = 256, 150
 
@@ -47,7 +49,12 @@ class NodeModel(ABC):
     """A model as a function of probes with some of their nodes kept."""
 
     def __init__(self, model: keras.Model) -> None:
+        import keras
+
         self.model = model
+        scaled = [one for one in model.layers if type(one).__name__ in SCALING]
+        features = scaled[0].output if scaled else model.input["features"]
+        self._inner = keras.Model(model.input, [features, model.output])
 
     @abstractmethod
     def logits(self, probe: NodeProbe, kept: NDArray[np.bool_]) -> NDArray[Any]:
@@ -56,6 +63,10 @@ class NodeModel(ABC):
     @abstractmethod
     def inputs(self, probe: NodeProbe, features: Any) -> Any:
         """Return what the model reads of a whole probe with such features."""
+
+    def with_features(self, inputs: Any) -> tuple[Any, Any]:
+        """Return the features that the convolutions read, and the answer."""
+        return self._inner(inputs, training=False)  # type: ignore[no-any-return]
 
     def answer(self, probe: NodeProbe, out: Any) -> Any:
         """Return logits `(classes,)` of a probe from what the model gives for it."""
@@ -120,7 +131,7 @@ class NodesOfOne(NodeModel):
         features = tf.sparse.from_dense(probe.features[node])
         given = {"features": features, "adjacency": tf.sparse.reorder(adjacency)}
         out = np.asarray(self.model(given, training=False))
-        return out[places[:, probe.focus]]
+        return np.asarray(out[places[:, probe.focus]])
 
     def inputs(self, probe: NodeProbe, features: Any) -> Any:
         """Return the graph around the node."""

@@ -18,7 +18,7 @@ from chapterflow.data.card import Dataset
 from chapterflow.explain.drawn_nodes import draw_nodes
 from chapterflow.explain.explanation import Explanation, Picture
 from chapterflow.explain.faithfulness import Score, faithfulness, probability
-from chapterflow.explain.judging import NOISE, as_details, as_metrics, judge
+from chapterflow.explain.judging import NOISE, as_details, as_metrics, judge, with_scores
 from chapterflow.explain.node_probes import NodeModel, NodeProbe, node_probes, padded
 from chapterflow.explain.probes import probes
 from chapterflow.explain.trained import check_trained
@@ -45,7 +45,9 @@ def node_occlusion(model: NodeModel, probe: NodeProbe, target: int) -> NDArray[A
 def gradient_input(model: NodeModel, probe: NodeProbe, target: int) -> NDArray[Any]:
     """Return the gradient of the logit in each node's features times these, summed, `(n,)`.
 
-    It sees features only: what a node does by its edges alone is not in it.
+    It sees features only: what a node does by its edges alone is not in it. Where the model divides
+    each row of features by its sum, the features behind that count: before it, a longer row is the
+    same row, and gradient times input is 0.
     """
     import tensorflow as tf
 
@@ -54,9 +56,9 @@ def gradient_input(model: NodeModel, probe: NodeProbe, target: int) -> NDArray[A
         tape.watch(x)
         # Keras takes tensors or arrays, not both at once.
         inputs = {k: tf.convert_to_tensor(v) for k, v in model.inputs(probe, x).items()}
-        out = model.model(inputs, training=False)
+        seen, out = model.with_features(inputs)
         answer = model.answer(probe, out)[target]
-    found = np.asarray(tape.gradient(answer, x) * x).sum(axis=-1)
+    found = np.asarray(tape.gradient(answer, seen) * seen).reshape(len(probe.nodes), -1).sum(axis=1)
     return np.where(probe.free, found, 0.0)
 
 
@@ -170,7 +172,11 @@ def explain_nodes(
                 f"the model's answer; better than random orders: {', '.join(believed) or 'none'}.",
             )
         ],
-        details={"probes": rows, "layers": [], "methods": as_details(judged)},
+        details={
+            "probes": with_scores(rows, faithful),
+            "layers": [],
+            "methods": as_details(judged),
+        },
     )
 
 

@@ -13,7 +13,7 @@ from chapterflow.explain.faithfulness import Faithfulness
 from chapterflow.explain.feature_maps import wrapped
 from chapterflow.explain.tiles import draw_input, draw_overlay
 
-TILE, GAP, NAMES, MARGIN, HEADING, COLUMN, LINE = 118, 40, 150, 20, 76, 52, 30
+TILE, GAP, NAMES, MARGIN, HEADING, COLUMN, LINE = 118, 40, 160, 20, 88, 52, 30
 #: A curve is wider than high.
 WIDE = 2.2
 
@@ -51,15 +51,15 @@ def draw_attributions(
     top = MARGIN + HEADING + COLUMN
     row = TILE + LINE + 12
     canvas = Canvas(width, top + row * len(inputs) + 6)
-    slices = " Volumes are shown as slices, front to back." if inputs.ndim == 5 else ""
+    slices = "\nVolumes are shown as slices, front to back." if inputs.ndim == 5 else ""
     what = "the value at the dotted line" if marks is not None else "the class named at the left"
     canvas.text(MARGIN, MARGIN, title, size=12)
     canvas.text(
         MARGIN,
         MARGIN + 26,
-        f"Red raises {what}, blue lowers it; each map has its own scale.{slices}\n"
+        f"Red raises {what}, blue lowers it; each map has its own scale.\n"
         "del: area under the score while the places marked most go first (low is good); "
-        "ins: while they come first (high is good).",
+        "ins: while they come first (high is good)." + slices,
         color=GREY,
     )
     for column, name in enumerate(["input", *maps]):
@@ -71,7 +71,7 @@ def draw_attributions(
     for number, values in enumerate(inputs):
         y = top + number * row
         lines = [wrapped(line, 20, 2) for line in captions[number].split("\n")]
-        canvas.text(MARGIN, y + TILE / 2, "\n".join(lines), va="center", linespacing=1.4)
+        canvas.text(MARGIN, y + TILE / 2, "\n".join(lines), va="center")
         draw_input(canvas, (MARGIN + NAMES, y, tile, TILE), values, value_max)
         for column, (name, found) in enumerate(maps.items(), start=1):
             x = MARGIN + NAMES + column * (tile + GAP)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import keras
 
 #: Shares of the weighted layers, counted from the output, that the cascade has randomised.
-STAGES = (0.0, 0.5, 1.0)
+STAGES = (0.0, 1.0)
 
 Maps = Mapping[str, NDArray[Any]]
 
@@ -60,21 +60,26 @@ def weighted_layers(model: keras.Model) -> list[keras.layers.Layer]:
 
 
 def cascade(
-    model: keras.Model, make: Callable[[], Maps], *, seed: int, where: NDArray[np.bool_]
+    model: keras.Model,
+    learnt: Maps,
+    make: Callable[[], Maps],
+    *,
+    seed: int,
+    where: NDArray[np.bool_],
 ) -> dict[str, list[float]]:
     """Return how alike each method's maps stay while the layers are randomised from the top.
 
     Args:
         model: Trained; as it was afterwards.
+        learnt: Maps `(n, *places)` by method of the trained model.
         make: Returns maps `(n, *places)` by method from the model as it stands.
         seed: Of the weights.
         where: Places `(n, *places)` that are compared.
 
     Returns:
-        By method the mean similarity at each of `STAGES`: the last layer, half of the layers, all.
+        By method the mean similarity at each of `STAGES`: the last layer alone, all layers.
     """
     layers = weighted_layers(model)
-    learnt = make()
     found: dict[str, list[float]] = {name: [] for name in learnt}
     for share in STAGES:
         with randomised(layers[: max(1, round(share * len(layers)))], seed):

@@ -38,18 +38,25 @@ def grey(values: NDArray[Any], value_max: float) -> NDArray[np.uint8]:
     return np.asarray(np.round(shares * 255), np.uint8)
 
 
-def flattened(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return an image of colours `(h, w, 3)` or `(d, h, w, 3)`; of the latter, four slices."""
+def flattened(colours: NDArray[np.uint8], between: int = 255) -> NDArray[np.uint8]:
+    """Return an image of colours `(h, w, 3)` or `(d, h, w, 3)`; of the latter, four slices.
+
+    Args:
+        colours: Of pixels or voxels.
+        between: Grey level between slices.
+    """
     if colours.ndim == 3:
         return colours
     depth, height, width, _ = colours.shape
     shown = np.unique(np.linspace(0, depth - 1, SLICES + 2)[1:-1].round().astype(int))
     if depth <= SLICES:
         shown = np.arange(depth)
-    columns = min(2, len(shown))
+    columns = 2 if len(shown) == SLICES else len(shown)
     rows = -(-len(shown) // columns)
     gap = max(1, round(width / 16))
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    sheet = np.full(
+        (rows * (height + gap) - gap, columns * (width + gap) - gap, 3), between, np.uint8
+    )
     for place, position in enumerate(shown):
         top, left = (place // columns) * (height + gap), (place % columns) * (width + gap)
         sheet[top : top + height, left : left + width] = colours[position]

@@ -35,7 +35,8 @@ def check_trained(model: keras.Model) -> None:
     All convolutions must be trained, because they are what is looked into; where there are none,
     all layers but a SavedModel, which is trained before it is one. So a pretrained backbone passes
     before its head is trained, and a head trained on a random backbone does not. What it cannot
-    see: whether a training was long enough, and random convolutions that are frozen before a batch normalisation that is not.
+    see: whether a training was long enough, and random convolutions that are frozen before a batch
+    normalisation that is not.
 
     Args:
         model: A functional model, or one loaded from a file.

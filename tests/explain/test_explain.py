@@ -1,0 +1,163 @@
+"""The whole explanation of a model: pictures, figures, details; and of one input."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib import image
+
+from tests.digits import digits_dataset
+from tests.explain.small_models import SHAPES, convolutional, linear, values
+
+pytestmark = pytest.mark.usefixtures("tensorflow")
+
+
+@pytest.fixture
+def digits() -> Any:
+    return digits_dataset(np.repeat(np.arange(3, dtype=np.uint8), (60, 20, 40)))
+
+
+def test_probes_are_the_first_of_each_class_unless_the_card_names_some(digits: Any) -> None:
+    from chapterflow.explain.probes import probes
+
+    chosen = probes(digits)
+    assert digits.labels[chosen].tolist() == list(range(10))
+    test = digits.indices("test")
+    for one in chosen:
+        earlier = test[test < one]
+        assert digits.labels[one] not in digits.labels[earlier]
+    named = SimpleNamespace(card=SimpleNamespace(probes=[7, 3], classes=["a"]))
+    assert probes(named).tolist() == [7, 3]  # type: ignore[arg-type]
+    none = SimpleNamespace(
+        card=SimpleNamespace(probes=[], classes=[]), indices=lambda split: np.arange(20, 40)
+    )
+    assert probes(none).tolist() == [20, 21, 22, 23]  # type: ignore[arg-type]
+
+
+def test_all_of_it(digits: Any, tmp_path: Path) -> None:
+    from scipy.special import softmax
+
+    from chapterflow.explain.explain import explain
+
+    model = convolutional((8, 8, 1), 10)
+    test = digits.indices("test")
+    probabilities = softmax(np.asarray(model(digits.inputs(test))), axis=1)
+    before = [np.array(weight) for weight in model.weights]
+    options = {"seed": 5, "title": "small", "probabilities": probabilities}
+    found = explain(model, digits, tmp_path / "out", **options)
+    assert all(np.array_equal(a, b) for a, b in zip(model.weights, before, strict=True))
+    keys = [one.key for one in found.pictures]
+    assert keys == ["walk", *["feature_maps"] * 3, "kernels", "attributions", "reactions"]
+    for picture in found.pictures:
+        assert image.imread(picture.path)[..., :3].std() > 0.05
+        assert picture.caption.endswith(".")
+    for method in ("grad-cam", "integrated-gradients", "occlusion"):
+        for measure in (
+            "deletion_auc",
+            "insertion_auc",
+            "random_deletion_auc",
+            "beats_random",
+            "randomisation_similarity",
+            "depends_on_model",
+            "stability",
+        ):
+            assert np.isfinite(found.metrics[f"explain/{method}/{measure}"])
+    details = json.loads(json.dumps(found.details))
+    assert [row["class"] for row in details["probes"]] == digits.card.classes
+    answer = np.asarray(model(digits.inputs(np.array([details["probes"][3]["index"]])))).argmax()
+    assert details["probes"][3]["predicted"] == digits.card.classes[int(answer)]
+    again = explain(model, digits, tmp_path / "again", **options)
+    assert again.metrics == pytest.approx(found.metrics, abs=1e-6)
+    assert json.loads(found.model_dump_json())["metrics"] == found.metrics
+
+
+def test_reactions_are_the_surest_the_least_sure_and_the_surely_wrong() -> None:
+    from chapterflow.explain.reactions import reactions
+
+    labels = np.array([0, 0, 0, 0, 0, 0, 1])
+    first = np.array([0.9, 0.6, 0.2, 0.55, 0.4, 0.8, 0.3])
+    found = reactions(labels, np.stack([first, 1 - first], axis=1), 2)
+    assert found["0"] == {
+        "surest": [0, 5, 1, 3],
+        "doubtful": [2, 4, 3, 1],
+        "wrong": [2, 4],
+    }
+    assert found["1"] == {"surest": [6], "doubtful": [6], "wrong": []}
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_one_input(axes: int, tmp_path: Path) -> None:
+    from chapterflow.explain.explain import explain_input
+
+    model, given = convolutional(SHAPES[axes]), values(1, SHAPES[axes])
+    found = explain_input(model, given, ["a", "b", "c"], 1.0, tmp_path, title="mine", target="c")
+    assert [one.key for one in found.pictures] == ["walk", "attributions"]
+    assert found.details["explained"] == 2
+    (row,) = found.details["probes"]
+    assert row["predicted"] in "abc"
+    assert set(row["maps"]) == {"grad-cam", "integrated-gradients", "occlusion"}
+    assert image.imread(found.pictures[1].path)[150:, :, :3].std() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"methods": ["occlusions"]}, "Did you mean 'occlusion'.*Received: 'occlusions'"),
+        ({"target": "d"}, "target must be.*Received: 'd'"),
+        ({"target": 3}, "target must be.*Received: 3"),
+        ({"methods": ["grad-cam"], "layer": "conv9"}, "Received: 'conv9'"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], said: str, tmp_path: Path) -> None:
+    from chapterflow.errors import ConfigError
+    from chapterflow.explain.explain import explain_input
+
+    model, given = convolutional((6, 6, 1)), values(1, (6, 6, 1))
+    with pytest.raises(ConfigError, match=said):
+        explain_input(model, given, ["a", "b", "c"], 1.0, tmp_path, title="", **options)
+    with pytest.raises(ConfigError, match=r"Received: \(6, 6, 1\)"):
+        explain_input(model, given[0], ["a", "b", "c"], 1.0, tmp_path, title="")
+
+
+def test_an_untrained_network_is_refused_by_name(tmp_path: Path) -> None:
+    from chapterflow.explain.explain import explain_input
+    from chapterflow.explain.trained import Untrained
+
+    model = convolutional((6, 6, 1))
+    model.get_layer("conv1").bias.assign(np.zeros(4, np.float32))
+    with pytest.raises(Untrained, match="conv1"):
+        explain_input(model, values(1, (6, 6, 1)), ["a", "b", "c"], 1.0, tmp_path, title="")
+
+
+def test_a_network_without_convolutions_has_no_grad_cam() -> None:
+    from chapterflow.explain.answers import usable_methods
+
+    assert usable_methods(linear((6, 6, 1))) == ["integrated-gradients", "occlusion"]
+
+
+def test_a_map_that_does_not_beat_random_says_so_on_the_picture(tmp_path: Path) -> None:
+    from chapterflow.explain.faithfulness import Faithfulness
+    from chapterflow.explain.overlays import draw_attributions
+
+    inputs = values(1, (6, 6, 1))
+    random = np.linspace(0.4, 0.6, 8)[:, np.newaxis]
+    reds = {}
+    for name, insertion in (("good", 0.9), ("bad", 0.5)):
+        fare = Faithfulness(
+            np.array([0.2 if name == "good" else 0.5]), np.array([insertion]), random
+        )
+        assert fare.beats_random == (name == "good")
+        path = tmp_path / f"{name}.png"
+        draw_attributions(
+            *(inputs, {"one": np.zeros((1, 6, 6))}, "title", path),
+            value_max=1.0,
+            captions=["a"],
+            faithful={"one": fare},
+        )
+        pixels = image.imread(path)[..., :3]
+        reds[name] = int(np.sum((pixels[..., 0] > 0.6) & (pixels[..., 1] < 0.4)))
+    assert reds["good"] == 0
+    assert reds["bad"] > 100

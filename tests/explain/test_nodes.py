@@ -1,0 +1,119 @@
+"""Importance of nodes: as if they had never been there, and only where it can matter."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from chapterflow.models.parts.registry import get_model
+from tests.graphs import rings_and_stars, two_circles
+
+pytestmark = pytest.mark.usefixtures("tensorflow")
+
+
+def built(name: str, dataset: Any, **options: Any) -> Any:
+    """Build a model and move its weights off those that it begins with."""
+    import keras
+
+    entry = get_model(name)
+    keras.utils.set_random_seed(5)
+    model = entry.build(entry.params(role="any", **options), dataset.card.input_spec)
+    rng = np.random.default_rng(5)
+    for weight in model.weights:
+        weight.assign(np.asarray(weight) + rng.normal(0, 0.1, weight.shape))
+    return model
+
+
+def test_a_graph_without_a_node_is_answered_as_if_the_node_had_never_been(tmp_path: Path) -> None:
+    from chapterflow.explain.node_probes import node_probes
+
+    data = rings_and_stars(tmp_path / "graphs")
+    model = built("gcn", data, width=8, dense=8)
+    wrapped, (probe,) = node_probes(model, data, np.array([3]))
+    kept = np.ones((2, len(probe.nodes)), bool)
+    kept[1, [0, 2]] = False
+    rest = np.flatnonzero(kept[1])
+    smaller = {
+        "features": probe.features[rest][np.newaxis],
+        "adjacency": probe.adjacency[np.ix_(rest, rest)][np.newaxis],
+        "sizes": np.array([len(rest)], np.int32),
+    }
+    found = wrapped.logits(probe, kept)
+    np.testing.assert_allclose(found[1], np.asarray(model(smaller))[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        found[0], np.asarray(model(data.inputs(np.array([3]))))[0], rtol=1e-4, atol=1e-5
+    )
+    assert not np.allclose(found[0], found[1], atol=1e-3)
+
+
+def test_the_graph_around_a_node_decides_what_the_whole_one_does(tmp_path: Path) -> None:
+    from chapterflow.explain.node_probes import node_probes
+
+    data = two_circles(tmp_path / "circles")
+    model = built("gcn-node", data)
+    chosen = np.array([5, 40])
+    whole = np.asarray(model(data.inputs(chosen)))
+    wrapped, probes = node_probes(model, data, chosen)
+    for probe, node in zip(probes, chosen, strict=True):
+        assert len(probe.nodes) < 30
+        assert not probe.free[probe.focus]
+        kept = np.ones((3, len(probe.nodes)), bool)
+        gone = np.flatnonzero(probe.free)[:2]
+        kept[1, gone] = False
+        out = wrapped.logits(probe, kept)
+        np.testing.assert_allclose(out[0], whole[node], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(out[2], out[0], rtol=1e-4, atol=1e-5)
+        rest = np.setdiff1d(np.arange(data.count), probe.nodes[gone])
+        given = data.inputs(chosen)
+        smaller = {
+            "features": given["features"][rest],
+            "adjacency": given["adjacency"][np.ix_(rest, rest)],
+        }
+        expected = np.asarray(model(smaller))[int(np.flatnonzero(rest == node)[0])]
+        np.testing.assert_allclose(out[1], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_both_methods_agree_where_a_model_is_blind_to_edges_and_linear(tmp_path: Path) -> None:
+    """A sum over nodes of a dense layer: the fall of the logit is the node's own share of it."""
+    import keras
+    from keras import layers
+
+    from chapterflow.explain.node_probes import node_probes
+    from chapterflow.explain.nodes import gradient_input, node_occlusion
+    from chapterflow.models.parts.graph_layers import Readout
+
+    data = rings_and_stars(tmp_path / "graphs")
+    features = keras.Input((None, 3), name="features")
+    adjacency = keras.Input((None, None), name="adjacency")
+    sizes = keras.Input((), dtype="int32", name="sizes")
+    logits = layers.Dense(2, name="logits")(Readout("sum")([features, sizes]))
+    inputs = {"features": features, "adjacency": adjacency, "sizes": sizes}
+    model = keras.Model(inputs, logits)
+    wrapped, (probe,) = node_probes(model, data, np.array([4]))
+    expected = probe.features @ np.asarray(model.get_layer("logits").kernel)[:, 1]
+    np.testing.assert_allclose(node_occlusion(wrapped, probe, 1), expected, atol=1e-5)
+    np.testing.assert_allclose(gradient_input(wrapped, probe, 1), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gcn", "gcn-node"])
+def test_all_of_it(name: str, tmp_path: Path) -> None:
+    from matplotlib import image
+
+    from chapterflow.explain.explain import explain
+    from chapterflow.explain.trained import Untrained
+
+    data = (rings_and_stars if name == "gcn" else two_circles)(tmp_path / "data")
+    model = built(name, data)
+    before = [np.array(weight) for weight in model.weights]
+    found = explain(model, data, tmp_path / "out", seed=5, title=name)
+    assert all(np.array_equal(a, b) for a, b in zip(model.weights, before, strict=True))
+    assert [one.key for one in found.pictures] == ["nodes"]
+    assert image.imread(found.pictures[0].path)[..., :3].std() > 0.02
+    assert {key.split("/")[1] for key in found.metrics} == {"node-occlusion", "gradient-x-input"}
+    assert all(np.isfinite(value) for value in found.metrics.values())
+    assert [row["class"] for row in found.details["probes"]] == list(data.card.classes)
+    entry = get_model(name)
+    fresh = entry.build(entry.params(role="any"), data.card.input_spec)
+    with pytest.raises(Untrained, match=name):
+        explain(fresh, data, tmp_path / "none", seed=5, title=name)
