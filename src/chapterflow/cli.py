@@ -176,9 +176,14 @@ def _next_steps(
 
 @app.command()
 def compare(
-    profile: ProfileOption = None, set_: SetOption = None, as_json: JsonOption = False
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help="All by default.")
+    ] = None,
+    profile: ProfileOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Compare all models pair by pair: is the difference real?
+    """Compare models pair by pair: is the difference real?
 
     Each model is shown by its run with today's parameters (params.yaml and --set), or else by its
     newest run.
@@ -188,7 +193,11 @@ def compare(
     from chapterflow.report import progress as live
     from chapterflow.report.tables import print_differences, print_results
 
+    settings.check_names(models or [], settings.models, "model")
     found = steps.compare(project, settings)
+    if models:
+        # Holm's correction stays that of all pairs: who looks at a few of them has seen the rest.
+        found = found.only(models)
     if as_json:
         print_json(found.model_dump(exclude={"models": {"__all__": {"exit_code"}}}))
         return

@@ -1,8 +1,8 @@
 """Small records that steps hand to each other: names, ids and paths, never arrays."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
@@ -81,6 +81,17 @@ class Comparison(Strict):
     profile: str
     models: list[Outcome]
     differences: list[Difference]
+
+    def only(self, names: Collection[str]) -> Self:
+        """Return what concerns some models alone."""
+        return self.model_copy(
+            update={
+                "models": [one for one in self.models if one.model in names],
+                "differences": [
+                    pair for pair in self.differences if pair.a in names and pair.b in names
+                ],
+            }
+        )
 
 
 class RunFacts(Strict):

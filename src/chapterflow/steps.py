@@ -215,8 +215,12 @@ def train(
             )
         if force:
             shutil.rmtree(work, ignore_errors=True)
+        done_before = 0
         if work.is_dir():
-            tell("train", "continuing an interrupted training")
+            history = work / "history.jsonl"
+            done_before = len(history.read_bytes().splitlines()) if history.is_file() else 0
+            behind = f" behind epoch {done_before}" if done_before else ""
+            tell("train", f"continuing an interrupted training{behind}")
         work.mkdir(parents=True, exist_ok=True)
         (work / "fingerprint.json").write_text(json.dumps(parts, indent=2), encoding="utf-8")
         run_id = session.start_model_run(
@@ -227,7 +231,9 @@ def train(
 
         def on_epoch(record: EpochRecord) -> None:
             logger(record)
-            tell("train", f"epoch {record.epoch}/{params.all_epochs()}, validation {record.told}")
+            if record.epoch > done_before:
+                told = f"epoch {record.epoch}/{params.all_epochs()}, validation {record.told}"
+                tell("train", told)
 
         with session.ending_on_error(run_id):
             tell("train", "starting TensorFlow")
@@ -312,8 +318,13 @@ def evaluate(
             tell=lambda name: tell("beside", f"variant {name}"),
         )
         if params.folds:
-            tell("folds", f"cross-validation over {params.folds} folds")
-            beside |= cross_validated(entry, params, dataset, seed=settings.seed)
+            beside |= cross_validated(
+                entry,
+                params,
+                dataset,
+                seed=settings.seed,
+                tell=lambda fold: tell("cross-validation", fold),
+            )
         evaluation = evaluation.model_copy(update={"metrics": evaluation.metrics | beside})
         (work / runs.EVALUATION).write_text(evaluation.model_dump_json(indent=2), encoding="utf-8")
     return trained

@@ -1,8 +1,8 @@
 """The whole explanation of a model: pictures, figures, details; and of one input."""
 
+import dataclasses
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,12 +29,10 @@ def test_probes_are_the_first_of_each_class_unless_the_card_names_some(digits: A
     for one in chosen:
         earlier = test[test < one]
         assert digits.labels[one] not in digits.labels[earlier]
-    named = SimpleNamespace(card=SimpleNamespace(probes=[7, 3], classes=["a"]))
-    assert probes(named).tolist() == [7, 3]  # type: ignore[arg-type]
-    none = SimpleNamespace(
-        card=SimpleNamespace(probes=[], classes=[]), indices=lambda split: np.arange(20, 40)
-    )
-    assert probes(none).tolist() == [20, 21, 22, 23]  # type: ignore[arg-type]
+    named = dataclasses.replace(digits, card=digits.card.model_copy(update={"probes": [7, 3]}))
+    assert probes(named).tolist() == [7, 3]
+    without = digits.card.model_copy(update={"probes": [], "classes": []})
+    assert probes(dataclasses.replace(digits, card=without)).tolist() == test[:4].tolist()
 
 
 def test_all_of_it(digits: Any, tmp_path: Path) -> None:

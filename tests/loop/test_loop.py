@@ -170,6 +170,9 @@ def test_compare_tells_which_differences_are_real(done: Any) -> None:
         difference = accuracy[pair["b"]] - accuracy[pair["a"]]
         assert pair["accuracy_difference"] == pytest.approx(difference)
         assert pair["low"] <= difference <= pair["high"]
+    told = call(root, "chapterflow", "compare", "dnn", "cnn", "--json")
+    (pair,) = json.loads(told.stdout)["differences"]
+    assert pair == found["differences"][0]
     table = call(root, "chapterflow", "compare").stdout
     assert "Is the difference real? 449 test examples of digits" in table
 

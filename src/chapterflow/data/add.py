@@ -59,9 +59,22 @@ def build_block(kind: str, wish: Wish) -> dict[str, Any]:
     kind = SYNONYMS.get(kind, kind)
     if kind not in BUILDERS:
         raise ConfigError(f"Unknown kind: {kind!r}.{nearest(kind, BUILDERS)}")
+    _check_shares(wish)
     if not wish.path.exists():
         raise ConfigError(f"There must be a file or folder. Received: {wish.path}")
     return BUILDERS[kind](wish)
+
+
+def _check_shares(wish: Wish) -> None:
+    for option, share in (("--validation", wish.validation), ("--test", wish.test)):
+        if share is not None and not 0 < share < 1:
+            raise ConfigError(f"{option} is a share between 0 and 1. Received: {share:g}")
+    held_out = (wish.validation or 0) + (wish.test or 0)
+    if held_out >= 1:
+        raise ConfigError(
+            "--validation and --test must leave something to train on: together less than 1. "
+            f"Received: {held_out:g}"
+        )
 
 
 def _image_folder(wish: Wish) -> dict[str, Any]:

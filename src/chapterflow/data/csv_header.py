@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,14 @@ def series_options(
             f"{steps.max():.3g} times the usual one); they are taken as they are "
             "(`step: irregular`)."
         )
-    return found | _windows(path.name, len(times), shares)
+    windows = _windows(path.name, len(times), shares)
+    say(
+        f"{path.name}: cut into windows of {windows['window']} rows. In each a part is hidden and "
+        "predicted from the rest, for the clean curve is not known. Windows to train on begin "
+        f"every {windows['stride']} rows; those that validate and test do not overlap, so they are "
+        "few."
+    )
+    return found | windows
 
 
 def _columns(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -72,6 +80,11 @@ def _columns(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
         raise DataError(
             f"{path.name} must begin with the names of its columns, first that of the time, with "
             f"commas between them. Received: {','.join(header)!r}.{advice}"
+        )
+    if all(_is_number(name) for name in names[1:]) and (_is_number(names[0]) or _is_date(names[0])):
+        raise DataError(
+            f"{path.name} must begin with the names of its columns, first that of the time. "
+            f"Received: a row of values, {','.join(header)!r}. Write a row of names above it."
         )
     # Rows of a wrong length are told, with their line, when the series is read.
     body = [(line, row) for line, row in rows if len(row) == len(names)]
@@ -98,14 +111,21 @@ def _columns(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
     kept = {name: names.index(name) for name in values}
     blank = {line for line, row in body if not any(row[column].strip() for column in kept.values())}
     gaps = {
-        name: next((n for n, row in body if n not in blank and not row[column].strip()), None)
+        name: [line for line, row in body if line not in blank and not row[column].strip()]
         for name, column in kept.items()
     }
     # Where no column is whole, the first missing value is told when the series is read.
-    if None in gaps.values() and any(gaps.values()):
-        places = ", ".join(f"{name} (line {line})" for name, line in gaps.items() if line)
-        say(f"{path.name}: left out, as values are missing in them: {places}.")
-        values = [name for name in values if gaps[name] is None]
+    if any(gaps.values()) and not all(gaps.values()):
+        places = ", ".join(
+            f"{name} ({len(lines)} missing, the first in line {lines[0]})"
+            for name, lines in gaps.items()
+            if lines
+        )
+        say(
+            f"{path.name}: left out, as values are missing in them: {places}. Fill them, or delete "
+            "the rows, to have them too."
+        )
+        values = [name for name in values if not gaps[name]]
     if blank:
         say(f"{path.name}: {len(blank):,} rows without any value are passed over.")
     return {
@@ -113,6 +133,14 @@ def _columns(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
         "values": values,
         "blank_rows": "skip" if blank else "refuse",
     }
+
+
+def _is_date(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_number(text: str) -> bool:

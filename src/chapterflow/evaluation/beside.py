@@ -80,9 +80,21 @@ def score_variants(
 
 
 def cross_validated(
-    entry: ChapterModel[Any], params: ModelParams, dataset: Dataset, *, seed: int
+    entry: ChapterModel[Any],
+    params: ModelParams,
+    dataset: Dataset,
+    *,
+    seed: int,
+    tell: Callable[[str], None] = lambda fold: None,
 ) -> Metrics:
     """Return the accuracies of a cross-validation of a model and of its variants.
+
+    Args:
+        entry: The chapter model.
+        params: Its parameters, with `folds` and the variants in `beside`.
+        dataset: Its dataset.
+        seed: Seed of folds and of every training.
+        tell: Told of each model and fold before it starts.
 
     Returns:
         `cv/...` of the model (`chapterflow.training.cross_validation` says which), and
@@ -99,14 +111,19 @@ def cross_validated(
     # Found by name, so that the fingerprints of models without folds do not cover it.
     module = importlib.import_module("chapterflow.training.cross_validation")
 
-    def validated(own: ModelParams) -> Metrics:
-        found: Metrics = module.cross_validate(entry, own, dataset, folds=params.folds, seed=seed)
+    def validated(own: ModelParams, name: str) -> Metrics:
+        found: Metrics = module.cross_validate(
+            *(entry, own, dataset),
+            folds=params.folds,
+            seed=seed,
+            tell=lambda fold: tell(f"{name}, {fold}"),
+        )
         return found
 
-    metrics = validated(params)
+    metrics = validated(params, entry.name)
     for name, variant in params.beside.items():
         if variant.train:
-            for key, value in validated(params.variant(name)).items():
+            for key, value in validated(params.variant(name), name).items():
                 told = key.removeprefix("cv/").replace("/", "_")
                 metrics[f"beside/{name}/cv_{told}"] = value
     check_metrics(metrics)

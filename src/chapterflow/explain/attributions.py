@@ -23,8 +23,9 @@ from chapterflow.settings import nearest
 if TYPE_CHECKING:
     import keras
 
-#: Inputs in one forward pass, and in one whose gradient is taken.
-BATCH, GRADIENT_BATCH = 512, 256
+#: Inputs in one forward pass, and in one whose gradient is taken, at most: as many as keep the
+#: values of all layers below `VALUES`, since a gradient needs all of them at once.
+BATCH, GRADIENT_BATCH, VALUES = 512, 256, 1e8
 #: Positions of a map that Grad-CAM takes unless told which.
 WIDE = 16
 #: Points on the path of integrated gradients; windows of occlusion along an axis, by their number.
@@ -47,11 +48,22 @@ def background(inputs: NDArray[Any]) -> NDArray[Any]:
     return found.reshape(len(inputs), *(1 for _ in axes), inputs.shape[-1])
 
 
+def values_of(model: keras.Model) -> int:
+    """Return how many values all layers of a model compute for one input, open axes left out."""
+    shapes = (getattr(getattr(layer, "output", None), "shape", ()) for layer in model.layers)
+    return sum(int(np.prod([side or 1 for side in shape[1:]])) for shape in shapes)
+
+
+def _batch(model: keras.Model, most: int) -> int:
+    return int(np.clip(VALUES / max(1, values_of(model)), 1, most))
+
+
 def answers(model: keras.Model, inputs: NDArray[Any]) -> NDArray[Any]:
     """Return a model's answers `(n, values)`: logits, or the samples of a curve side by side."""
+    batch = _batch(model, BATCH)
     found = [
-        np.asarray(model(inputs[start : start + BATCH], training=False))
-        for start in range(0, len(inputs), BATCH)
+        np.asarray(model(inputs[start : start + batch], training=False))
+        for start in range(0, len(inputs), batch)
     ]
     return np.concatenate(found).reshape(len(inputs), -1)
 
@@ -94,12 +106,13 @@ def grad_cam(
         )
     inner = keras.Model(model.input, [model.get_layer(chosen).output, model.output])
     parts = []
-    for start in range(0, len(inputs), GRADIENT_BATCH):
-        x = tf.convert_to_tensor(inputs[start : start + GRADIENT_BATCH], tf.float32)
+    batch = _batch(model, GRADIENT_BATCH)
+    for start in range(0, len(inputs), batch):
+        x = tf.convert_to_tensor(inputs[start : start + batch], tf.float32)
         with tf.GradientTape() as tape:
             tape.watch(x)  # Of a frozen backbone, nothing else would be recorded.
             maps, out = inner(x, training=False)
-            total = _picked(out, targets[start : start + GRADIENT_BATCH])
+            total = _picked(out, targets[start : start + batch])
         gradient = np.asarray(tape.gradient(total, maps))
         axes = tuple(range(1, gradient.ndim - 1))
         weights = gradient.mean(axis=axes, keepdims=True)
@@ -147,21 +160,24 @@ def integrated_gradients(
     difference = np.asarray(inputs - start, np.float32)
     shares = ((np.arange(steps) + 0.5) / steps).astype(np.float32)
     total = np.zeros_like(difference)
-    count = max(1, GRADIENT_BATCH // steps)
-    for begin in range(0, len(inputs), count):
-        part = slice(begin, begin + count)
-        path = np.multiply.outer(shares, difference[part]) + (inputs - difference)[part]
-        x = tf.convert_to_tensor(path.reshape(-1, *inputs.shape[1:]), tf.float32)
+    places = len(inputs) * steps
+    batch = _batch(model, GRADIENT_BATCH)
+    for begin in range(0, places, batch):
+        which, point = np.divmod(np.arange(begin, min(begin + batch, places)), steps)
+        path = (inputs - difference)[which] + difference[which] * shares[point].reshape(
+            -1, *(1 for _ in inputs.shape[1:])
+        )
+        x = tf.convert_to_tensor(path, tf.float32)
         with tf.GradientTape() as tape:
             tape.watch(x)
-            total_answer = _picked(model(x, training=False), np.tile(targets[part], steps))
-        gradient = tape.gradient(total_answer, x)
+            answer = _picked(model(x, training=False), targets[which])
+        gradient = tape.gradient(answer, x)
         if gradient is None:
             raise ConfigError(
                 "integrated-gradients: the answer must have a gradient in the input. Received: "
                 f"{model.name}, which has none; use occlusion"
             )
-        total[part] = np.asarray(gradient).reshape(path.shape).mean(axis=0)
+        np.add.at(total, which, np.asarray(gradient) / steps)
     return np.asarray((difference * total).sum(axis=-1))
 
 
@@ -195,8 +211,9 @@ def occlusion(
     base = np.broadcast_to(cover, inputs.shape)
     left = []
     # All inputs together, in full batches: a call costs more than what is computed in it.
-    for start in range(0, len(inputs) * len(covered), BATCH):
-        pair = np.arange(start, min(start + BATCH, len(inputs) * len(covered)))
+    batch = _batch(model, BATCH)
+    for start in range(0, len(inputs) * len(covered), batch):
+        pair = np.arange(start, min(start + batch, len(inputs) * len(covered)))
         which, mask = np.divmod(pair, len(covered))
         masked = np.where(covered[mask][..., np.newaxis], base[which], inputs[which])
         out = answers(model, masked.astype(np.float32))

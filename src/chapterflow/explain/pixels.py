@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from chapterflow.data.card import Dataset
 from chapterflow.explain.answers import answered, ranking, usable_methods
-from chapterflow.explain.attributions import STEPS, attribute, background, usual_stride
+from chapterflow.explain.attributions import (
+    STEPS,
+    attribute,
+    background,
+    usual_stride,
+    values_of,
+)
 from chapterflow.explain.explanation import Explanation, Picture
 from chapterflow.explain.faithfulness import faithfulness, pixel_score
 from chapterflow.explain.feature_maps import has_feature_maps
@@ -133,8 +139,4 @@ def explain_pixels(
 
 def _within(model: keras.Model, passes: int, least: int, most: int) -> int:
     """Return how many probes the budget allows, between `least` and `most`."""
-    values = 0
-    for layer in model.layers:
-        shape = getattr(getattr(layer, "output", None), "shape", ())
-        values += int(np.prod([side or 1 for side in shape[1:]]))
-    return int(np.clip(BUDGET / (values * passes), least, most))
+    return int(np.clip(BUDGET / (values_of(model) * passes), least, most))

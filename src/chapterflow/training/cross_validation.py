@@ -11,6 +11,7 @@ points, so every figure carries the name of its protocol:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +40,13 @@ class Curves:
 
 
 def cross_validate(
-    entry: ChapterModel[Any], params: ModelParams, dataset: Dataset, *, folds: int, seed: int
+    entry: ChapterModel[Any],
+    params: ModelParams,
+    dataset: Dataset,
+    *,
+    folds: int,
+    seed: int,
+    tell: Callable[[str], None] = lambda fold: None,
 ) -> dict[str, float]:
     """Train on all but one fold of all graphs, for each fold and protocol.
 
@@ -49,6 +56,7 @@ def cross_validate(
     Args:
         dataset: Of the kind `graphs`.
         seed: Seed of folds, initial weights, order and dropout.
+        tell: Told of each fold before it starts.
 
     Returns:
         `cv/inner/accuracy_mean` and `_std` over the folds, `cv/gin/...` likewise, and
@@ -71,6 +79,7 @@ def cross_validate(
     inner, gin, majority = [], [], []
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
     for fold, (rest, test) in enumerate(splitter.split(labels, labels)):
+        tell(f"fold {fold + 1}/{folds}")
         fold_seed = int(np.random.SeedSequence([seed, fold]).generate_state(1)[0] >> 1)
         gin.append(trainer.curves(rest, rest[:1], test, seed=fold_seed).test_accuracy)
         train, validation = train_test_split(

@@ -74,7 +74,9 @@ def weights_of(params: BackboneParams, dataset: Dataset, scratch: Path) -> str:
 
 
 def imagenet_weights(backbone: str, alpha: float) -> Path:
-    """Return the file of ImageNet weights: from Keras's folder, the mirror, or Keras's address.
+    """Return the file of ImageNet weights: from Keras's folder, and else from Keras's address.
+
+    A mirror (`CHAPTERFLOW_MIRROR`) replaces that address.
 
     Raises:
         ConfigError: If there are none of that width.
@@ -98,8 +100,13 @@ def imagenet_weights(backbone: str, alpha: float) -> Path:
         except DataError:
             local.unlink(missing_ok=True)
             raise
-        except FetchError:
-            pass  # the mirror has not got it; Keras's address may
+        except FetchError as error:
+            # A mirror replaces every upstream address, Keras's too.
+            raise FetchError(
+                f"{error}\nPut {file.name} there at {MIRROR_FOLDER}/{file.folder}/ or into "
+                f"{keras_models()}, unset {MIRROR} to fetch it from Keras's own address, or choose "
+                "other weights."
+            ) from None
     if local.is_file():
         check_md5(local, file)
         return local

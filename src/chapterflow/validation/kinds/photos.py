@@ -55,7 +55,7 @@ def rows(dataset: Dataset) -> pd.DataFrame:
 
     Returns:
         A frame of n rows, in the order of the arrays, with the columns
-        `id` (split and position, `train/00012`), `file`, `split`, `label`,
+        `id` (split, class and file, `train/cat/cat.1.jpg`), `file`, `split`, `label`,
         `height`, `width` and `min_side` (pixels), `aspect_ratio` (longer over shorter side),
         `mode` (of the file, in Pillow's words: RGB, L, CMYK), `format`, `bytes`,
         `min`, `max`, `mean`, `std` (of the RGB values), `blank` (all pixels are equal),
@@ -80,7 +80,10 @@ def rows(dataset: Dataset) -> pd.DataFrame:
     columns["perceptual_hash"] = [f"{value:016x}" for value in columns["perceptual_hash"]]
     columns["near_distance"] = distance
     columns["nearest"] = [columns["file"][at] for at in nearest]
-    return example_rows(photos.split, columns)
+    frame = example_rows(photos.split, columns)
+    # People know their photos by name.
+    frame["id"] = [name.removeprefix("photos/") for name in columns["file"]]
+    return frame
 
 
 def _checked(dataset: Dataset) -> Data:
