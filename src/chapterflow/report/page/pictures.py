@@ -52,7 +52,7 @@ class Album:
     """All pictures of one page."""
 
     def __init__(self) -> None:
-        self._images: list[Image] = []
+        self._sources: list[Path | NDArray[Any]] = []
 
     def picture(self, source: Path | NDArray[Any], alt: str, caption: str = "") -> Picture:
         """Take a picture in.
@@ -65,27 +65,21 @@ class Album:
         import PIL.Image
 
         if isinstance(source, Path):
-            with PIL.Image.open(source) as opened:
-                # Figures may be transparent, and are drawn for paper.
-                image = PIL.Image.new("RGB", opened.size, "white")
-                layer = opened.convert("RGBA")
-                image.paste(layer, mask=layer.getchannel("A"))
+            with PIL.Image.open(source) as opened:  # its header: pixels are read in `fill`
+                width, height = opened.size
         else:
-            image = PIL.Image.fromarray(np.ascontiguousarray(source))
-        if max(image.size) > LEVELS[0][0]:
-            image.thumbnail((LEVELS[0][0],) * 2, reducing_gap=2.0)
-        self._images.append(image)
-        return Picture(
-            f"@@picture-{len(self._images) - 1}@@", image.width, image.height, alt, caption,
-            tiny=max(image.size) <= TINY,
-        )  # fmt: skip
+            height, width = source.shape[:2]
+        self._sources.append(source)
+        token = f"@@picture-{len(self._sources) - 1}@@"
+        return Picture(token, width, height, alt, caption, tiny=max(width, height) <= TINY)
 
     def fill(self, page: str, limit: int = PAGE_BYTES) -> str:
         """Return the page with its pictures in it, at the best quality that fits `limit` bytes."""
         room = max(limit - len(page.encode()), 1)
         addresses: list[str] = []
-        large = [image for image in self._images if max(image.size) > TINY]
-        with ThreadPoolExecutor() as pool:  # encoders release the interpreter's lock
+        with ThreadPoolExecutor() as pool:  # decoders and encoders release the interpreter's lock
+            images = list(pool.map(_loaded, self._sources))
+            large = [image for image in images if max(image.size) > TINY]
             for level, (side, quality) in enumerate(LEVELS, 1):
                 encode = partial(_address, side=side, quality=quality)
                 # A few of them tell whether all of them can fit: most of the time goes here.
@@ -93,10 +87,28 @@ class Album:
                 expected = sum(map(len, pool.map(encode, some))) / max(len(some), 1) * len(large)
                 if expected > SURELY * room and level < len(LEVELS):
                     continue
-                addresses = list(pool.map(encode, self._images))
+                addresses = list(pool.map(encode, images))
                 if sum(map(len, addresses)) <= room:
                     break
         return re.sub(r"@@picture-(\d+)@@", lambda found: addresses[int(found[1])], page)
+
+
+def _loaded(source: Path | NDArray[Any]) -> Image:
+    """Return a picture without transparency, no larger than the first level shows it."""
+    import PIL.Image
+
+    if not isinstance(source, Path):
+        return PIL.Image.fromarray(np.ascontiguousarray(source))
+    with PIL.Image.open(source) as opened:
+        image: Image = opened
+        image.thumbnail((LEVELS[0][0],) * 2, reducing_gap=2.0)
+        if not image.has_transparency_data:
+            return image.convert("RGB")
+        # Figures may be transparent, and are drawn for paper.
+        layer = image.convert("RGBA")
+        paper = PIL.Image.new("RGB", layer.size, "white")
+        paper.paste(layer, mask=layer.getchannel("A"))
+        return paper
 
 
 def _address(image: Image, side: int, quality: int) -> str:
