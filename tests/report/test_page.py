@@ -18,7 +18,7 @@ from chapterflow.report.page.parts import Cell, Table
 from chapterflow.report.page.pictures import Album, shown
 from chapterflow.report.page.questions import questions
 from chapterflow.report.page.render import render, write
-from chapterflow.report.page.svg import Draughtsman
+from chapterflow.report.page.svg import Draughtsman, figure, plain_ticks
 from chapterflow.report.page.trade_offs import Point, pareto_front
 from tests.report import page_runs
 
@@ -236,6 +236,20 @@ def test_pareto_front(points: Any, higher: bool, front: str) -> None:
     found = pareto_front(made, higher_is_better=higher)
     assert {point.label for point in found} == set(front)
     assert [p.cost for p in found] == sorted(p.cost for p in found)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.008, 0.75), (5.5, 20.5), (9000, 210_000), (0.38, 2.3), (0.9, 9e6)]
+)
+def test_an_axis_of_logarithms_has_several_plain_ticks(low: float, high: float) -> None:
+    drawn = figure(3, 2)
+    axes = drawn.subplots()
+    axes.set(xscale="log", xlim=(low, high))
+    plain_ticks(axes.xaxis, low, high)
+    drawn.draw_without_rendering()
+    ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    assert 2 <= len(ticks) <= 9
+    assert not any("$" in label.get_text() for label in axes.get_xticklabels())
 
 
 def test_questions_say_which_runs_they_lack(material: Material) -> None:

@@ -133,7 +133,9 @@ def test_a_phone_scrolls_down_only(browser: Any, address: str) -> None:
 
 def test_headings_go_down_one_level_at_a_time(browser: Any, address: str) -> None:
     page = opened(browser, address)
-    levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map(h => +h.tagName[1])")
+    levels = page.evaluate(
+        "[...document.querySelectorAll('h1,h2,h3,h4,h5,h6')].map(h => +h.tagName[1])"
+    )
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(after - before <= 1 for before, after in pairwise(levels))

@@ -96,9 +96,11 @@ def _table(entry: Entry, order: NDArray[Any], classes: Sequence[str]) -> Table:
             ]
         )
     more = SIZES.get(entry.card.kind if entry.card else "", ()) if entry.dataset else ()
-    headings = ["example", *more, "true", "answer", "probability of the true class"]
+    headings = ["example", *more, "true", "answer", "probability of true"]
     numeric = [True, *[True] * len(more), False, False, True]
-    return Table(f"Hardest examples of {entry.label}", headings, rows, numeric, small=True)
+    return Table(
+        f"Hardest examples of {entry.label}", headings, rows, numeric, sortable=False, small=True
+    )
 
 
 #: What there is to say about an example that cannot be shown, by kind.

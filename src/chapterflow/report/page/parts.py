@@ -95,7 +95,7 @@ def times(ratio: float | None) -> Cell:
 
 def answered(name: str, *, right: bool) -> Cell:
     """Return an answer with a mark that tells whether it is right."""
-    return Cell(f"{name} {'✓' if right else '✗'}", tone="good" if right else "bad")
+    return Cell(f"{name}\u00a0{'✓' if right else '✗'}", tone="good" if right else "bad")
 
 
 def ratio(upper: float | None, lower: float | None) -> float | None:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 #: Longest side in pixels and WebP quality, tried in turn until all pictures fit.
 LEVELS = ((1400, 80), (1000, 70), (720, 55), (480, 40))
-#: Times as small as before is about what a level makes of the pictures, at most.
-SAVED = 2.5
+#: One picture of so many is tried first, and more than so many times the room is surely too much.
+SAMPLED, SURELY = 8, 1.15
 #: Bytes that a page may have, with all that is in it.
 PAGE_BYTES = 8_000_000
 #: Up to this side pixels are kept as they are: smoothing would hide what a model saw.
@@ -52,7 +52,7 @@ class Album:
     """All pictures of one page."""
 
     def __init__(self) -> None:
-        self._images: list[Image] = []
+        self._sources: list[Path | NDArray[Any]] = []
 
     def picture(self, source: Path | NDArray[Any], alt: str, caption: str = "") -> Picture:
         """Take a picture in.
@@ -65,36 +65,50 @@ class Album:
         import PIL.Image
 
         if isinstance(source, Path):
-            with PIL.Image.open(source) as opened:
-                # Figures may be transparent, and are drawn for paper.
-                image = PIL.Image.new("RGB", opened.size, "white")
-                layer = opened.convert("RGBA")
-                image.paste(layer, mask=layer.getchannel("A"))
+            with PIL.Image.open(source) as opened:  # its header: pixels are read in `fill`
+                width, height = opened.size
         else:
-            image = PIL.Image.fromarray(np.ascontiguousarray(source))
-        if max(image.size) > LEVELS[0][0]:
-            image.thumbnail((LEVELS[0][0],) * 2, reducing_gap=2.0)
-        self._images.append(image)
-        return Picture(
-            f"@@picture-{len(self._images) - 1}@@", image.width, image.height, alt, caption,
-            tiny=max(image.size) <= TINY,
-        )  # fmt: skip
+            height, width = source.shape[:2]
+        self._sources.append(source)
+        token = f"@@picture-{len(self._sources) - 1}@@"
+        return Picture(token, width, height, alt, caption, tiny=max(width, height) <= TINY)
 
     def fill(self, page: str, limit: int = PAGE_BYTES) -> str:
         """Return the page with its pictures in it, at the best quality that fits `limit` bytes."""
-        room = limit - len(page.encode())
+        room = max(limit - len(page.encode()), 1)
         addresses: list[str] = []
-        level = 0
-        with ThreadPoolExecutor() as pool:  # encoders release the interpreter's lock
-            while True:
-                encode = partial(_address, side=LEVELS[level][0], quality=LEVELS[level][1])
-                addresses = list(pool.map(encode, self._images))
-                over = sum(map(len, addresses)) / max(room, 1)
-                if over <= 1 or level == len(LEVELS) - 1:
+        with ThreadPoolExecutor() as pool:  # decoders and encoders release the interpreter's lock
+            images = list(pool.map(_loaded, self._sources))
+            large = [image for image in images if max(image.size) > TINY]
+            for level, (side, quality) in enumerate(LEVELS, 1):
+                encode = partial(_address, side=side, quality=quality)
+                # A few of them tell whether all of them can fit: most of the time goes here.
+                some = large[::SAMPLED]
+                expected = sum(map(len, pool.map(encode, some))) / max(len(some), 1) * len(large)
+                if expected > SURELY * room and level < len(LEVELS):
+                    continue
+                addresses = list(pool.map(encode, images))
+                if sum(map(len, addresses)) <= room:
                     break
-                # A level halves the bytes, or nearly: one that cannot be enough is not tried.
-                level = min(level + (1 if over < SAVED else 2), len(LEVELS) - 1)
         return re.sub(r"@@picture-(\d+)@@", lambda found: addresses[int(found[1])], page)
+
+
+def _loaded(source: Path | NDArray[Any]) -> Image:
+    """Return a picture without transparency, no larger than the first level shows it."""
+    import PIL.Image
+
+    if not isinstance(source, Path):
+        return PIL.Image.fromarray(np.ascontiguousarray(source))
+    with PIL.Image.open(source) as opened:
+        image: Image = opened
+        image.thumbnail((LEVELS[0][0],) * 2, reducing_gap=2.0)
+        if not image.has_transparency_data:
+            return image.convert("RGB")
+        # Figures may be transparent, and are drawn for paper.
+        layer = image.convert("RGBA")
+        paper = PIL.Image.new("RGB", layer.size, "white")
+        paper.paste(layer, mask=layer.getchannel("A"))
+        return paper
 
 
 def _address(image: Image, side: int, quality: int) -> str:

@@ -151,7 +151,7 @@ def plain_ticks(axis: Axis, low: float, high: float) -> None:
     if high / low < 6:
         axis.set_major_locator(MaxNLocator(5))
     else:
-        subs = (1, 2, 5) if high / low < 60 else (1,)
+        subs = (1, 2, 5) if high / low < 30 else (1, 3) if high / low < 1000 else (1,)
         axis.set_major_locator(LogLocator(subs=subs, numticks=12))
     axis.set_major_formatter(EngFormatter(sep="") if high >= 2000 else "{x:g}")
     axis.set_minor_locator(NullLocator())
