@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import FileLock
@@ -23,7 +23,13 @@ START_SECONDS = 90.0
 
 
 @contextlib.contextmanager
-def prefect_server(scratch: Path, *, ui: bool = False, port: int | None = None) -> Iterator[str]:
+def prefect_server(
+    scratch: Path,
+    *,
+    ui: bool = False,
+    port: int | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Iterator[str]:
     """Make a Prefect API available, and yield its address.
 
     Call it before the first import of `prefect`, which reads `PREFECT_API_URL` then. If the user
@@ -33,11 +39,13 @@ def prefect_server(scratch: Path, *, ui: bool = False, port: int | None = None) 
         scratch: Folder for the lock and the log of the server.
         ui: Whether the server serves Prefect's pages too.
         port: Port of the server; a free one by default.
+        meanwhile: What there is to do while the server starts, which takes seconds.
 
     Raises:
         ChapterflowError: If the server does not answer in time, or `port` is taken.
     """
     if configured := os.environ.get("PREFECT_API_URL"):
+        meanwhile()
         yield configured
         return
     port = port or _free_port()
@@ -60,6 +68,7 @@ def prefect_server(scratch: Path, *, ui: bool = False, port: int | None = None) 
             start_new_session=True,
         )
         try:
+            meanwhile()
             _wait_until_healthy(server, address, log)
         except BaseException:
             server.kill()

@@ -41,7 +41,7 @@ def test_added_data_are_a_dataset_like_any_other(project: Project, tmp_path: Pat
     prepared = steps.prepare(project, settings, "pets", build=False)
     assert not prepared.built
     assert verify_dataset(project.data / "pets") == []
-    out = steps.validation_folder(project, settings, prepared)
+    out = validation_folder(project, settings, prepared.dataset, prepared.digest)
     assert (out / "verdict.json").is_file()
     assert steps.validate(project, settings, prepared).success
     assert not (project.scratch / "adding" / "pets").exists()

@@ -13,7 +13,6 @@ import yaml
 from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
-from chapterflow import steps
 from chapterflow.config import OWN, load_settings, read_own
 from chapterflow.data.build import ensure_dataset
 from chapterflow.data.card import DatasetCard, open_dataset
@@ -24,6 +23,7 @@ from chapterflow.errors import ConfigError, ValidationFailed
 from chapterflow.records import Prepared, Tell, silent
 from chapterflow.settings import Settings
 from chapterflow.settings.types import Name
+from chapterflow.tracking.fingerprint import validation_folder
 
 _HEAD = """\
 # Datasets of your own, beside those of params.yaml. `chapterflow data add` writes this file, and
@@ -128,7 +128,11 @@ def _build_and_check(
     tell("validate", name)
     prepared = Prepared(dataset=name, digest=card.digest, built=True, version=None)
     # Where `steps.validate` looks for it: the first run need not validate again.
-    out = project.scratch / "validation" / steps.validation_folder(trial, settings, prepared).name
+    out = (
+        project.scratch
+        / "validation"
+        / validation_folder(trial, settings, prepared.dataset, prepared.digest).name
+    )
     bounds = settings.validation.bounds(card.kind)
     verdict = validate_dataset(open_dataset(trial.data / name), bounds, out)
     try:

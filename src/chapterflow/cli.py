@@ -121,6 +121,7 @@ def run(
             project, settings = start(profile, set_)
         set_ = [*(set_ or []), *role_overrides(settings, names, data)]
         project, settings = start(profile, set_)
+    from chapterflow import steps
     from chapterflow.records import Outcome
     from chapterflow.report import progress as live
     from chapterflow.report.tables import print_results
@@ -131,7 +132,9 @@ def run(
     console = live.console(stderr=as_json)
     with live.shown(console, [*datasets, *names]) as progress:
         progress.update(datasets[0], "starting", "Prefect")
-        with prefect_server(project.scratch):
+        with prefect_server(
+            project.scratch, meanwhile=lambda: steps.preload(project, settings, names)
+        ):
             from pipelines.chapter import ModelsFailed, chapter
 
             state: Any = chapter(

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import chapterflow
-from chapterflow.data.card import DatasetCard, kind_class, sha256_file
+from chapterflow.data.card import DatasetCard, kind_class, read_card, sha256_file
+from chapterflow.environment import Project
 from chapterflow.models.parts.base import Kind
 from chapterflow.models.parts.registry import get_model
 
@@ -162,3 +163,18 @@ class _Imports(ast.NodeVisitor):
             # what is no module is passed over.
             self.names.append(module)
             self.names.extend(f"{module}.{alias.name}" for alias in node.names)
+
+
+def validation_folder(project: Project, settings: Settings, dataset: str, digest: str) -> Path:
+    """Return where the verdict on a dataset stands: one folder for each data, bounds and checks."""
+    kind = read_card(project.data / dataset).kind
+    parts = [
+        digest,
+        settings.validation.bounds(kind).model_dump_json(),
+        json.dumps(
+            module_hashes(["chapterflow.validation.run", f"chapterflow.validation.kinds.{kind}"])
+        ),
+        version("great-expectations"),
+    ]
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    return project.scratch / "validation" / f"{dataset}-{key}"
