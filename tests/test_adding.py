@@ -14,6 +14,7 @@ from chapterflow.data.build import verify_dataset
 from chapterflow.data.card import read_card
 from chapterflow.environment import Project
 from chapterflow.errors import ChapterflowError, ConfigError, DataError, ValidationFailed
+from chapterflow.tracking.fingerprint import validation_folder
 from tests.photos import photo_folder, picture
 
 
@@ -124,10 +125,20 @@ def test_a_role_must_exist_and_fit(project: Project, tmp_path: Path, role: str, 
     assert state(project) == before
 
 
-def test_shares_out_of_range_name_their_key(project: Project, tmp_path: Path) -> None:
-    block = build_block("images", Wish(photo_folder(tmp_path / "pets"), 5, test=1.5))
-    with pytest.raises(ConfigError, match=r"datasets\.pets\.test: .*Received: 1\.5"):
-        add_dataset(project, "pets", block)
+@pytest.mark.parametrize("kind", ["images", "csv", "photos"])
+@pytest.mark.parametrize(
+    ("shares", "says"),
+    [
+        ({"test": 1.5}, r"--test is a share between 0 and 1\. Received: 1\.5"),
+        ({"validation": 0.0}, r"--validation is a share between 0 and 1\. Received: 0"),
+        ({"test": 0.6, "validation": 0.5}, r"together less than 1\. Received: 1\.1"),
+    ],
+)
+def test_shares_that_cannot_be_are_refused(
+    tmp_path: Path, kind: str, shares: dict[str, float], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        build_block(kind, Wish(tmp_path, 5, **shares))
 
 
 @pytest.mark.slow

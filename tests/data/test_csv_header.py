@@ -46,7 +46,8 @@ def test_the_step_is_found_in_the_times(tmp_path: Path, times: Any, step: str) -
     said: list[str] = []
     found = options(tmp_path, table(times), said)
     assert (found["time"], found["values"], found["step"]) == ("t", ["x"], step)
-    assert bool(said) == (step == "irregular")
+    assert len(said) == 1 + (step == "irregular")
+    assert "windows of" in said[-1]
 
 
 def test_a_gap_is_told_by_its_length(tmp_path: Path) -> None:
@@ -69,14 +70,16 @@ def test_columns_of_words_are_left_out_and_that_is_said(tmp_path: Path) -> None:
     said: list[str] = []
     content = table(range(90), "\ufeff# a comment\n\nt, town ,hot,cold", "Bonn,1,2")
     assert options(tmp_path, content, said)["values"] == ["hot", "cold"]
-    assert said == ["a.csv: left out, as no numbers are in them: town."]
+    assert said[:-1] == ["a.csv: left out, as no numbers are in them: town."]
 
 
 def test_columns_with_gaps_are_left_out_and_that_is_said(tmp_path: Path) -> None:
     said: list[str] = []
     content = table(range(90), "t,hot,cold", "1,2") + b"\n90,3,\n91,,\n92,3,4"
     assert options(tmp_path, content, said)["values"] == ["hot"]
-    assert said[0] == "a.csv: left out, as values are missing in them: cold (line 92)."
+    assert said[0].startswith(
+        "a.csv: left out, as values are missing in them: cold (1 missing, the first in line 92)."
+    )
     assert said[1] == "a.csv: 1 rows without any value are passed over."
 
 
@@ -84,7 +87,7 @@ def test_blank_rows_are_passed_over_and_that_is_said(tmp_path: Path) -> None:
     said: list[str] = []
     content = table(range(90)) + b"\n90,\n91,\n"
     assert options(tmp_path, content, said)["blank_rows"] == "skip"
-    assert said == ["a.csv: 2 rows without any value are passed over."]
+    assert said[:-1] == ["a.csv: 2 rows without any value are passed over."]
 
 
 @pytest.mark.parametrize(
@@ -93,6 +96,8 @@ def test_blank_rows_are_passed_over_and_that_is_said(tmp_path: Path) -> None:
         (b"", "must begin with the names of its columns"),
         (b"date\n1\n", "must begin with the names"),
         (b"date,,x\n", "must begin with the names"),
+        (b"2020-01-01,100.126,49.3\n2020-01-02,1,2\n", "a row of values, '2020-01-01,100.126"),
+        (b"0,1\n1,2\n", "Write a row of names above it"),
         (b"\xff\xfe\x00", "must be a CSV file"),
         (b"Datum;Wert\n2020-01-01;1,5\n", "separated by semicolons"),
         (b'Datum,Wert\n2020-01-01,"1.234,5"\n', r"line 2, column 'Wert': .*decimal point"),

@@ -244,7 +244,10 @@ def test_imagenet_weights_that_cannot_be_had(
 
     from chapterflow.training.weights import imagenet_weights
 
+    asked = []
+
     def unreachable(*words: Any, **options: Any) -> None:
+        asked.append(words)
         raise OSError("no network")
 
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
@@ -253,6 +256,11 @@ def test_imagenet_weights_that_cannot_be_had(
     monkeypatch.setenv("CHAPTERFLOW_MIRROR", str(tmp_path / "empty"))
     with pytest.raises(FetchError, match=r"resnet50_weights_tf_dim_ordering_tf_kernels_notop\.h5"):
         imagenet_weights("ResNet50", 1.0)
+    assert not asked  # a mirror replaces Keras's address
+    monkeypatch.delenv("CHAPTERFLOW_MIRROR")
+    with pytest.raises(FetchError, match=r"resnet50_weights_tf_dim_ordering_tf_kernels_notop\.h5"):
+        imagenet_weights("ResNet50", 1.0)
+    assert asked
     with pytest.raises(ConfigError, match=r"alpha 0.25, 0.5, 0.75, 1.0"):
         imagenet_weights("MobileNet", 0.3)
     models = tmp_path / "models"
