@@ -21,6 +21,12 @@ def image_model(name: str) -> Any:
     return entry.build(entry.params(role="digits"), InputSpec((28, 28, 1), 10, 255.0))
 
 
+def compiled(model: Any) -> Any:
+    from chapterflow.evaluation.cost import compiled_forward
+
+    return compiled_forward(model, ((None, 28, 28, 1), "float32"))
+
+
 def dense(size: int, units: int) -> int:
     """Return operations of a dense layer: a multiplication and an addition each, and the bias."""
     return 2 * size * units + units
@@ -91,7 +97,9 @@ def test_counting_is_quiet_and_leaves_the_log_level(capfd: pytest.CaptureFixture
 def test_latency(batch: int) -> None:
     from chapterflow.evaluation.cost import latency
 
-    median, p95 = latency(image_model("dnn"), np.zeros((batch, 28, 28, 1), np.float32), 20)
+    median, p95 = latency(
+        compiled(image_model("dnn")), np.zeros((batch, 28, 28, 1), np.float32), 20
+    )
     assert 0 < median <= p95 < 10_000
 
 
@@ -100,7 +108,8 @@ def test_more_work_takes_longer() -> None:
 
     cnn = image_model("cnn")
     images = np.zeros((64, 28, 28, 1), np.float32)
-    assert latency(cnn, images, 5)[0] > 2 * latency(cnn, images[:1], 5)[0]
+    forward = compiled(cnn)
+    assert latency(forward, images, 5)[0] > 2 * latency(forward, images[:1], 5)[0]
 
 
 def test_costs_by_name() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,18 +54,37 @@ def flops(model: keras.Model, example: Any = None) -> int:
         logger.setLevel(level)
 
 
-def latency(model: keras.Model, inputs: Any, repeats: int) -> tuple[float, float]:
-    """Return median and 95th percentile of the milliseconds that a batch takes, memory to memory.
+def compiled_forward(model: keras.Model, shapes: Any) -> Callable[[Any], Any]:
+    """Return a model as one compiled function for batches of any size: traced once for all.
 
     Args:
         model: Model of any inputs.
-        inputs: A batch, in the structure that the model takes; sparse tensors are not copied.
+        shapes: Shape and dtype of its inputs, in their structure (`Dataset.input_shapes`).
+    """
+    import tensorflow as tf
+
+    specs = (
+        {name: tf.TensorSpec(*one) for name, one in shapes.items()}
+        if isinstance(shapes, dict)
+        else tf.TensorSpec(*shapes)
+    )
+    found: Callable[[Any], Any] = tf.function(
+        lambda values: model(values, training=False), input_signature=[specs]
+    )
+    return found
+
+
+def latency(forward: Callable[[Any], Any], inputs: Any, repeats: int) -> tuple[float, float]:
+    """Return median and 95th percentile of the milliseconds that a batch takes, memory to memory.
+
+    Args:
+        forward: A compiled function of the inputs.
+        inputs: A batch, in the structure that it takes; sparse tensors are not copied.
         repeats: Timed calls, after five that warm up.
     """
     import keras
     import tensorflow as tf
 
-    forward = tf.function(lambda values: model(values, training=False))
     times = []
 
     def sent(value: Any) -> Any:
@@ -93,10 +113,12 @@ def cost_metrics(
     """
     test = dataset.indices("test")
     one = dataset.inputs(test[:1])
-    timed = one
     if dataset.WHOLE:  # the profiler counts no sparse operation, but this is how such models answer
-        timed = importlib.import_module("chapterflow.training.full_batch").sparse_inputs(dataset)
-    single: Any = latency(model, timed, repeats)
+        whole = importlib.import_module("chapterflow.training.full_batch")
+        single: Any = latency(whole.forward(model), whole.sparse_inputs(dataset), repeats)
+    else:
+        forward = compiled_forward(model, dataset.input_shapes())
+        single = latency(forward, one, repeats)
     metrics = {
         "cost/parameters": float(model.count_params()),
         "cost/flops": float(flops(model, one)),
@@ -106,7 +128,7 @@ def cost_metrics(
     }
     if dataset.WHOLE:
         return metrics  # a batch is the same call
-    many: Any = latency(model, dataset.inputs(np.resize(test, batch)), repeats)
+    many: Any = latency(forward, dataset.inputs(np.resize(test, batch)), repeats)
     return metrics | {
         "cost/batch_latency_ms_median": many[0],
         "cost/batch_latency_ms_p95": many[1],

@@ -123,10 +123,15 @@ def sparse_inputs(dataset: Dataset) -> dict[str, Any]:
 
 def predict_full(model: Any, dataset: Dataset) -> NDArray[np.float32]:
     """Return a model's answers `(n, classes)` for all nodes, whatever their split."""
+    return np.asarray(forward(model)(sparse_inputs(dataset)), np.float32)
+
+
+def forward(model: Any) -> Callable[[Any], Any]:
+    """Return a model as one compiled function of sparse inputs."""
     import tensorflow as tf
 
-    forward = tf.function(lambda inputs: model(inputs, training=False))
-    return np.asarray(forward(sparse_inputs(dataset)), np.float32)
+    found: Callable[[Any], Any] = tf.function(lambda inputs: model(inputs, training=False))
+    return found
 
 
 def _compiled_epoch(model: Any, optimizer: Any, dataset: Dataset) -> Any:
