@@ -1,5 +1,6 @@
 """What a model costs, counted by hand."""
 
+import dataclasses
 import logging
 from typing import Any
 
@@ -118,7 +119,8 @@ def test_costs_by_name() -> None:
 
     digits = digits_dataset(np.array([0, 1, 2, 2], np.uint8))
     images = np.zeros((4, 28, 28, 1), np.uint8)
-    dataset = with_arrays(digits, images=images)
+    card = digits.card.model_copy(update={"shape": [28, 28, 1]})
+    dataset = with_arrays(dataclasses.replace(digits, card=card), images=images)
     costs = cost_metrics(image_model("cnn"), dataset, file_bytes=1234, batch=4, repeats=5)
     check_metrics(costs)
     assert costs["cost/parameters"] == 421_642
