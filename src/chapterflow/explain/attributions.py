@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 #: Inputs in one forward pass, and in one whose gradient is taken, at most: as many as keep the
 #: values of all layers below `VALUES`, since a gradient needs all of them at once.
 BATCH, GRADIENT_BATCH, VALUES = 512, 256, 1e8
+#: Values of a network that is not seen, for each place of its input, and side of an open axis.
+OPAQUE, USUAL_SIDE = 90, 224
 #: Positions of a map that Grad-CAM takes unless told which.
 WIDE = 16
 #: Points on the path of integrated gradients; windows of occlusion along an axis, by their number.
@@ -49,9 +51,14 @@ def background(inputs: NDArray[Any]) -> NDArray[Any]:
 
 
 def values_of(model: keras.Model) -> int:
-    """Return how many values all layers of a model compute for one input, open axes left out."""
-    shapes = (getattr(getattr(layer, "output", None), "shape", ()) for layer in model.layers)
-    return sum(int(np.prod([side or 1 for side in shape[1:]])) for shape in shapes)
+    """Return how many values all layers of a model compute for one input, open axes left out.
+
+    A layer may hold a whole network, of which nothing is seen: thirty times the input, at least.
+    """
+    shapes = [getattr(getattr(layer, "output", None), "shape", ()) for layer in model.layers]
+    seen = sum(int(np.prod([side or 1 for side in shape[1:]])) for shape in shapes)
+    sides = getattr(model.input, "shape", ())[1:]
+    return max(seen, OPAQUE * int(np.prod([side or USUAL_SIDE for side in sides[:-1]])))
 
 
 def _batch(model: keras.Model, most: int) -> int:
