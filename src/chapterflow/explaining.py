@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chapterflow import steps
+from chapterflow.config import load_settings
 from chapterflow.data.card import Dataset, DatasetCard, open_dataset
 from chapterflow.data.photo_files import open_photo
 from chapterflow.environment import Project, load_tensorflow
@@ -19,6 +20,7 @@ from chapterflow.errors import ConfigError, DataError
 from chapterflow.models.parts.registry import get_model, model_names
 from chapterflow.records import Tell, silent
 from chapterflow.settings import Settings, nearest
+from chapterflow.tracking import runs
 from chapterflow.tracking.registry import Version, find_version, read_version
 from chapterflow.tracking.session import Session
 
@@ -79,11 +81,15 @@ def explain_with(
         tell("explain", f"loading {version.told()}")
         load_tensorflow()
         network, card = read_version(session.client, version)
+        profile = session.client.get_run(version.run_id).data.tags.get(runs.PROFILE)
+    if profile not in (None, settings.profile):
+        # The size of photos is that of the profile which the version was trained in.
+        settings = load_settings(project.params, profile=profile)
     title = f"{version.told()}"
     name, _, index = given.partition(":")
     place = Path(given).expanduser()
     if place.is_file():
-        inputs, notes = _read(place, card)
+        inputs, notes = _read(place, card, _photo_size(settings, version))
         what = place.name
     elif name in settings.datasets:
         dataset = _dataset(project, settings, version, name, card, tell)
@@ -189,7 +195,19 @@ def _explain_dataset(
     return Explained(version, f"the probes of {dataset.card.name}", [], found)
 
 
-def _read(path: Path, card: DatasetCard) -> tuple[NDArray[Any], list[str]]:
+def _photo_size(settings: Settings, version: Version) -> tuple[int, int]:
+    """Return height and width at which a model was shown photos."""
+    from chapterflow.training.pipeline import PHOTO_SIZE
+
+    entry = get_model(version.name) if version.name in model_names() else None
+    if entry is None or entry.size is None:
+        return PHOTO_SIZE
+    return entry.size(settings.params(version.name))
+
+
+def _read(
+    path: Path, card: DatasetCard, photo_size: tuple[int, int]
+) -> tuple[NDArray[Any], list[str]]:
     """Return one input `(1, ...)` from a file, and what was done to it."""
     if path.suffix == ".npy":
         return _read_array(path, card), []
@@ -200,16 +218,18 @@ def _read(path: Path, card: DatasetCard) -> tuple[NDArray[Any], list[str]]:
         )
     facts: dict[str, Any] = {}
     image = open_photo(path, facts=facts)
-    return _fitted(image, facts, card)
+    return _fitted(image, facts, card, photo_size)
 
 
-def _fitted(image: Any, facts: dict[str, Any], card: DatasetCard) -> tuple[NDArray[Any], list[str]]:
+def _fitted(
+    image: Any, facts: dict[str, Any], card: DatasetCard, photo_size: tuple[int, int]
+) -> tuple[NDArray[Any], list[str]]:
     from PIL import Image
 
     notes = []
-    height, width, channels = (*(side or 0 for side in card.shape[:2]), card.shape[2])
-    if not height or not width:  # the model resizes, or was built for the size of its photos
-        height, width = image.height, image.width
+    height, width, channels = card.shape
+    if height is None or width is None:  # photos of any size
+        height, width = photo_size
     if channels == 1:
         image = image.convert("L")
         if facts["mode"] not in ("1", "L", "LA"):

@@ -1,0 +1,76 @@
+"""A user's file becomes what a model reads, or it is told why not."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from chapterflow.data.card import DatasetCard
+from chapterflow.errors import ConfigError, DataError
+from chapterflow.explaining import _read
+
+
+def card(kind: Any, shape: list[int | None], value_max: float = 255.0) -> DatasetCard:
+    return DatasetCard(
+        name="mine",
+        kind=kind,
+        title="Mine",
+        source="here",
+        licence="none",
+        shape=shape,
+        classes=["a", "b"],
+        value_max=value_max,
+        counts={},
+        files={},
+        test_digest="",
+        recipe={},
+    )
+
+
+def picture(path: Path, mode: str) -> Path:
+    values = np.linspace(0, 255, 40 * 20).reshape(20, 40).astype(np.uint8)
+    Image.fromarray(values).convert(mode).save(path)
+    return path
+
+
+def test_a_photo_is_shown_at_the_size_of_the_training(tmp_path: Path) -> None:
+    photos = card("photos", [None, None, 3])
+    pixels, notes = _read(picture(tmp_path / "a.png", "RGB"), photos, (32, 48))
+    assert pixels.shape == (1, 32, 48, 3)
+    assert 200 < pixels.max() <= 255
+    assert notes == ["resized from 40x20 to 48x32"]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
+def test_grey_models_get_grey_in_their_range(tmp_path: Path, mode: str) -> None:
+    digits = card("images", [8, 8, 1], 16.0)
+    pixels, notes = _read(picture(tmp_path / "a.png", mode), digits, (224, 224))
+    assert pixels.shape == (1, 8, 8, 1)
+    assert 10 < pixels.max() <= 16
+    assert ("made grey" in notes) == (mode != "L")
+
+
+@pytest.mark.parametrize("shape", [(128, 1), (128,), (1, 128, 1)])
+def test_a_curve_with_or_without_its_outer_axes(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    np.save(tmp_path / "a.npy", np.ones(shape))
+    values, notes = _read(tmp_path / "a.npy", card("curves", [128, 1]), (224, 224))
+    assert (values.shape, values.dtype, notes) == ((1, 128, 1), np.float32, [])
+
+
+@pytest.mark.parametrize(
+    "values", [np.ones((127, 1)), np.full((128, 1), np.nan), np.full((128, 1), "a")]
+)
+def test_an_array_that_does_not_fit_is_told(tmp_path: Path, values: Any) -> None:
+    np.save(tmp_path / "a.npy", values)
+    with pytest.raises(DataError, match=r"finite numbers of the shape \(128, 1\)"):
+        _read(tmp_path / "a.npy", card("curves", [128, 1]), (224, 224))
+
+
+def test_a_picture_is_no_curve_and_a_text_no_array(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"takes an \.npy array"):
+        _read(picture(tmp_path / "a.png", "L"), card("curves", [128, 1]), (224, 224))
+    (tmp_path / "b.npy").write_text("no numbers")
+    with pytest.raises(DataError, match=r"must be an \.npy array"):
+        _read(tmp_path / "b.npy", card("curves", [128, 1]), (224, 224))
