@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from chapterflow import steps
 from chapterflow.config import load_settings
-from chapterflow.data.card import Dataset, DatasetCard, open_dataset
+from chapterflow.data.card import SPLITS, Dataset, DatasetCard, open_dataset
 from chapterflow.data.photo_files import open_photo
 from chapterflow.environment import Project, load_tensorflow
 from chapterflow.errors import ConfigError, DataError
@@ -76,6 +76,8 @@ def explain_with(
         ConfigError: If the model, the input or an option is not there.
         DataError: If the input cannot be read, or is not of the form that the model takes.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--out must be a folder. Received: the file {folder}")
     with Session(project, settings) as session:
         version = find_version(session.client, model)
         tell("explain", f"loading {version.told()}")
@@ -99,15 +101,18 @@ def explain_with(
             )
         position = _position(index, dataset)
         inputs, notes = dataset.inputs(np.array([position])), []
-        what = f"example {position} of {name}"
+        code = int(dataset.split[position])
+        split = SPLITS[code] if code < len(SPLITS) else "no"
+        what = f"example {position} of {name} ({split} split)"
         if card.classes:
             what += f", class {card.classes[int(dataset.labels[position])]}"
     elif place.exists():
         raise ConfigError(f"INPUT must be one file, or a dataset. Received: the folder {given}")
     else:
         raise ConfigError(
-            f"INPUT must be a picture, an .npy file, DATASET or DATASET:INDEX. Received: {given!r}."
-            f"{nearest(name, settings.datasets)}"
+            "INPUT must be a picture or .npy file that is there, DATASET or DATASET:INDEX. "
+            f"Received: {given!r}."
+            + ("" if Path(name).suffix else nearest(name, settings.datasets))
         )
     if card.kind in GRAPHS:
         raise ConfigError(

@@ -54,12 +54,14 @@ def report(
     Args:
         out: Folder of the page, `index.html`.
         wanted: Ids of runs, or how they begin; those that `compare` compares by default.
-        flow_run_id: Run that the page is logged to; by default the one run that is wanted, or else
-            the newest flow's.
+        flow_run_id: Run that the page is logged to; by default the newest of the wanted ones, or
+            else the newest flow's.
 
     Raises:
-        ConfigError: If there is no finished run, or a wanted one is not there.
+        ConfigError: If there is no finished run, a wanted one is not there, or `out` is a file.
     """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out must be a folder. Received: the file {out}")
     from chapterflow.report.page.build import write_page
 
     started = time.monotonic()
@@ -91,8 +93,8 @@ def report(
         )
         run_id = (
             flow_run_id
-            or (facts[0].run_id if len(wanted) == 1 else None)
-            or newest_flow_run(client, experiment, settings.profile)
+            # A page of some runs must not take the place of the flow's page of all.
+            or (None if wanted else newest_flow_run(client, experiment, settings.profile))
             or max(facts, key=lambda fact: fact.started).run_id
         )
         tell("report", "logging the page")

@@ -145,7 +145,10 @@ def test_a_map_that_does_not_beat_random_says_so_on_the_picture(tmp_path: Path) 
     reds = {}
     for name, insertion in (("good", 0.9), ("bad", 0.5)):
         fare = Faithfulness(
-            np.array([0.2 if name == "good" else 0.5]), np.array([insertion]), random
+            np.array([0.2 if name == "good" else 0.5]),
+            np.array([insertion]),
+            random,
+            np.array([False]),
         )
         assert fare.beats_random == (name == "good")
         path = tmp_path / f"{name}.png"

@@ -48,6 +48,31 @@ def test_a_true_map_beats_random_orders_and_random_or_reversed_ones_do_not(seed:
     assert not any(found[name].beats_random for name in ("random", "reversed", "flat"))
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_an_empty_map_never_beats_random_whatever_its_ties_become(seed: int) -> None:
+    from chapterflow.explain.faithfulness import faithfulness
+
+    weights = np.array([5.0, 3.0, 1.0, 0.5, 0.25, 0.25])
+
+    def score(which: Any, kept: Any) -> Any:
+        return kept @ weights / weights.sum()
+
+    maps = {"true": np.stack([weights, weights]), "empty": np.stack([np.zeros(6), weights])}
+    found = faithfulness(score, maps, seed=seed, orders=2)
+    assert found["true"].beats_random
+    assert found["empty"].each_beats_random.tolist() == [False, True]
+    assert found["empty"].gap[0] == 0
+
+
+def test_a_gap_of_nearly_nothing_is_no_proof() -> None:
+    from chapterflow.explain.faithfulness import Faithfulness
+
+    random = np.full((8, 1), 0.155)
+    tiny = Faithfulness(np.array([0.155]), np.array([0.1551]), random, np.array([False]))
+    assert not tiny.beats_random
+    assert not tiny.each_beats_random.any()
+
+
 def test_places_that_must_stay_are_never_taken_away() -> None:
     from chapterflow.explain.faithfulness import faithfulness
 

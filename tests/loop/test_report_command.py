@@ -86,6 +86,17 @@ def test_a_named_run_is_the_only_one_shown_and_holds_the_page(done: Any) -> None
     assert logged(root, dnn) == []
 
 
+def test_a_page_of_some_runs_leaves_that_of_the_flow(done: Any, tmp_path: Path) -> None:
+    root, document, _ = done
+    words = [w for model in document["models"] for w in ("--runs", model["run_id"])]
+    told = call(root, "chapterflow", "report", *words, "--out", str(tmp_path / "two"), "--json")
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout)["run_id"] == document["models"][-1]["run_id"]
+    (tmp_path / "file").write_text("taken")
+    refused = call(root, "chapterflow", "report", "--out", str(tmp_path / "file"))
+    assert (refused.returncode, "must be a folder" in refused.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("word", ["zzz", ""])
 def test_a_wrong_run_is_refused_with_those_there_are(done: Any, word: str) -> None:
     root, document, _ = done

@@ -18,12 +18,15 @@ def explain(
         str,
         typer.Argument(metavar="INPUT", help="Picture, .npy file, DATASET:INDEX or DATASET."),
     ],
-    layer: Annotated[str | None, typer.Option(help="Layer for grad-cam; the last by default.")] = (
-        None
-    ),
+    layer: Annotated[
+        str | None,
+        typer.Option(help="Layer for grad-cam; the last with 16 positions or more by default."),
+    ] = (None),
     method: Annotated[
         list[str] | None,
-        typer.Option(help="May stand several times; all that the model allows by default."),
+        typer.Option(
+            help="For one input; may stand several times; all that the model allows by default."
+        ),
     ] = None,
     target: Annotated[
         str | None, typer.Option(help="Class to explain; the model's answer by default.")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Random orders that a map is held against; steps from nothing to everything kept.
 RANDOM, FRACTIONS = 8, 10
+#: Gap below which nothing is shown, however close the random orders are to each other.
+LEAST = 0.02
 
 #: Score in [0, 1] of examples `(m,)` of which the places `(m, places)` are kept.
 Score = Callable[[NDArray[np.intp], NDArray[np.bool_]], NDArray[Any]]
@@ -36,27 +38,33 @@ class Faithfulness:
         insertion: Area while they come first, `(n,)`; high is good.
         random: Area for each random order, `(orders, n)`; deleting in one order is inserting in the
             reverse, so it serves for both.
+        empty: Whether a map is the same everywhere and so says nothing, `(n,)`.
     """
 
     deletion: NDArray[Any]
     insertion: NDArray[Any]
     random: NDArray[Any]
+    empty: NDArray[np.bool_]
 
     @property
     def gap(self) -> NDArray[Any]:
-        """Insertion less deletion, `(n,)`: about 0 for an order that knows nothing."""
-        return np.asarray(self.insertion - self.deletion)
+        """Insertion less deletion, `(n,)`: about 0 for an order that knows nothing.
+
+        0 for an empty map, whose order is one of chance.
+        """
+        return np.where(self.empty, 0.0, self.insertion - self.deletion)
 
     @property
     def beats_random(self) -> bool:
         """Whether the mean gap is wider than that of any two of the random orders."""
         means = self.random.mean(axis=1)
-        return bool(self.gap.mean() > means.max() - means.min())
+        return bool(self.gap.mean() > max(LEAST, means.max() - means.min()))
 
     @property
     def each_beats_random(self) -> NDArray[np.bool_]:
         """The same for every example on its own, `(n,)`."""
-        return np.asarray(self.gap > self.random.max(axis=0) - self.random.min(axis=0))
+        spread = self.random.max(axis=0) - self.random.min(axis=0)
+        return np.asarray(self.gap > np.maximum(LEAST, spread))
 
 
 def faithfulness(
@@ -93,9 +101,15 @@ def faithfulness(
     areas = insertion_areas(score, np.array(ranks), allowed, fractions)
     random = areas[2 * len(flat) :]
     return {
-        name: Faithfulness(areas[2 * place + 1], areas[2 * place], random)
-        for place, name in enumerate(flat)
+        name: Faithfulness(areas[2 * place + 1], areas[2 * place], random, _empty(one, allowed))
+        for place, (name, one) in enumerate(flat.items())
     }
+
+
+def _empty(values: NDArray[Any], allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which maps `(n, places)` have one value in all places that may go."""
+    highest = np.where(allowed, values, -np.inf).max(axis=1)
+    return np.asarray(highest == np.where(allowed, values, np.inf).min(axis=1))
 
 
 def insertion_areas(

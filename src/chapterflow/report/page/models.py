@@ -17,13 +17,15 @@ from chapterflow.report.page.svg import Draughtsman, Drawing
 #: A matrix of more classes is no longer read; its largest confusions are.
 MATRIX_CLASSES = 12
 CONFUSIONS = 8
+#: Layers whose feature maps are shown, from the first to the last; the walk goes through more.
+LAYERS = 4
 #: Headings of the pictures of a model's inside, in the order of the page.
 INSIDE = {
     "walk": "A walk through the feature maps",
     "feature_maps": "Feature maps",
     "attributions": "Attributions",
     "kernels": "Kernels",
-    "reactions": "What channels react to",
+    "reactions": "What the model reacts to",
     "nodes": "Nodes",
 }
 
@@ -152,6 +154,9 @@ def _inside(entry: Entry, album: Album) -> list[tuple[str, list[Picture]]]:
     shown = []
     for key in keys:
         mine = sorted((e for e in found if e.key == key), key=lambda e: e.step)
+        if key == "feature_maps" and len(mine) > LAYERS:
+            places = np.linspace(0, len(mine) - 1, LAYERS).round().astype(int)
+            mine = [mine[place] for place in places]
         if mine:
             heading = INSIDE.get(key, key.replace("_", " ").capitalize())
             shown.append((heading, [album.picture(e.file, e.caption, e.caption) for e in mine]))
