@@ -83,7 +83,8 @@ def test_prefect_saw_the_flow_and_keeps_the_table(done: Any) -> None:
     root, _, _ = done
     assert stores.flow_states(root) == ["COMPLETED"]
     states = stores.task_states(root)
-    assert len(states) == 2 + 3 * 3 + 1
+    # Data and validation; each model trained, evaluated, explained and logged; the comparison.
+    assert len(states) == 2 + 3 * 4 + 1
     assert {state for _, state in states} == {"COMPLETED"}
     ((kind, data),) = stores.query(
         root / ".prefect" / "prefect.db", "SELECT type, data FROM artifact WHERE key = 'results'"
@@ -108,7 +109,7 @@ def test_a_model_run_holds_metrics_by_epoch_figures_data_and_model(done: Any) ->
     names = {item.path for item in client.list_artifacts(dnn["run_id"])}
     assert {
         *("learning_curve.png", "confusion_matrix.png", "evaluation.json", "predictions.npz"),
-        *("fingerprint.json", "dataset.json", "validation", "training.json"),
+        *("fingerprint.json", "dataset.json", "validation", "training.json", "explain"),
     } <= names
     flow_id = run.data.tags["mlflow.parentRunId"]
     docs = {item.path for item in client.list_artifacts(flow_id, "validation/digits")}
