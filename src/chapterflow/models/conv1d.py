@@ -3,7 +3,7 @@
 Book: chapter 5, "1D, 2D and 3D convolution".
 Paper: Zhang et al., "Beyond a Gaussian denoiser: residual learning of deep CNN for image
 denoising", IEEE Transactions on Image Processing 26 (2017).
-Expected: less than half the error of the best Savitzky-Golay filter on `curves` (0.41 of it) in
+Expected: less than half the error of the best Savitzky-Golay filter on `curves` (0.42 of it) in
 15 s, on two cores.
 Command: chapterflow run conv1d
 """
