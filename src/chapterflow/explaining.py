@@ -96,9 +96,8 @@ def explain_with(
     elif name in settings.datasets:
         dataset = _dataset(project, settings, version, name, card, tell)
         if not index:
-            return _explain_dataset(
-                version, network, dataset, folder, settings.seed, title, methods, tell
-            )
+            _refuse_options(methods=methods, layer=layer, target=target)
+            return _explain_dataset(version, network, dataset, folder, settings.seed, title, tell)
         position = _position(index, dataset)
         inputs, notes = dataset.inputs(np.array([position])), []
         code = int(dataset.split[position])
@@ -172,6 +171,19 @@ def _position(index: str, dataset: Dataset) -> int:
     return int(index)
 
 
+def _refuse_options(
+    *, methods: Sequence[str] | None, layer: str | None, target: str | None
+) -> None:
+    """Refuse options that would change nothing: a dataset is explained as runs explain it."""
+    given = {"--method": ", ".join(methods or ()), "--layer": layer, "--target": target}
+    for option, value in given.items():
+        if value:
+            raise ConfigError(
+                f"{option} is for one input: DATASET is explained by all methods, of the model's "
+                f"own answers. Received: {value}"
+            )
+
+
 def _explain_dataset(
     version: Version,
     network: keras.Model,
@@ -179,16 +191,10 @@ def _explain_dataset(
     folder: Path,
     seed: int,
     title: str,
-    methods: Sequence[str] | None,
     tell: Tell,
 ) -> Explained:
     from chapterflow.explain.explain import explain
 
-    if methods:
-        raise ConfigError(
-            "--method is for one input: DATASET is explained by all methods. "
-            f"Received: {', '.join(methods)}"
-        )
     found = explain(
         network,
         dataset,

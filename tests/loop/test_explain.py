@@ -128,6 +128,8 @@ def test_curves_and_graphs(trained: Any, words: tuple[str, str]) -> None:
         (["cnn", "digits:1", "--layer", "conv3"], "conv"),
         (["cnn", "digits:1", "--target", "eleven"], "eleven"),
         (["cnn", "digits", "--method", "grad-cam"], "--method is for one input"),
+        (["cnn", "digits", "--layer", "conv1"], "--layer is for one input"),
+        (["cnn", "digits", "--target", "3"], "--target is for one input"),
         (["gcn-node", "citations:1"], "chapterflow explain gcn-node citations"),
     ],
 )
