@@ -15,8 +15,8 @@ run: $(VENV)/.run
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-all: $(VENV)/.dev
-	@$(BIN)/python -m pytest -m "" $(ARGS)
+test-all:
+	@$(MAKE) --no-print-directory test ARGS='-m "" -n 2 --dist loadfile $(ARGS)'
 
 check: $(VENV)/.dev
 	ruff format --check .

@@ -1,1 +1,1 @@
-"""Comparisons with peers, run by hand or by `make bench`; never part of the tests."""
+"""Comparisons with peers and costs, run by hand or by `make bench`; never part of the tests."""

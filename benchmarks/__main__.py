@@ -1,8 +1,10 @@
-"""Both benchmarks, as `make bench` runs them."""
+"""The benchmarks that need no mirror, as `make bench` runs them."""
 
 import sys
 
-from benchmarks import accuracy, overhead
+from benchmarks import accuracy, memory, overhead, serving
 
 accuracy.main(sys.argv[1:])
 overhead.main()
+memory.main([])
+serving.main([])

@@ -14,7 +14,8 @@ from prefect.utilities.annotations import quote
 from chapterflow import steps
 from chapterflow.config import load_settings
 from chapterflow.environment import Project, configure, find_project
-from chapterflow.errors import ChapterflowError, FetchError, StoreUnavailable
+from chapterflow.errors import ChapterflowError, FetchError, StoreUnavailable, told
+from chapterflow.models.parts.registry import FOLDER
 from chapterflow.records import Comparison, Outcome, Prepared, Tell, Trained
 from chapterflow.report.progress import tell_about
 from chapterflow.report.tables import differences_markdown, results_markdown
@@ -54,7 +55,7 @@ def error_of(state: State[Any]) -> BaseException | None:
     return error if isinstance(error, BaseException) else RuntimeError(str(state))
 
 
-def _tell(subject: str) -> Tell:
+def telling(subject: str) -> Tell:
     """Tell the progress display of everything, and Prefect's log of each new step."""
     shown, logger = tell_about(subject), get_run_logger()
     last = ""
@@ -78,14 +79,14 @@ def _tell(subject: str) -> Tell:
 )
 def prepare(settings: Settings, dataset: str) -> Prepared:
     """Bring a dataset onto this machine."""
-    return steps.prepare(find_project(), settings, dataset, tell=_tell(dataset))
+    return steps.prepare(find_project(), settings, dataset, tell=telling(dataset))
 
 
 @task(task_run_name="validate {prepared.dataset}", cache_policy=NO_CACHE)
 def validate(settings: Settings, prepared: Prepared, flow_run_id: str) -> Verdict:
     """Check a dataset against its suite."""
     return steps.validate(
-        find_project(), settings, prepared, flow_run_id=flow_run_id, tell=_tell(prepared.dataset)
+        find_project(), settings, prepared, flow_run_id=flow_run_id, tell=telling(prepared.dataset)
     )
 
 
@@ -105,20 +106,20 @@ def train(
             "prefect.flow_run_id": runtime.flow_run.id,
             "prefect.flow_run": runtime.flow_run.name,
         },
-        tell=_tell(model),
+        tell=telling(model),
     )
 
 
 @task(task_run_name="evaluate {trained.model}", cache_policy=NO_CACHE)
 def evaluate(settings: Settings, trained: Trained) -> Trained:
     """Score a model on the test split."""
-    return steps.evaluate(find_project(), settings, trained, tell=_tell(trained.model))
+    return steps.evaluate(find_project(), settings, trained, tell=telling(trained.model))
 
 
 @task(task_run_name="explain {trained.model}", cache_policy=NO_CACHE)
 def explain(settings: Settings, trained: Trained) -> Trained:
     """Draw what a model looks at."""
-    return steps.explain(find_project(), settings, trained, tell=_tell(trained.model))
+    return steps.explain(find_project(), settings, trained, tell=telling(trained.model))
 
 
 @task(
@@ -130,7 +131,7 @@ def explain(settings: Settings, trained: Trained) -> Trained:
 )
 def log(settings: Settings, trained: Trained, verdict: Verdict) -> Outcome:
     """Log and register a model."""
-    return steps.log(find_project(), settings, trained, verdict, tell=_tell(trained.model))
+    return steps.log(find_project(), settings, trained, verdict, tell=telling(trained.model))
 
 
 @task(task_run_name="compare", cache_policy=NO_CACHE)
@@ -208,9 +209,12 @@ def _run_models(
     # Prefect tells by the identity of objects which task a value comes from, and takes a string
     # that stands in two records for the same value. What comes from no task is quoted.
     quoted: Any = quote(settings)
+    # An object made where a forgotten result lay would be taken for that result: all are kept.
+    kept: list[State[Any]] = []
     verdicts: dict[str, State[Verdict]] = {}
     for dataset in dict.fromkeys(d for name in names for d in settings.datasets_of(name)):
         ready: Any = prepare(quoted, dataset, return_state=True)
+        kept.append(ready)
         if ready.is_completed():
             ready = validate(quoted, ready, flow_run_id, return_state=True)
         verdicts[dataset] = ready
@@ -222,7 +226,7 @@ def _run_models(
         outcome = (
             _failure(settings, name, broken)
             if broken
-            else _run_model(project, settings, name, needed, flow_run_id, force)
+            else _run_model(project, settings, name, needed, flow_run_id, force, kept)
         )
         tell_about(name)(outcome.status, _summary(outcome))
         outcomes.append(outcome)
@@ -236,14 +240,16 @@ def _run_model(
     verdicts: Any,
     flow_run_id: str,
     force: bool,
+    kept: list[State[Any]],
 ) -> Outcome:
     quoted: Any = quote(settings)
     with steps.claim(project, settings, name, tell=tell_about(name)):
         state: Any = train(quoted, name, verdicts, flow_run_id, force, return_state=True)
-        if state.is_completed():
-            state = evaluate(quoted, state, return_state=True)
-        if state.is_completed():
-            state = explain(quoted, state, return_state=True)
+        kept.append(state)
+        for step in (evaluate, explain):
+            if state.is_completed():
+                state = step(quoted, state, return_state=True)
+                kept.append(state)
         if state.is_completed():
             state = log(quoted, state, verdicts[0], return_state=True)
     if not state.is_completed():
@@ -299,12 +305,11 @@ def _shows(page: Path, outcomes: Sequence[Outcome]) -> bool:
 
 def _failure(settings: Settings, name: str, state: State[Any]) -> Outcome:
     error = error_of(state)
-    told = str(error) if isinstance(error, ChapterflowError) else f"{type(error).__name__}: {error}"
     return Outcome(
         model=name,
         dataset=settings.dataset_of(name),
         status="failed",
-        error=told,
+        error=told(error, FOLDER) if error else None,
         exit_code=getattr(error, "exit_code", 1),
     )
 

@@ -127,6 +127,19 @@ def call(
     )
 
 
+def begin(root: Path, *words: str, **options: Any) -> subprocess.Popen[str]:
+    """Start a command in `root` as a user would in a terminal, where Ctrl-C reaches it."""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(
+        words,
+        cwd=root,
+        env=command_environment(root),
+        text=True,
+        preexec_fn=heed_interrupts,
+        **pipes | options,
+    )
+
+
 @pytest.fixture
 def run(checkout: Path) -> Run:
     """Runs a command in the checkout."""

@@ -7,7 +7,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chapterflow.config import apply_overrides, load_settings
+from chapterflow.config import load_settings
+from chapterflow.config.overrides import apply_overrides
 from chapterflow.errors import ConfigError
 from chapterflow.settings import Settings
 
@@ -40,7 +41,7 @@ def test_the_committed_file_is_valid_in_both_profiles() -> None:
             "'hidden'",
         ),
         ("models.dnn.beside={a: {change: {hidden: 0}}}", "a.change.hidden", "0", "greater than 0"),
-        ("models.cnnn={}", "models.cnnn", "'cnnn'", "'cnn'"),
+        ("models.cnnn={}", "models.cnnn", "chapterflow/models/cnnn.py", "'cnn'"),
         ("roles.digits.book=mnits", "roles.digits.book", "'mnits'", "'mnist'"),
         ("datasets.mnist.kind=idxs", "datasets.mnist.kind", "'idxs'", "'idx'"),
         ("datasets.mnist.files.test_images.sha=0", "test_images.sha", "", "'sha256'"),
@@ -65,6 +66,12 @@ def test_a_fault_is_one_line_with_path_value_and_hint(
     assert received in message
     assert hint in message
     assert caught.value.exit_code == 2
+
+
+def test_a_model_without_a_block_is_told_what_it_lacks() -> None:
+    settings = load_settings(PARAMS)
+    with pytest.raises(ConfigError, match=r"^vgg: chapterflow/models has its file"):
+        settings.check_names(["cnn", "vgg"], settings.models.keys() - {"vgg"}, "model")
 
 
 def test_all_faults_are_told_at_once() -> None:

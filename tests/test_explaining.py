@@ -68,9 +68,14 @@ def test_an_array_that_does_not_fit_is_told(tmp_path: Path, values: Any) -> None
         _read(tmp_path / "a.npy", card("curves", [128, 1]), (224, 224))
 
 
-def test_a_picture_is_no_curve_and_a_text_no_array(tmp_path: Path) -> None:
+def test_a_picture_is_no_curve(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"takes an \.npy array"):
         _read(picture(tmp_path / "a.png", "L"), card("curves", [128, 1]), (224, 224))
-    (tmp_path / "b.npy").write_text("no numbers")
-    with pytest.raises(DataError, match=r"must be an \.npy array"):
+
+
+# The second begins as a zip file does, which an .npz archive is.
+@pytest.mark.parametrize("content", [b"no numbers", b"PK\x03\x04 and no archive", b""])
+def test_a_file_of_another_format_is_no_array(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "b.npy").write_bytes(content)
+    with pytest.raises(DataError, match=r"must be an \.npy array.*magic string"):
         _read(tmp_path / "b.npy", card("curves", [128, 1]), (224, 224))

@@ -13,7 +13,8 @@ import yaml
 from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
-from chapterflow.config import OWN, load_settings, read_own
+from chapterflow.config import load_settings
+from chapterflow.config.files import OWN, read_own
 from chapterflow.data.build import ensure_dataset
 from chapterflow.data.card import DatasetCard, open_dataset
 from chapterflow.data.fitting import check_fits, fitting_models

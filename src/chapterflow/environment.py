@@ -4,12 +4,16 @@ Import this module before TensorFlow, MLflow, Prefect, DVC or Great Expectations
 are read at import time. Values that the user has set are kept.
 """
 
+import contextlib
+import functools
 import gc
 import os
+import platform
 import re
 import socket
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,6 +111,46 @@ def configure(project: Project) -> None:
     os.environ["CHAPTERFLOW_PROJECT"] = str(project.root)
 
 
+def machine() -> str:
+    """Return what decides a computation's last bits: processor, cores, system.
+
+    Two machines that say the same are taken for alike; a host's name would say less, and more than
+    others need to know.
+    """
+    import psutil
+
+    named = ""
+    with contextlib.suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+        named = found[1] if found else ""
+    processor = named or platform.processor() or platform.machine()
+    return f"{processor}, {psutil.cpu_count()} cores, {platform.system()} {platform.machine()}"
+
+
+@contextlib.contextmanager
+def held(project: Project, name: str, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold the project's lock of a name, so that processes do the same work one after the other.
+
+    Args:
+        on_wait: Called where another process holds it, before waiting.
+    """
+    from filelock import FileLock, Timeout
+
+    locks = project.scratch / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(locks / f"{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        on_wait()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def process_identity() -> str:
     """Return `host:pid:start time` of this process, which a recycled pid does not repeat."""
     import psutil
@@ -137,26 +181,37 @@ def process_is_gone(identity: str) -> bool:
         return False
 
 
-def load_tensorflow() -> None:
-    """Import TensorFlow without the lines that its libraries write to stderr at start-up.
+#: Of two threads that turned stderr away at once, one would give back what the other had put there.
+_STDERR = threading.RLock()
 
-    They come from C++ before any log level is read, so the file descriptor itself is turned away
-    for the import; an import error is raised as ever.
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Turn away what is written to stderr; for imports of TensorFlow, whose libraries write there.
+
+    The lines come from C++ before any log level is read, so the file descriptor itself is turned
+    away; errors are raised as ever.
     """
-    if "tensorflow" in sys.modules:
-        return
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
+    with _STDERR:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
+
+
+@functools.cache
+def load_tensorflow() -> None:
+    """Import TensorFlow without the lines that its libraries write to stderr at start-up."""
+    with quiet():
         import tensorflow as tf
 
         tf.constant(0)  # the device look-up writes some more
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
     tf.get_logger().setLevel("ERROR")
     # What was imported stays: looking through it again and again takes a tenth of a short training.
     gc.freeze()

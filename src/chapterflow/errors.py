@@ -1,5 +1,10 @@
 """Errors that a user can cause or mend, each with the exit code that the command line returns."""
 
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
 
 class ChapterflowError(Exception):
     """A failure told in one line: what was expected, what was received, what to do.
@@ -33,6 +38,12 @@ class ValidationFailed(ChapterflowError):
     exit_code = 3
 
 
+class PromotionRefused(ChapterflowError):
+    """A version may not take an alias: a gate is shut, or somebody else was first."""
+
+    exit_code = 4
+
+
 class ImplausibleMetric(ChapterflowError):
     """A metric is not finite, lies outside its range, or its counts do not add up."""
 
@@ -43,3 +54,22 @@ class StoreError(ChapterflowError):
 
 class StoreUnavailable(StoreError):
     """The tracking store does not answer now (locked, or out of reach); a retry may help."""
+
+
+def told(error: BaseException, folder: Path) -> str:
+    """Return an error in a few words, with the last place in a folder's files that it came through.
+
+    Args:
+        error: Any; one of ours speaks for itself.
+        folder: Files whose authors want to know the line.
+    """
+    if isinstance(error, ChapterflowError):
+        return str(error)
+    places = [(place.filename, place.lineno) for place in traceback.extract_tb(error.__traceback__)]
+    message = str(error)
+    if isinstance(error, SyntaxError):
+        places.append((error.filename or "", error.lineno))
+        message = error.msg
+    own = [place for place in places if Path(place[0]).is_relative_to(folder)]
+    where = f" ({Path(own[-1][0]).name}, line {own[-1][1]})" if own else ""
+    return f"{type(error).__name__}: {message}{where}"

@@ -11,16 +11,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chapterflow import steps
-from chapterflow.config import load_settings
-from chapterflow.data.card import SPLITS, Dataset, DatasetCard, open_dataset
-from chapterflow.data.photo_files import open_photo
+from chapterflow.data.card import SPLITS, Dataset, DatasetCard
 from chapterflow.environment import Project, load_tensorflow
-from chapterflow.errors import ConfigError, DataError
-from chapterflow.models.parts.registry import get_model, model_names
+from chapterflow.errors import ConfigError
+from chapterflow.fitted import (
+    GRAPHS,
+    PICTURES,
+    dataset_for,
+    example_shape,
+    photo_size,
+    read_array,
+    read_picture,
+    settings_of,
+)
 from chapterflow.records import Tell, silent
 from chapterflow.settings import Settings, nearest
-from chapterflow.tracking import runs
 from chapterflow.tracking.registry import Version, find_version, read_version
 from chapterflow.tracking.session import Session
 
@@ -28,8 +33,6 @@ if TYPE_CHECKING:
     import keras
 
     from chapterflow.explain.explanation import Explanation
-
-GRAPHS = ("graphs", "citations")
 
 
 @dataclass(frozen=True)
@@ -83,18 +86,15 @@ def explain_with(
         tell("explain", f"loading {version.told()}")
         load_tensorflow()
         network, card = read_version(session.client, version)
-        profile = session.client.get_run(version.run_id).data.tags.get(runs.PROFILE)
-    if profile not in (None, settings.profile):
-        # The size of photos is that of the profile which the version was trained in.
-        settings = load_settings(project.params, profile=profile)
+        settings = settings_of(project, settings, session, version)
     title = f"{version.told()}"
     name, _, index = given.partition(":")
     place = Path(given).expanduser()
     if place.is_file():
-        inputs, notes = _read(place, card, _photo_size(settings, version))
+        inputs, notes = _read(place, card, photo_size(settings, version))
         what = place.name
     elif name in settings.datasets:
-        dataset = _dataset(project, settings, version, name, card, tell)
+        dataset = dataset_for(project, settings, version, name, card, tell=tell)
         if not index:
             _refuse_options(methods=methods, layer=layer, target=target)
             return _explain_dataset(version, network, dataset, folder, settings.seed, title, tell)
@@ -134,32 +134,6 @@ def explain_with(
         seed=settings.seed,
     )
     return Explained(version, what, notes, found)
-
-
-def _dataset(
-    project: Project,
-    settings: Settings,
-    version: Version,
-    name: str,
-    card: DatasetCard,
-    tell: Tell,
-) -> Dataset:
-    """Return a dataset as the model reads it."""
-    steps.prepare(project, settings, name, tell=tell)
-    dataset = open_dataset(project.data / name)
-    wanted = (card.kind, card.classes)
-    received = (dataset.card.kind, dataset.card.classes)
-    if wanted != received:
-        raise ConfigError(
-            f"{version.told()} must be shown data like those that it learnt: {wanted[0]} of "
-            f"{len(wanted[1])} classes ({card.name}). Received: {received[0]} of "
-            f"{len(received[1])} classes ({name})"
-        )
-    if version.name in model_names():
-        from chapterflow.training.pipeline import sized_for
-
-        return sized_for(get_model(version.name), settings.params(version.name), dataset)
-    return dataset
 
 
 def _position(index: str, dataset: Dataset) -> int:
@@ -206,72 +180,14 @@ def _explain_dataset(
     return Explained(version, f"the probes of {dataset.card.name}", [], found)
 
 
-def _photo_size(settings: Settings, version: Version) -> tuple[int, int]:
-    """Return height and width at which a model was shown photos."""
-    from chapterflow.training.pipeline import PHOTO_SIZE
-
-    entry = get_model(version.name) if version.name in model_names() else None
-    if entry is None or entry.size is None:
-        return PHOTO_SIZE
-    return entry.size(settings.params(version.name))
-
-
-def _read(
-    path: Path, card: DatasetCard, photo_size: tuple[int, int]
-) -> tuple[NDArray[Any], list[str]]:
+def _read(path: Path, card: DatasetCard, size: tuple[int, int]) -> tuple[NDArray[Any], list[str]]:
     """Return one input `(1, ...)` from a file, and what was done to it."""
     if path.suffix == ".npy":
-        return _read_array(path, card), []
-    if card.kind not in ("images", "photos"):
+        return read_array(path, example_shape(card, size))[np.newaxis], []
+    if card.kind not in PICTURES:
         raise ConfigError(
             f"A model of {card.kind} takes an .npy array of one example, or DATASET:INDEX. "
             f"Received: {path.name}"
         )
-    facts: dict[str, Any] = {}
-    image = open_photo(path, facts=facts)
-    return _fitted(image, facts, card, photo_size)
-
-
-def _fitted(
-    image: Any, facts: dict[str, Any], card: DatasetCard, photo_size: tuple[int, int]
-) -> tuple[NDArray[Any], list[str]]:
-    from PIL import Image
-
-    notes = []
-    height, width, channels = card.shape
-    if height is None or width is None:  # photos of any size
-        height, width = photo_size
-    if channels == 1:
-        image = image.convert("L")
-        if facts["mode"] not in ("1", "L", "LA"):
-            notes.append("made grey")
-    if image.size != (width, height):
-        notes.append(f"resized from {image.width}x{image.height} to {width}x{height}")
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    pixels = np.asarray(image, np.float32)
-    if card.value_max != 255:
-        notes.append(f"scaled from 0-255 to 0-{card.value_max:g}")
-        pixels = pixels * np.float32(card.value_max / 255)
-    return pixels.reshape(1, height, width, channels or 3), notes
-
-
-def _read_array(path: Path, card: DatasetCard) -> NDArray[Any]:
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} must be an .npy array of numbers. Received: {error}") from None
-    shape = tuple(card.shape)
-    if values.shape[:1] == (1,) and values.ndim == len(shape) + 1:
-        values = values[0]
-    if values.ndim == len(shape) - 1 and shape[-1] == 1:
-        values = values[..., np.newaxis]
-    fits = len(values.shape) == len(shape) and all(
-        wanted in (None, side) for wanted, side in zip(shape, values.shape, strict=True)
-    )
-    if not fits or values.dtype.kind not in "uif" or not np.isfinite(values).all():
-        raise DataError(
-            f"{path} must hold finite numbers of the shape {shape}. "
-            f"Received: {values.dtype} {values.shape}"
-        )
-    found: NDArray[Any] = values[np.newaxis].astype(np.float32)
-    return found
+    picture, notes = read_picture(path, card, size)
+    return picture[np.newaxis], notes

@@ -14,12 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-
 from chapterflow.data.build import ensure_dataset, verify_dataset
 from chapterflow.data.card import CARD, open_dataset, read_card
 from chapterflow.data.versioning import can_version, data_version, record_version
-from chapterflow.environment import Project, load_tensorflow
+from chapterflow.environment import Project, held, load_tensorflow
 from chapterflow.errors import DataError, ValidationFailed
 from chapterflow.models.parts.registry import get_model
 from chapterflow.overall import compare, current_runs, report
@@ -158,18 +156,8 @@ def claim(
     """
     cards = [read_card(project.data / name) for name in settings.datasets_of(model)]
     key = fingerprint(fingerprint_parts(settings, model, cards))[:16]
-    locks = project.scratch / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(locks / f"run-{key}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        tell("waiting", "another process trains this model")
-        lock.acquire()
-    try:
+    with held(project, f"run-{key}", lambda: tell("waiting", "another process trains this model")):
         yield
-    finally:
-        lock.release()
 
 
 def train(
@@ -382,7 +370,10 @@ def log(
     *,
     tell: Tell = silent,
 ) -> Outcome:
-    """Log metrics, figures and the model, register the model, and end the run."""
+    """Log metrics, figures and the model, register the model as challenger, and end the run.
+
+    A reused run has all that; its version becomes the challenger.
+    """
     with Session(project, settings) as session:
         if trained.status == "trained":
             tell("log", "figures, model and registry")
@@ -395,4 +386,6 @@ def log(
                     verdict,
                 )
             shutil.rmtree(trained.work)
+        else:
+            session.confirm(trained.run_id)
         return session.outcome(trained.run_id, trained.status)

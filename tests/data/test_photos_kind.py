@@ -90,7 +90,7 @@ def test_a_photo_that_was_damaged_since_is_named(photos: Data) -> None:
 
 
 MEASURE = """
-import resource, sys
+import sys
 from pathlib import Path
 import numpy as np
 import PIL.Image, PIL.PngImagePlugin
@@ -102,7 +102,9 @@ from chapterflow.validation.kinds.photos import rows
 import imagehash, sklearn.model_selection, pandas
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not ru_maxrss: that begins with the memory of the process that started this one.
+    (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024
 
 project = Project(Path(sys.argv[1]))
 start = peak()
@@ -117,6 +119,7 @@ print(start, peak(), read / 2**20, decoded / 2**20)
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
 def test_memory_stays_bounded_where_the_photos_are_larger(project: Project, tmp_path: Path) -> None:
     folder = photo_folder(tmp_path / "pets", 0)
     for number in range(80):

@@ -1,6 +1,7 @@
 """Every model of params.yaml on a little of its real embedded data: trained, scored, reloaded."""
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
+import chapterflow
 from chapterflow.config import load_settings
 from chapterflow.data.build import ensure_dataset
 from chapterflow.data.card import Dataset, open_dataset
@@ -162,3 +164,152 @@ def test_a_fresh_process_loads_every_model_and_gets_the_same_answers(
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+#: Runs where nothing of this package can be imported but what travels with the models.
+ELSEWHERE = """
+import json, sys
+from chapterflow.shipped import check
+from pathlib import Path
+for name in [name for name in sys.modules if name.partition(".")[0] == "chapterflow"]:
+    del sys.modules[name]
+sys.meta_path.insert(0, check.OnlyShipped())
+import mlflow.keras
+from mlflow.pyfunc import scoring_server
+folders = {Path(folder).name: Path(folder) for folder in sys.argv[1:]}
+found = {name: {"loads": True} for name in folders}
+for name, folder in folders.items():  # before any model has brought its layers
+    try:
+        mlflow.keras.load_model(folder)
+    except (TypeError, ValueError):
+        found[name]["loads"] = False
+assert "chapterflow" not in sys.modules
+for name, folder in folders.items():
+    found[name] |= check.check(str(folder))
+    answer = folder.parent / f"{name}.json"
+    # What `mlflow models predict --env-manager local` runs.
+    scoring_server._predict(str(folder), str(folder / "serving_input_example.json"), answer, "json")
+    found[name]["predicted"] = json.loads(answer.read_text())["predictions"]
+assert all("/layers/" in path for path in sys.modules["chapterflow"].__path__)
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def logged(
+    trained: dict[str, Path], embedded: Project, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """The files of every model as MLflow keeps them, each in a folder of its name."""
+    import mlflow.artifacts
+
+    from chapterflow.tracking import store
+    from chapterflow.tracking.keras_model import log_keras_model
+    from chapterflow.training.pipeline import load_model, sized_for
+
+    client = mlflow.MlflowClient(store.open_store(embedded))
+    experiment = store.ensure_experiment(embedded, "served")
+    folder = tmp_path_factory.mktemp("logged")
+    for name, work in trained.items():
+        dataset = open_dataset(embedded.data / SETTINGS.dataset_of(name))
+        dataset = sized_for(get_model(name), SETTINGS.params(name), dataset)
+        info = log_keras_model(
+            load_model(work / "model.keras"),
+            run_id=client.create_run(experiment).info.run_id,
+            name=name,
+            input_example=dataset.example(),
+            card=dataset.card,
+        )
+        shutil.copytree(mlflow.artifacts.download_artifacts(info.model_uri), folder / name)
+    return {name: folder / name for name in trained}
+
+
+@pytest.fixture(scope="module")
+def elsewhere(logged: dict[str, Path]) -> dict[str, Any]:
+    """What became of every model in one process that has none of this package."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", ELSEWHERE, *map(str, logged.values())],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_every_model_answers_where_this_package_is_not(
+    elsewhere: dict[str, Any], logged: dict[str, Path]
+) -> None:
+    assert sorted(elsewhere) == sorted(logged) == model_names()
+    for name, found in elsewhere.items():
+        assert found["examples"] > 0, name
+        assert found["same_classes"], name
+        assert found["largest_difference"] < 1e-5, name
+
+
+def test_the_installed_package_goes_before_what_a_model_brings(logged: dict[str, Path]) -> None:
+    # `data` does not travel with models, and needs more of `models` than travels with one.
+    code = (
+        "import mlflow.pyfunc, sys; mlflow.pyfunc.load_model(sys.argv[1]); "
+        "import chapterflow.data.card; print(*chapterflow.__path__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(logged["gcn"])],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert Path(done.stdout.splitlines()[-1]) == Path(chapterflow.__file__).parent
+
+
+def test_mlflow_models_predict_takes_every_model(
+    elsewhere: dict[str, Any], logged: dict[str, Path], embedded: Project
+) -> None:
+    for name, found in elsewhere.items():
+        kept = json.loads((logged[name] / "example_answers.json").read_text())
+        assert len(found["predicted"]) == len(kept), name
+        for answer, expected in zip(found["predicted"], kept, strict=True):
+            assert answer.keys() == expected.keys(), name
+            for column, value in expected.items():
+                assert answer[column] == pytest.approx(value, abs=1e-5), (name, column)
+        classes = open_dataset(embedded.data / SETTINGS.dataset_of(name)).card.classes
+        for answer in found["predicted"] if classes else []:
+            assert answer["label"] == classes[answer["class"]], name
+            assert answer["probabilities"][answer["class"]] == max(answer["probabilities"]), name
+            assert sum(answer["probabilities"]) == pytest.approx(1, abs=1e-5), name
+
+
+def test_models_of_layers_of_our_own_say_so(
+    elsewhere: dict[str, Any], logged: dict[str, Path]
+) -> None:
+    ours = {
+        name for name in logged if json.loads((logged[name] / "answers.json").read_text())["layers"]
+    }
+    assert ours == {name for name, found in elsewhere.items() if not found["loads"]}
+    told = (REPOSITORY / "docs" / "serving.md").read_text().split("\n## Plain Python")[1]
+    assert all(f"`{name}`" in told for name in ours), ours
+    assert ours == {"gcn", "gcn-node", "hub", "transfer"}
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_the_command_mlflow_models_predict(
+    name: str, logged: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = logged[name]
+    words = ["-m", str(folder), "-i", str(folder / "serving_input_example.json"), "-t", "json"]
+    done = subprocess.run(
+        ["mlflow", "models", "predict", *words, "--env-manager", "local", "-o", tmp_path / "out"],
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    predictions = json.loads((tmp_path / "out").read_text())["predictions"]
+    kept = json.loads((folder / "example_answers.json").read_text())
+    assert len(predictions) == len(kept)
+    for answer, expected in zip(predictions, kept, strict=True):
+        numbers = "probabilities" if "probabilities" in expected else "curve"
+        assert answer[numbers] == pytest.approx(expected[numbers], abs=1e-5)
+        assert answer.get("label") == expected.get("label")

@@ -118,7 +118,7 @@ def test_curves_and_graphs(trained: Any, words: tuple[str, str]) -> None:
     ("words", "says"),
     [
         (["cn", "digits:1"], "Did you mean 'cnn'?"),
-        (["cnn@champion", "digits:1"], "aliases: none"),
+        (["cnn@champion", "digits:1"], "aliases: challenger. `chapterflow promote cnn`"),
         (["cnn", "digits:1797"], "from 0 to 1796"),
         (["cnn", "nowhere.png"], "INPUT must be"),
         (["cnn", "params.yaml"], "intact JPEG, PNG"),

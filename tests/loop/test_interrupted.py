@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import call, command_environment, copy_checkout, heed_interrupts
+from tests.conftest import begin, call, copy_checkout
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
@@ -31,15 +31,7 @@ def prepared(tmp_path: Path) -> Path:
 
 
 def start(root: Path, *words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        ["chapterflow", "run", *words],
-        cwd=root,
-        env=command_environment(root),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=heed_interrupts,
-    )
+    return begin(root, "chapterflow", "run", *words)
 
 
 def epochs_done(root: Path) -> int:

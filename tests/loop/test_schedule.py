@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Run, call, command_environment, heed_interrupts
+from tests.conftest import Run, begin, call, command_environment
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
@@ -28,16 +28,8 @@ def test_a_schedule_fires_and_stops_cleanly(checkout: Path, run: Run) -> None:
     stores.set_param(checkout, "models.dnn.epochs", 2)
     assert run("chapterflow", "data", "fetch").returncode == 0
     port = free_port()
-    process = subprocess.Popen(
-        ["chapterflow", "schedule", "--every", "10", "--model", "dnn", "--port", str(port)],
-        cwd=checkout,
-        env=command_environment(checkout),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=heed_interrupts,
-        start_new_session=True,
-    )
+    words = ["chapterflow", "schedule", "--every", "10", "--model", "dnn", "--port", str(port)]
+    process = begin(checkout, *words, stderr=subprocess.STDOUT, start_new_session=True)
     database = checkout / ".prefect" / "prefect.db"
     try:
         deadline = time.monotonic() + 150

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Run, command_environment, heed_interrupts
+from tests.conftest import Run, begin
 from tests.loop import stores
 from tests.loop.test_schedule import free_port
 
@@ -18,16 +18,8 @@ def test_the_ui_answers_and_stops_cleanly(checkout: Path, run: Run) -> None:
     import requests
 
     port = free_port()
-    process = subprocess.Popen(
-        ["chapterflow", "ui", "--port", str(port)],
-        cwd=checkout,
-        env=command_environment(checkout),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=heed_interrupts,
-        start_new_session=True,
-    )
+    words = ["chapterflow", "ui", "--port", str(port)]
+    process = begin(checkout, *words, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
         assert process.stderr is not None
         told = ""

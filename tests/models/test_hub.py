@@ -13,6 +13,7 @@ import pytest
 
 from chapterflow.errors import ConfigError, DataError, FetchError
 from chapterflow.models.parts.base import InputSpec
+from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
@@ -107,7 +108,7 @@ def test_a_saved_model_needs_no_handle(exported: Path, tmp_path: Path) -> None:
         [sys.executable, "-c", FRESH, *paths],
         check=True,
         timeout=120,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
     )
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, atol=1e-5)
     again = keras.saving.load_model(tmp_path / "again.keras")

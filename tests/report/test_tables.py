@@ -200,6 +200,16 @@ def test_one_table_of_differences_for_each_dataset(console: Console) -> None:
     assert text.count("Is the difference real?") == 2
 
 
+def test_some_of_the_pairs_say_what_their_p_is_adjusted_for(console: Console) -> None:
+    pairs = [difference(), difference(a="cnn", b="vgg"), difference(a="x", b="y", dataset="mnist")]
+    print_differences(console, pairs)
+    assert "adjusted" not in console.export_text()
+    print_differences(console, [pairs[0], pairs[2]], among=pairs)
+    digits, mnist = console.export_text().split("test examples of mnist")
+    assert "adjusted (Holm) for all 2 pairs of models that ran on digits" in digits
+    assert "adjusted" not in mnist
+
+
 def test_no_differences_print_nothing(console: Console) -> None:
     print_differences(console, [])
     assert console.export_text() == ""

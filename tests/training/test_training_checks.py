@@ -33,7 +33,7 @@ def ending(*tail: Callable[[Any], Any]) -> Any:
 
 @pytest.mark.parametrize("name", sorted({*model_names()} - {"conv1d", "hub"}))
 def test_chapter_models_end_in_logits_and_scale_once(name: str) -> None:
-    from chapterflow.training.checks import check_logits, check_scaled_once
+    from chapterflow.training.checks import check_layers, check_logits, check_scaled_once
 
     options = {"backbone": "small", "weights": "none"} if name == "transfer" else {}
     if name in KINDS:
@@ -41,6 +41,7 @@ def test_chapter_models_end_in_logits_and_scale_once(name: str) -> None:
         model, spec = entry.build(entry.params(role="any"), KINDS[name]), KINDS[name]
     else:
         model, spec = build(name, **options), InputSpec((8, 8, 1), 10, 16.0)
+    check_layers(model)
     check_logits(model, 10)
     check_scaled_once(model, spec)
 
@@ -121,3 +122,55 @@ def test_only_pixels_are_held_to_a_scale(kind: Any) -> None:
             check_scaled_once(model, spec)
     else:
         check_scaled_once(model, spec)
+
+
+def test_layers_that_no_file_brings_back_are_refused() -> None:
+    import keras
+    from keras import layers
+
+    from chapterflow.training.checks import check_layers
+
+    class Plain(keras.layers.Layer):  # type: ignore[misc]
+        def call(self, x: Any) -> Any:
+            return x
+
+    check_layers(ending(layers.Dense(4)))
+    with pytest.raises(ConfigError, match=r"Received: Plain, unregistered\. Put @keras\.saving"):
+        check_layers(ending(Plain(), layers.Dense(4)))
+    with pytest.raises(ConfigError, match="Received: odd, a Lambda"):
+        check_layers(ending(layers.Lambda(lambda x: x + 1, name="odd"), layers.Dense(4)))
+    registered = keras.saving.register_keras_serializable("tests")(Plain)
+    check_layers(ending(registered(), layers.Dense(4)))
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_sequential_is_a_model_like_others(named: bool) -> None:
+    """With an `Input` of its own or without: its input can be asked for, and saved with it."""
+    import keras
+    from keras import layers
+
+    from chapterflow.models.parts.base import ChapterModel, ModelParams
+    from chapterflow.training.fit import built
+
+    def build(_: ModelParams, data: InputSpec) -> Any:
+        first = [keras.Input(data.shape)] if named else []
+        return keras.Sequential([*first, layers.Flatten(), layers.Dense(data.classes)])
+
+    spec = InputSpec((8, 8, 1), 10, 16.0)
+    model = built(ChapterModel("own", ModelParams, build), ModelParams(role="digits"), spec)
+    assert tuple(model.input.shape) == (None, 8, 8, 1)
+    assert tuple(model.output.shape) == (None, 10)
+    nothing = ChapterModel("own", ModelParams, lambda *_: None)  # type: ignore[arg-type,return-value]
+    with pytest.raises(ConfigError, match=r"must return a keras\.Model. Received: NoneType"):
+        built(nothing, ModelParams(role="digits"), spec)
+
+
+def test_logits_for_each_position_are_told_apart() -> None:
+    import keras
+    from keras import layers
+
+    from chapterflow.training.checks import check_logits
+
+    inputs = keras.Input((8, 8, 1))
+    with pytest.raises(ConfigError, match="Flatten or pool before it"):
+        check_logits(keras.Model(inputs, layers.Dense(10)(inputs)), 10)

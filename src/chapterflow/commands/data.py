@@ -24,7 +24,10 @@ app = typer.Typer(help="Datasets: list, fetch, verify, add, prune.", no_args_is_
 
 @app.command("list")
 def data_list(as_json: JsonOption = False) -> None:
-    """List the datasets: which role and profile they serve, and whether they are here."""
+    """List the datasets.
+
+    Which role and profile they serve, and whether they are here.
+    """
     project, settings = start()
     from chapterflow.report.inventory import inventory, print_inventory
     from chapterflow.report.progress import console
@@ -46,7 +49,7 @@ def data_fetch(
     set_: SetOption = None,
     force: Annotated[bool, typer.Option(help="Build what is here anew.")] = False,
 ) -> None:
-    """Bring datasets onto this machine and version data/ with DVC.
+    """Bring datasets onto this machine; DVC versions data/.
 
     CHAPTERFLOW_MIRROR (a path, file:// or http:// address) replaces every upstream address.
     """
@@ -71,7 +74,7 @@ def data_fetch(
 
 @app.command("verify")
 def data_verify() -> None:
-    """Check every byte of the datasets that are here against their cards."""
+    """Check every byte of the datasets against their cards."""
     project, settings = start()
     from chapterflow.data.build import verify_dataset
     from chapterflow.errors import DataError
@@ -102,8 +105,10 @@ def data_add(
     title: Annotated[str | None, typer.Option(help="Title for pages and cards.")] = None,
     force: Annotated[bool, typer.Option(help="Replace one of this name.")] = False,
 ) -> None:
-    """Add data of your own: read, checked, written to datasets.yaml; nothing where a check fails.
+    """Add data of your own.
 
+    They are read, checked, and written to datasets.yaml; nothing is written where a check
+    fails.
     `chapterflow run MODEL --data NAME` learns them. Where PATH has changed since, `chapterflow data
     fetch --force NAME` builds them anew.
     """
@@ -139,7 +144,10 @@ def data_add(
 
 @app.command("prune")
 def data_prune() -> None:
-    """Empty the cache of features that frozen backbones computed; they are computed anew."""
+    """Empty the cache of features of frozen backbones.
+
+    They are computed anew where they are needed.
+    """
     project, _ = start()
     from chapterflow.training.features import prune
 

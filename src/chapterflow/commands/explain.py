@@ -38,9 +38,10 @@ def explain(
     set_: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a registered model looks at in an input: pictures, and figures to believe them by.
+    """Show what a registered model looks at in an input.
 
-    DATASET shows its probes, as the pictures of runs do.
+    Writes pictures, and figures to believe them by. DATASET shows its probes, as the pictures of
+    runs do.
     """
     project, settings = start(profile, set_)
     from chapterflow.explaining import explain_with

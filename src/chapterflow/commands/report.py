@@ -23,9 +23,10 @@ def report(
     set_: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write one HTML page of all results: models, differences, pictures, data and lineage.
+    """Write one HTML page of all results.
 
-    It shows the runs that `compare` compares, or those of --runs, and needs no network to be read.
+    Models, differences, pictures, data and lineage. It shows the runs that `compare` compares, or
+    those of --runs, and needs no network to be read.
     """
     project, settings = start(profile, set_)
     from chapterflow import steps

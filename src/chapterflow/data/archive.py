@@ -46,6 +46,7 @@ def extract_zip(path: Path, into: Path, *, max_bytes: int, max_members: int) -> 
             return _write(path.name, archive, targets, into, max_bytes)
     except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError) as error:
         raise DataError(f"{path.name} must be an intact zip archive. Received: {error}") from None
+    # What zipfile raises for an unknown compression, a password, a name in no known encoding.
     except (NotImplementedError, RuntimeError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path.name} must be a zip archive that Python can read. Received: {error}. "

@@ -77,6 +77,23 @@ def paired_bootstrap(
     return float(low), float(high)
 
 
+def paired_error_ratio(
+    error_a: NDArray[Any], error_b: NDArray[Any], *, resamples: int, seed: int
+) -> tuple[float, float]:
+    """Return the 95 % percentile interval of RMSE(B) / RMSE(A), by resampling pairs.
+
+    Args:
+        error_a: `(n,)` sum of squared errors of A on each example.
+        error_b: The same for B, in the same order.
+        resamples: Bootstrap samples (Efron & Tibshirani 1993, chapter 13).
+        seed: Seed of the resampling.
+    """
+    drawn = np.random.default_rng(seed).integers(len(error_a), size=(resamples, len(error_a)))
+    ratios = np.sqrt(error_b[drawn].sum(axis=1) / error_a[drawn].sum(axis=1))
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return float(low), float(high)
+
+
 def holm(p_values: list[float]) -> list[float]:
     """Return the p-values adjusted for being several, by Holm's step-down method (Holm 1979)."""
     adjusted = [0.0] * len(p_values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ from chapterflow.training.fit import Training
 from chapterflow.training.pipeline import load_model, predict, sized_for
 
 if TYPE_CHECKING:
+    import keras
+
     from chapterflow.settings import EvaluationParams
 
 
@@ -73,7 +76,44 @@ def evaluate(
     """
     check_held_out(dataset)
     dataset = sized_for(entry, chosen, dataset)
-    model = load_model(model_file)
+    scored = score(load_model(model_file), dataset, params, file_bytes=model_file.stat().st_size)
+    metrics = scored.evaluation.metrics | {
+        "train/seconds": training.seconds,
+        "train/epochs": float(len(training.history)),
+        "train/chosen_epoch": float(training.chosen_epoch),
+        "train/images_per_second": training.images / training.seconds,
+    }
+    check_metrics(metrics)
+    np.savez_compressed(predictions, index=dataset.indices("test"), **scored.answers)
+    return scored.evaluation.model_copy(update={"metrics": metrics})
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A model's scores, and what they come from.
+
+    Attributes:
+        answers: `label` `(n,)` and `probability` `(n, classes)`, float32, or else `prediction`.
+    """
+
+    evaluation: Evaluation
+    answers: dict[str, Any]
+
+
+def score(
+    model: keras.Model, dataset: Dataset, params: EvaluationParams, *, file_bytes: int
+) -> Scored:
+    """Score a model on the test split of `dataset`, and measure what its answers cost.
+
+    Args:
+        model: It answers logits where the target is a class.
+        dataset: Photos in the size that the model takes.
+        params: Bins, batch and repeats.
+        file_bytes: Size of the model's file.
+
+    Raises:
+        ImplausibleMetric: If a figure cannot be true.
+    """
     test = dataset.indices("test")
     classes: list[ClassScore] = []
     confusion: list[list[int]] = []
@@ -96,19 +136,13 @@ def evaluate(
     metrics |= cost_metrics(
         model,
         dataset,
-        file_bytes=model_file.stat().st_size,
+        file_bytes=file_bytes,
         batch=params.latency_batch,
         repeats=params.latency_repeats,
     )
-    metrics |= {
-        "train/seconds": training.seconds,
-        "train/epochs": float(len(training.history)),
-        "train/chosen_epoch": float(training.chosen_epoch),
-        "train/images_per_second": training.images / training.seconds,
-    }
     check_metrics(metrics)
-    np.savez_compressed(predictions, index=test, **kept)
-    return Evaluation(metrics=metrics, classes=classes, confusion=confusion)
+    evaluation = Evaluation(metrics=metrics, classes=classes, confusion=confusion)
+    return Scored(evaluation, kept)
 
 
 def check_held_out(dataset: Dataset) -> None:

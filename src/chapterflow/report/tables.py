@@ -206,12 +206,25 @@ def print_results(
         console.print(Text(f"{names} failed: {error}", style="red"), soft_wrap=True)
 
 
-def print_differences(console: Console, differences: Sequence[Difference]) -> None:
-    """Print one table of differences for each dataset."""
+def print_differences(
+    console: Console,
+    differences: Sequence[Difference],
+    among: Sequence[Difference] | None = None,
+) -> None:
+    """Print one table of differences for each dataset.
+
+    Args:
+        among: All that Holm's correction is for, where only some are printed.
+    """
+    among = differences if among is None else among
     for dataset in dict.fromkeys(pair.dataset for pair in differences):
         pairs = [pair for pair in differences if pair.dataset == dataset]
+        total = sum(pair.dataset == dataset for pair in among)
         table = Table(
             title=f"Is the difference real? {pairs[0].examples:,} test examples of {dataset}",
+            caption=None
+            if len(pairs) == total
+            else f"adjusted (Holm) for all {total} pairs of models that ran on {dataset}",
         )
         shown = [
             name

@@ -8,8 +8,10 @@ from pydantic import Field
 
 from chapterflow.errors import ConfigError
 from chapterflow.models.parts.base import ModelParams, PositiveInt, Strict
+from chapterflow.models.parts.registry import model_names
 from chapterflow.settings.bounds import ValidationParams
 from chapterflow.settings.datasets import DatasetParams
+from chapterflow.settings.promotion import PromotionParams
 from chapterflow.settings.types import Name, Seed
 
 Profile = Literal["embedded", "book"]
@@ -64,6 +66,7 @@ class Settings(Strict):
     validation: ValidationParams
     evaluation: EvaluationParams
     comparison: ComparisonParams
+    promotion: PromotionParams
     tracking: TrackingParams
     models: dict[str, dict[Profile, Any]]
 
@@ -91,7 +94,13 @@ class Settings(Strict):
         wrong = [name for name in names if name not in valid]
         if wrong:
             raise ConfigError(
-                "\n".join(f"Unknown {kind}: {name!r}.{nearest(name, valid)}" for name in wrong)
+                "\n".join(
+                    f"{name}: chapterflow/models has its file, params.yaml no block for it below "
+                    "`models:`."
+                    if kind == "model" and name in model_names()
+                    else f"Unknown {kind}: {name!r}.{nearest(name, valid)}"
+                    for name in wrong
+                )
             )
 
 

@@ -46,7 +46,7 @@ def fingerprint_parts(
         "dataset": {"name": card.name, "digest": card.digest},
         "other_datasets": {other.name: other.digest for other in others},
         "sources": source_hashes(model, card.kind, more=_more_roots(settings, model, card.kind)),
-        "files": {name: _content_hash(Path(name)) for name in settings.params(model).files()},
+        "files": {name: content_hash(Path(name)) for name in settings.params(model).files()},
         "libraries": {name: version(name) for name in NUMERIC_LIBRARIES},
     }
 
@@ -70,7 +70,7 @@ def _more_roots(settings: Settings, model: str, kind: Kind) -> list[str]:
     return roots
 
 
-def _content_hash(path: Path) -> str:
+def content_hash(path: Path) -> str:
     """Return a hash over a file or a folder; that of nothing where there is neither."""
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     found = hashlib.sha256()

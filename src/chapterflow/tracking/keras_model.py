@@ -9,7 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from chapterflow.data.card import DatasetCard
 from chapterflow.errors import StoreError
+from chapterflow.tracking.shipping import description, output_schema, requirements, ship
 
 if TYPE_CHECKING:
     import keras
@@ -26,13 +28,16 @@ def log_keras_model(
     run_id: str,
     name: str,
     input_example: Any,
+    card: DatasetCard | None = None,
     params: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> ModelInfo:
     """Log a Keras model to a run in the Keras flavour, with signature, example and requirements.
 
-    `mlflow.keras.load_model(info.model_uri)` gives the Keras model back.
+    `mlflow.keras.load_model(info.model_uri)` gives the Keras model back. With a card,
+    `mlflow.pyfunc.load_model` gives class, label and probabilities for raw values, also where this
+    package is not installed (`chapterflow.shipped.answers`).
 
     Args:
         model: Any built model, compiled or not.
@@ -40,6 +45,7 @@ def log_keras_model(
         name: Name of the logged model.
         input_example: A small batch, shape `(n, ...)`, in the dtype that serving shall accept, or
             a dict of them by name.
+        card: Data that the model learnt; it says what raw values and answers mean.
         params: Shown on the model's page, where they can be searched. The run's own are added and
             win.
         metrics: Logged to the run and, with it, to the model.
@@ -48,7 +54,6 @@ def log_keras_model(
     Raises:
         StoreError: If the model cannot be saved; no half logged model is left.
     """
-    import keras
     import mlflow.keras
     from mlflow import MlflowClient
     from mlflow.entities import Metric
@@ -58,6 +63,8 @@ def log_keras_model(
         # mlflow.keras writes the input example before it makes the folder, and fails.
         Path(path).mkdir(parents=True)
         mlflow.keras.save_model(path=path, **options)
+        if about is not None:
+            ship(Path(path), options["mlflow_model"], model, about, input_example)
 
     client = MlflowClient()
     run = client.get_run(run_id)
@@ -70,18 +77,19 @@ def log_keras_model(
         tags={key: str(value) for key, value in (tags or {}).items()},
     )
     try:
-        output = keras.tree.map_structure(
-            keras.ops.convert_to_numpy, model(input_example, training=False)
-        )
+        about = None if card is None else description(model, card, input_example)
         info = Model.log(
             artifact_path=None,
             flavor=SimpleNamespace(__name__="mlflow.keras", save_model=save_model),
             model_id=logged.model_id,
             run_id=run_id,
             model=model,
-            signature=_signature(model, input_example, output),
+            signature=_signature(model, input_example, card),
             input_example=input_example,
-            pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],
+            pip_requirements=[
+                *(f"{package}=={version(package)}" for package in REQUIREMENTS),
+                *requirements(model),
+            ],
             # It would load and run the model once more, and print Keras's progress bars.
             validate_serving_input=False,
         )
@@ -100,8 +108,12 @@ def log_keras_model(
     return info
 
 
-def _signature(model: keras.Model, example: Any, output: Any) -> ModelSignature:
-    """Return the signature of a model: axes that it leaves open are open."""
+def _signature(model: keras.Model, example: Any, card: DatasetCard | None) -> ModelSignature:
+    """Return the signature of a model: axes that it leaves open are open.
+
+    Without a card the outputs are those of the network.
+    """
+    import keras
     import numpy as np
     from mlflow.models import ModelSignature, infer_signature
     from mlflow.types import Schema, TensorSpec
@@ -114,6 +126,9 @@ def _signature(model: keras.Model, example: Any, output: Any) -> ModelSignature:
         specs = [spec(example[name], model.input[name], name) for name in example]
     else:
         specs = [spec(example, model.inputs[0])]
+    if card is not None:
+        return ModelSignature(Schema(specs), output_schema(card))
+    output = keras.tree.map_structure(keras.ops.convert_to_numpy, model(example, training=False))
     return ModelSignature(Schema(specs), infer_signature(example, output).outputs)
 
 

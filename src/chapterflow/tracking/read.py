@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 #: Files and folders that are copied, where a run has them.
-ARTIFACTS = (
-    runs.EVALUATION, runs.PREDICTIONS, "training.json", "dataset.json", "feature_maps.png"
-)  # fmt: skip
+ARTIFACTS = (runs.EVALUATION, runs.PREDICTIONS, "training.json", "dataset.json")
 FOLDERS = ("validation", "explain")
 #: So few runs are named in the message of a wrong id.
 TOLD = 8

@@ -10,10 +10,20 @@ from typing import TYPE_CHECKING
 from chapterflow.data.card import DatasetCard
 from chapterflow.errors import ConfigError, StoreError
 from chapterflow.settings import nearest
+from chapterflow.tracking.runs import MODEL
 
 if TYPE_CHECKING:
     import keras
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+#: Aliases of registered models; what they mean: `docs/promotion.md`.
+CHAMPION, CHALLENGER, PREVIOUS_CHAMPION = "champion", "challenger", "previous-champion"
+
+#: Tags of a version that was judged: the last verdict on it, and the entry of the ledger that holds
+#: all of it, as the artifact `VERDICT_FILE`.
+VERDICT, VERDICT_RUN = "chapterflow.verdict", "chapterflow.verdict_run"
+VERDICT_FILE = "promotion/verdict.json"
 
 #: `NAME`, `NAME/VERSION` or `NAME@ALIAS`.
 _REFERENCE = re.compile(r"(?P<name>[^@/]+)(?:/(?P<version>\d+)|@(?P<alias>[^@/]+))?")
@@ -26,12 +36,16 @@ class Version:
     Attributes:
         alias: Alias by which it was asked for.
         run_id: Run that trained it.
+        model: Chapter model that it is; another name than `name` for the model of a role.
+        source: Logged model, `models:/m-...`.
     """
 
     name: str
     number: str
     alias: str | None
     run_id: str
+    model: str
+    source: str
 
     def told(self) -> str:
         """Return what it is called: `cnn@champion (version 3)`, `cnn/3`."""
@@ -42,8 +56,13 @@ class Version:
         return f"{self.name}/{self.number}"
 
 
-def find_version(client: MlflowClient, reference: str) -> Version:
-    """Return the version that `NAME`, `NAME/VERSION` or `NAME@ALIAS` names; NAME is the newest.
+def find_version(client: MlflowClient, reference: str, *, default: str | None = None) -> Version:
+    """Return the version that `NAME`, `NAME/VERSION` or `NAME@ALIAS` names.
+
+    Args:
+        client: MLflow client.
+        reference: What people write.
+        default: Alias that NAME alone stands for; without one it stands for the newest version.
 
     Raises:
         ConfigError: If there is none, with what is there.
@@ -56,7 +75,8 @@ def find_version(client: MlflowClient, reference: str) -> Version:
             "MODEL must be NAME, NAME/VERSION or NAME@ALIAS of a registered model. "
             f"Received: {reference!r}"
         )
-    name, number, alias = parts["name"], parts["version"], parts["alias"]
+    name, number = parts["name"], parts["version"]
+    alias = parts["alias"] or (None if number else default)
     try:
         registered = client.get_registered_model(name)
     except MlflowException:
@@ -76,10 +96,37 @@ def find_version(client: MlflowClient, reference: str) -> Version:
         numbers = sorted(int(v.version) for v in client.search_model_versions(f"name = '{name}'"))
         there = f"versions {', '.join(map(str, numbers))}" if numbers else "no versions"
         aliases = ", ".join(sorted(registered.aliases)) or "none"
+        asked = reference if parts["version"] or parts["alias"] else f"{name}@{alias}"
+        hint = f" `chapterflow promote {name}` judges a champion." if alias == CHAMPION else ""
         raise ConfigError(
-            f"{reference!r} is not in the registry. {name} has {there}; aliases: {aliases}."
+            f"{asked!r} is not in the registry. {name} has {there}; aliases: {aliases}.{hint}"
         ) from None
-    return Version(name, str(found.version), alias, str(found.run_id))
+    return version_of(found, alias)
+
+
+def version_of(found: ModelVersion, alias: str | None = None) -> Version:
+    """Return MLflow's record of a version as one of ours."""
+    return Version(
+        str(found.name),
+        str(found.version),
+        alias,
+        str(found.run_id),
+        model=found.tags.get(MODEL, str(found.name)),
+        source=str(found.source),
+    )
+
+
+def holder(client: MlflowClient, name: str, alias: str) -> Version | None:
+    """Return the version that holds an alias; None where none does, or the model is not there."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        # Search results carry no aliases in MLflow 3.
+        return version_of(client.get_model_version_by_alias(name, alias), alias)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
 
 
 def read_version(client: MlflowClient, version: Version) -> tuple[keras.Model, DatasetCard]:
@@ -93,14 +140,33 @@ def read_version(client: MlflowClient, version: Version) -> tuple[keras.Model, D
 
     from chapterflow.training.pipeline import load_model
 
+    card = card_of(client, version)
     try:
         folder = Path(
             mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.number}")
         )
+    except (MlflowException, OSError) as error:
+        raise _lost(version, error) from None
+    (file,) = folder.rglob("*.keras")
+    return load_model(file), card
+
+
+def card_of(client: MlflowClient, version: Version) -> DatasetCard:
+    """Return the card of the data that a version learnt; its model is not read.
+
+    Raises:
+        StoreError: If it is not in the store.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
         card = Path(client.download_artifacts(version.run_id, "dataset.json"))
     except (MlflowException, OSError) as error:
-        raise StoreError(
-            f"The files of {version.uri()} are not in the tracking store. Received: {error}"
-        ) from None
-    (file,) = folder.rglob("*.keras")
-    return load_model(file), DatasetCard.model_validate_json(card.read_text(encoding="utf-8"))
+        raise _lost(version, error) from None
+    return DatasetCard.model_validate_json(card.read_text(encoding="utf-8"))
+
+
+def _lost(version: Version, error: Exception) -> StoreError:
+    return StoreError(
+        f"The files of {version.uri()} are not in the tracking store. Received: {error}"
+    )

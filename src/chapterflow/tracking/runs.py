@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from chapterflow.data.card import DatasetCard
@@ -27,6 +31,10 @@ PROFILE = "chapterflow.profile"
 TEST_DIGEST = "chapterflow.test_digest"
 PROCESS = "chapterflow.process"
 ERROR = "chapterflow.error"
+COMMIT, DIRTY = "mlflow.source.git.commit", "chapterflow.git_dirty"
+DIGEST, DATA_VERSION = "chapterflow.dataset_digest", "chapterflow.data_version"
+#: Where it was trained: `chapterflow.environment.machine`, and the version of Python.
+MACHINE, PYTHON = "chapterflow.machine", "chapterflow.python"
 PARENT = "mlflow.parentRunId"
 
 #: Without these a finished run cannot be reused or compared.
@@ -38,8 +46,38 @@ EXPLAIN = "explain"
 REPORT = "report"
 
 
+#: Files that git tracks and no training reads.
+NOT_SOURCES = (":!data.dvc", ":!dvc.lock", ":!results")
+
+
+@contextmanager
+def unbroken() -> Iterator[None]:
+    """Let Ctrl-C wait until a write to the store is over, which takes milliseconds.
+
+    Within a transaction it would leave SQLite's lock behind, and nobody could say any more that the
+    run was ended.
+    """
+    usual = signal.getsignal(signal.SIGINT)
+    # Python interrupts the main thread alone, and only where a function of its own does it.
+    if threading.current_thread() is not threading.main_thread() or not callable(usual):
+        yield
+        return
+    waiting: list[FrameType | None] = []
+    signal.signal(signal.SIGINT, lambda _, frame: waiting.append(frame))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+        if waiting:
+            usual(signal.SIGINT, waiting[0])
+
+
 def git_tags(project: Project) -> dict[str, str]:
-    """Return the commit of the checkout and whether it has uncommitted changes; {} without git."""
+    """Return the commit of the checkout and whether it has uncommitted changes; {} without git.
+
+    A changed `data.dvc` does not count: the version of the data has a tag of its own. Nor does what
+    `dvc repro` writes: nothing is trained from it.
+    """
 
     def git(*words: str) -> str | None:
         try:
@@ -54,11 +92,12 @@ def git_tags(project: Project) -> dict[str, str]:
     if commit is None:
         return {}
     return {
-        "mlflow.source.git.commit": commit,
-        "chapterflow.git_dirty": str(bool(git("status", "--porcelain"))).lower(),
+        COMMIT: commit,
+        DIRTY: str(bool(git("status", "--porcelain", "--", *NOT_SOURCES))).lower(),
     }
 
 
+@unbroken()
 def open_run(
     client: MlflowClient,
     experiment_id: str,
@@ -88,6 +127,7 @@ def open_run(
     return str(run.info.run_id)
 
 
+@unbroken()
 def close_run(client: MlflowClient, run_id: str, status: str, error: str | None = None) -> None:
     """End a run as `FINISHED`, `FAILED` or `KILLED`, with the error where there is one."""
     if error:
@@ -95,6 +135,7 @@ def close_run(client: MlflowClient, run_id: str, status: str, error: str | None 
     client.set_terminated(run_id, status)
 
 
+@unbroken()
 def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
     """Set several tags in one call."""
     from mlflow.entities import RunTag
@@ -102,6 +143,7 @@ def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
+@unbroken()
 def log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
     """Log parameters in one call; those of a continued run are the same by fingerprint."""
     from mlflow.entities import Param
@@ -109,6 +151,7 @@ def log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> 
     client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
 
 
+@unbroken()
 def log_metrics(client: MlflowClient, run_id: str, metrics: Mapping[str, float], step: int) -> None:
     """Log metrics of one step in one call."""
     from mlflow.entities import Metric

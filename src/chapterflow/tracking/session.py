@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,18 +12,20 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from chapterflow.data.card import Dataset, DatasetCard
 from chapterflow.data.versioning import data_version
-from chapterflow.environment import Project
+from chapterflow.environment import Project, machine
 from chapterflow.errors import ConfigError
 from chapterflow.models.parts.registry import get_model
 from chapterflow.records import SCORES, Outcome
 from chapterflow.settings import Settings
 from chapterflow.tracking import runs
 from chapterflow.tracking.fingerprint import fingerprint
+from chapterflow.tracking.registry import CHALLENGER, CHAMPION, holder
 from chapterflow.tracking.store import ensure_experiment, open_store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+    from chapterflow.models.parts.base import ChapterModel
     from chapterflow.validation.verdict import Verdict
 
 EXPERIMENT_NOTE = (
@@ -120,11 +123,13 @@ class Session:
                 runs.FINGERPRINT: fingerprint(parts),
                 runs.TEST_DIGEST: card.test_digest,
                 "chapterflow.role": self._settings.params(model).role,
-                "chapterflow.dataset_digest": card.digest,
-                "chapterflow.data_version": data_version(self._project) or "none",
-                "chapterflow.book_section": entry.section,
-                "mlflow.note.content": f"**{model}** ({entry.summary}), book chapter 5, "
-                f"“{entry.section}”, trained on `{card.name}`: {card.title}.",
+                runs.DIGEST: card.digest,
+                runs.DATA_VERSION: data_version(self._project) or "none",
+                runs.MACHINE: machine(),
+                runs.PYTHON: platform.python_version(),
+                **_section(entry),
+                "mlflow.note.content": f"{_introduced(entry)} Trained on `{card.name}`: "
+                f"{card.title}.",
                 **({runs.PARENT: flow_run_id} if flow_run_id else {}),
                 **runs.git_tags(self._project),
                 **tags,
@@ -217,6 +222,7 @@ class Session:
             run_id=run_id,
             name=model,
             input_example=dataset.example(),
+            card=card,
             params=self._settings.params(model).model_dump(mode="json"),
         )
         version = register(
@@ -231,22 +237,44 @@ class Session:
                     if f"test/{score}" in evaluation.metrics
                 },
             },
-            description=f"{entry.summary}. Raw {card.kind} in, values up to {card.value_max:g}; "
+            description=f"{entry.summary or model}. Raw {card.kind} in, values up to "
+            f"{card.value_max:g}; "
             + (
-                f"logits (n, {len(card.classes)}) out, softmax gives probabilities."
+                f"class, label and {len(card.classes)} probabilities out; the Keras flavour gives "
+                "logits."
                 if card.classes
                 else "the smoothed curves out."
             ),
-            about=f"**{model}**: {entry.summary}. Book chapter 5, “{entry.section}”. Each version "
-            "is one training: its tags say on which data and how well it did there, its run has "
-            "the curves, pictures and figures.",
+            about=f"{_introduced(entry)} Each version is one training: its tags say on which data "
+            "and how well it did there, its run has the curves, pictures and figures.",
             about_tags={
                 "chapterflow.role": self._settings.params(model).role,
-                "chapterflow.book_section": entry.section,
+                **_section(entry),
             },
         )
         runs.set_tags(self.client, run_id, {runs.MODEL_VERSION: version})
         runs.close_run(self.client, run_id, "FINISHED")
+        self.challenge(model, version)
+
+    def challenge(self, model: str, version: str) -> None:
+        """Make a version its model's challenger, unless it is the champion already."""
+        champion = holder(self.client, model, CHAMPION)
+        if champion is None or champion.number != version:
+            self.client.set_registered_model_alias(model, CHALLENGER, version)
+
+    def confirm(self, run_id: str) -> None:
+        """Take note that today's checkout does the work of a finished run.
+
+        Its fingerprint is that of today's sources, parameters and data. Where they are committed
+        now, a run that was made with uncommitted changes is known by this commit.
+        """
+        tags = self.client.get_run(run_id).data.tags
+        if tags.get(runs.DIRTY) != "false":
+            now = runs.git_tags(self._project)
+            if now.get(runs.DIRTY) == "false":
+                runs.set_tags(self.client, run_id, now)
+        if version := tags.get(runs.MODEL_VERSION):
+            self.challenge(tags[runs.MODEL], version)
 
     def outcome(self, run_id: str, status: Literal["trained", "reused"]) -> Outcome:
         """Return what a finished run holds."""
@@ -276,3 +304,15 @@ def outcome_of(run: Run, status: Literal["trained", "reused"] = "reused") -> Out
         model_version=tags.get(runs.MODEL_VERSION),
         metrics=dict(run.data.metrics),
     )
+
+
+def _section(entry: ChapterModel[Any]) -> dict[str, str]:
+    """Return the tag of a model's place in the book; none for models that it has not."""
+    return {"chapterflow.book_section": entry.section} if entry.section else {}
+
+
+def _introduced(entry: ChapterModel[Any]) -> str:
+    """Return what a model is and where in the book it stands, in markdown."""
+    summary = f": {entry.summary}" if entry.summary else ""
+    section = f" Book chapter 5, “{entry.section}”." if entry.section else ""
+    return f"**{entry.name}**{summary}.{section}"

@@ -1,4 +1,7 @@
-"""What is refused before a model is trained: outputs that are no logits, pixels scaled twice."""
+"""What is refused before a model is trained.
+
+Outputs that are no logits, pixels scaled twice, layers that no file could bring back.
+"""
 
 from __future__ import annotations
 
@@ -43,12 +46,48 @@ def check_logits(model: keras.Model, classes: int) -> None:
             f"{activation} in its last layer, {layer.name}. Leave the activation out: the loss is "
             "the cross-entropy of all classes and contains the softmax"
         )
+    if isinstance(shape, tuple) and len(shape) > 2:
+        raise ConfigError(
+            f"check_logits: {model.name} must end in {classes} logits for each example. Received: "
+            f"shape {shape} from its last layer, {layer.name}. Flatten or pool before it"
+        )
     if not isinstance(shape, tuple) or len(shape) != 2 or shape[-1] != classes:
         raise ConfigError(
             f"check_logits: {model.name} must end in {classes} logits, one for each class. "
             f"Received: shape {shape} from its last layer, {layer.name}. Give that layer "
             f"{classes} units"
         )
+
+
+def check_layers(model: keras.Model) -> None:
+    """Refuse a model that could be saved, but not loaded again.
+
+    Args:
+        model: Built, not compiled.
+
+    Raises:
+        ConfigError: If it has a layer of an unregistered class, or a Lambda; it names the layer.
+    """
+    import keras
+
+    register = "@keras.saving.register_keras_serializable()"
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Lambda):
+            raise ConfigError(
+                f"check_layers: every layer must load from a file without running code that stands "
+                f"in it. Received: {layer.name}, a Lambda. Make it a class of your own, with "
+                f"{register} above it"
+            )
+        kind = type(layer)
+        # Keras gives a class that nobody registered its plain name.
+        if (
+            not kind.__module__.startswith("keras.")
+            and keras.saving.get_registered_name(kind) == kind.__name__
+        ):
+            raise ConfigError(
+                f"check_layers: Keras must know every class of layers by name to load it from a "
+                f"file. Received: {kind.__name__}, unregistered. Put {register} above the class"
+            )
 
 
 def _last_layer(model: Any) -> Any:

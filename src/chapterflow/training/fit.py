@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from chapterflow.data.card import Dataset
-from chapterflow.errors import ChapterflowError
+from chapterflow.errors import ChapterflowError, ConfigError
 from chapterflow.models.parts.base import ChapterModel, InputSpec, ModelParams, Strict
-from chapterflow.training.checks import check_logits, check_scaled_once
+from chapterflow.training.checks import check_layers, check_logits, check_scaled_once
 from chapterflow.training.history import EpochRecord, best_epoch, is_over, read_history
 from chapterflow.training.pipeline import (
     FORWARD_BATCH,
@@ -173,8 +173,20 @@ def built(entry: ChapterModel[Any], params: ModelParams, spec: InputSpec) -> ker
     Raises:
         ChapterflowError: If it cannot be built for them.
     """
+    import keras
+
     try:
-        return entry.build(params, spec)
+        model = entry.build(params, spec)
+        if not isinstance(model, keras.Model):
+            raise ConfigError(
+                f"build of {entry.name} must return a keras.Model. Received: {type(model).__name__}"
+            )
+        if not isinstance(model, keras.Sequential):
+            return model
+        if not model.built:  # it has no Input of its own
+            model.build((None, *spec.shape))
+        # A Sequential does not tell its input, which explanations and costs are taken from.
+        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     except ValueError as error:
         # Keras colours its messages.
         reason = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
@@ -195,6 +207,7 @@ def compiled(entry: ChapterModel[Any], params: ModelParams, dataset: Dataset) ->
 
     spec = input_spec(entry, params, dataset)
     model = built(entry, params, spec)
+    check_layers(model)
     check_scaled_once(model, spec)
     if spec.classes:
         check_logits(model, spec.classes)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from chapterflow.data.card import Dataset
 from chapterflow.errors import ChapterflowError
 from chapterflow.models.parts.base import ChapterModel, ModelParams
-from chapterflow.training.checks import check_logits
+from chapterflow.training.checks import check_layers, check_logits
 from chapterflow.training.fit import Training, learning_rate
 from chapterflow.training.history import EpochRecord, append_record, best_epoch, is_over
 
@@ -58,6 +58,7 @@ def fit_full_batch(
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
     model = entry.build(params, dataset.card.input_spec)
+    check_layers(model)
     check_logits(model, len(dataset.card.classes))
     optimizer = keras.optimizers.Adam(learning_rate(params, 1))
     optimizer.build(model.trainable_variables)

@@ -110,6 +110,7 @@ def read_arrays(path: Path, keys: Sequence[str] = KEYS) -> dict[str, NDArray[Any
             )
         with np.load(path, allow_pickle=False) as arrays:
             return {key: _array(path.name, key, arrays) for key in keys}
+    # zipfile raises NotImplementedError for a compression that it does not know.
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
         raise DataError(
             f"{path.name} must be an intact .npz file (a zip of .npy arrays). Received: {error}"

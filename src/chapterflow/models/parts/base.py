@@ -116,14 +116,14 @@ P = TypeVar("P", bound=ModelParams)
 
 @dataclass(frozen=True)
 class ChapterModel(Generic[P]):
-    """One model of the chapter.
+    """One model of the chapter, or one of your own.
 
     Attributes:
         name: Name in `params.yaml`, on the command line and in the model registry.
         params: Class of its parameters.
         build: Builds the uncompiled Keras model: raw values in, logits out. Takes the parameters
             and an `InputSpec`. A softmax over the last axis turns the logits into probabilities.
-        section: Title of the book's section, in chapter 5.
+        section: Title of the book's section, in chapter 5; empty for models that it has not.
         summary: One line that says what it is.
         size: Height and width to which photos are decoded; None decodes them to 224x224. The model
             resizes what comes in another size itself.
@@ -135,8 +135,8 @@ class ChapterModel(Generic[P]):
     name: str
     params: type[P]
     build: Callable[[P, InputSpec], keras.Model]
-    section: str
-    summary: str
+    section: str = ""
+    summary: str = ""
     size: Callable[[P], tuple[int, int]] | None = None
     frozen: Callable[[P, InputSpec], keras.Model | None] | None = None
     head: Callable[[P, InputSpec], keras.Model] | None = None

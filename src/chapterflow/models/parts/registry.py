@@ -2,10 +2,16 @@
 
 import importlib
 import pkgutil
+from pathlib import Path
 from typing import Any
 
 import chapterflow.models
+from chapterflow.environment import quiet
+from chapterflow.errors import ConfigError
 from chapterflow.models.parts.base import ChapterModel
+
+#: The folder of the files.
+FOLDER = Path(chapterflow.models.__path__[0])
 
 
 def model_names() -> list[str]:
@@ -25,15 +31,17 @@ def get_model(name: str) -> ChapterModel[Any]:
 
     Raises:
         KeyError: If no file of that name exists.
-        TypeError: If the file does not register a `ChapterModel` of its own name as `MODEL`.
+        ConfigError: If the file does not register a `ChapterModel` of its own name as `MODEL`.
     """
     if name not in model_names():
         raise KeyError(name)
     module = name.replace("-", "_")
-    registered = getattr(importlib.import_module(f"chapterflow.models.{module}"), "MODEL", None)
+    with quiet():  # A file may import TensorFlow.
+        registered = getattr(importlib.import_module(f"chapterflow.models.{module}"), "MODEL", None)
     if not isinstance(registered, ChapterModel) or registered.name != name:
-        raise TypeError(
+        received = getattr(registered, "name", registered)
+        raise ConfigError(
             f"chapterflow/models/{module}.py must end with MODEL = ChapterModel({name!r}, ...). "
-            f"Received: {registered!r}"
+            f"Received: {received!r}"
         )
     return registered

@@ -118,9 +118,7 @@ class Entry:
         folder = self.facts.folder / "explain"
         kept = _read(folder / "explain.json")
         if kept is None:
-            plain = self.facts.folder / "feature_maps.png"
-            told = f"What the convolutions of {self.label} make of one test example"
-            return [Explanation("feature_maps", 0, plain, told)] if plain.is_file() else []
+            return []
         # A run from elsewhere could name any file: only what lies beside the list is shown.
         return [
             Explanation(picture["key"], int(picture["step"]), folder / name, picture["caption"])

@@ -1,0 +1,98 @@
+"""How much memory `chapterflow predict` takes: it should not depend on how much it predicts.
+
+A model is trained in a temporary project. Then the real command predicts arrays and folders of
+8x8 images of growing size, each in a fresh process, and its peak memory (the largest of its
+processes) is put beside that for one image.
+
+python -m benchmarks.memory [--arrays 20000 80000 320000] [--pictures 2000 8000 32000]
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from chapterflow.environment import find_project
+
+MODEL = "dnn@challenger"
+
+
+def main(words: list[str] | None = None) -> None:
+    """Print a table of peak memory against size."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--arrays", nargs="*", type=int, default=[20_000, 80_000, 320_000])
+    parser.add_argument("--pictures", nargs="*", type=int, default=[2_000, 8_000, 32_000])
+    chosen = parser.parse_args(words)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        shutil.copy(find_project().params, root)
+        _call(root, ["run", "dnn", "--set", "models.dnn.epochs=1"])
+        digits = np.load(root / "data/digits/images.npy")
+        print(
+            f"{'input':<20} {'on disk':>10} {'as float32':>10} {'peak':>8} {'more':>8} {'took':>7}"
+        )
+        _growth(root, "array", [1, *chosen.arrays], lambda count: _array(root, digits, count))
+        _growth(root, "pictures", [1, *chosen.pictures], lambda count: _folder(root, digits, count))
+
+
+def _growth(root: Path, what: str, counts: Sequence[int], make: Callable[[int], Path]) -> None:
+    """Predict one size after the other, and print a line for each."""
+    least = 0.0
+    for count in counts:
+        place = make(count)
+        out = root / "out.parquet"
+        peak, seconds = _call(root, ["predict", MODEL, str(place), "--out", str(out)])
+        least = least or peak
+        files = [place] if place.is_file() else place.iterdir()
+        disk = sum(file.stat().st_size for file in files) / 1e6
+        print(
+            f"{f'{what}, {count:,}':<20} {disk:>7.1f} MB {count * 64 * 4 / 1e6:>7.1f} MB "
+            f"{peak:>5.0f} MB {peak - least:>+5.0f} MB {seconds:>5.1f} s",
+            flush=True,
+        )
+
+
+def _array(root: Path, digits: np.ndarray, count: int) -> Path:
+    np.save(root / "images.npy", np.resize(digits, (count, *digits.shape[1:])))
+    return root / "images.npy"
+
+
+def _folder(root: Path, digits: np.ndarray, count: int) -> Path:
+    folder = root / "pictures"
+    folder.mkdir(exist_ok=True)
+    for place in range(len(list(folder.iterdir())), count):
+        pixels = digits[place % len(digits)].reshape(8, 8) * 15
+        Image.fromarray(pixels).save(folder / f"{place:07}.png")
+    return folder
+
+
+def _call(root: Path, words: Sequence[str]) -> tuple[float, float]:
+    """Run a command, and return peak memory in MB and seconds."""
+    started = time.monotonic()
+    with (root / "said.txt").open("w+") as said:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "chapterflow.cli", *words],
+            cwd=root,
+            env={**os.environ, "CHAPTERFLOW_PROJECT": str(root)},
+            stdout=said,
+            stderr=said,
+        )
+        _, status, used = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            said.seek(0)
+            raise SystemExit(said.read())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return used.ru_maxrss * unit / 1e6, time.monotonic() - started
+
+
+if __name__ == "__main__":
+    main()

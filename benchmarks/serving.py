@@ -1,0 +1,145 @@
+"""`chapterflow serve cnn` under load, against a plain `mlflow models serve` of the same version.
+
+Both servers stand ready; 8 connections on loopback keep one busy, then the other, with a real test
+image a request. Answers are held against the images' labels and against the direct prediction.
+
+python -m benchmarks.serving [--seconds 60]
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import requests
+
+from chapterflow.data.card import open_dataset
+from chapterflow.environment import Project, configure, find_project, load_tensorflow
+
+CLI = [sys.executable, "-m", "chapterflow.cli"]
+#: Seconds that a server may take until it answers.
+PATIENCE = 180
+
+
+def main(words: list[str] | None = None) -> None:
+    """Train (or reuse) the CNN, load both servers in turn, and print a line for each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60)
+    seconds = parser.parse_args(words).seconds
+    project = find_project()
+    configure(project)
+    done = subprocess.run([*CLI, "run", "cnn", "--json"], stdout=subprocess.PIPE, check=True)
+    version = json.loads(done.stdout)["models"][0]["model_version"]
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        file = Path(folder) / "asked.json"
+        file.write_text(json.dumps(_asked(project, version)))
+        ours = [*CLI, "serve", f"cnn/{version}", "--port"]
+        peer = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/cnn/{version}"]
+        servers = {
+            "chapterflow": [*ours, str(_free_port())],
+            "mlflow": [*peer, "--env-manager", "local", "--port", str(_free_port())],
+        }
+        addresses = {
+            name: stack.enter_context(_server(command, Path(folder) / f"{name}.log"))
+            for name, command in servers.items()
+        }
+        rates = [_loaded(name, address, file, seconds) for name, address in addresses.items()]
+    print(f"cnn under load: chapterflow answers {rates[0] / rates[1]:.2f} times what mlflow does")
+
+
+def _asked(project: Project, version: str) -> list[dict[str, Any]]:
+    """Return a request for each test image, with its label and the direct prediction."""
+    load_tensorflow()
+    import mlflow.pyfunc
+
+    from chapterflow.tracking.store import open_store
+
+    # For the servers too: MLflow's own knows nothing of this project.
+    os.environ["MLFLOW_TRACKING_URI"] = open_store(project)
+    model = mlflow.pyfunc.load_model(f"models:/cnn/{version}", suppress_warnings=True)
+    dataset = open_dataset(project.data / "digits")
+    test = dataset.indices("test")
+    images = np.asarray(dataset.inputs(test), np.float32)
+    labels = [dataset.card.classes[number] for number in dataset.labels[test]]
+    return [
+        {
+            "body": json.dumps({"inputs": [image.tolist()]}),
+            "label": label,
+            "probabilities": probabilities,
+        }
+        for image, label, probabilities in zip(
+            images, labels, model.predict(images)["probabilities"], strict=True
+        )
+    ]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _server(command: list[str], log: Path) -> Iterator[str]:
+    """Run a server, yield its address once it answers, and end it and its children."""
+    address = f"http://127.0.0.1:{command[-1]}"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with log.open("wb") as told:
+        process = subprocess.Popen(
+            command,
+            env=os.environ | {"PATH": path},
+            stdout=told,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        _wait(process, address, log)
+        yield address
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=60)
+
+
+def _wait(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    end = time.monotonic() + PATIENCE
+    while process.poll() is None and time.monotonic() < end:
+        with contextlib.suppress(requests.ConnectionError):
+            requests.get(f"{address}/ping", timeout=PATIENCE)
+            return
+        time.sleep(0.2)
+    raise SystemExit(f"A server must answer at {address}. Received: {log.read_text()}")
+
+
+def _loaded(name: str, address: str, file: Path, seconds: float) -> float:
+    """Load a server, print what became of it, and return its answers a second."""
+    command = [sys.executable, "-m", "benchmarks.load", address, str(file), str(seconds)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    found = json.loads(done.stdout)
+    times = found["milliseconds"]
+    if not times:
+        raise SystemExit(f"{name} answered nothing. Received: {found}")
+    p50, p99 = np.percentile(times, [50, 99])
+    rate = len(times) / seconds
+    print(
+        f"{name}: {rate:.0f} requests/s for {seconds:g} s, p50 {p50:.1f} ms, p99 {p99:.1f} ms, "
+        f"longest {max(times):.0f} ms; {found['sent']} sent, {found['errors']} errors, "
+        f"{found['dropped']} dropped; right {found['right'] / len(times):.4f}, as the direct "
+        f"prediction {found['equal'] / len(times):.4f}",
+        flush=True,
+    )
+    return rate
+
+
+if __name__ == "__main__":
+    main()

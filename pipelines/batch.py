@@ -1,0 +1,72 @@
+"""The flow `batch-predict`: inputs, one registered model, one table."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, runtime, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.utilities.annotations import quote
+
+from chapterflow.batch.run import Predicted, batch_predict
+from chapterflow.config import load_settings
+from chapterflow.environment import configure, find_project
+from chapterflow.report.predicted import drift_markdown
+from chapterflow.settings import Profile, Settings
+from pipelines.chapter import telling
+from pipelines.housekeeping import end_dead_flow_runs, sign_flow_run
+
+
+@task(task_run_name="predict with {model}", cache_policy=NO_CACHE)
+def predict(settings: Settings, model: str, inputs: list[str], out: str) -> Predicted:
+    """Predict all inputs, write the table and log a run."""
+    return batch_predict(
+        find_project(),
+        settings,
+        model,
+        inputs,
+        Path(out),
+        tags={
+            "prefect.flow_run_id": str(runtime.flow_run.id),
+            "prefect.flow_run": str(runtime.flow_run.name),
+        },
+        tell=telling(model),
+    )
+
+
+@flow(name="batch-predict", flow_run_name="predict with {model}", persist_result=False)
+def batch(
+    model: str,
+    inputs: list[str],
+    out: str = "predictions.parquet",
+    profile: Profile | None = None,
+    overrides: list[str] | None = None,
+) -> dict[str, Any]:
+    """Predict files or datasets with a registered model. A killed flow goes on when called again.
+
+    Args:
+        model: `NAME`, `NAME/VERSION` or `NAME@ALIAS`; the champion of a name alone.
+        inputs: Files, folders, `DATASET`, `DATASET:SPLIT` or `DATASET:INDEX`.
+        out: Parquet file to write.
+        profile: Profile in place of the one in `params.yaml`.
+        overrides: `path=value` changes of `params.yaml` for this run.
+
+    Returns:
+        The fields of `chapterflow.batch.run.Predicted`.
+
+    Raises:
+        ConfigError: If the model, an input or the place of the result is not there.
+        DataError: If nothing could be read.
+    """
+    project = find_project()
+    configure(project)
+    settings = load_settings(project.params, profile=profile, overrides=overrides or [])
+    sign_flow_run()
+    end_dead_flow_runs()
+    quoted: Any = quote(settings)
+    done: Predicted = predict(quoted, model, inputs, out)
+    document = done.model_dump(mode="json")
+    create_markdown_artifact(
+        drift_markdown(document), key="drift", description=f"Drift of {done.examples} examples"
+    )
+    return document

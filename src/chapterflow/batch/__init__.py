@@ -1,0 +1,1 @@
+"""Batch prediction: many inputs, one registered model, one table."""

@@ -1,0 +1,196 @@
+"""Two models that should be one: weights bit for bit, else answers on the test split."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chapterflow.data.card import Dataset
+from chapterflow.models.parts.base import Strict
+
+if TYPE_CHECKING:
+    import keras
+
+#: Share of the test examples that must get the same class.
+AGREEMENT = 0.95
+#: Within so much, a difference of accuracies does not matter though it may be real.
+TOLERANCE = 0.01
+#: Of curves: distance between the answers over the first one's error, and change of that error.
+DISTANCE, ERROR_CHANGE = 0.5, 0.05
+
+Verdict = Literal["identical", "agrees", "differs"]
+
+
+class Agreement(Strict):
+    """How near a retrained model comes to the recorded one.
+
+    Attributes:
+        identical: Whether all weights are the same, bit for bit.
+        weights: Number of arrays of weights.
+        different_weights: Number of those that differ.
+        largest_difference: Between two numbers of the weights; None where shapes differ, or where
+            it is not finite.
+        examples: Of the test split.
+        metric: `accuracy`, or `rmse` for curves.
+        recorded: The metric of the recorded model.
+        retrained: That of the retrained one.
+        difference: Of retrained to recorded.
+        low: Lower end of the 95 % paired bootstrap interval of the difference; None for curves.
+        high: Upper end.
+        agreement: Share of equal classes; None for curves.
+        answers_rmse: Root mean squared difference between the answers; None for classes.
+    """
+
+    identical: bool
+    weights: int
+    different_weights: int
+    largest_difference: float | None
+    examples: int
+    metric: Literal["accuracy", "rmse"]
+    recorded: float
+    retrained: float
+    difference: float
+    low: float | None = None
+    high: float | None = None
+    agreement: float | None = None
+    answers_rmse: float | None = None
+
+    def near(self) -> bool:
+        """Tell whether the answers agree.
+
+        Of classes: 95 % of the test examples get the same one, and the interval of the difference
+        in accuracy includes 0 or lies within 0.01 of it. Of curves: the answers lie nearer to each
+        other than half the recorded model's error, and the error differs by 5 % at most.
+        """
+        if self.agreement is not None and self.low is not None and self.high is not None:
+            none_shown = self.low <= 0 <= self.high
+            small = max(abs(self.low), abs(self.high)) <= TOLERANCE
+            return self.agreement >= AGREEMENT and (none_shown or small)
+        distance = self.answers_rmse if self.answers_rmse is not None else math.inf
+        return (
+            distance <= DISTANCE * self.recorded
+            and abs(self.difference) <= ERROR_CHANGE * self.recorded
+        )
+
+    def verdict(self, *, same_environment: bool) -> Verdict:
+        """Return `identical`, `agrees` or `differs`.
+
+        In the same environment nothing but the same weights is good enough.
+        """
+        if self.identical:
+            return "identical"
+        return "agrees" if self.near() and not same_environment else "differs"
+
+    def told(self) -> str:
+        """Return the comparison in a few words."""
+        if self.identical:
+            return f"all {self.weights} arrays of weights are the same, bit for bit"
+        weights = f"{self.different_weights} of {self.weights} arrays of weights differ"
+        if self.largest_difference is not None:
+            weights += f" (by {self.largest_difference:.2g} at most)"
+        if self.agreement is None or self.low is None or self.high is None:
+            return (
+                f"{weights}; the answers to {self.examples} test curves lie "
+                f"{self.answers_rmse:.4f} apart (RMSE), the error is {self.recorded:.4f} -> "
+                f"{self.retrained:.4f}"
+            )
+        return (
+            f"{weights}; {self.agreement:.1%} of {self.examples} test examples get the same "
+            f"class, accuracy {self.recorded:.4f} -> {self.retrained:.4f}, difference "
+            f"{self.difference:+.4f} (95 % interval {self.low:+.4f} to {self.high:+.4f})"
+        )
+
+
+def compare_models(
+    recorded: keras.Model, retrained: keras.Model, dataset: Dataset, *, resamples: int, seed: int
+) -> Agreement:
+    """Compare a retrained model with the recorded one.
+
+    Args:
+        recorded: As it was kept.
+        retrained: As it came out now.
+        dataset: With a test split, photos at the models' size.
+        resamples: Bootstrap samples.
+        seed: Seed of the bootstrap.
+    """
+    from chapterflow.training.pipeline import predict
+
+    weights = compare_weights(recorded.get_weights(), retrained.get_weights())
+    answers = [predict(model, dataset, "test") for model in (recorded, retrained)]
+    test = dataset.indices("test")
+    if dataset.card.classes:
+        labels = np.asarray(dataset.labels[test])
+        said = [answer.argmax(axis=1) for answer in answers]
+        return Agreement(
+            **weights, **_classes(labels, said[0], said[1], resamples=resamples, seed=seed)
+        )
+    return Agreement(
+        **weights,
+        **_curves(answers[0], answers[1], dataset.targets(test), dataset.weights(test)),
+    )
+
+
+def compare_weights(a: list[NDArray[Any]], b: list[NDArray[Any]]) -> dict[str, Any]:
+    """Return the part of an `Agreement` that is about weights."""
+    same_form = [(x.shape, x.dtype) for x in a] == [(y.shape, y.dtype) for y in b]
+    if not same_form:
+        return {
+            "identical": False,
+            "weights": len(a),
+            "different_weights": sum(
+                x.tobytes() != y.tobytes() or x.shape != y.shape for x, y in zip(a, b, strict=False)
+            )
+            + abs(len(a) - len(b)),
+            "largest_difference": None,
+        }
+    # Bytes, not values: 0.0 equals -0.0, and NaN equals nothing.
+    other = [(x, y) for x, y in zip(a, b, strict=True) if x.tobytes() != y.tobytes()]
+    largest = max(
+        (float(np.max(np.abs(x.astype(np.float64) - y.astype(np.float64)))) for x, y in other),
+        default=0.0,
+    )
+    return {
+        "identical": not other,
+        "weights": len(a),
+        "different_weights": len(other),
+        "largest_difference": largest if math.isfinite(largest) else None,
+    }
+
+
+def _classes(
+    labels: NDArray[Any], a: NDArray[Any], b: NDArray[Any], *, resamples: int, seed: int
+) -> dict[str, Any]:
+    from chapterflow.evaluation.compare import paired_bootstrap
+
+    right = a == labels, b == labels
+    low, high = paired_bootstrap(*right, resamples=resamples, seed=seed)
+    return {
+        "examples": len(labels),
+        "metric": "accuracy",
+        "recorded": float(right[0].mean()),
+        "retrained": float(right[1].mean()),
+        "difference": float(right[1].mean() - right[0].mean()),
+        "low": low,
+        "high": high,
+        "agreement": float((a == b).mean()),
+    }
+
+
+def _curves(
+    a: NDArray[Any], b: NDArray[Any], targets: NDArray[Any], weights: NDArray[Any] | None
+) -> dict[str, Any]:
+    def rmse(x: NDArray[Any], y: NDArray[Any]) -> float:
+        errors = (x.astype(np.float64) - y.astype(np.float64))[..., 0] ** 2
+        return float(np.sqrt(np.average(errors, weights=weights)))
+
+    return {
+        "examples": len(targets),
+        "metric": "rmse",
+        "recorded": rmse(a, targets),
+        "retrained": rmse(b, targets),
+        "difference": rmse(b, targets) - rmse(a, targets),
+        "answers_rmse": rmse(a, b),
+    }

@@ -1,0 +1,1 @@
+"""The registry as a gatekeeper: gates, verdict, aliases, ledger."""

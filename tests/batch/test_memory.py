@@ -1,0 +1,83 @@
+"""However large an input, only a few chunks of it are in memory."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import REPOSITORY, command_environment
+
+#: Images of 64x64 bytes: 164 MB on the disk, 655 MB as the model reads them.
+SMALL, LARGE, SIDE = 4_000, 40_000, 64
+
+#: Predicts a small array, then a large one, then holds the large one; prints the peak after each.
+CHILD = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from chapterflow.environment import load_tensorflow
+load_tensorflow()
+import keras
+from chapterflow.batch.drift import Reference
+from chapterflow.batch.inputs import Inputs, add_files
+from chapterflow.batch.joined import Joined
+from chapterflow.batch.parts import Parts, write_result
+from chapterflow.batch.predict import predict_parts
+from chapterflow.batch.table import row_bytes, schema
+from tests.batch.cards import CARD
+
+side = int(sys.argv[1])
+card = CARD.model_copy(update={"shape": [side, side, 1]})
+pixels = keras.Input(card.shape)
+network = keras.Model(pixels, keras.layers.Dense(10)(keras.layers.GlobalMaxPooling2D()(pixels)))
+reference = Reference("noise", {"input mean": np.random.default_rng(0).random(500)}, {})
+
+def peak():
+    # Not ru_maxrss: that begins with the memory of the process that started this one.
+    (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024 / 1e6
+
+def batch(name):
+    inputs, parts = Inputs(), Parts(Path(f"{name}.parts"))
+    add_files(inputs, [f"{name}.npy"], card, (side, side))
+    predict_parts(network, card, inputs.sources, parts, shape=(side, side, 1),
+                  figures=sorted(reference.figures), on_chunk=lambda *_: None)
+    joined = Joined(card, inputs, reference)
+    write_result(Path(f"{name}.parquet"), joined.tables(parts), schema(card, labelled=False),
+                 row_bytes(card), dict)
+    return joined.examples
+
+done = {}
+for name in ("small", "large"):
+    done[name] = batch(name), peak()
+held = np.load("large.npy").astype(np.float32)
+done["held"] = len(held), peak()
+print(json.dumps(done))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
+def test_memory_does_not_grow_with_the_input(tmp_path: Path) -> None:
+    for name, count in (("small", SMALL), ("large", LARGE)):
+        images = np.random.default_rng(0).integers(0, 17, (count, SIDE, SIDE, 1), np.uint8)
+        np.save(tmp_path / f"{name}.npy", images)
+    told = subprocess.run(
+        [sys.executable, "-c", CHILD, str(SIDE)],
+        cwd=tmp_path,
+        env=command_environment(REPOSITORY),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    (small, first), (large, second), (_, held) = json.loads(told.stdout).values()
+    assert (small, large) == (SMALL, LARGE)
+    # Half of what the bytes of the file alone would take, an eighth of what the model reads.
+    assert second - first < 80
+    # What is measured would have shown it.
+    assert held - second > 400

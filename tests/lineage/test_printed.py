@@ -1,0 +1,22 @@
+"""What stands behind a model is printed whole, however narrow the terminal."""
+
+import io
+
+from rich.console import Console
+
+from chapterflow.lineage.printed import print_lineage
+from chapterflow.lineage.tree import Lineage, Link
+
+
+def test_long_links_go_on_below() -> None:
+    told = " ".join(f"word{number}" for number in range(60))
+    root = Link(name="version", told="cnn/1", below=[Link(name="gates", told=told)])
+    shown = Lineage(asked="cnn", version="cnn/1", run_id="r", note=None, root=root)
+    console = Console(file=io.StringIO(), width=50)
+    print_lineage(console, shown)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert [word for line in lines for word in line.split() if word.startswith("word")] == (
+        told.split()
+    )
+    assert max(map(len, lines)) <= 50

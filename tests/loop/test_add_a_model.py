@@ -1,0 +1,148 @@
+"""`docs/add-a-model.md`, followed to the letter in a fresh checkout; then with mistakes."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+
+from tests.conftest import (
+    REPOSITORY,
+    begin,
+    call,
+    copy_checkout,
+)
+from tests.loop import stores
+
+GUIDE = (REPOSITORY / "docs" / "add-a-model.md").read_text(encoding="utf-8")
+FILE = Path("src/chapterflow/models/resnet.py")
+#: A layer of one's own, with a weight that an answer depends on.
+LAYER = """\
+import keras
+
+
+@keras.saving.register_keras_serializable()
+class Scale(keras.layers.Layer):
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],), initializer="ones")
+
+    def call(self, x):
+        return x * self.scale
+
+
+"""
+
+
+def blocks(language: str) -> list[str]:
+    """Return the fenced blocks of a language, in the order of the guide."""
+    return re.findall(rf"```{language}\n(.*?)```", GUIDE, re.DOTALL)
+
+
+def write(root: Path, source: str, block: str) -> None:
+    (root / FILE).write_text(source, encoding="utf-8")
+    params = root / "params.yaml"
+    start = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
+    params.write_text(start.replace("\nmodels:\n", f"\nmodels:\n{block}"), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def guided(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("add") / "checkout"
+    root.mkdir()
+    copy_checkout(root)
+    write(root, blocks("python")[0], blocks("yaml")[0])
+    return root
+
+
+def test_the_file_is_short() -> None:
+    assert len(blocks("python")[0].splitlines()) <= 30
+
+
+@contextmanager
+def answering(root: Path, line: str) -> Iterator[str]:
+    """Run the guide's `serve`, on a free port, and give its address once it is ready."""
+    process = begin(root, "sh", "-c", f"exec {line} --port 0")
+    try:
+        assert process.stderr is not None
+        said = ""
+        for part in process.stderr:
+            said += part
+            if found := re.search(r"http://127\.0\.0\.1:[0-9]+", part):
+                yield found[0]
+                break
+        else:
+            pytest.fail(f"never ready:\n{said}")
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+
+
+@pytest.mark.slow
+def test_the_guide_ends_in_a_served_champion(guided: Path) -> None:
+    *lines, serve = blocks("sh")[0].splitlines()
+    said = {}
+    for line in lines:
+        told = call(guided, "sh", "-c", line)
+        assert told.returncode == 0, f"{line}\n{told.stdout}{told.stderr}"
+        said[line] = told.stdout
+    assert "resnet │ cnn" in said["chapterflow compare resnet cnn"]
+    assert "resnet/1 is resnet@champion" in said["chapterflow promote resnet"]
+    (run,) = [
+        run for run in stores.model_runs(guided) if run["tags"]["mlflow.runName"][:6] == "resnet"
+    ]
+    (artifacts,) = (guided / "mlruns" / "artifacts").glob(f"*/{run['id']}/artifacts")
+    assert {path.name for path in artifacts.iterdir()} >= {"validation", "explain", "promotion"}
+    with answering(guided, serve) as address:
+        blank = np.zeros((2, 8, 8, 1)).tolist()
+        answer = requests.post(f"{address}/invocations", json={"inputs": blank}, timeout=20)
+    assert answer.status_code == 200, answer.text
+    assert [set(one) for one in answer.json()["predictions"]] == [
+        {"class", "label", "probabilities"}
+    ] * 2
+
+
+@pytest.mark.slow
+def test_layers_of_ones_own_travel_with_the_model(guided: Path) -> None:
+    source = LAYER + blocks("python")[0].replace("layers.Flatten()", "layers.Flatten()(Scale()")
+    source = source.replace("Add()([x, y])))", "Add()([x, y]))))").replace(
+        ": int = 32", ": int = 4"
+    )
+    write(guided, source, blocks("yaml")[0].replace("12", "1"))
+    told = call(guided, "chapterflow", "run", "resnet")
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert "port.cc" not in told.stderr  # TensorFlow, imported by the file itself
+    told = call(guided, "chapterflow", "promote", "resnet@challenger", "--dry-run", "--json")
+    gates = {gate["name"]: gate for gate in json.loads(told.stdout)["gates"]}
+    # It answers the same in a process that has no chapterflow.
+    assert gates["reload"]["passed"], gates["reload"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("keras.Input(", "keras.Input", "(resnet.py, line 14)"),
+        (
+            "from chapterflow",
+            "import nothing_of_this_name\nfrom chapterflow",
+            "ModuleNotFoundError: No module named 'nothing_of_this_name' (resnet.py, line 3)",
+        ),
+        (
+            'ChapterModel("resnet"',
+            'ChapterModel("resnit"',
+            "must end with MODEL = ChapterModel('resnet', ...). Received: 'resnit'",
+        ),
+    ],
+)
+def test_a_broken_file_is_told_with_its_place(guided: Path, old: str, new: str, said: str) -> None:
+    write(guided, blocks("python")[0].replace(old, new), blocks("yaml")[0])
+    told = call(guided, "chapterflow", "run", "resnet")
+    assert told.returncode == 2
+    assert said in told.stderr

@@ -1,0 +1,251 @@
+"""Where a model comes from, link by link, and whether it can be made again."""
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import call, command_environment, copy_checkout
+from tests.loop import stores
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("lineage") / "checkout"
+    root.mkdir()
+    copy_checkout(root)
+    stores.keep_models(root, "dnn")
+    commit(root)
+    assert call(root, "chapterflow", "data", "fetch").returncode == 0  # into the cache of DVC
+    told = call(root, "chapterflow", "run", "dnn", "--json", "--set", "models.dnn.epochs=2")
+    assert told.returncode == 0, told.stderr
+    commit(root)  # data.dvc, so that the version of the data is in a commit
+    return root
+
+
+def commit(root: Path) -> None:
+    for words in (["add", "-A"], ["commit", "-qm", "state", "--allow-empty"]):
+        subprocess.run(["git", *words], cwd=root, env=command_environment(root), check=True)
+
+
+def artifacts(root: Path) -> Path:
+    (run,) = stores.model_runs(root)
+    (folder,) = (root / "mlruns/artifacts").glob(f"*/{run['id']}/artifacts")
+    return folder
+
+
+def state(root: Path) -> dict[str, str]:
+    """Return what the user's work tree holds: every file outside of stores and scratch."""
+    own = {".git", "mlruns", ".chapterflow", ".prefect", "report"}
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+        and not own & set(path.relative_to(root).parts)
+        and "__pycache__" not in path.parts
+    }
+
+
+@contextmanager
+def kept(root: Path, *folders: str) -> Iterator[None]:
+    """Put folders back as they were."""
+    with tempfile.TemporaryDirectory(dir=root.parent) as copy:
+        for folder in folders:
+            shutil.copytree(root / folder, Path(copy) / folder)
+        try:
+            yield
+        finally:
+            for folder in folders:
+                shutil.rmtree(root / folder)
+                shutil.move(Path(copy) / folder, root / folder)
+
+
+def test_every_link_holds(root: Path) -> None:
+    told = call(root, "chapterflow", "why", "dnn@challenger", "--json")
+    assert told.returncode == 0, told.stdout + told.stderr
+    tree = call(root, "chapterflow", "why", "dnn")
+    assert tree.returncode == 0
+    for link in ("model files", "fingerprint", "data version", "validation", "source commit"):
+        assert link in tree.stdout
+
+
+def lose_model(root: Path) -> None:
+    for path in (root / "mlruns/artifacts").rglob("*.keras"):
+        path.unlink()
+
+
+def damage_model(root: Path) -> None:
+    """Change a byte inside of the weights, so that only a checksum can tell."""
+    (path,) = (root / "mlruns/artifacts").rglob("*.keras")
+    with zipfile.ZipFile(path) as archive:
+        weights = archive.getinfo("model.weights.h5")
+    content = bytearray(path.read_bytes())
+    content[weights.header_offset + weights.compress_size // 2] ^= 1
+    path.write_bytes(content)
+
+
+def lose_run(root: Path) -> None:
+    with sqlite3.connect(root / "mlruns/mlflow.db") as connection:
+        connection.execute("UPDATE runs SET lifecycle_stage = 'deleted'")
+
+
+def lose_verdict(root: Path) -> None:
+    (artifacts(root) / "validation/verdict.json").unlink()
+
+
+def change_fingerprint(root: Path) -> None:
+    path = artifacts(root) / "fingerprint.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": 6}))
+
+
+def set_tag(root: Path, key: str, value: str) -> None:
+    with sqlite3.connect(root / "mlruns/mlflow.db") as connection:
+        connection.execute("UPDATE tags SET value = ? WHERE key = ?", (value, key))
+
+
+def lose_commit(root: Path) -> None:
+    set_tag(root, "mlflow.source.git.commit", "0" * 40)
+
+
+def lose_data_version(root: Path) -> None:
+    set_tag(root, "chapterflow.data_version", "0" * 32 + ".dir")
+
+
+def champion_nobody_judged(root: Path) -> None:
+    with sqlite3.connect(root / "mlruns/mlflow.db") as connection:
+        connection.execute("UPDATE registered_model_aliases SET alias = 'champion'")
+
+
+@pytest.mark.parametrize(
+    ("broken", "named"),
+    [
+        (lose_model, "model files"),
+        (damage_model, "model files"),
+        (lose_run, "run"),
+        (lose_verdict, "validation"),
+        (change_fingerprint, "fingerprint"),
+        (lose_commit, "source commit"),
+        (lose_data_version, "data version"),
+        (champion_nobody_judged, "gates"),
+    ],
+)
+def test_a_broken_link_is_named(root: Path, broken: Callable[[Path], None], named: str) -> None:
+    with kept(root, "mlruns"):
+        broken(root)
+        told = call(root, "chapterflow", "why", "dnn")
+        assert told.returncode == 1, told.stdout + told.stderr
+        # "1 of 11 links broken: NAME": no other link may be blamed.
+        assert told.stdout.strip().splitlines()[-1].partition("broken: ")[2] == named
+
+
+def reproduce(root: Path, what: str, code: int = 0) -> dict[str, Any]:
+    before = state(root)
+    told = call(root, "chapterflow", "reproduce", what, "--json")
+    assert told.returncode == code, told.stdout + told.stderr
+    assert state(root) == before, "the work tree is the user's"
+    document: dict[str, Any] = json.loads(told.stdout)
+    return document
+
+
+def test_the_same_weights_again_also_from_data_of_the_cache(root: Path) -> None:
+    assert reproduce(root, "dnn")["verdict"] == "identical"
+    labels = root / "data/digits/labels.npy"
+    given = labels.read_bytes()
+    labels.chmod(0o644)
+    try:
+        labels.write_bytes(given[:-1] + bytes([given[-1] ^ 1]))
+        run_id = stores.model_runs(root)[0]["id"]
+        assert reproduce(root, run_id[:8])["verdict"] == "identical"
+    finally:
+        labels.write_bytes(given)
+
+
+def test_data_that_are_nowhere(root: Path) -> None:
+    listed = yaml.safe_load((root / "data.dvc").read_text())["outs"][0]["md5"]
+    with kept(root, ".dvc", "data"):
+        (root / ".dvc/cache/files/md5" / listed[:2] / listed[2:]).unlink()
+        # What lies in data/ is still the same.
+        assert call(root, "chapterflow", "why", "dnn").returncode == 0
+        shutil.rmtree(root / "data/digits")
+        told = call(root, "chapterflow", "why", "dnn")
+        assert told.returncode == 1
+        assert told.stdout.strip().endswith("1 of 12 links broken: data version")
+        again = call(root, "chapterflow", "reproduce", "dnn")
+        assert (again.returncode, "DVC's cache" in again.stderr) == (1, True), again.stderr
+
+
+def test_data_that_a_remote_has_alone(root: Path, tmp_path: Path) -> None:
+    with kept(root, ".dvc", "data"):
+        # A relative address counts from the folder of DVC's configuration, not from where we are.
+        remote = os.path.relpath(tmp_path / "remote", root)
+        for words in (["remote", "add", "--default", "store", remote], ["push", "--quiet"]):
+            told = call(root, "dvc", *words)
+            assert told.returncode == 0, told.stderr
+        pushed = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
+        assert pushed
+        for folder in (root / ".dvc/cache", root / "data/digits"):
+            shutil.rmtree(folder)
+        status = call(root, "git", "status", "--porcelain").stdout
+        done = reproduce(root, "dnn")  # which sees to it that the work tree stays as it is
+        assert done["verdict"] == "identical"
+        assert "from DVC (data/digits is not there)" in done["data"]
+        assert not (root / ".dvc/cache").exists()
+        assert not (root / "data/digits").exists()
+        assert call(root, "git", "status", "--porcelain").stdout == status
+        assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*")} == pushed
+        shutil.rmtree(tmp_path / "remote")
+        again = call(root, "chapterflow", "reproduce", "dnn")
+        assert (again.returncode, "nor in its remote" in again.stderr) == (1, True), again.stderr
+
+
+def test_other_weights_pass_in_another_environment_alone(root: Path, tensorflow: None) -> None:
+    import keras
+
+    with kept(root, "mlruns"):
+        (path,) = (root / "mlruns/artifacts").rglob("*.keras")
+        model = keras.models.load_model(path)
+        weights = model.get_weights()
+        weights[0].flat[0] += 1e-3
+        model.set_weights(weights)
+        model.save(path)
+        same = reproduce(root, "dnn", code=1)
+        assert same["verdict"] == "differs"
+        assert same["comparison"]["different_weights"] == 1
+        record = artifacts(root) / "fingerprint.json"
+        parts = json.loads(record.read_text())
+        parts["libraries"]["keras"] = "3.0.0"
+        record.write_text(json.dumps(parts))
+        other = reproduce(root, "dnn")
+        assert other["verdict"] == "agrees"
+        assert "keras 3.0.0 -> " in other["told"]
+
+
+@pytest.mark.parametrize(("broken", "named"), [(damage_model, "to load"), (lose_run, "no run")])
+def test_what_a_reproduction_needs_and_is_lost(
+    root: Path, broken: Callable[[Path], None], named: str
+) -> None:
+    with kept(root, "mlruns"):
+        broken(root)
+        told = call(root, "chapterflow", "reproduce", "dnn")
+        assert told.returncode == 1
+        assert named in told.stderr, told.stderr
+        assert "not expected" not in told.stderr
+
+
+def test_what_is_not_there_is_told(root: Path) -> None:
+    for words in (["why", "nobody"], ["reproduce", "nobody"]):
+        told = call(root, "chapterflow", *words)
+        assert (told.returncode, "Traceback" in told.stderr) == (2, False), told.stderr

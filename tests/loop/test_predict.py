@@ -1,0 +1,179 @@
+"""`chapterflow predict`: pictures, arrays and datasets become a table, with figures of drift."""
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from PIL import Image
+
+from tests.conftest import begin, call, copy_checkout
+from tests.loop import stores
+
+pytestmark = pytest.mark.slow
+
+MODEL = "dnn@challenger"
+#: Of the batch that is interrupted: some seconds, and several parts.
+EXAMPLES = 150_000
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("predict") / "checkout"
+    root.mkdir()
+    copy_checkout(root)
+    told = call(root, "chapterflow", "run", "dnn", "--json", "--set", "models.dnn.epochs=8")
+    assert told.returncode == 0, told.stderr
+    return root
+
+
+def predict(root: Path, *words: str, code: int = 0) -> dict[str, Any]:
+    told = call(root, "chapterflow", "predict", MODEL, *words, "--json")
+    assert told.returncode == code, told.stdout + told.stderr
+    document: dict[str, Any] = json.loads(told.stdout)
+    return document
+
+
+def images(root: Path) -> Any:
+    return np.load(root / "data/digits/images.npy")
+
+
+def test_a_folder_with_a_broken_picture(root: Path, tmp_path: Path) -> None:
+    for number, image in enumerate(images(root)[:5]):
+        pixels = (image.reshape(8, 8) * (255 / 16)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    (tmp_path / "broken.png").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("neither")
+    out = tmp_path / "out.parquet"
+    told = call(root, "chapterflow", "predict", MODEL, str(tmp_path), "--out", str(out))
+    assert told.returncode == 0, told.stderr
+    assert "broken.png" in told.stdout + told.stderr
+    table = pd.read_parquet(out)
+    assert [Path(name).name for name in table["input"]] == [f"{n}.png" for n in range(5)]
+    shares = table[[name for name in table if name.startswith("probability_")]].to_numpy()
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(shares.max(axis=1), table["confidence"], atol=1e-6)
+    assert (shares.argmax(axis=1) == table["class"]).all()
+
+
+def test_the_test_split_is_like_itself_and_inverted_digits_are_not(
+    root: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "same.parquet"
+    same = json.dumps(predict(root, "digits:test", "--out", str(out)))
+    table = pd.read_parquet(out)
+    assert len(table) == 449
+    assert '"shifted"' not in same
+    assert "strongly shifted" not in same
+    accuracy = (table["label"] == table.iloc[:, table.columns.get_loc("true_label")]).mean()
+    (run,) = stores.model_runs(root)
+    (logged,) = stores.query(
+        root / "mlruns/mlflow.db",
+        "SELECT value FROM latest_metrics WHERE key = 'test/accuracy' "
+        f"AND run_uuid = '{run['id']}'",
+    )
+    assert accuracy == pytest.approx(logged[0])
+
+    np.save(tmp_path / "inverted.npy", 16.0 - images(root).reshape(-1, 8, 8, 1).astype(np.float32))
+    other = predict(root, str(tmp_path / "inverted.npy"), "--out", str(tmp_path / "other.parquet"))
+    assert "strongly shifted" in json.dumps(other)
+
+
+def test_it_is_no_model_run_and_names_its_data(root: Path, tmp_path: Path) -> None:
+    done = predict(root, "digits:7", "--out", str(tmp_path / "one.parquet"))
+    assert len(stores.model_runs(root)) == 1
+    (model,) = stores.model_runs(root)
+    (batch,) = [run for run in stores.mlflow_runs(root) if run["id"] == done["run_id"]]
+    assert batch["tags"]["chapterflow.kind"] == "batch"
+    digest = model["tags"]["chapterflow.dataset_digest"]
+    assert json.loads(batch["tags"]["chapterflow.datasets"]) == {"digits": digest}
+    version = yaml.safe_load((root / "data.dvc").read_text())["outs"][0]["md5"]
+    assert batch["tags"]["chapterflow.data_version"] == version
+    assert all(run["status"] == "FINISHED" for run in stores.mlflow_runs(root))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["dnn", "digits"], "dnn@champion"),
+        ([MODEL, "digts"], "digits"),
+        ([MODEL, "digits:tst"], "'tst'"),
+        ([MODEL, "."], "must hold pictures"),
+    ],
+)
+def test_what_is_wrong_is_told(root: Path, tmp_path: Path, words: list[str], says: str) -> None:
+    (tmp_path / "empty").mkdir()
+    words = [str(tmp_path / "empty") if word == "." else word for word in words]
+    flows = stores.flow_states(root)
+    told = call(root, "chapterflow", "predict", *words, "--out", str(tmp_path / "x.parquet"))
+    assert (told.returncode, "Traceback" in told.stderr) == (2, False), told.stderr
+    assert says in told.stderr
+    assert stores.flow_states(root) == flows, "it can be told before Prefect starts"
+    assert not (tmp_path / "x.parquet").exists()
+
+
+def start(root: Path, array: Path, out: Path) -> subprocess.Popen[str]:
+    return begin(root, "chapterflow", "predict", MODEL, str(array), "--out", str(out), "--json")
+
+
+def wait_for_parts(root: Path, process: subprocess.Popen[str], count: int) -> None:
+    """Wait until so many parts of a batch lie on the disk, and the command still runs."""
+    deadline = time.monotonic() + 120
+    while len(list(root.glob(".chapterflow/predict/*/part-*.parquet"))) < count:
+        assert process.poll() is None, "it ended before it could be interrupted"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_ctrl_c_and_a_kill_cost_no_more_than_a_part(root: Path, tmp_path: Path) -> None:
+    array, out = tmp_path / "big.npy", tmp_path / "big.parquet"
+    np.save(array, np.resize(images(root), (EXAMPLES, 8, 8, 1)))
+
+    process = start(root, array, out)
+    wait_for_parts(root, process, 1)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout, "Traceback" in stderr) == (130, "", False), stderr
+    assert "goes on from the last finished part" in stderr
+    assert "epoch" not in stderr
+    batch = stores.mlflow_runs(root)[-1]
+    assert batch["status"] == "KILLED"
+
+    process = start(root, array, out)
+    wait_for_parts(root, process, 2)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    # Neither a result nor half of one, nor anything else beside it.
+    assert [path.name for path in tmp_path.iterdir()] == ["big.npy"]
+    kept = sum(
+        pq.read_metadata(path).num_rows
+        for path in root.glob(".chapterflow/predict/*/part-*.parquet")
+    )
+    assert 0 < kept < EXAMPLES
+
+    process = start(root, array, out)
+    stdout, stderr = process.communicate(timeout=240)
+    assert process.returncode == 0, stderr
+    assert f"resume: {kept:,} of {EXAMPLES:,} examples were predicted before" in stderr
+    done = json.loads(stdout)
+    assert (done["examples"], done["resumed"]) == (EXAMPLES, kept)
+    assert not list(root.glob(".chapterflow/predict/*"))
+    # All three calls are one run.
+    assert done["run_id"] == batch["id"]
+    assert {run["status"] for run in stores.mlflow_runs(root)} == {"FINISHED"}
+    assert set(stores.flow_states(root)) <= {"COMPLETED", "CRASHED", "FAILED"}
+    assert stores.processes_of(root) == []
+
+    whole = predict(root, str(array), "--out", str(tmp_path / "whole.parquet"))
+    assert whole["resumed"] == 0
+    assert pq.read_table(out).equals(pq.read_table(tmp_path / "whole.parquet"))
+    for name in ("inputs_sha256", "classes", "figures"):
+        assert whole[name] == done[name]

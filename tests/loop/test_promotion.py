@@ -1,0 +1,176 @@
+"""The gatekeeper from challenger to champion and back, with real processes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import begin, call, command_environment, copy_checkout
+from tests.loop import stores
+
+pytestmark = pytest.mark.slow
+
+FLOW = """
+import json, pathlib
+from chapterflow.environment import configure, find_project
+project = find_project()
+configure(project)
+from pipelines.server import prefect_server
+with prefect_server(project.scratch):
+    from pipelines.promotion import promotion
+    print(json.dumps(promotion(models=["cnn", "digits", "dnn"])))
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("promotion") / "checkout"
+    root.mkdir()
+    copy_checkout(root)
+    run(root, "dnn", "cnn")
+    return root
+
+
+def run(root: Path, *words: str) -> None:
+    told = call(root, "chapterflow", "run", *words, "--json")
+    assert told.returncode == 0, told.stderr
+
+
+def promote(root: Path, *words: str, code: int = 0) -> dict[str, Any]:
+    told = call(root, "chapterflow", "promote", *words, "--json")
+    assert told.returncode == code, told.stdout + told.stderr
+    document: dict[str, Any] = json.loads(told.stdout)
+    return document
+
+
+def aliases(root: Path, model: str) -> dict[str, int]:
+    rows = stores.query(
+        root / "mlruns/mlflow.db",
+        f"SELECT alias, version FROM registered_model_aliases WHERE name = '{model}'",
+    )
+    return dict(rows)  # type: ignore[arg-type]
+
+
+def past(root: Path, model: str) -> list[dict[str, Any]]:
+    told = call(root, "chapterflow", "history", model, "--json")
+    assert told.returncode == 0, told.stderr
+    entries: list[dict[str, Any]] = json.loads(told.stdout)
+    return entries
+
+
+def test_a_run_challenges_and_is_promoted(root: Path) -> None:
+    assert aliases(root, "dnn") == {"challenger": 1}
+    judged = promote(root, "dnn", "--dry-run")
+    assert [gate["name"] for gate in judged["gates"] if not gate["passed"]] == []
+    assert (judged["verdict"], judged["dry_run"]) == ("promoted", True)
+    assert aliases(root, "dnn") == {"challenger": 1}
+    assert past(root, "dnn") == []
+
+    done = promote(root, "dnn", "--reason", "the first")
+    assert (done["challenger"], done["champion"]) == ("dnn/1", None)
+    assert aliases(root, "dnn") == {"champion": 1}
+    (entry,) = past(root, "dnn")
+    assert entry["who"] == "test <test@example.org>"
+    assert (entry["action"], entry["before"], entry["after"]) == ("promoted", None, "dnn/1")
+    assert (entry["reason"], entry["done"]) == ("the first", True)
+    for run_id in (entry["run_id"], done["challenger_run"]):
+        (folder,) = (root / "mlruns/artifacts").glob(f"*/{run_id}/artifacts/promotion")
+        kept = json.loads((folder / "verdict.json").read_text())
+        assert kept["gates"] == done["gates"]
+        assert "dnn/1 is dnn@champion" in (folder / "verdict.html").read_text()
+
+    # Reused, the champion does not challenge itself.
+    run(root, "dnn")
+    assert aliases(root, "dnn") == {"champion": 1}
+    assert promote(root, "dnn")["verdict"] == "nothing to judge"
+
+
+def test_too_weak_a_challenger_is_refused_and_stays_a_challenger(root: Path) -> None:
+    weak = promote(root, "cnn", "--set", "promotion.floor=0.999", code=4)
+    assert [gate["name"] for gate in weak["gates"] if not gate["passed"]] == ["floor"]
+    assert aliases(root, "cnn") == {"challenger": 1}
+    (entry,) = past(root, "cnn")
+    assert (entry["action"], entry["gates"]) == ("refused", "13 of 14 gates passed; shut: floor")
+
+
+def test_of_two_promotions_at_once_one_wins_and_rolling_back_undoes_it(root: Path) -> None:
+    run(root, "dnn", "--set", "models.dnn.epochs=24")
+    assert aliases(root, "dnn") == {"champion": 1, "challenger": 2}
+    # Wide margins: this is about who comes first.
+    words = ["chapterflow", "promote", "dnn", "--json", "--set", "promotion.margin=0.5"]
+    both = [begin(root, *words) for _ in range(2)]
+    told = [json.loads(process.communicate(timeout=240)[0]) for process in both]
+    assert sorted(one["verdict"] for one in told) == ["promoted", "refused"]
+    assert sorted(process.returncode for process in both) == [0, 4]
+    (late,) = [one for one in told if one["verdict"] == "refused"]
+    assert [gate["name"] for gate in late["gates"] if not gate["passed"]] == ["unchanged"]
+    assert aliases(root, "dnn") == {"champion": 2, "previous-champion": 1}
+    assert {entry["gates"] for entry in past(root, "dnn")} == {
+        "14 of 14 gates passed",
+        "14 of 15 gates passed; shut: unchanged",
+    }
+
+    back = call(root, "chapterflow", "rollback", "dnn", "--reason", "slow on the kiosk")
+    assert back.returncode == 0, back.stderr
+    assert "dnn/1 is dnn@champion again, in place of dnn/2" in back.stdout
+    assert aliases(root, "dnn") == {"champion": 1}
+    assert past(root, "dnn")[-1] | {"when": "", "who": "", "run_id": ""} == {
+        "when": "", "who": "", "run_id": "", "model": "dnn", "alias": "champion",
+        "action": "rolled back", "before": "dnn/2", "after": "dnn/1", "gates": "",
+        "reason": "slow on the kiosk", "done": True,
+    }  # fmt: skip
+    assert call(root, "chapterflow", "rollback", "dnn").returncode == 2
+
+
+def test_what_was_rolled_back_does_not_come_back_unasked(root: Path) -> None:
+    assert aliases(root, "dnn") == {"champion": 1}
+    again = promote(root, "dnn/2", "--set", "promotion.margin=0.5", code=4)
+    shut = [gate for gate in again["gates"] if not gate["passed"]]
+    assert [gate["name"] for gate in shut] == ["not-withdrawn"]
+
+
+def test_the_flow_promotes_models_and_the_best_of_a_role(root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FLOW],
+        cwd=root,
+        env=command_environment(root),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    verdicts = {
+        one["model"]: one for one in json.loads(done.stdout.strip().splitlines()[-1])["models"]
+    }
+    assert verdicts["cnn"]["verdict"] == "promoted"
+    assert verdicts["dnn"]["verdict"] == "nothing to judge"
+    assert verdicts["digits"]["verdict"] == "promoted"
+    assert aliases(root, "cnn") == {"champion": 1}
+    assert aliases(root, "digits") == {"champion": 1}
+    (entry,) = past(root, "digits")
+    assert entry["after"] == "digits/1"
+    assert stores.flow_states(root)[-1] == "COMPLETED"
+    assert promote(root, "digits")["verdict"] == "nothing to judge"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["promote", "cn"], "Did you mean 'cnn'?"),
+        (["promote", "cnn/99"], "is not in the registry"),
+        (["promote", "cnn", "--to", "challenger"], "set by the pipeline itself"),
+        (["promote", "cnn", "--to", "v1"], "--to takes an alias"),
+        (["promote", "cnn", "--set", "promotion.margin=wide"], "must be a number from 0"),
+        (["rollback", "cnn", "--to", "99"], "is not in the registry"),
+        (["rollback", "nobody"], "No registered model is called"),
+        (["history", "nobody"], "No registered model is called"),
+    ],
+)
+def test_what_is_wrong_is_told(root: Path, words: list[str], says: str) -> None:
+    told = call(root, "chapterflow", *words)
+    assert (told.returncode, "Traceback" in told.stderr) == (2, False), told.stderr
+    assert says in " ".join(told.stderr.split())

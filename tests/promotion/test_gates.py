@@ -1,0 +1,304 @@
+"""The gates as a truth table: each is opened by what it asks for, and shut by anything missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chapterflow.promotion.gates import judge
+from chapterflow.promotion.trial import Measured, Trial
+from chapterflow.promotion.verdict import Gate
+
+THRESHOLDS = {
+    "floor": 0.9,
+    "ceiling": 0.6,
+    "margin": 0.02,
+    "worst_class_margin": 0.1,
+    "calibration_error": 0.05,
+    "latency_ms_p95": 50.0,
+    "file_megabytes": 1.0,
+    "explanations": 0.5,
+    "rescored_difference": 0.005,
+    "reload_difference": 0.001,
+}
+EXAMPLES = 1000
+
+
+def scores(accuracy: float, **more: float) -> dict[str, float]:
+    return {
+        "test/examples": float(EXAMPLES),
+        "test/correct": accuracy * EXAMPLES,
+        "test/accuracy": accuracy,
+        "test/worst_class_recall": 0.9,
+        "test/ece": 0.02,
+        "cost/latency_ms_p95": 2.0,
+        **more,
+    }
+
+
+def measured(version: str, accuracy: float = 0.95, **changes: Any) -> Measured:
+    right = np.arange(EXAMPLES) < round(accuracy * EXAMPLES)
+    one = Measured(
+        version,
+        logged=scores(accuracy, **{"explain/occlusion/depends_on_model": 1.0}),
+        now=scores(accuracy),
+        right=right,
+        file_bytes=500_000,
+        test_digest="t" * 64,
+        data_digest="d" * 64,
+        validated="d" * 64,
+        commit="c" * 40,
+        dirty=False,
+        commit_known=True,
+        data_version="v" * 32,
+        data_known=True,
+        withdrawn="",
+        reloaded=0.0,
+    )
+    return replace(one, **changes)
+
+
+def trial(**changes: Any) -> Trial:
+    base = Trial(
+        challenger=measured("cnn/2"),
+        champion=measured("cnn/1"),
+        thresholds=THRESHOLDS,
+        classes=True,
+        here="t" * 64,
+        role="digits",
+    )
+    return replace(base, **changes)
+
+
+def gate(found: list[Gate], name: str) -> Gate:
+    return next(one for one in found if one.name == name)
+
+
+def shut(one: Trial) -> set[str]:
+    return {gate.name for gate in judge(one) if not gate.passed}
+
+
+def without(metric: str) -> dict[str, float]:
+    return {name: value for name, value in scores(0.95).items() if name != metric}
+
+
+def now(**changes: float) -> Measured:
+    """A challenger whose figures of now differ."""
+    return measured("cnn/2", now=scores(0.95) | changes)
+
+
+def curve_trial(**changes: Any) -> Trial:
+    found = {"test/rmse": 0.05, "baseline/rmse_ratio": 0.4, "cost/latency_ms_p95": 2.0}
+    logged = found | {"explain/occlusion/depends_on_model": 1.0}
+    errors = np.full(EXAMPLES, 0.0025)
+    given = {"now": found, "logged": logged, "right": None, "errors": errors}
+    base = trial(
+        challenger=measured("conv1d/2", **given),
+        champion=measured("conv1d/1", **given),
+        classes=False,
+        role="curves",
+    )
+    return replace(base, **changes)
+
+
+def test_equals_pass_every_gate() -> None:
+    assert shut(trial()) == set()
+    assert [one.name for one in judge(trial())] == [
+        "test-data", "floor", "non-inferiority", "worst-class", "calibration", "latency",
+        "file-size", "validation", "explanations", "plausible", "reload", "code", "data-version",
+        "not-withdrawn",
+    ]  # fmt: skip
+    # The whole table has what it was held against and what was seen.
+    for one in judge(trial()):
+        assert one.title
+        assert one.threshold is not None
+        assert one.challenger is not None
+
+
+def test_the_first_version_needs_no_champion_but_everything_else() -> None:
+    assert shut(trial(champion=None)) == set()
+    first = gate(judge(trial(champion=None)), "non-inferiority")
+    assert (first.champion, first.challenger) == (None, 0.95)
+    assert "there is no champion" in first.note
+    assert shut(trial(champion=None, challenger=Measured("cnn/2"))) == {
+        one.name for one in judge(trial(champion=None))
+    }
+
+
+#: What shuts which gate: a value that is too bad, and every way for a value to be missing.
+TABLE: list[tuple[str, Callable[[], Trial]]] = [
+    ("test-data", lambda: trial(here=None)),
+    ("test-data", lambda: trial(here="x" * 64)),
+    ("test-data", lambda: trial(challenger=measured("cnn/2", test_digest=None))),
+    ("test-data", lambda: trial(challenger=measured("cnn/2", test_digest="x" * 64))),
+    ("test-data", lambda: trial(champion=measured("cnn/1", test_digest="x" * 64))),
+    ("test-data", lambda: trial(champion=measured("cnn/1", test_digest=None))),
+    ("floor", lambda: trial(thresholds=THRESHOLDS | {"floor": 0.96})),
+    ("floor", lambda: trial(thresholds=THRESHOLDS | {"floor": None})),
+    ("floor", lambda: trial(challenger=measured("cnn/2", now=without("test/accuracy")))),
+    ("floor", lambda: trial(challenger=now(**{"test/accuracy": math.nan}))),
+    ("floor", lambda: curve_trial(thresholds=THRESHOLDS | {"ceiling": 0.39})),
+    ("floor", lambda: curve_trial(thresholds=THRESHOLDS | {"ceiling": None})),
+    ("floor", lambda: curve_trial(challenger=replace(curve_trial().challenger, now={}))),
+    ("non-inferiority", lambda: trial(champion=measured("cnn/1", 0.99))),
+    ("non-inferiority", lambda: trial(thresholds=THRESHOLDS | {"margin": None})),
+    ("non-inferiority", lambda: trial(challenger=measured("cnn/2", right=None))),
+    ("non-inferiority", lambda: trial(champion=measured("cnn/1", right=None))),
+    ("non-inferiority", lambda: trial(champion=measured("cnn/1", right=np.ones(9, bool)))),
+    ("non-inferiority", lambda: curve_trial(challenger=measured("c/2", errors=None))),
+    (
+        "non-inferiority",
+        lambda: curve_trial(
+            champion=replace(curve_trial().champion, errors=np.full(EXAMPLES, 0.002))
+        ),
+    ),
+    (
+        "non-inferiority",
+        lambda: curve_trial(
+            challenger=replace(curve_trial().challenger, errors=np.full(EXAMPLES, math.nan))
+        ),
+    ),
+    ("superiority", lambda: trial(superiority=True)),
+    ("superiority", lambda: curve_trial(superiority=True)),
+    ("superiority", lambda: trial(superiority=True, challenger=measured("cnn/2", right=None))),
+    ("worst-class", lambda: trial(challenger=now(**{"test/worst_class_recall": 0.79}))),
+    ("worst-class", lambda: trial(thresholds=THRESHOLDS | {"worst_class_margin": None})),
+    (
+        "worst-class",
+        lambda: trial(challenger=measured("cnn/2", now=without("test/worst_class_recall"))),
+    ),
+    (
+        "worst-class",
+        lambda: trial(champion=measured("cnn/1", now=without("test/worst_class_recall"))),
+    ),
+    (
+        "worst-class",
+        lambda: trial(
+            champion=None, challenger=measured("cnn/2", now=without("test/worst_class_recall"))
+        ),
+    ),
+    ("calibration", lambda: trial(challenger=now(**{"test/ece": 0.06}))),
+    ("calibration", lambda: trial(challenger=measured("cnn/2", now=without("test/ece")))),
+    ("calibration", lambda: trial(thresholds=THRESHOLDS | {"calibration_error": None})),
+    ("latency", lambda: trial(challenger=now(**{"cost/latency_ms_p95": 51.0}))),
+    ("latency", lambda: trial(challenger=measured("cnn/2", now=without("cost/latency_ms_p95")))),
+    ("latency", lambda: trial(thresholds=THRESHOLDS | {"latency_ms_p95": None})),
+    ("file-size", lambda: trial(challenger=measured("cnn/2", file_bytes=1_000_001))),
+    ("file-size", lambda: trial(challenger=measured("cnn/2", file_bytes=None))),
+    ("file-size", lambda: trial(challenger=measured("cnn/2", file_bytes=0))),
+    ("file-size", lambda: trial(thresholds=THRESHOLDS | {"file_megabytes": None})),
+    ("validation", lambda: trial(challenger=measured("cnn/2", validated=None))),
+    ("validation", lambda: trial(challenger=measured("cnn/2", validated="x" * 64))),
+    (
+        "validation",
+        lambda: trial(challenger=measured("cnn/2", validated=None, data_digest=None)),
+    ),
+    ("explanations", lambda: trial(challenger=measured("cnn/2", logged=scores(0.95)))),
+    (
+        "explanations",
+        lambda: trial(
+            challenger=measured(
+                "cnn/2", logged=scores(0.95, **{"explain/occlusion/depends_on_model": 0.0})
+            )
+        ),
+    ),
+    ("explanations", lambda: trial(thresholds=THRESHOLDS | {"explanations": None})),
+    ("plausible", lambda: trial(challenger=measured("cnn/2", now=scores(0.96)))),
+    ("plausible", lambda: trial(challenger=measured("cnn/2", now=scores(1.2)))),
+    ("plausible", lambda: trial(challenger=now(**{"test/ece": math.inf}))),
+    ("plausible", lambda: trial(challenger=now(**{"test/correct": 900.0}))),
+    ("plausible", lambda: trial(challenger=measured("cnn/2", logged={}))),
+    ("plausible", lambda: trial(challenger=measured("cnn/2", now={}))),
+    ("plausible", lambda: trial(thresholds=THRESHOLDS | {"rescored_difference": None})),
+    ("reload", lambda: trial(challenger=measured("cnn/2", reloaded=None))),
+    ("reload", lambda: trial(challenger=measured("cnn/2", reloaded=0.002))),
+    ("reload", lambda: trial(challenger=measured("cnn/2", reloaded=math.nan))),
+    ("reload", lambda: trial(challenger=measured("cnn/2", reloaded=math.inf))),
+    ("reload", lambda: trial(thresholds=THRESHOLDS | {"reload_difference": None})),
+    ("code", lambda: trial(challenger=measured("cnn/2", commit=None))),
+    ("code", lambda: trial(challenger=measured("cnn/2", dirty=True))),
+    ("code", lambda: trial(challenger=measured("cnn/2", dirty=None))),
+    ("code", lambda: trial(challenger=measured("cnn/2", commit_known=False))),
+    ("code", lambda: trial(challenger=measured("cnn/2", commit_known=None))),
+    ("data-version", lambda: trial(challenger=measured("cnn/2", data_version=None))),
+    ("data-version", lambda: trial(challenger=measured("cnn/2", data_known=False))),
+    ("data-version", lambda: trial(challenger=measured("cnn/2", data_known=None))),
+    ("not-withdrawn", lambda: trial(challenger=measured("cnn/2", withdrawn=None))),
+    ("not-withdrawn", lambda: trial(challenger=measured("cnn/2", withdrawn="it hallucinates"))),
+    ("not-withdrawn", lambda: trial(reinstate=True, challenger=Measured("cnn/2"))),
+]
+
+
+@pytest.mark.parametrize(("name", "made"), TABLE)
+def test_each_gate_is_shut_by_what_is_bad_or_missing(name: str, made: Callable[[], Trial]) -> None:
+    found = gate(judge(made()), name)
+    assert not found.passed
+    if name != "floor" or found.challenger is None:
+        assert found.note or found.challenger != found.threshold
+    if found.challenger is None:
+        assert found.note, "a missing value must say why"
+
+
+def test_every_gate_is_in_the_table() -> None:
+    assert {name for name, _ in TABLE} == {one.name for one in judge(trial(superiority=True))}
+
+
+@given(st.sets(st.sampled_from([one.name for one in fields(Measured) if one.name != "problems"])))
+def test_whatever_is_missing_of_a_challenger_it_is_refused(missing: set[str]) -> None:
+    empty = {one.name: one for one in fields(Measured)}
+    changes = {
+        name: {} if name in ("logged", "now") else None
+        for name in missing - {"version", "errors"}
+        if name in empty
+    }
+    assert bool(shut(trial(challenger=measured("cnn/2", **changes)))) == bool(changes)
+
+
+def test_margins_are_met_at_their_very_bound() -> None:
+    at = THRESHOLDS | {"floor": 0.95, "calibration_error": 0.02, "latency_ms_p95": 2.0}
+    assert shut(trial(thresholds=at | {"file_megabytes": 0.5, "explanations": 1.0})) == set()
+    assert shut(trial(challenger=now(**{"test/worst_class_recall": 0.8}))) == set()
+
+
+def test_a_better_challenger_is_shown_to_be_better() -> None:
+    better = trial(superiority=True, challenger=measured("cnn/2", 0.99))
+    assert shut(better) == set()
+    assert gate(judge(better), "superiority").note.startswith("difference +0.0400")
+    errors = replace(curve_trial().challenger, errors=np.full(EXAMPLES, 0.0016))
+    assert shut(curve_trial(superiority=True, challenger=errors)) == set()
+
+
+def test_curves_have_errors_instead_of_classes() -> None:
+    names = {one.name for one in judge(curve_trial())}
+    assert shut(curve_trial()) == set()
+    assert not names & {"worst-class", "calibration"}
+
+
+def test_allow_dirty_opens_two_gates_and_no_other() -> None:
+    dirty = measured("cnn/2", dirty=True, data_known=False)
+    assert shut(trial(challenger=dirty)) == {"code", "data-version"}
+    opened = judge(trial(challenger=dirty, allow_dirty=True))
+    assert all(one.passed for one in opened)
+    assert "allowed by --allow-dirty" in gate(opened, "code").note
+    nothing = Measured("cnn/2")
+    assert shut(trial(challenger=nothing, allow_dirty=True)) == {
+        one.name for one in opened if one.name not in ("code", "data-version")
+    }
+
+
+def test_reinstated_versions_may_come_back() -> None:
+    back = measured("cnn/2", withdrawn="it was slow")
+    assert shut(trial(challenger=back, reinstate=True)) == set()
+    assert "it was slow" in gate(judge(trial(challenger=back)), "not-withdrawn").note
+
+
+def test_what_could_not_be_measured_says_why() -> None:
+    lost = Measured("cnn/2", problems={"floor": "StoreError: its files are gone"})
+    assert gate(judge(trial(challenger=lost)), "floor").note == "StoreError: its files are gone"

@@ -1,0 +1,66 @@
+"""What travels with a model: its answers, and its layers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ABOUT = {
+    "inputs": [{"name": None, "shape": [None, 4, 1], "dtype": "float32"}],
+    "lowest": None,
+    "highest": None,
+    "classes": [],
+}
+
+
+def test_answers_that_are_no_numbers_are_refused(tensorflow: None) -> None:
+    import keras
+    from mlflow.exceptions import MlflowException
+
+    from chapterflow.shipped.answers import Answers
+
+    answers = Answers(keras.Sequential([keras.Input((4, 1)), keras.layers.Rescaling(100.0)]), ABOUT)
+    curve = np.ones((1, 4, 1), np.float32)
+    assert answers.predict(curve)["curve"].tolist() == [[100.0] * 4]
+    with pytest.raises(MlflowException, match="Received: too large ones"):
+        answers.predict(np.concatenate([curve, 1e37 * curve]))
+
+
+def test_modules_come_from_where_they_are(tmp_path: Path) -> None:
+    """Two models bring a package of one name; in the third place it is installed."""
+    for place, own in [("first", "one"), ("second", "two"), ("site", "three")]:
+        models = tmp_path / place / "layers_of" / "models"
+        models.mkdir(parents=True)
+        (models.parent / "__init__.py").touch()
+        (models / "__init__.py").touch()
+        for name in {own, "one"}:
+            (models / f"{name}.py").write_text(f"PLACE = {place!r}")
+    code = """
+import sys
+from pathlib import Path
+from chapterflow.shipped.answers import import_shipped
+root = Path(sys.argv[1])
+for name, place in [("one", "first"), ("two", "second"), ("one", "second")]:
+    import_shipped(f"layers_of.models.{name}", root / place)
+    print(name, sys.modules[f"layers_of.models.{name}"].PLACE)
+try:
+    import_shipped("layers_of.models.four", root / "first")
+except ModuleNotFoundError as error:
+    print(error.name)
+"""
+
+    def found(path: str) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONPATH": path},
+        )
+        return done.stdout.splitlines()
+
+    missing = "layers_of.models.four"
+    assert found("") == ["one first", "two second", "one first", missing]
+    assert found(str(tmp_path / "site")) == ["one site", "two second", "one site", missing]

@@ -1,0 +1,104 @@
+"""The socket that the server listens on, and its end."""
+
+import asyncio
+import json
+import socket
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+
+from chapterflow.errors import ConfigError
+from chapterflow.serving import server
+from chapterflow.serving.requests import JSON, Reply
+from chapterflow.serving.server import application, bind
+from chapterflow.shipped.answers import DESCRIPTION
+
+
+def test_connections_do_not_wait_for_acknowledgements() -> None:
+    async def accepted() -> int:
+        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            own = writer.get_extra_info("socket")
+            found.set_result(own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listener = bind(0)
+        async with await asyncio.start_server(answer, sock=listener):
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            flag = await found
+            writer.close()
+        return flag
+
+    assert asyncio.run(accepted())
+
+
+def test_a_port_is_taken_from_the_start() -> None:
+    with bind(0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"Port {port} on 127.0.0.1 is taken"):
+            bind(port)
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Any:
+    """A server of no model in particular."""
+    about = {"inputs": [], "lowest": None, "highest": None}
+    (tmp_path / DESCRIPTION).write_text(json.dumps(about))
+    model = SimpleNamespace(metadata=SimpleNamespace(get_input_schema=lambda: None))
+    return application(model, tmp_path, 100)
+
+
+def test_a_client_may_hang_up(app: Any) -> None:
+    scope = {
+        "type": "http", "method": "POST", "path": "/invocations", "query_string": b"",
+        "headers": [(b"content-type", JSON.encode())],
+    }  # fmt: skip
+    messages = [
+        {"type": "http.request", "body": b'{"inp', "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 400  # and no exception, which would be a traceback on the console
+
+
+def test_a_request_that_outlasts_the_server_is_told(
+    app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way, stopped = threading.Event(), threading.Event()
+
+    def slow(*_: Any) -> Reply:
+        under_way.set()
+        stopped.wait(timeout=30)
+        return Reply(200, "{}")
+
+    monkeypatch.setattr(server, "answer", slow)
+
+    async def asked() -> httpx.Response:
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            request = asyncio.create_task(
+                client.post("/invocations", content="{}", headers={"Content-Type": JSON})
+            )
+            await asyncio.to_thread(under_way.wait)
+            request.cancel()  # as uvicorn does with what goes on for too long
+            try:
+                return await request
+            finally:
+                stopped.set()
+
+    answer = asyncio.run(asked())
+    assert answer.status_code == 503
+    assert "waits 30 s at most" in answer.json()["message"]
