@@ -5,7 +5,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import time
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.util import cache_from_source, find_spec
@@ -44,11 +43,9 @@ def check(project: Project, name: str) -> Check:
     return found
 
 
-def test_healthy_project_passes_in_seconds_and_is_not_changed(patient: Project) -> None:
+def test_healthy_project_passes_and_is_not_changed(patient: Project) -> None:
     before = sorted(patient.root.rglob("*"))
-    started = time.perf_counter()
     checks = diagnose(patient)
-    assert time.perf_counter() - started < 5
     assert [c.name for c in checks] == list(doctor.CHECKS)
     # Bytecode is a matter of how the machine was set up; it has a test of its own.
     assert [c for c in checks if not c.ok and c.name not in {"Bytecode", "Packages"}] == []

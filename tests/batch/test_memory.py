@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import REPOSITORY, command_environment
+from tests.conftest import HUNG, REPOSITORY, command_environment
 
 #: Images of 64x64 bytes: 164 MB on the disk, 655 MB as the model reads them.
 SMALL, LARGE, SIDE = 4_000, 40_000, 64
@@ -71,7 +71,7 @@ def test_memory_does_not_grow_with_the_input(tmp_path: Path) -> None:
         env=command_environment(REPOSITORY),
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=HUNG,
         check=False,
     )
     assert told.returncode == 0, told.stderr

@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -189,10 +189,11 @@ def slow(piece: int, pause: float) -> Callable[[Handler], None]:
 
 
 def stall(handler: Handler) -> None:
-    """Promise a body and stay silent for longer than the client waits."""
+    """Promise a body and stay silent until the client goes."""
     body = handler.begin()
     handler.end(len(body))
-    time.sleep(1.0)
+    with suppress(OSError):
+        handler.rfile.read(1)
 
 
 def wrong_range(handler: Handler) -> None:

@@ -35,7 +35,7 @@ FILE = RemoteFile(name="data.gz", sha256=hashlib.sha256(CONTENT).hexdigest(), by
 UNPINNED = RemoteFile(name="data.gz")
 # A busy machine must not look like a silent server, except where silence is what is tested.
 QUICK = Policy(attempts=3, backoff=0.001, timeout=(5.0, 10.0))
-IMPATIENT = Policy(attempts=3, backoff=0.001, timeout=(5.0, 0.3))
+IMPATIENT = Policy(attempts=3, backoff=0.001, timeout=(5.0, 2.0))
 
 
 @pytest.fixture(autouse=True)
@@ -318,7 +318,7 @@ def test_a_killed_download_is_resumed(cache: Path) -> None:
     part = cache / "data.gz.part"
     with serve(site) as address:
         process = start_fetch(cache, address)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not (part.exists() and part.stat().st_size > 60_000):
             assert time.monotonic() < deadline
             time.sleep(0.01)

@@ -14,10 +14,12 @@ import pytest
 import requests
 
 from tests.conftest import (
+    HUNG,
     REPOSITORY,
     begin,
     call,
     copy_checkout,
+    unhurried,
 )
 from tests.loop import stores
 
@@ -48,7 +50,7 @@ def blocks(language: str) -> list[str]:
 def write(root: Path, source: str, block: str) -> None:
     (root / FILE).write_text(source, encoding="utf-8")
     params = root / "params.yaml"
-    start = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
+    start = unhurried((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
     params.write_text(start.replace("\nmodels:\n", f"\nmodels:\n{block}"), encoding="utf-8")
 
 
@@ -81,7 +83,7 @@ def answering(root: Path, line: str) -> Iterator[str]:
             pytest.fail(f"never ready:\n{said}")
     finally:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=HUNG)
 
 
 @pytest.mark.slow
@@ -101,7 +103,7 @@ def test_the_guide_ends_in_a_served_champion(guided: Path) -> None:
     assert {path.name for path in artifacts.iterdir()} >= {"validation", "explain", "promotion"}
     with answering(guided, serve) as address:
         blank = np.zeros((2, 8, 8, 1)).tolist()
-        answer = requests.post(f"{address}/invocations", json={"inputs": blank}, timeout=20)
+        answer = requests.post(f"{address}/invocations", json={"inputs": blank}, timeout=HUNG)
     assert answer.status_code == 200, answer.text
     assert [set(one) for one in answer.json()["predictions"]] == [
         {"class", "label", "probabilities"}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import begin, call, copy_checkout
+from tests.conftest import HUNG, begin, call, copy_checkout
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
@@ -39,7 +39,7 @@ def epochs_done(root: Path) -> int:
     return max((int(name[6:]) for name in names), default=0)
 
 
-def wait_until(condition: Any, seconds: float = 120) -> None:
+def wait_until(condition: Any, seconds: float = HUNG) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -74,7 +74,7 @@ def test_a_killed_training_ends_as_an_undisturbed_one(prepared: Path, tmp_path: 
     done = epochs_done(prepared)
     assert 5 <= done < EPOCHS
     # The server of the killed process sees that its parent is gone, and ends too.
-    wait_until(lambda: stores.processes_of(prepared) == [], 15)
+    wait_until(lambda: stores.processes_of(prepared) == [])
     (interrupted,) = stores.model_runs(prepared)
     assert interrupted["status"] == "RUNNING"
 
@@ -105,7 +105,7 @@ def test_ctrl_c_ends_at_once_and_is_resumed(prepared: Path) -> None:
     process = start(prepared, "dnn")
     wait_until(lambda: epochs_done(prepared) >= 3)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=HUNG)
     assert process.returncode == 130
     assert "continues from the last finished epoch" in stderr
     assert "Traceback" not in stderr
@@ -119,7 +119,7 @@ def test_two_runs_at_once_train_once_and_corrupt_nothing(prepared: Path) -> None
     both = [start(prepared, "dnn", "--json") for _ in range(2)]
     documents = []
     for process in both:
-        stdout, stderr = process.communicate(timeout=240)
+        stdout, stderr = process.communicate(timeout=HUNG)
         assert process.returncode == 0, stderr
         documents.append(json.loads(stdout)["models"][0])
     assert sorted(document["status"] for document in documents) == ["reused", "trained"]

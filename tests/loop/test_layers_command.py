@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from chapterflow.environment import Project
-from tests.conftest import REPOSITORY, command_environment
+from tests.conftest import HUNG, REPOSITORY, command_environment
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +23,7 @@ def layers(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
         env=command_environment(root) | {"PYTHONPATH": sources},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HUNG,
         check=False,
     )
 

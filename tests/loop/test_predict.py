@@ -14,7 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.conftest import begin, call, copy_checkout
+from tests.conftest import HUNG, begin, call, copy_checkout
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
@@ -125,7 +125,7 @@ def start(root: Path, array: Path, out: Path) -> subprocess.Popen[str]:
 
 def wait_for_parts(root: Path, process: subprocess.Popen[str], count: int) -> None:
     """Wait until so many parts of a batch lie on the disk, and the command still runs."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + HUNG
     while len(list(root.glob(".chapterflow/predict/*/part-*.parquet"))) < count:
         assert process.poll() is None, "it ended before it could be interrupted"
         assert time.monotonic() < deadline
@@ -139,7 +139,7 @@ def test_ctrl_c_and_a_kill_cost_no_more_than_a_part(root: Path, tmp_path: Path) 
     process = start(root, array, out)
     wait_for_parts(root, process, 1)
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=HUNG)
     assert (process.returncode, stdout, "Traceback" in stderr) == (130, "", False), stderr
     assert "goes on from the last finished part" in stderr
     assert "epoch" not in stderr
@@ -149,7 +149,7 @@ def test_ctrl_c_and_a_kill_cost_no_more_than_a_part(root: Path, tmp_path: Path) 
     process = start(root, array, out)
     wait_for_parts(root, process, 2)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=HUNG)
     assert process.returncode == -signal.SIGKILL
     # Neither a result nor half of one, nor anything else beside it.
     assert [path.name for path in tmp_path.iterdir()] == ["big.npy"]
@@ -160,7 +160,7 @@ def test_ctrl_c_and_a_kill_cost_no_more_than_a_part(root: Path, tmp_path: Path) 
     assert 0 < kept < EXAMPLES
 
     process = start(root, array, out)
-    stdout, stderr = process.communicate(timeout=240)
+    stdout, stderr = process.communicate(timeout=HUNG)
     assert process.returncode == 0, stderr
     assert f"resume: {kept:,} of {EXAMPLES:,} examples were predicted before" in stderr
     done = json.loads(stdout)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import begin, call, command_environment, copy_checkout
+from tests.conftest import HUNG, begin, call, command_environment, copy_checkout
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
@@ -102,7 +102,7 @@ def test_of_two_promotions_at_once_one_wins_and_rolling_back_undoes_it(root: Pat
     # Wide margins: this is about who comes first.
     words = ["chapterflow", "promote", "dnn", "--json", "--set", "promotion.margin=0.5"]
     both = [begin(root, *words) for _ in range(2)]
-    told = [json.loads(process.communicate(timeout=240)[0]) for process in both]
+    told = [json.loads(process.communicate(timeout=HUNG)[0]) for process in both]
     assert sorted(one["verdict"] for one in told) == ["promoted", "refused"]
     assert sorted(process.returncode for process in both) == [0, 4]
     (late,) = [one for one in told if one["verdict"] == "refused"]
@@ -139,7 +139,7 @@ def test_the_flow_promotes_models_and_the_best_of_a_role(root: Path) -> None:
         env=command_environment(root),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HUNG,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,14 @@ import numpy as np
 import pytest
 import requests
 
-from tests.conftest import REPOSITORY, call, command_environment, copy_checkout, heed_interrupts
+from tests.conftest import (
+    HUNG,
+    REPOSITORY,
+    call,
+    command_environment,
+    copy_checkout,
+    heed_interrupts,
+)
 from tests.loop.test_schedule import free_port
 
 pytestmark = pytest.mark.slow
@@ -76,7 +83,7 @@ class Lab:
     def log(self, shell: str) -> Path:
         return self.root.parent / f"{re.sub('[^a-z]+', '-', shell)}.log"
 
-    def told(self, shell: str, text: str, seconds: float = 180) -> str:
+    def told(self, shell: str, text: str, seconds: float = HUNG) -> str:
         """Return what a server says, once it says a text."""
         end = time.monotonic() + seconds
         while text not in (said := self.log(shell).read_text()):
@@ -89,14 +96,14 @@ class Lab:
         """Send a signal as a terminal does, and return the exit code."""
         server = self.servers.pop(shell)
         os.killpg(server.pid, with_signal)
-        return server.wait(timeout=60)
+        return server.wait(timeout=HUNG)
 
     def post(
         self, port: str, body: str | bytes, media: str | None = "application/json"
     ) -> requests.Response:
         address = f"http://127.0.0.1:{self.ports[port]}/invocations"
         headers = {} if media is None else {"Content-Type": media}
-        return requests.post(address, data=body, headers=headers, timeout=60)
+        return requests.post(address, data=body, headers=headers, timeout=HUNG)
 
 
 @pytest.fixture(scope="module")
@@ -255,8 +262,8 @@ def test_ctrl_c_ends_a_server_that_a_client_holds_on_to(lab: Lab) -> None:
     (shell,) = [shell for shell in SERVERS if "gcn/1" in shell]
     with requests.Session() as client:  # whose connection stays open
         address = f"http://127.0.0.1:{lab.ports[GCN]}"
-        assert client.get(f"{address}/ping", timeout=60).status_code == 200
+        assert client.get(f"{address}/ping", timeout=HUNG).status_code == 200
         assert lab.stop(shell, signal.SIGINT) == 0
     assert "Traceback" not in lab.log(shell).read_text()
     with pytest.raises(requests.ConnectionError):
-        requests.get(f"{address}/ping", timeout=60)
+        requests.get(f"{address}/ping", timeout=HUNG)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Run, begin
+from tests.conftest import HUNG, Run, begin
 from tests.loop import stores
 from tests.loop.test_schedule import free_port
 
@@ -29,11 +29,11 @@ def test_the_ui_answers_and_stops_cleanly(checkout: Path, run: Run) -> None:
                 break
         address = f"http://127.0.0.1:{port}"
         assert address in told
-        page = requests.get(address, timeout=10)
+        page = requests.get(address, timeout=HUNG)
         taken = run("chapterflow", "ui", "--port", str(port))
     finally:
         os.kill(process.pid, signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=HUNG)
     assert page.ok
     assert "mlflow" in page.text.lower()
     assert process.returncode == 0

@@ -13,7 +13,7 @@ import pytest
 
 from chapterflow.errors import ConfigError, DataError, FetchError
 from chapterflow.models.parts.base import InputSpec
-from tests.conftest import REPOSITORY
+from tests.conftest import HUNG, REPOSITORY
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
@@ -107,7 +107,7 @@ def test_a_saved_model_needs_no_handle(exported: Path, tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-c", FRESH, *paths],
         check=True,
-        timeout=120,
+        timeout=HUNG,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
     )
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, atol=1e-5)

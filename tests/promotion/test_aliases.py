@@ -20,6 +20,7 @@ from chapterflow.promotion import aliases
 from chapterflow.promotion.aliases import Changed, swap
 from chapterflow.tracking import store
 from chapterflow.tracking.registry import holder
+from tests.conftest import HUNG
 
 #: One process: waits for the starting shot, then tries to make its version champion.
 CONTENDER = """
@@ -41,7 +42,7 @@ except Changed as changed:
 #: Reads both aliases in one query, over and over, and prints every state that it saw.
 READER = """
 import json, pathlib, sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], timeout=20)
+connection = sqlite3.connect(sys.argv[1], timeout=60)
 seen, stop = set(), pathlib.Path(sys.argv[2])
 while not stop.exists():
     rows = connection.execute(
@@ -118,7 +119,7 @@ def contend(uri: str, expected: str, versions: list[str]) -> list[str]:
         )
         for version in versions
     ]
-    return [process.communicate(timeout=90)[0].strip() for process in processes]
+    return [process.communicate(timeout=HUNG)[0].strip() for process in processes]
 
 
 def test_all_or_nothing(local: tuple[Project, Any]) -> None:
@@ -168,7 +169,7 @@ def test_of_several_processes_one_wins(local: tuple[Project, Any], expected: str
     before = [["challenger", 2]] + ([["champion", 1]] if expected else [])
     after = [["champion", int(winner[0])]]
     after += [["previous-champion", 1]] if expected else []
-    seen = [json.loads(state) for state in json.loads(reader.communicate(timeout=60)[0])]
+    seen = [json.loads(state) for state in json.loads(reader.communicate(timeout=HUNG)[0])]
     # Readers see the state before or the state after, and no other.
     assert sorted(seen) == sorted([sorted(before), sorted(after)])
 

@@ -16,6 +16,7 @@ from chapterflow.serving import server
 from chapterflow.serving.requests import JSON, Reply
 from chapterflow.serving.server import application, bind
 from chapterflow.shipped.answers import DESCRIPTION
+from tests.conftest import HUNG
 
 
 def test_connections_do_not_wait_for_acknowledgements() -> None:
@@ -81,7 +82,7 @@ def test_a_request_that_outlasts_the_server_is_told(
 
     def slow(*_: Any) -> Reply:
         under_way.set()
-        stopped.wait(timeout=30)
+        stopped.wait(timeout=HUNG)
         return Reply(200, "{}")
 
     monkeypatch.setattr(server, "answer", slow)

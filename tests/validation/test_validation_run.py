@@ -15,6 +15,7 @@ from chapterflow.errors import DataError, ValidationFailed
 from chapterflow.settings.bounds import ImageExpectations
 from chapterflow.validation import run
 from chapterflow.validation.run import Verdict, read_verdict, validate_dataset
+from tests.conftest import HUNG
 
 SCRIPT = """
 import os
@@ -49,7 +50,7 @@ def test_another_process_writes_the_same_bytes_quietly_and_nothing_else(
             "TMPDIR": str(temporary),
             "TZ": "Asia/Tokyo",
         },
-        timeout=120,
+        timeout=HUNG,
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
