@@ -48,6 +48,7 @@ def test_name_number_or_alias(client: Any, reference: str, number: str, told: st
     ("reference", "says"),
     [
         ("cn", "No registered model is called 'cn'. Did you mean 'cnn'?"),
+        ("dnn@champion", "No version of dnn is registered yet. `chapterflow run dnn` registers"),
         ("cnn/12", "'cnn/12' is not in the registry. cnn has versions 1, 2"),
         ("cnn@best", "aliases: champion"),
         ("empty", "empty has no versions"),

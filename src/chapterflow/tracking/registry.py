@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from chapterflow.data.card import DatasetCard
 from chapterflow.errors import ConfigError, StoreError
+from chapterflow.models.parts.registry import model_names
 from chapterflow.settings import nearest
 from chapterflow.tracking.runs import MODEL
 
@@ -80,6 +81,10 @@ def find_version(client: MlflowClient, reference: str, *, default: str | None = 
     try:
         registered = client.get_registered_model(name)
     except MlflowException:
+        if name in model_names():
+            raise ConfigError(
+                f"No version of {name} is registered yet. `chapterflow run {name}` registers one."
+            ) from None
         names = sorted(model.name for model in client.search_registered_models())
         hint = nearest(name, names) if names else " `chapterflow run` registers models."
         raise ConfigError(f"No registered model is called {name!r}.{hint}") from None
