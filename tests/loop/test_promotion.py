@@ -99,6 +99,7 @@ def test_too_weak_a_challenger_is_refused_and_stays_a_challenger(root: Path) -> 
 def test_of_two_promotions_at_once_one_wins_and_rolling_back_undoes_it(root: Path) -> None:
     run(root, "dnn", "--set", "models.dnn.epochs=24")
     assert aliases(root, "dnn") == {"champion": 1, "challenger": 2}
+    assert "dnn/2 challenges it" in promote(root, "dnn@champion")["reason"]
     # Wide margins: this is about who comes first.
     words = ["chapterflow", "promote", "dnn", "--json", "--set", "promotion.margin=0.5"]
     both = [begin(root, *words) for _ in range(2)]
@@ -164,8 +165,13 @@ def test_the_flow_promotes_models_and_the_best_of_a_role(root: Path) -> None:
         (["promote", "cnn/99"], "is not in the registry"),
         (["promote", "cnn", "--to", "challenger"], "set by the pipeline itself"),
         (["promote", "cnn", "--to", "v1"], "--to takes an alias"),
-        (["promote", "cnn", "--set", "promotion.margin=wide"], "must be a number from 0"),
+        (["promote", "cnn", "--set", "promotion.margin=wide"], "promotion.margin: input should be"),
+        (
+            ["promote", "dnn/2", "--profile", "book"],
+            "was trained in: embedded. Received: --profile",
+        ),
         (["rollback", "cnn", "--to", "99"], "is not in the registry"),
+        (["rollback", "cnn", "--to", "abc"], "--to takes the number of a version of cnn"),
         (["rollback", "nobody"], "No registered model is called"),
         (["history", "nobody"], "No registered model is called"),
     ],

@@ -65,6 +65,7 @@ def client(tensorflow: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
         (table([["3"] * 64]), 400, "must hold numbers. Received: text"),
         (table([[3.0] * 64, [3.0]]), 400, "lists of different lengths"),
         ('{"dataframe_records": [{"a": 1, "b": 2}]}', 400, "must be one array. Received: a, b"),
+        ('{"dataframe_records": [{}]}', 400, "must be one array. Received: none"),
         ('{"dataframe_split": {"columns": ["image"]}}', 400, "Received: 'columns'"),
         (" " * 100_001, 413, "at most 0.1 MB"),
     ],
@@ -79,6 +80,16 @@ def test_bad_requests_are_told_why_and_the_next_is_answered(
     (answer,) = client.post("/invocations", content=GOOD, headers=HEADERS).json()["predictions"]
     assert answer["label"] == str(answer["class"])
     assert sum(answer["probabilities"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_one_image_alone_gets_the_hint_and_one_without_channels_does_not(client: Any) -> None:
+    told = [
+        client.post(
+            "/invocations", content=json.dumps({"inputs": given.tolist()}), headers=HEADERS
+        ).json()["message"]
+        for given in (IMAGE[0], IMAGE[..., 0])
+    ]
+    assert ["put into a list" in one for one in told] == [True, False]
 
 
 @pytest.mark.parametrize("cell", [[3.0] * 64, IMAGE[0].tolist()], ids=["flat", "nested"])

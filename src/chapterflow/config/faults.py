@@ -7,6 +7,9 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from chapterflow.settings import PROFILES, Settings, nearest
 from chapterflow.settings.datasets import KINDS
+from chapterflow.settings.promotion import EACH, ONE
+
+TAGS = KINDS | {ONE, EACH}
 
 
 def explained(
@@ -23,8 +26,8 @@ def explained(
     for fault in error.errors():
         loc = [str(part) for part in fault["loc"] if part != "[key]"]
         shown = [in_block[loc[0]], *loc] if in_block and loc and loc[0] in in_block else loc
-        # A discriminated union puts the kind into the location; users do not write it there.
-        path = ".".join(part for part in ([prefix] if prefix else []) + shown if part not in KINDS)
+        # A discriminated union puts its tag into the location; users do not write it there.
+        path = ".".join(part for part in ([prefix] if prefix else []) + shown if part not in TAGS)
         if fault["type"] == "extra_forbidden":
             valid = _fields_at(root, loc[:-1])
             lines.append(f"{path}: unknown key.{nearest(loc[-1], valid)}")

@@ -124,12 +124,14 @@ def judge_request(project: Project, request: Request, *, tell: Tell = silent) ->
             target = version.name
         champion = holder(client, target, request.alias)
         if champion is not None and champion.source == version.source:
-            raise NothingToJudge(
-                f"{version.uri()} is {target}@{request.alias} already, and nothing challenges it. "
-                "`chapterflow run` makes challengers."
-            )
+            raise _held_already(client, version, target, request.alias)
         tags = client.get_run(version.run_id).data.tags
         profile = tags.get(runs.PROFILE, settings.profile)
+        if request.profile not in (None, profile):
+            raise ConfigError(
+                f"{version.uri()} is held against the thresholds of the profile that it was "
+                f"trained in: {profile}. Received: --profile {request.profile}"
+            )
         if profile in PROFILES and profile != settings.profile:
             settings = load_settings(
                 project.params, profile=profile, overrides=list(request.overrides)
@@ -159,7 +161,7 @@ def _judge(
     tell("promote", f"scoring {version.uri()}")
     challenger = measure(project, settings, client, version, data)
     problems = dict(challenger.problems) | ({"reload": problem} if problem else {})
-    held_against, without = None, "there is no champion"
+    held_against, without = None, f"there is no {request.alias}"
     if champion is not None:
         tell("promote", f"scoring {champion.told()}")
         held_against = measure(project, settings, client, champion, data)
@@ -243,9 +245,20 @@ def _challenger(client: MlflowClient, request: Request) -> Version:
             f"{request.model} has no challenger. `chapterflow run {request.model}` makes one, or "
             f"name a version: `chapterflow promote {named.uri()}`."
         )
-    raise NothingToJudge(
-        f"{champion.uri()} is {request.model}@{request.alias}, and nothing challenges it. "
-        f"`chapterflow run {request.model}` makes challengers."
+    raise _held_already(client, champion, request.model, request.alias)
+
+
+def _held_already(
+    client: MlflowClient, version: Version, target: str, alias: str
+) -> NothingToJudge:
+    told = f"{version.uri()} is {target}@{alias} already"
+    waiting = holder(client, target, CHALLENGER)
+    if waiting is not None and waiting.source != version.source:
+        return NothingToJudge(
+            f"{told}. {waiting.uri()} challenges it: `chapterflow promote {target}` judges that."
+        )
+    return NothingToJudge(
+        f"{told}, and nothing challenges it. `chapterflow run` makes challengers."
     )
 
 

@@ -91,7 +91,7 @@ def _allowed(trial: Trial, name: str, title: str, value: str | None, fault: str)
 
 
 def not_withdrawn(trial: Trial) -> Gate:
-    """Return whether it was never rolled back."""
+    """Return whether it is not rolled back: a version that was reinstated no longer is."""
     why = trial.challenger.withdrawn
     note = ""
     if why is None:
@@ -100,10 +100,10 @@ def not_withdrawn(trial: Trial) -> Gate:
         note = f"rolled back: {why}; --reinstate lets it come back"
     return Gate(
         name="not-withdrawn",
-        title="Was never rolled back",
+        title="Is not rolled back",
         passed=why == "" or (bool(why) and trial.reinstate),
-        threshold="--reinstate" if trial.reinstate else "never",
-        challenger=None if why is None else ("rolled back" if why else "never"),
+        threshold="--reinstate" if trial.reinstate else "not",
+        challenger=None if why is None else ("rolled back" if why else "not"),
         note=note,
     )
 

@@ -32,7 +32,7 @@ def render_page(verdict: Verdict) -> str:
         "Model": verdict.model,
         "Alias": verdict.alias,
         "Challenger": f"{verdict.challenger} (run {verdict.challenger_run})",
-        "Champion": f"{verdict.champion} (run {verdict.champion_run})"
+        verdict.alias.capitalize(): f"{verdict.champion} (run {verdict.champion_run})"
         if verdict.champion
         else "none",
         "Scored now on": f"the test split of {verdict.dataset}"
@@ -63,10 +63,10 @@ def print_verdict(console: Console, verdict: Verdict) -> None:
             line += "; " + ", ".join(f"{one.version} {one.validation:.4f}" for one in others)
         console.print(Text(line + "."), soft_wrap=True)
     table = Table(title=f"{verdict.challenger} for {verdict.model}@{verdict.alias}")
-    headings = ["", "gate", "threshold", "champion", "challenger", *(["note"] if wide else [])]
+    headings = ["", "gate", "threshold", verdict.alias, "challenger", *(["note"] if wide else [])]
     for heading in headings:
-        right = heading in ("threshold", "champion", "challenger")
-        table.add_column(heading, justify="right" if right else "left")
+        words = heading in ("", "gate", "note")
+        table.add_column(heading, justify="left" if words else "right")
     for gate in verdict.gates:
         mark = Text("pass", style="green") if gate.passed else Text("SHUT", style="bold red")
         values = [shown(value) for value in (gate.threshold, gate.champion, gate.challenger)]

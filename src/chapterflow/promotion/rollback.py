@@ -116,7 +116,10 @@ def _target(client: MlflowClient, champion: Version, past: list[Entry], to: str 
                 f"{name} has no champion before {champion.uri()}: there is nothing to go back to."
             )
     else:
-        target = find_version(client, f"{name}/{to.removeprefix(f'{name}/')}")
+        number = to.removeprefix(f"{name}/")
+        if not number.isdecimal():
+            raise ConfigError(f"--to takes the number of a version of {name}. Received: {to!r}")
+        target = find_version(client, f"{name}/{number}")
         once = [entry.after for entry in past if _made_champion(entry)]
         if target.uri() not in once:
             there = ", ".join(dict.fromkeys(once)) or "none"

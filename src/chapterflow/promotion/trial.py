@@ -31,7 +31,7 @@ class Measured:
         commit_known: Whether the checkout has the commit.
         data_version: Version of `data/` that it was trained with.
         data_known: Whether a commit records that version.
-        withdrawn: Why it was rolled back; empty where it never was.
+        withdrawn: Why it was rolled back; empty where it is not, or no longer.
         reloaded: Largest difference between answers logged and answers of a fresh process.
         problems: Why something could not be measured, by gate.
     """

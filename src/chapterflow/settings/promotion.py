@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import Discriminator, Field, Tag
 
 from chapterflow.models.parts.base import Strict
 from chapterflow.settings.types import Share
 
-Number = Annotated[float, Field(ge=0)]
+Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+#: Tags of a union, which pydantic puts into the place of a fault; users do not write them.
+ONE, EACH = "one number", "one for each"
 
 
-def _by_role(given: Any, depth: int = 2) -> Any:
-    """Say what is wrong once; a union would say it for each of its members."""
-    if isinstance(given, dict) and depth:
-        for inner in given.values():
-            _by_role(inner, depth - 1)
-    elif isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < math.inf:
-        raise ValueError("must be a number from 0, or one for each role, or profile of a role")
-    return given
+def _form(given: Any) -> str:
+    """Return which of the two a value is meant to be: faults are told of that one alone."""
+    return EACH if isinstance(given, dict) else ONE
 
 
+Leaf = TypeVar("Leaf")
+_ByProfile = Annotated[
+    Annotated[Leaf, Tag(ONE)] | Annotated[dict[str, Leaf], Tag(EACH)], Discriminator(_form)
+]
 #: One number for all roles, one for each role, or one for each profile of a role.
 ByRole = Annotated[
-    float | dict[str, float | dict[str, float]],
-    BeforeValidator(_by_role),
+    Annotated[Leaf, Tag(ONE)] | Annotated[dict[str, _ByProfile[Leaf]], Tag(EACH)],
+    Discriminator(_form),
 ]
 
 
@@ -54,14 +55,14 @@ class PromotionParams(Strict):
             the answer of the model loaded in a fresh process.
     """
 
-    floor: ByRole
-    ceiling: ByRole
-    margin: ByRole
+    floor: ByRole[Share]
+    ceiling: ByRole[Number]
+    margin: ByRole[Share]
     superiority: bool
-    worst_class_margin: ByRole
-    calibration_error: ByRole
-    latency_ms_p95: ByRole
-    file_megabytes: ByRole
+    worst_class_margin: ByRole[Share]
+    calibration_error: ByRole[Share]
+    latency_ms_p95: ByRole[Number]
+    file_megabytes: ByRole[Number]
     explanations: Share
     rescored_difference: Number
     reload_difference: Number

@@ -52,7 +52,9 @@ class Inputs:
                 f"The inputs must be {', '.join(wanted)}"
                 if wanted
                 else "The input must be one array",
-                ", ".join(map(str, given)) if None not in given else "one array without a name",
+                "one array without a name"
+                if None in given
+                else ", ".join(map(str, given)) or "none",
             )
         values = {name: self._checked(name, given[name]) for name in self.wanted}
         if "adjacency" in values:
@@ -70,11 +72,9 @@ class Inputs:
             numbers = "whole numbers" if dtype.kind in "iu" else "numbers"
             _refuse(f"{what} must hold {numbers}", _KINDS.get(value.dtype.kind, str(value.dtype)))
         shape = wanted["shape"]
-        if value.ndim != len(shape) or any(
-            side not in (None, own) for side, own in zip(shape, value.shape, strict=True)
-        ):
+        if not _fits(value.shape, shape):
             hint = ""
-            if value.ndim == len(shape) - 1:
+            if _fits(value.shape, shape[1:]):
                 hint = ". The first side counts examples: one alone is put into a list of its own"
             _refuse(f"{what} must have the shape {_told(shape)}", _told(value.shape) + hint)
         if not value.size:
@@ -190,6 +190,13 @@ def _check_graphs(values: Mapping[str | None, NDArray[Any]]) -> None:
             "adjacency must join nodes of the graph alone: there are as many as sizes says",
             "an edge of a node behind them",
         )
+
+
+def _fits(own: tuple[int, ...], shape: list[int | None]) -> bool:
+    """Return whether an array of the shape `own` has the wanted shape; None is any side."""
+    return len(own) == len(shape) and all(
+        wanted in (None, side) for wanted, side in zip(shape, own, strict=True)
+    )
 
 
 def _told(shape: Any) -> str:
