@@ -58,6 +58,17 @@ def test_a_file_that_changes_is_another_batch(project: Project, tmp_path: Path) 
     assert found(project, path).sources[0].identity() != before
 
 
+def test_a_file_named_twice_is_predicted_once_and_told(project: Project, tmp_path: Path) -> None:
+    place = tmp_path / "one.png"
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(place)
+    (tmp_path / "two.png").symlink_to(place)
+    settings = load_settings(project.params)
+    inputs = find_inputs(project, settings, VERSION, CARD, [str(tmp_path), str(place)])
+    assert sum(source.count for source in inputs.sources) == 1
+    (note,) = inputs.notes
+    assert note.startswith(f"{tmp_path / 'two.png'} and 1 more: the same file")
+
+
 def test_what_names_nothing_is_told(project: Project, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"Did you mean 'digits'"):
         found(project, Path("digts"))

@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -35,7 +37,7 @@ def test_nothing_starts_for_words_that_name_nothing(checkout: Path, run: Run) ->
         (["empty"], "The folder empty must hold pictures"),
         (["values.csv"], "Received: .csv"),
         (["digits", "--out", "values.csv/out.parquet"], "values.csv/out.parquet"),
-        (["digits", "--out", "values.csv"], "values.csv, which is no Parquet file"),
+        (["digits", "--out", "values.csv"], "values.csv, which is another file"),
         (["digits", "--out", "empty"], "empty/predictions.parquet"),
     ):
         told = run("chapterflow", "predict", "cnn", *words)
@@ -142,6 +144,11 @@ def test_a_place_for_the_result_that_takes_no_file(tmp_path: Path) -> None:
     for out in (tmp_path, tmp_path / "file/out.parquet", tmp_path / "pipe", Path("/proc/out")):
         with pytest.raises(ConfigError, match="--out must be"):
             check_out(out)
+    pq.write_table(pa.table({"mine": [1]}), tmp_path / "own.parquet")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    for out in ("own.parquet", "broken.parquet"):
+        with pytest.raises(ConfigError, match="which is another file"):
+            check_out(tmp_path / out)
     check_out(tmp_path / "file")
     check_out(tmp_path / "a/b/out.parquet")
     assert not (tmp_path / "a").exists()

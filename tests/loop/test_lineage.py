@@ -97,6 +97,13 @@ def damage_model(root: Path) -> None:
     path.write_bytes(content)
 
 
+def replace_model(root: Path) -> None:
+    """Put a whole archive in the place of the model, as a mix-up of files would."""
+    (path,) = (root / "mlruns/artifacts").rglob("*.keras")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("another", "model")
+
+
 def lose_run(root: Path) -> None:
     with sqlite3.connect(root / "mlruns/mlflow.db") as connection:
         connection.execute("UPDATE runs SET lifecycle_stage = 'deleted'")
@@ -134,6 +141,7 @@ def champion_nobody_judged(root: Path) -> None:
     [
         (lose_model, "model files"),
         (damage_model, "model files"),
+        (replace_model, "model files"),
         (lose_run, "run"),
         (lose_verdict, "validation"),
         (change_fingerprint, "fingerprint"),
@@ -221,6 +229,12 @@ def test_other_weights_pass_in_another_environment_alone(root: Path, tensorflow:
         weights[0].flat[0] += 1e-3
         model.set_weights(weights)
         model.save(path)
+        # As if these were the weights that were logged.
+        with sqlite3.connect(root / "mlruns/mlflow.db") as connection:
+            connection.execute(
+                "UPDATE logged_model_tags SET tag_value = ? WHERE tag_key = ?",
+                (hashlib.sha256(path.read_bytes()).hexdigest(), "chapterflow.model_sha256"),
+            )
         same = reproduce(root, "dnn", code=1)
         assert same["verdict"] == "differs"
         assert same["comparison"]["different_weights"] == 1
@@ -233,7 +247,9 @@ def test_other_weights_pass_in_another_environment_alone(root: Path, tensorflow:
         assert "keras 3.0.0 -> " in other["told"]
 
 
-@pytest.mark.parametrize(("broken", "named"), [(damage_model, "to load"), (lose_run, "no run")])
+@pytest.mark.parametrize(
+    ("broken", "named"), [(damage_model, "not the file that was logged"), (lose_run, "no run")]
+)
 def test_what_a_reproduction_needs_and_is_lost(
     root: Path, broken: Callable[[Path], None], named: str
 ) -> None:
@@ -243,6 +259,35 @@ def test_what_a_reproduction_needs_and_is_lost(
         assert told.returncode == 1
         assert named in told.stderr, told.stderr
         assert "not expected" not in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (lose_model, ["serve", "dnn/1", "--port", "0"]),
+        (replace_model, ["serve", "dnn/1", "--port", "0"]),
+        (lose_model, ["explain", "dnn/1", "digits:0"]),
+        (damage_model, ["predict", "dnn/1", "digits:0"]),
+    ],
+)
+def test_no_command_takes_another_file_for_the_model(
+    root: Path, broken: Callable[[Path], None], words: list[str]
+) -> None:
+    with kept(root, "mlruns"):
+        broken(root)
+        told = call(root, "chapterflow", *words)
+        assert told.returncode == 1
+        assert "keras" in told.stderr, told.stderr
+        assert "not expected" not in told.stderr
+
+
+def test_a_run_that_lost_its_model_is_not_reused(root: Path) -> None:
+    words = ["chapterflow", "run", "dnn", "--json", "--set", "models.dnn.epochs=2"]
+    with kept(root, "mlruns"):
+        for status, ruin in (("reused", lose_model), ("trained", lambda _: None)):
+            told = call(root, *words)
+            assert json.loads(told.stdout)["models"][0]["status"] == status, told.stderr
+            ruin(root)
 
 
 def test_what_is_not_there_is_told(root: Path) -> None:

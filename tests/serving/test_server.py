@@ -2,8 +2,13 @@
 
 import asyncio
 import json
+import re
+import signal
 import socket
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,12 +16,13 @@ from typing import Any
 import httpx
 import pytest
 
+from chapterflow.environment import Project
 from chapterflow.errors import ConfigError
 from chapterflow.serving import server
 from chapterflow.serving.requests import JSON, Reply
 from chapterflow.serving.server import application, bind
 from chapterflow.shipped.answers import DESCRIPTION
-from tests.conftest import HUNG
+from tests.conftest import HUNG, begin
 
 
 def test_connections_do_not_wait_for_acknowledgements() -> None:
@@ -52,6 +58,49 @@ def app(tmp_path: Path) -> Any:
     (tmp_path / DESCRIPTION).write_text(json.dumps(about))
     model = SimpleNamespace(metadata=SimpleNamespace(get_input_schema=lambda: None))
     return application(model, tmp_path, 100)
+
+
+#: A server whose model computes for an hour, and that does not wait as long for it as others do.
+ENDLESS = """
+import json, sys, time
+from pathlib import Path
+from types import SimpleNamespace
+from chapterflow.commands.serve import serve
+from chapterflow.serving import server
+folder = Path.cwd()
+(folder / "answers.json").write_text(json.dumps({"inputs": [], "lowest": None, "highest": None}))
+model = SimpleNamespace(metadata=SimpleNamespace(get_input_schema=lambda: None))
+version = SimpleNamespace(told=lambda: "a model")
+server.GRACE_SECONDS = 1
+server.load = lambda *_: server.Served(version, model, folder)
+def compute(*_):
+    print("computing", flush=True)
+    time.sleep(3600)
+server.answer = compute
+serve("model", port=0, max_mb=1)
+"""
+
+
+def test_a_computation_that_nobody_waits_for_keeps_no_server(project: Project) -> None:
+    process = begin(project.root, sys.executable, "-c", ENDLESS)
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        address = next(
+            found[0]
+            for line in process.stderr
+            if (found := re.search(r"http://127\.0\.0\.1:\d+/invocations", line))
+        )
+        with ThreadPoolExecutor(1) as pool:
+            post = partial(httpx.post, content="{}", headers={"Content-Type": JSON}, timeout=HUNG)
+            answer = pool.submit(post, address)
+            assert process.stdout.readline() == "computing\n"
+            process.send_signal(signal.SIGINT)
+            assert answer.result().status_code == 503
+        assert process.wait(timeout=HUNG) == 0
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_a_client_may_hang_up(app: Any) -> None:

@@ -18,6 +18,7 @@ from chapterflow.batch.inputs import (
     positions,
     refuse_files,
 )
+from chapterflow.batch.parts import RUN_KEY
 from chapterflow.batch.sources import Pictures, Unread, shown
 from chapterflow.data.card import CARD, DatasetCard, open_dataset, read_card
 from chapterflow.data.photo_files import EXTENSIONS, open_photo
@@ -66,10 +67,10 @@ def check_out(out: Path) -> None:
     if out.is_dir():
         raise ConfigError(f"--out must be a file, such as {out}/predictions.parquet. Received: the "
                           f"folder {out}")  # fmt: skip
-    if out.is_file() and out.stat().st_size and not _is_parquet(out):
+    if out.is_file() and out.stat().st_size and not _is_table(out):
         raise ConfigError(
-            f"--out must be a new file or an older table, which is replaced. Received: {out}, "
-            "which is no Parquet file"
+            "--out must be a new file or an older table of predictions, which is replaced. "
+            f"Received: {out}, which is another file"
         )
     if out.exists() and not out.is_file():
         raise ConfigError(f"--out must be a file. Received: {out}, a device or pipe")
@@ -191,9 +192,15 @@ def _check_files(files: Sequence[Path], card: DatasetCard, size: tuple[int, int]
     raise nothing_read(found.unread)
 
 
-def _is_parquet(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == b"PAR1"
+def _is_table(path: Path) -> bool:
+    """Tell whether a file is a result of `chapterflow predict`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return RUN_KEY.encode() in (pq.read_metadata(path).metadata or {})
+    except (pa.ArrowException, OSError):
+        return False
 
 
 def _is_text(name: str) -> bool:

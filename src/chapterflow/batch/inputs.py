@@ -127,13 +127,16 @@ def find_inputs(
     found = Inputs()
     files: list[str] = []
     seen: set[bytes] = set()
+    twice: list[str] = []
 
     def take(path: str) -> None:
         # Pictures that follow each other are one source, whose chunks are full.
         real = hashlib.blake2b(os.fsencode(os.path.realpath(path)), digest_size=16).digest()
-        if real not in seen:
-            seen.add(real)
-            files.append(path)
+        if real in seen:
+            twice.append(path)
+            return
+        seen.add(real)
+        files.append(path)
 
     def close() -> None:
         add_files(found, files, card, photo_size(settings, version))
@@ -158,6 +161,11 @@ def find_inputs(
         for path in wanted:
             take(path)
     close()
+    if twice:
+        found.notes.append(
+            f"{shown(twice[0])}{f' and {len(twice) - 1:,} more' if len(twice) > 1 else ''}: the "
+            "same file as another INPUT, or a link to it; predicted once."
+        )
     return found
 
 

@@ -24,6 +24,8 @@ PART_SECONDS, PART_BYTES = 5.0, 4_000_000
 GROUP_ROWS, GROUP_BYTES = 16_384, 8_000_000
 #: Parts of a batch that nobody went on with are removed after so long.
 KEPT_SECONDS = 7 * 24 * 3600
+#: Key of the result's metadata: the run in MLflow that wrote it.
+RUN_KEY = "chapterflow.run"
 #: Key of a part's metadata: what its chunks told besides rows.
 TOLD = b"chapterflow.part"
 

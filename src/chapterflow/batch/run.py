@@ -14,7 +14,7 @@ from chapterflow.batch.drift import Drift, Reference, overall
 from chapterflow.batch.early import check_out, nothing_read
 from chapterflow.batch.inputs import Inputs, find_inputs
 from chapterflow.batch.joined import Joined
-from chapterflow.batch.parts import Parts, put, remove_forgotten, write_result
+from chapterflow.batch.parts import RUN_KEY, Parts, put, remove_forgotten, write_result
 from chapterflow.batch.predict import is_labelled, predict_parts
 from chapterflow.batch.reference import read_reference
 from chapterflow.batch.sources import Unread
@@ -175,7 +175,7 @@ def _finish(
             lambda: {
                 "chapterflow.model_uri": f"models:/{version.uri()}",
                 "chapterflow.model_run": version.run_id,
-                "chapterflow.run": run_id,
+                RUN_KEY: run_id,
                 "chapterflow.inputs_sha256": joined.hash.hexdigest(),
                 "chapterflow.datasets": json.dumps(joined.datasets),
                 "chapterflow.version": version_of_package("chapterflow"),

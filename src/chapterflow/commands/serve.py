@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import Annotated
 
 import typer
@@ -32,4 +33,7 @@ def serve(
     listener = server.bind(port)
     say(f"Loading {model}")
     with contextlib.suppress(KeyboardInterrupt):  # also while it loads: nothing is lost
-        server.serve(server.load(project, settings, model), listener, max_mb * 1_000_000, say)
+        served = server.load(project, settings, model)
+        if not server.serve(served, listener, max_mb * 1_000_000, say):
+            # Python would wait for a computation that nobody waits for any more.
+            os._exit(0)

@@ -12,7 +12,7 @@ from chapterflow.data.card import open_dataset
 from chapterflow.environment import Project, load_tensorflow
 from chapterflow.errors import StoreError
 from chapterflow.lineage.agreement import Agreement, Verdict, compare_models
-from chapterflow.lineage.artifacts import model_file, read_json
+from chapterflow.lineage.artifacts import read_json
 from chapterflow.lineage.environment import Fact, changed_sources, facts
 from chapterflow.lineage.ledger import log_reproduction
 from chapterflow.lineage.recorded import Recorded, data_of, recorded_model
@@ -20,6 +20,7 @@ from chapterflow.lineage.reference import find_run
 from chapterflow.models.parts.base import Strict
 from chapterflow.records import Tell, silent
 from chapterflow.settings import Settings
+from chapterflow.tracking.registry import model_file
 from chapterflow.tracking.session import Session
 from chapterflow.training.history import EpochRecord
 
@@ -83,7 +84,7 @@ def reproduce(
         tell("look up", f"{version.told()}, run {run.info.run_id}")
         parts = read_json(run.info.run_id, "fingerprint.json")
         recorded = recorded_model(version, run, parts)
-        kept = model_file(version)
+        kept = model_file(session.client, version)
         found = facts(project, run.data.tags, parts)
         data, origin = data_of(project, recorded, temporary / "dvc", tell)
         made, seconds = _retrain(recorded, data, temporary, tell)

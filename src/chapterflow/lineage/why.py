@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from chapterflow.environment import Project
 from chapterflow.errors import StoreError
-from chapterflow.lineage.artifacts import model_file
 from chapterflow.lineage.evidence import evidence
 from chapterflow.lineage.gates import gates
 from chapterflow.lineage.reference import find
@@ -16,7 +15,7 @@ from chapterflow.lineage.tree import Lineage, Link, State
 from chapterflow.records import Tell, silent
 from chapterflow.settings import Settings
 from chapterflow.tracking import runs
-from chapterflow.tracking.registry import Version
+from chapterflow.tracking.registry import Version, model_file
 from chapterflow.tracking.session import Session
 
 if TYPE_CHECKING:
@@ -93,10 +92,12 @@ def _model_files(client: MlflowClient, version: Version) -> Link:
         if logged.source_run_id != version.run_id:
             told = f"{model_id} is of run {logged.source_run_id}, not of {version.run_id}"
             return Link(name="model files", told=told, state="broken")
-        file = model_file(version)
+        file = model_file(client, version)
         with zipfile.ZipFile(file) as archive:
             damaged = archive.testzip()
-    except (MlflowException, StoreError, zipfile.BadZipFile, OSError) as error:
+    except StoreError as error:
+        return Link(name="model files", told=str(error), state="broken")
+    except (MlflowException, zipfile.BadZipFile, OSError) as error:
         told = f"{model_id} is not in the store, or damaged: {error}"
         return Link(name="model files", told=told, state="broken")
     if damaged is not None:

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chapterflow import steps
@@ -30,6 +29,7 @@ from chapterflow.tracking.registry import (
     Version,
     find_version,
     holder,
+    model_folder,
 )
 from chapterflow.tracking.session import Session
 
@@ -211,11 +211,8 @@ def _judge(
 
 def _reloaded(version: Version) -> tuple[float | None, str]:
     """Return how far a fresh process's answers are from those logged; None, and why, without."""
-    import mlflow.artifacts
-
     try:
-        folder = Path(mlflow.artifacts.download_artifacts(f"models:/{version.uri()}"))
-        found = answers_elsewhere(folder)
+        found = answers_elsewhere(model_folder(version))
     except Exception as error:  # A store has many ways of not having a file.
         return None, str(error).partition("\n")[0]
     if not found.same_classes or not found.examples:

@@ -11,11 +11,11 @@ from chapterflow.data.card import Dataset, open_dataset
 from chapterflow.environment import Project, load_tensorflow
 from chapterflow.errors import ChapterflowError
 from chapterflow.lineage import git
-from chapterflow.lineage.artifacts import model_file, read_json
+from chapterflow.lineage.artifacts import read_json
 from chapterflow.models.parts.registry import get_model, model_names
 from chapterflow.promotion.trial import WITHDRAWN, Measured
 from chapterflow.tracking import runs
-from chapterflow.tracking.registry import Version, read_version
+from chapterflow.tracking.registry import Version, model_file, read_version
 from chapterflow.validation.verdict import Verdict as Validation
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _scored(
     from chapterflow.evaluation.evaluate import score
     from chapterflow.training.pipeline import sized_for
 
-    size = model_file(version).stat().st_size
+    size = model_file(client, version).stat().st_size
     model, _ = read_version(client, version)
     if version.model in model_names():
         entry = get_model(version.model)

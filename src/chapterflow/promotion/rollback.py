@@ -19,6 +19,7 @@ from chapterflow.tracking.registry import (
     Version,
     find_version,
     holder,
+    model_file,
 )
 
 if TYPE_CHECKING:
@@ -59,8 +60,6 @@ def roll_back(
         StoreError: If the files of the earlier champion are gone.
         PromotionRefused: If somebody else changed the champion meanwhile.
     """
-    from mlflow.exceptions import MlflowException
-
     with opened(project) as (client, ledger):
         find_version(client, model)  # A wrong name is told in the registry's words.
         champion = holder(client, model, CHAMPION)
@@ -69,13 +68,9 @@ def roll_back(
         past = ledger.entries(model)
         target = _target(client, champion, past, to)
         try:
-            if not client.list_logged_model_artifacts(target.source.rpartition("/")[2]):
-                raise StoreError(f"The files of {target.uri()} are gone; nothing was changed.")
-        except (MlflowException, OSError) as error:
-            raise StoreError(
-                f"The files of {target.uri()} cannot be read; nothing was changed. "
-                f"Received: {error}"
-            ) from None
+            model_file(client, target)
+        except StoreError as error:
+            raise StoreError(f"{error}. Nothing was changed.") from None
         reason = reason or "no reason was given"
         entry = ledger.open(
             "rolled back",

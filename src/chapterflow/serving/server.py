@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,13 @@ from chapterflow.errors import ConfigError, StoreError
 from chapterflow.serving.requests import JSON, Refusal, Reply, answer
 from chapterflow.settings import Settings
 from chapterflow.shipped.answers import DESCRIPTION, Inputs
-from chapterflow.tracking.registry import CHAMPION, Version, find_version
+from chapterflow.tracking.registry import (
+    CHAMPION,
+    Version,
+    find_version,
+    model_file,
+    model_folder,
+)
 from chapterflow.tracking.session import Session
 
 if TYPE_CHECKING:
@@ -60,23 +67,17 @@ def load(project: Project, settings: Settings, reference: str) -> Served:
         StoreError: If its files are not there, or it was logged before models had answers.
     """
     import mlflow
-    from mlflow.exceptions import MlflowException
 
     with Session(project, settings) as session:
         version = find_version(session.client, reference, default=CHAMPION)
-        address = f"models:/{version.name}/{version.number}"
-        try:
-            folder = Path(mlflow.artifacts.download_artifacts(address))
-        except (MlflowException, OSError) as error:
-            raise StoreError(
-                f"The files of {version.uri()} are not in the tracking store. Received: {error}"
-            ) from None
+        folder = model_folder(version)
         if not (folder / DESCRIPTION).is_file():
             raise StoreError(
                 f"A served model must say what it answers. Received: {version.told()}, which was "
                 f"logged without {DESCRIPTION}. `chapterflow run {version.model} --force` trains "
                 "and logs it anew"
             )
+        model_file(session.client, version, folder)
         load_tensorflow()
         model = mlflow.pyfunc.load_model(str(folder), suppress_warnings=True)
     model.predict(model.input_example)
@@ -102,12 +103,18 @@ def application(model: Any, folder: Path, max_bytes: int) -> FastAPI:
     inputs = Inputs(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")))
     # FastAPI's own pages would load their scripts from elsewhere.
     app = FastAPI(openapi_url=None)
+    # Not asyncio's own pool, for whose threads the event loop would wait at its end.
+    pool = ThreadPoolExecutor(thread_name_prefix="answer")
+    app.state.computing = computing = set[Future[Reply]]()
 
     async def invocations(request: Request) -> Response:
         kind = request.headers.get("content-type")
         try:
             body = await _body(request, max_bytes)
-            reply = await asyncio.to_thread(answer, model, inputs, body, kind)
+            future = pool.submit(answer, model, inputs, body, kind)
+            computing.add(future)
+            future.add_done_callback(computing.discard)
+            reply = await asyncio.wrap_future(future)
         except Refusal as refusal:
             reply = refusal.reply
         except asyncio.CancelledError:
@@ -176,13 +183,17 @@ def serve(
     listener: socket.socket,
     max_bytes: int,
     tell: Callable[[str], None],
-) -> None:
+) -> bool:
     """Answer requests until SIGINT or SIGTERM; requests under way are answered first.
 
     Args:
         listener: Of `bind`.
         max_bytes: Largest body of a request.
         tell: Told the address, and how to ask this model, once it answers.
+
+    Returns:
+        Whether all computations have ended; a client whose answer took too long was told so, but a
+        thread cannot be stopped.
     """
     import psutil
     import uvicorn
@@ -216,3 +227,4 @@ def serve(
         pass  # uvicorn has shut down, and hands the signal on
     finally:
         listener.close()
+    return not app.state.computing

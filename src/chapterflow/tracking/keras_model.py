@@ -9,8 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from chapterflow.data.card import DatasetCard
+from chapterflow.data.card import DatasetCard, sha256_file
 from chapterflow.errors import StoreError
+from chapterflow.tracking.runs import MODEL_SHA256
 from chapterflow.tracking.shipping import description, output_schema, requirements, ship
 
 if TYPE_CHECKING:
@@ -63,10 +64,13 @@ def log_keras_model(
         # mlflow.keras writes the input example before it makes the folder, and fails.
         Path(path).mkdir(parents=True)
         mlflow.keras.save_model(path=path, **options)
+        (file,) = Path(path).rglob("*.keras")
+        written[MODEL_SHA256] = sha256_file(file)
         if about is not None:
             ship(Path(path), options["mlflow_model"], model, about, input_example)
 
     client = MlflowClient()
+    written: dict[str, str] = {}
     run = client.get_run(run_id)
     # Left to `Model.log`, it would belong to the active experiment instead of the run's.
     logged = client.create_logged_model(
@@ -93,6 +97,7 @@ def log_keras_model(
             # It would load and run the model once more, and print Keras's progress bars.
             validate_serving_input=False,
         )
+        client.set_logged_model_tags(logged.model_id, written)
     except BaseException as error:
         client.delete_logged_model(logged.model_id)
         if not isinstance(error, Exception):

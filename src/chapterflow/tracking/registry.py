@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chapterflow.data.card import DatasetCard
+from chapterflow.data.card import DatasetCard, sha256_file
 from chapterflow.errors import ConfigError, StoreError
 from chapterflow.models.parts.registry import model_names
 from chapterflow.settings import nearest
-from chapterflow.tracking.runs import MODEL
+from chapterflow.tracking.runs import MODEL, MODEL_SHA256
 
 if TYPE_CHECKING:
     import keras
@@ -138,22 +138,55 @@ def read_version(client: MlflowClient, version: Version) -> tuple[keras.Model, D
     """Return the model of a version, and the card of the data that it learnt.
 
     Raises:
-        StoreError: If its files are not in the store, or not those of a model of this project.
+        StoreError: If its files are not in the store, or not those that were logged.
+    """
+    from chapterflow.training.pipeline import load_model
+
+    card = card_of(client, version)
+    return load_model(model_file(client, version)), card
+
+
+def model_folder(version: Version) -> Path:
+    """Return the folder of a version's files, on this machine.
+
+    Raises:
+        StoreError: If they are not in the store.
     """
     import mlflow.artifacts
     from mlflow.exceptions import MlflowException
 
-    from chapterflow.training.pipeline import load_model
-
-    card = card_of(client, version)
     try:
-        folder = Path(
-            mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.number}")
-        )
+        return Path(mlflow.artifacts.download_artifacts(version.source))
     except (MlflowException, OSError) as error:
         raise _lost(version, error) from None
-    (file,) = folder.rglob("*.keras")
-    return load_model(file), card
+
+
+def model_file(client: MlflowClient, version: Version, folder: Path | None = None) -> Path:
+    """Return the `.keras` file of a version, on this machine: the one that was logged.
+
+    Args:
+        folder: That of the version's files, where it is known.
+
+    Raises:
+        StoreError: If it is not in the store, or another one is there.
+    """
+    from mlflow.exceptions import MlflowException
+
+    files = list((folder or model_folder(version)).rglob("*.keras"))
+    if len(files) != 1:
+        raise _lost(version, "no .keras file" if not files else f"{len(files)} .keras files")
+    try:
+        logged = client.get_logged_model(version.source.rpartition("/")[2]).tags.get(MODEL_SHA256)
+    except MlflowException as error:
+        raise _lost(version, error) from None
+    # None of a model that was logged before hashes were.
+    if logged is not None and (found := sha256_file(files[0])) != logged:
+        raise StoreError(
+            f"{files[0].name} of {version.uri()} is not the file that was logged: it was damaged "
+            f"or replaced. Received: SHA-256 {found[:12]}, logged was {logged[:12]}. "
+            f"`chapterflow run {version.model} --force` makes another version"
+        )
+    return files[0]
 
 
 def card_of(client: MlflowClient, version: Version) -> DatasetCard:
@@ -171,7 +204,7 @@ def card_of(client: MlflowClient, version: Version) -> DatasetCard:
     return DatasetCard.model_validate_json(card.read_text(encoding="utf-8"))
 
 
-def _lost(version: Version, error: Exception) -> StoreError:
+def _lost(version: Version, error: Exception | str) -> StoreError:
     return StoreError(
         f"The files of {version.uri()} are not in the tracking store. Received: {error}"
     )

@@ -26,6 +26,7 @@ KIND = "chapterflow.kind"  # `model`: one model's run; `flow`: a flow over sever
 FINGERPRINT = "chapterflow.fingerprint"
 MODEL = "chapterflow.model"
 MODEL_VERSION = "chapterflow.model_version"
+MODEL_SHA256 = "chapterflow.model_sha256"  # of a logged model: its `.keras` file as it was logged
 DATASET = "chapterflow.dataset"
 PROFILE = "chapterflow.profile"
 TEST_DIGEST = "chapterflow.test_digest"
@@ -218,10 +219,12 @@ def _is_whole(client: MlflowClient, run: Run) -> bool:
         artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
         version = client.get_model_version(run.data.tags[MODEL], run.data.tags[MODEL_VERSION])
         model_id = str(version.source).rpartition("/")[2]
-        files = client.list_logged_model_artifacts(model_id)
+        # Listed, not fetched: the store may be far away.
+        files = {item.path for item in client.list_logged_model_artifacts(model_id, "data")}
     except (MlflowException, OSError, KeyError):
         return False
-    return {EVALUATION, PREDICTIONS, EXPLAIN} <= artifacts and len(files) > 0
+    whole = any(name.endswith(".keras") for name in files)
+    return whole and {EVALUATION, PREDICTIONS, EXPLAIN} <= artifacts
 
 
 def finished_model_runs(client: MlflowClient, experiment_id: str, profile: str) -> list[Run]:
