@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from chapterflow import steps
 from chapterflow.config import load_settings
-from chapterflow.data.card import Dataset, DatasetCard, open_dataset, shape_text
+from chapterflow.data.build import open_whole
+from chapterflow.data.card import Dataset, DatasetCard, shape_text
 from chapterflow.data.photo_files import open_photo
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError, DataError
@@ -56,9 +57,10 @@ def dataset_for(
 
     Raises:
         ConfigError: If it is of another kind, or has other classes or another shape.
+        DataError: If its files are not what its card says.
     """
     steps.prepare(project, settings, name, tell=tell)
-    dataset = open_dataset(project.data / name)
+    dataset = open_whole(project.data / name)
     fits(version, card, dataset.card)
     if version.model in model_names():
         from chapterflow.training.pipeline import sized_for

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chapterflow.data.build import ensure_dataset, verify_dataset
+from chapterflow.data.build import ensure_dataset, refuse_damage, verify_dataset
 from chapterflow.data.card import CARD, open_dataset, read_card
 from chapterflow.data.versioning import can_version, data_version, record_version
 from chapterflow.environment import Project, held, load_tensorflow
-from chapterflow.errors import DataError, ValidationFailed
+from chapterflow.errors import ValidationFailed
 from chapterflow.models.parts.registry import get_model
 from chapterflow.overall import compare, current_runs, report
 from chapterflow.records import Outcome, Prepared, Tell, Trained, silent
@@ -139,10 +139,7 @@ def validate(
         verdict.raise_for_failure()
     except ValidationFailed as failure:
         raise ValidationFailed(f"{failure}\n  All of it on one page: {out / PAGE}") from None
-    if damage:
-        raise DataError(
-            "\n".join(damage) + f"\nDelete {folder} and run `chapterflow data fetch` to restore it."
-        )
+    refuse_damage(folder, damage)
     return verdict
 
 

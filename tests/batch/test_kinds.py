@@ -13,9 +13,9 @@ from chapterflow.batch.inputs import find_inputs
 from chapterflow.batch.parts import Parts
 from chapterflow.batch.predict import predict_parts
 from chapterflow.config import load_settings
-from chapterflow.data.card import Dataset, open_dataset
+from chapterflow.data.card import Dataset, DatasetCard, open_dataset
 from chapterflow.environment import Project
-from chapterflow.errors import ConfigError
+from chapterflow.errors import ConfigError, DataError
 from chapterflow.fitted import GRAPHS, example_shape, fits, photo_size
 from chapterflow.models.parts.base import with_softmax
 from chapterflow.models.parts.registry import get_model
@@ -118,6 +118,31 @@ def test_a_split_of_a_dataset_is_answered_as_in_evaluation(project: Project, kin
     np.testing.assert_allclose(answers(whole)[test], answers(table), rtol=1e-4, atol=1e-5)
     one = batch.table(f"{batch.name}:{test[3]}")
     np.testing.assert_allclose(answers(one), answers(table)[3:4], rtol=1e-4, atol=1e-5)
+
+
+def test_examples_that_the_model_learnt_are_told(project: Project) -> None:
+    batch = Batch(project, "volumes")
+    learnt, other = batch.dataset.card, batch.dataset.card.model_copy(update={"title": "another"})
+
+    def notes(card: DatasetCard, given: str) -> list[str]:
+        return find_inputs(project, batch.settings, batch.version, card, [given]).notes
+
+    counts = learnt.counts
+    (note,) = notes(learnt, batch.name)
+    assert f"{counts['train']:,} of {sum(counts.values()):,} examples are of the train" in note
+    assert notes(learnt, f"{batch.name}:test") == []
+    (note,) = notes(other, f"{batch.name}:test")
+    assert "is another one than the model learnt" in note
+
+
+def test_a_damaged_dataset_is_refused(project: Project) -> None:
+    batch = Batch(project, "volumes")
+    file = project.data / batch.name / "labels.npy"
+    content = file.read_bytes()
+    file.chmod(0o644)
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(DataError, match=r"labels\.npy: content changed"):
+        batch.table(f"{batch.name}:test")
 
 
 def files_of(batch: Batch, kind: str, folder: Path) -> Sequence[Path]:

@@ -148,7 +148,9 @@ def find_inputs(
             tell("read", f"dataset {one.word}")
             name, part = one.dataset
             dataset = dataset_for(project, settings, version, name, card, tell=tell)
-            found.sources.append(DatasetPart(dataset, positions(dataset, part)))
+            chosen = positions(dataset, part)
+            found.sources.append(DatasetPart(dataset, chosen))
+            found.notes.extend(_learnt(dataset, chosen, card))
             continue
         refuse_files(card, version, one.word)
         if one.sort == "file":
@@ -167,6 +169,21 @@ def find_inputs(
             "same file as another INPUT, or a link to it; predicted once."
         )
     return found
+
+
+def _learnt(dataset: Dataset, chosen: NDArray[np.intp], card: DatasetCard) -> list[str]:
+    """Return a note on examples that the model learnt from, or may have: few of them are wrong."""
+    name = dataset.card.name
+    if dataset.card.digest == card.digest:
+        count = int(np.isin(chosen, dataset.indices("train")).sum())
+        return [
+            f"{name}: {count:,} of {len(chosen):,} examples are of the train split, which the "
+            "model learnt; its answers to them say little."
+        ] * bool(count)
+    return [
+        f"data/{name} is another one than the model learnt, which may have had some of these "
+        "examples for training."
+    ] * (name == card.name)
 
 
 def refuse_files(card: DatasetCard, version: Version, word: str) -> None:

@@ -13,9 +13,11 @@ from filelock import FileLock
 from chapterflow.data.card import (
     CARD,
     SPLITS,
+    Dataset,
     DatasetCard,
     FileRecord,
     kind_class,
+    open_dataset,
     read_array,
     read_card,
     sha256_file,
@@ -100,6 +102,28 @@ def verify_dataset(folder: Path) -> list[str]:
     strangers = here - {CARD, *card.files}
     faults.extend(f"{folder / name}: not on the card." for name in sorted(strangers))
     return faults
+
+
+def open_whole(folder: Path) -> Dataset:
+    """Open a dataset, every file of it checked against its card.
+
+    Raises:
+        DataError: If one of them is not what the card says.
+    """
+    refuse_damage(folder, verify_dataset(folder))
+    return open_dataset(folder)
+
+
+def refuse_damage(folder: Path, damage: list[str]) -> None:
+    """Refuse a dataset with faults, of `verify_dataset`, and say what helps.
+
+    Raises:
+        DataError: If there are any.
+    """
+    if damage:
+        raise DataError(
+            "\n".join(damage) + f"\nDelete {folder} and run `chapterflow data fetch` to restore it."
+        )
 
 
 def _publish(

@@ -36,14 +36,15 @@ def print_predicted(console: Console, done: Mapping[str, Any]) -> None:
         )
     console.print(table)
     told = [
-        f"{done['examples']:,} examples predicted by {done['model']} in {done['seconds']:.1f} s"
+        f"{_counted(done['examples'], 'example')} predicted by {done['model']} "
+        f"in {done['seconds']:.1f} s"
         + (f", {done['resumed']:,} of them before an interruption" if done["resumed"] else "")
         + "."
     ]
     if done["labelled"]:
         told.append(f"{done['correct']:,} of {done['labelled']:,} with a known class are right.")
     if done["skipped"]:
-        told.append(f"{len(done['skipped']):,} files of another sort were passed over.")
+        told.append(f"Passed over: {_counted(len(done['skipped']), 'file')} of another sort.")
     told += done["notes"]
     told.append(f"Table: {done['out']}. Run {done['run_id']} in MLflow has the rest.")
     for line in told:
@@ -56,7 +57,7 @@ def unreadable_lines(done: Mapping[str, Any]) -> list[str]:
     if not lost:
         return []
     count = sum(one["count"] for one in lost)
-    lines = [f"{count:,} inputs could not be read:"]
+    lines = [f"{_counted(count, 'input')} could not be read:"]
     lines += [f"  {one['input']}: {one['reason']}" for one in lost[:NAMED]]
     if len(lost) > NAMED:
         lines.append(f"  and {len(lost) - NAMED:,} more; unreadable.json of the run has all.")
@@ -76,6 +77,10 @@ def drift_markdown(done: Mapping[str, Any]) -> str:
         for one in done["figures"]
     ]
     return "\n".join(lines) + "\n"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _number(value: float | None) -> str:
