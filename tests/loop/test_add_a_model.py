@@ -148,3 +148,7 @@ def test_a_broken_file_is_told_with_its_place(guided: Path, old: str, new: str, 
     told = call(guided, "chapterflow", "run", "resnet")
     assert told.returncode == 2
     assert said in told.stderr
+    # What is in the registry can be rolled back and served all the same.
+    for words in (["rollback", "vgg"], ["serve", "vgg", "--port", "0"], ["why", "vgg"]):
+        told = call(guided, "chapterflow", *words)
+        assert "No version of vgg is registered yet" in told.stderr, told.stderr

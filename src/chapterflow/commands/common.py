@@ -31,14 +31,21 @@ def say(message: str, style: str = "") -> None:
 
 
 def start(
-    profile: str | None = None, overrides: list[str] | None = None
+    profile: str | None = None, overrides: list[str] | None = None, *, models: bool = True
 ) -> tuple[Project, Settings]:
-    """Return the project that the command runs in, ready for use, and its settings."""
+    """Return the project that the command runs in, ready for use, and its settings.
+
+    Args:
+        models: Whether the command needs the blocks of models (`load_settings`).
+    """
     project = find_project()
     configure(project)
     from chapterflow.config import load_settings
 
-    return project, load_settings(project.params, profile=profile, overrides=overrides or [])
+    settings = load_settings(
+        project.params, profile=profile, overrides=overrides or [], models=models
+    )
+    return project, settings
 
 
 def print_json(document: Any) -> None:

@@ -18,7 +18,7 @@ def why(
     Run, data, validation, source code and gates. Each link is checked; where one is broken, the
     exit code is 1. NAME alone is the champion, or else its challenger.
     """
-    project, settings = start()
+    project, settings = start(models=False)
     from chapterflow.lineage.printed import print_lineage
     from chapterflow.lineage.why import why as find_out
     from chapterflow.report import progress as live
@@ -49,7 +49,7 @@ def reproduce(
     The exit code is 0 where the weights are the same bit for bit, or where another environment
     gives answers that agree.
     """
-    project, settings = start()
+    project, settings = start(models=False)
     from chapterflow.lineage.printed import print_reproduction
     from chapterflow.lineage.reproduce import reproduce as make_again
     from chapterflow.report import progress as live

@@ -22,7 +22,7 @@ def ui(
 
     Ctrl-C ends it.
     """
-    project, settings = start()
+    project, settings = start(models=False)
     from chapterflow.tracking.session import Session
     from chapterflow.tracking.ui import serve_ui
 

@@ -90,7 +90,7 @@ def rollback(
     The ledger keeps the reason. The version that lost it is not promoted again, unless with
     `promote --reinstate`.
     """
-    project, _ = start()
+    project, _ = start(models=False)
     from chapterflow.promotion.rollback import roll_back
     from chapterflow.report.progress import console
 
@@ -116,7 +116,7 @@ def history(
     model: Annotated[str, typer.Argument(help="Registered model.")], as_json: JsonOption = False
 ) -> None:
     """Show who promoted, refused or rolled back what, when and why."""
-    project, _ = start()
+    project, _ = start(models=False)
     from chapterflow.promotion.ledger import history as entries
     from chapterflow.promotion.page import print_history
     from chapterflow.report.progress import console

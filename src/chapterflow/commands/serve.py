@@ -27,7 +27,7 @@ def serve(
 
     Raw values in; class, label and probabilities out. Ctrl-C ends it.
     """
-    project, settings = start()
+    project, settings = start(models=False)
     from chapterflow.serving import server
 
     listener = server.bind(port)

@@ -23,6 +23,7 @@ def load_settings(
     profile: str | None = None,
     overrides: Sequence[str] = (),
     own: Mapping[str, dict[str, Any]] | None = None,
+    models: bool = True,
 ) -> Settings:
     """Read, override and check `params.yaml`, and the user's own datasets beside it.
 
@@ -31,6 +32,8 @@ def load_settings(
         own: Own datasets and roles, in place of those of `datasets.yaml`.
         profile: Active profile, in place of the file's.
         overrides: `path=value` strings, as `--set` takes them.
+        models: Whether the blocks of models are read. Who needs none of them is not stopped by one
+            that is broken.
 
     Raises:
         ConfigError: One line for each fault, with the path of the key, the value received, and the
@@ -42,15 +45,15 @@ def load_settings(
     if profile is not None:
         document["profile"] = profile
     faults: list[str] = []
-    blocks = document.get("models")
-    models: dict[str, dict[Profile, ModelParams]] = {}
+    blocks = document.get("models") if models else {}
+    params: dict[str, dict[Profile, ModelParams]] = {}
     if isinstance(blocks, dict):
         for name, block in blocks.items():
-            models[str(name)] = _model_params(str(name), block, faults)
+            params[str(name)] = _model_params(str(name), block, faults)
     elif "models" in document:
         faults.append(f"models: must be a mapping of model names. Received: {blocks!r}")
     try:
-        settings = Settings.model_validate(document | {"models": models})
+        settings = Settings.model_validate(document | {"models": params})
     except ValidationError as error:
         faults.extend(explained(error, Settings))
         raise ConfigError("\n".join(faults)) from None

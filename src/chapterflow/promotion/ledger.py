@@ -212,7 +212,7 @@ class Ledger:
 @contextmanager
 def opened(project: Project) -> Iterator[tuple[MlflowClient, Ledger]]:
     """Open a project's store, with its ledger."""
-    settings = load_settings(project.params)
+    settings = load_settings(project.params, models=False)
     with Session(project, settings) as session:
         yield session.client, Ledger(project, session.client, settings.tracking.experiment)
 
