@@ -161,7 +161,7 @@ def _judge(
     tell("promote", f"scoring {version.uri()}")
     challenger = measure(project, settings, client, version, data)
     problems = dict(challenger.problems) | ({"reload": problem} if problem else {})
-    held_against, without = None, f"there is no {request.alias}"
+    held_against, without = None, f"no version is {request.alias} yet"
     if champion is not None:
         tell("promote", f"scoring {champion.told()}")
         held_against = measure(project, settings, client, champion, data)

@@ -78,6 +78,6 @@ class Trial:
     resamples: int = 2000
     seed: int = 0
     superiority: bool = False
-    without: str = "there is no champion"
+    without: str = "no version is champion yet"
     allow_dirty: bool = False
     reinstate: bool = False
