@@ -114,6 +114,18 @@ def test_of_two_promotions_at_once_one_wins_and_rolling_back_undoes_it(root: Pat
         "14 of 15 gates passed; shut: unchanged",
     }
 
+    (source,) = stores.query(
+        root / "mlruns/mlflow.db",
+        "SELECT source FROM model_versions WHERE name = 'dnn' AND version = 1",
+    )[0]
+    (file,) = (root / "mlruns/artifacts").glob(f"*/models/{source.rpartition('/')[2]}/**/*.keras")
+    content = file.read_bytes()
+    file.write_bytes(content[:1000])
+    damaged = call(root, "chapterflow", "rollback", "dnn")
+    assert (damaged.returncode, "Nothing was changed" in damaged.stderr) == (1, True)
+    assert aliases(root, "dnn") == {"champion": 2, "previous-champion": 1}
+    file.write_bytes(content)
+
     back = call(root, "chapterflow", "rollback", "dnn", "--reason", "slow on the kiosk")
     assert back.returncode == 0, back.stderr
     assert "dnn/1 is dnn@champion again, in place of dnn/2" in back.stdout

@@ -176,14 +176,17 @@ def _learnt(dataset: Dataset, chosen: NDArray[np.intp], card: DatasetCard) -> li
     name = dataset.card.name
     if dataset.card.digest == card.digest:
         count = int(np.isin(chosen, dataset.indices("train")).sum())
+        if count:
+            return [
+                f"{name}: {count:,} of {len(chosen):,} examples are of the train split, which the "
+                "model learnt; its answers to them say little."
+            ]
+    elif name == card.name:
         return [
-            f"{name}: {count:,} of {len(chosen):,} examples are of the train split, which the "
-            "model learnt; its answers to them say little."
-        ] * bool(count)
-    return [
-        f"data/{name} is another one than the model learnt, which may have had some of these "
-        "examples for training."
-    ] * (name == card.name)
+            f"data/{name} is another one than the model learnt, which may have had some of these "
+            "examples for training."
+        ]
+    return []
 
 
 def refuse_files(card: DatasetCard, version: Version, word: str) -> None:

@@ -15,7 +15,7 @@ from chapterflow.lineage.artifacts import read_json
 from chapterflow.models.parts.registry import get_model, model_names
 from chapterflow.promotion.trial import WITHDRAWN, Measured
 from chapterflow.tracking import runs
-from chapterflow.tracking.registry import Version, model_file, read_version
+from chapterflow.tracking.registry import Version, model_file
 from chapterflow.validation.verdict import Verdict as Validation
 
 if TYPE_CHECKING:
@@ -126,10 +126,10 @@ def _scored(
 ) -> Measured:
     load_tensorflow()
     from chapterflow.evaluation.evaluate import score
-    from chapterflow.training.pipeline import sized_for
+    from chapterflow.training.pipeline import load_model, sized_for
 
-    size = model_file(client, version).stat().st_size
-    model, _ = read_version(client, version)
+    file = model_file(client, version)
+    size, model = file.stat().st_size, load_model(file)
     if version.model in model_names():
         entry = get_model(version.model)
         params = read_json(run.info.run_id, "fingerprint.json")["params"]
