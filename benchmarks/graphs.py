@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, median, pstdev
 
-from chapterflow.config import load_settings
+from chapterflow.config.load import load_settings
 from chapterflow.data.build import ensure_dataset
-from chapterflow.data.card import Dataset, open_dataset
 from chapterflow.environment import Project, configure, find_project, load_tensorflow
-from chapterflow.models.parts.base import ModelParams
-from chapterflow.models.parts.registry import get_model
+from chapterflow.kinds.dataset import Dataset, open_dataset
+from chapterflow.models.base import ModelParams
+from chapterflow.models.catalog import get_model
 
 VARIANTS: dict[str, dict[str, str]] = {
     "gcn, mean readout": {"convolution": "gcn", "readout": "mean"},
@@ -40,7 +40,9 @@ def main(words: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
 
         def dataset(name: str) -> Dataset:
-            ensure_dataset(Project(Path(folder)), settings, name, on_progress=lambda *_: None)
+            ensure_dataset(
+                Project(Path(folder)), name, settings.datasets[name], on_progress=lambda *_: None
+            )
             return open_dataset(Path(folder) / "data" / name)
 
         if chosen.only != "cora":
@@ -50,7 +52,7 @@ def main(words: list[str] | None = None) -> None:
 
 
 def _mutag(params: ModelParams, dataset: Dataset, folds: int, seed: int) -> None:
-    from chapterflow.training.cross_validation import cross_validate
+    from chapterflow.training.folds import cross_validate
 
     print(f"mutag, {folds}-fold cross-validation, {params.epochs} epochs, seed {seed}")
     print(f"{'':30} {'inner protocol':17} {'gin protocol':17} seconds  CPU seconds")

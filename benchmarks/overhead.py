@@ -13,12 +13,12 @@ from statistics import median
 
 import numpy as np
 
-from chapterflow.config import load_settings
+from chapterflow.config.load import load_settings
 from chapterflow.data.build import ensure_dataset
-from chapterflow.data.card import Dataset, open_dataset
 from chapterflow.environment import Project, configure, find_project, load_tensorflow
-from chapterflow.models.parts.base import ModelParams
-from chapterflow.models.parts.registry import get_model
+from chapterflow.kinds.dataset import Dataset, open_dataset
+from chapterflow.models.base import ModelParams
+from chapterflow.models.catalog import get_model
 
 PAIRS = 3
 
@@ -30,7 +30,12 @@ def main() -> None:
     load_tensorflow()
     settings = load_settings(project.params)
     with tempfile.TemporaryDirectory() as folder:
-        ensure_dataset(Project(Path(folder)), settings, "digits", on_progress=lambda *_: None)
+        ensure_dataset(
+            Project(Path(folder)),
+            "digits",
+            settings.datasets["digits"],
+            on_progress=lambda *_: None,
+        )
         dataset = open_dataset(Path(folder) / "data" / "digits")
         params = settings.params("cnn").model_copy(update={"patience": None})
         ratios, accuracies = [], []

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import requests
 
-from chapterflow.data.card import open_dataset
 from chapterflow.environment import Project, configure, find_project, load_tensorflow
+from chapterflow.kinds.dataset import open_dataset
 
 CLI = [sys.executable, "-m", "chapterflow.cli"]
 #: Seconds that a server may take until it answers.

@@ -8,11 +8,11 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.utilities.annotations import quote
 
-from chapterflow.batch.run import Predicted, batch_predict
-from chapterflow.config import load_settings
+from chapterflow.config.load import load_settings
+from chapterflow.config.settings import Profile, Settings
 from chapterflow.environment import configure, find_project
-from chapterflow.report.predicted import drift_markdown
-from chapterflow.settings import Profile, Settings
+from chapterflow.predict.batch import Predicted, batch_predict
+from chapterflow.predict.drift import drift_markdown
 from pipelines.chapter import telling
 from pipelines.housekeeping import end_dead_flow_runs, sign_flow_run
 
@@ -52,7 +52,7 @@ def batch(
         overrides: `path=value` changes of `params.yaml` for this run.
 
     Returns:
-        The fields of `chapterflow.batch.run.Predicted`.
+        The fields of `chapterflow.predict.batch.Predicted`.
 
     Raises:
         ConfigError: If the model, an input or the place of the result is not there.

@@ -11,17 +11,18 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.utilities.annotations import quote
 
-from chapterflow import steps
-from chapterflow.config import load_settings
+from chapterflow.config.load import load_settings
+from chapterflow.config.settings import Profile, Settings
 from chapterflow.environment import Project, configure, find_project
 from chapterflow.errors import ChapterflowError, FetchError, StoreUnavailable, told
-from chapterflow.models.parts.registry import FOLDER
-from chapterflow.records import Comparison, Outcome, Prepared, Tell, Trained
-from chapterflow.report.progress import tell_about
-from chapterflow.report.tables import differences_markdown, results_markdown
-from chapterflow.settings import Profile, Settings
+from chapterflow.loop import steps
+from chapterflow.loop.progress import tell_about
+from chapterflow.loop.tables import differences_markdown, results_markdown
+from chapterflow.models.catalog import FOLDER
+from chapterflow.tracking.records import Comparison, Outcome, Prepared, Trained
 from chapterflow.tracking.runs import end_dead_runs
 from chapterflow.tracking.session import Session
+from chapterflow.types import Tell
 from chapterflow.validation.verdict import Verdict
 from pipelines.housekeeping import end_dead_flow_runs, sign_flow_run
 

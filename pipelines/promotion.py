@@ -9,13 +9,13 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.utilities.annotations import quote
 
-from chapterflow.config import load_settings
+from chapterflow.config.load import load_settings
+from chapterflow.config.settings import Profile, Settings
 from chapterflow.environment import configure, find_project
 from chapterflow.errors import ChapterflowError
-from chapterflow.promotion.judging import Judged, NothingToJudge, Request, judge_request
-from chapterflow.promotion.promote import carry_out
-from chapterflow.promotion.verdict import Verdict
-from chapterflow.settings import Profile, Settings
+from chapterflow.registry.judge import Judged, NothingToJudge, Request, judge_request
+from chapterflow.registry.promote import carry_out
+from chapterflow.registry.verdict import Verdict
 from pipelines.chapter import error_of, telling
 from pipelines.housekeeping import end_dead_flow_runs, sign_flow_run
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chapterflow.data.card import SPLITS, Dataset, DatasetCard
-from chapterflow.data.kinds import images
+from chapterflow.kinds import images
+from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard
 
 
 class Watched:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chapterflow.data.card import CARD, SPLITS, Dataset, DatasetCard, open_dataset
-from chapterflow.data.graph_arrays import NO_SPLIT, both_ways, offsets
-from chapterflow.models.parts.base import Kind
+from chapterflow.kinds.dataset import CARD, SPLITS, Dataset, DatasetCard, open_dataset
+from chapterflow.kinds.edges import NO_SPLIT, both_ways, offsets
+from chapterflow.models.base import Kind
 
 
 def ring(nodes: int, skip: int) -> NDArray[np.int32]:

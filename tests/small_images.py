@@ -6,14 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chapterflow.data.card import (
-    SPLITS,
-    Dataset,
-    DatasetCard,
-    FileRecord,
-    open_dataset,
-    sha256_file,
-)
+from chapterflow.files import sha256_file
+from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, FileRecord, open_dataset
 
 
 def write_images(

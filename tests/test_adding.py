@@ -6,14 +6,13 @@ from typing import Any
 import pytest
 import yaml
 
-from chapterflow import steps
-from chapterflow.adding import add_dataset, check_name
-from chapterflow.config import load_settings
-from chapterflow.data.add import Wish, build_block
+from chapterflow.config.load import load_settings
 from chapterflow.data.build import verify_dataset
-from chapterflow.data.card import read_card
 from chapterflow.environment import Project
 from chapterflow.errors import ChapterflowError, ConfigError, DataError, ValidationFailed
+from chapterflow.kinds.dataset import read_card
+from chapterflow.loop import steps
+from chapterflow.loop.own_data import Wish, add_dataset, build_block, check_name
 from chapterflow.tracking.fingerprint import validation_folder
 from tests.photos import photo_folder, picture
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chapterflow.data.card import Dataset
+from chapterflow.config.settings import EvaluationParams
 from chapterflow.errors import ConfigError, DataError, ImplausibleMetric
-from chapterflow.models.parts.base import ChapterModel, InputSpec, ModelParams
-from chapterflow.models.parts.registry import get_model
-from chapterflow.settings import EvaluationParams
-from chapterflow.settings.bounds import ImageExpectations
+from chapterflow.kinds.dataset import Dataset
+from chapterflow.kinds.pixels import ImageExpectations
+from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
+from chapterflow.models.catalog import get_model
 from tests.digits import digits_dataset, with_arrays
 from tests.models.images import build
 from tests.small_images import colours
@@ -38,7 +38,7 @@ def digits() -> Dataset:
 
 def broken(dataset: Dataset, folder: Path) -> set[str]:
     """Return the names of the expectations that a real validation finds broken."""
-    from chapterflow.validation.run import validate_dataset
+    from chapterflow.validation.validate import validate_dataset
 
     return {one.expectation for one in validate_dataset(dataset, BOUNDS, folder).failures}
 
@@ -92,8 +92,8 @@ def test_pixels_divided_twice_in_the_model(digits: Dataset) -> None:
 def test_resnet50_fed_values_from_0_to_1(tmp_path: Path) -> None:
     import keras
 
-    from chapterflow.models.parts.backbones import BackboneParams, backbone
-    from chapterflow.training.features import cached_features
+    from chapterflow.models.layers.backbones import BackboneParams, backbone
+    from chapterflow.training.frozen import cached_features
 
     photos = colours(tmp_path / "data" / "colours", side=64)
     train = photos.indices("train")[:2]
@@ -110,8 +110,8 @@ def test_resnet50_fed_values_from_0_to_1(tmp_path: Path) -> None:
 def test_probabilities_for_features(tmp_path: Path) -> None:
     import keras
 
-    from chapterflow.models.parts.backbones import check_without_top
-    from chapterflow.training.features import cached_features
+    from chapterflow.models.layers.backbones import check_without_top
+    from chapterflow.training.frozen import cached_features
 
     photos = colours(tmp_path / "data" / "colours", side=32)
     train = photos.indices("train")[:2]
@@ -140,9 +140,9 @@ def test_sigmoids_with_binary_cross_entropy_on_one_hot_classes(tmp_path: Path) -
 
 def test_feature_maps_of_an_untrained_model(tmp_path: Path) -> None:
     from chapterflow.explain.feature_maps import feature_maps
-    from chapterflow.explain.trained import Untrained
+    from chapterflow.explain.untrained import Untrained
+    from chapterflow.training.batches import load_model
     from chapterflow.training.fit import fit
-    from chapterflow.training.pipeline import load_model
 
     two = colours(tmp_path / "data" / "colours")
     image = two.inputs(two.indices("test")[:1])
@@ -158,8 +158,8 @@ def test_feature_maps_of_an_untrained_model(tmp_path: Path) -> None:
 def test_blue_green_red_for_red_green_blue() -> None:
     import keras
 
-    from chapterflow.models.parts.backbones import BackboneParams, backbone
-    from chapterflow.models.parts.pixels import ReverseChannels, check_channel_order
+    from chapterflow.models.layers.backbones import BackboneParams, backbone
+    from chapterflow.models.layers.preprocessing import ReverseChannels, check_channel_order
 
     params = BackboneParams(alpha=0.25, weights="none")
     right = keras.applications.mobilenet.preprocess_input
@@ -219,7 +219,7 @@ def test_an_accuracy_above_one(
     digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from chapterflow.evaluation import evaluate
-    from chapterflow.evaluation.metrics import check_metrics
+    from chapterflow.evaluation.scores import check_metrics
 
     metrics = score(digits, tmp_path).metrics
     check_metrics(metrics)

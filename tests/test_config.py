@@ -7,10 +7,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chapterflow.config import load_settings
-from chapterflow.config.overrides import apply_overrides
+from chapterflow.config.load import apply_overrides, load_settings
+from chapterflow.config.settings import Settings
 from chapterflow.errors import ConfigError
-from chapterflow.settings import Settings
 
 PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
 

@@ -13,10 +13,10 @@ from threading import Thread
 
 import pytest
 
-from chapterflow import doctor
-from chapterflow.doctor import Check, diagnose, mend
+from chapterflow.cli import doctor
+from chapterflow.cli.doctor import Check, diagnose, mend
 from chapterflow.environment import Project
-from chapterflow.tracking.sqlite import database
+from chapterflow.tracking.store import database
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -55,7 +55,7 @@ def test_healthy_project_passes_and_is_not_changed(patient: Project) -> None:
 def test_no_check_imports_a_heavy_library(patient: Project) -> None:
     code = (
         "import sys; from pathlib import Path; from chapterflow.environment import Project;"
-        "from chapterflow.doctor import diagnose; diagnose(Project(Path(sys.argv[1])));"
+        "from chapterflow.cli.doctor import diagnose; diagnose(Project(Path(sys.argv[1])));"
         "heavy = {'tensorflow', 'keras', 'mlflow', 'sqlalchemy', 'prefect', 'dvc'};"
         "print(heavy & set(sys.modules))"
     )

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chapterflow.data.card import DatasetCard
 from chapterflow.errors import ConfigError, DataError
-from chapterflow.explaining import _read
+from chapterflow.kinds.dataset import DatasetCard
+from chapterflow.predict.explain_input import _read
 
 
 def card(kind: Any, shape: list[int | None], value_max: float = 255.0) -> DatasetCard:

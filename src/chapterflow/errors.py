@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -73,3 +75,12 @@ def told(error: BaseException, folder: Path) -> str:
     own = [place for place in places if Path(place[0]).is_relative_to(folder)]
     where = f" ({Path(own[-1][0]).name}, line {own[-1][1]})" if own else ""
     return f"{type(error).__name__}: {message}{where}"
+
+
+def nearest(name: object, valid: Iterable[str]) -> str:
+    """Return ` Did you mean ...?`, or the list of what is valid where nothing is near."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
+    if close:
+        return f" Did you mean {close[0]!r}?"
+    return f" Valid: {', '.join(valid)}." if valid else ""

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from chapterflow.data.card import DatasetCard
-from chapterflow.tracking.registry import Version
+from chapterflow.kinds.dataset import DatasetCard
+from chapterflow.tracking.versions import Version
 from tests.digits import digits_dataset
 
 #: Of scikit-learn's digits.

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chapterflow.batch.drift import PREDICTED, Reference, Tally, input_figures, overall
-from chapterflow.batch.inputs import find_inputs
-from chapterflow.config import load_settings
+from chapterflow.config.load import load_settings
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError
+from chapterflow.predict.drift import PREDICTED, Reference, Tally, input_figures, overall
+from chapterflow.predict.inputs import find_inputs
 from tests.batch.cards import CARD, VERSION
 from tests.digits import digits_dataset
 

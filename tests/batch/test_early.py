@@ -9,14 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from chapterflow.batch.arrays import BLOCK_BYTES
-from chapterflow.batch.early import check_inputs, check_out, check_words
-from chapterflow.batch.inputs import Named, find_inputs, named
-from chapterflow.config import load_settings
-from chapterflow.data.card import DatasetCard
+from chapterflow.config.load import load_settings
 from chapterflow.environment import Project
 from chapterflow.errors import ChapterflowError, ConfigError, DataError
-from chapterflow.tracking.registry import Version
+from chapterflow.kinds.dataset import DatasetCard
+from chapterflow.predict.batch import check_inputs, check_out, check_words
+from chapterflow.predict.inputs import BLOCK_BYTES, Named, find_inputs, named
+from chapterflow.tracking.versions import Version
 from tests.batch.cards import CARD, VERSION, card
 from tests.conftest import Run
 

@@ -8,20 +8,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from chapterflow import steps
-from chapterflow.batch.inputs import find_inputs
-from chapterflow.batch.parts import Parts
-from chapterflow.batch.predict import predict_parts
-from chapterflow.config import load_settings
-from chapterflow.data.card import Dataset, DatasetCard, open_dataset
+from chapterflow.config.load import load_settings
+from chapterflow.config.settings import Settings
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError, DataError
-from chapterflow.fitted import GRAPHS, example_shape, fits, photo_size
-from chapterflow.models.parts.base import with_softmax
-from chapterflow.models.parts.registry import get_model
-from chapterflow.settings import Settings
-from chapterflow.tracking.registry import Version
-from chapterflow.training.pipeline import input_spec, predict, sized_for
+from chapterflow.kinds.dataset import Dataset, DatasetCard, open_dataset
+from chapterflow.loop import steps
+from chapterflow.models.base import with_softmax
+from chapterflow.models.catalog import get_model
+from chapterflow.predict.batch import predict_parts
+from chapterflow.predict.inputs import GRAPHS, example_shape, find_inputs, fits, photo_size
+from chapterflow.predict.table import Parts
+from chapterflow.tracking.versions import Version
+from chapterflow.training.batches import input_spec, predict, sized_for
 from tests.photos import photo_folder
 
 pytestmark = pytest.mark.usefixtures("tensorflow")

@@ -21,12 +21,12 @@ import numpy as np
 from chapterflow.environment import load_tensorflow
 load_tensorflow()
 import keras
-from chapterflow.batch.drift import Reference
-from chapterflow.batch.inputs import Inputs, add_files
-from chapterflow.batch.joined import Joined
-from chapterflow.batch.parts import Parts, write_result
-from chapterflow.batch.predict import predict_parts
-from chapterflow.batch.table import row_bytes, schema
+from chapterflow.predict.drift import Reference
+from chapterflow.predict.inputs import Inputs, add_files
+from chapterflow.predict.table import Joined
+from chapterflow.predict.table import Parts, write_result
+from chapterflow.predict.batch import predict_parts
+from chapterflow.predict.table import row_bytes, schema
 from tests.batch.cards import CARD
 
 side = int(sys.argv[1])

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from chapterflow.data.add import BUILDERS, Wish, build_block
+from chapterflow.config.settings import DatasetParams
 from chapterflow.errors import ChapterflowError, DataError
-from chapterflow.settings.datasets import DatasetParams
+from chapterflow.loop.own_data import BUILDERS, Wish, build_block
 from tests.data.test_graph_sources import old_pickle
 
 

@@ -13,12 +13,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chapterflow.config import load_settings
+from chapterflow.config.load import load_settings
 from chapterflow.data.build import ensure_dataset, verify_dataset
-from chapterflow.data.card import SPLITS, open_dataset
 from chapterflow.data.splits import stratified_split
 from chapterflow.environment import Project
 from chapterflow.errors import ChapterflowError, DataError
+from chapterflow.kinds.dataset import SPLITS, open_dataset
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -29,7 +29,9 @@ def quiet(name: str, received: int, total: int | None) -> None:
 
 def build_digits(project: Project, *overrides: str, **keywords: bool) -> bool:
     settings = load_settings(project.params, overrides=overrides)
-    return ensure_dataset(project, settings, "digits", on_progress=quiet, **keywords)[1]
+    return ensure_dataset(
+        project, "digits", settings.datasets["digits"], on_progress=quiet, **keywords
+    )[1]
 
 
 def dvc_hash(folder: Path) -> str:
@@ -49,7 +51,12 @@ def dvc_hash(folder: Path) -> str:
 def test_the_embedded_data_are_the_bytes_that_data_dvc_names(project: Project) -> None:
     settings = load_settings(project.params)
     for by_profile in settings.roles.values():
-        ensure_dataset(project, settings, by_profile["embedded"], on_progress=quiet)
+        ensure_dataset(
+            project,
+            by_profile["embedded"],
+            settings.datasets[by_profile["embedded"]],
+            on_progress=quiet,
+        )
     recorded = yaml.safe_load((REPOSITORY / "data.dvc").read_text())["outs"][0]
     assert dvc_hash(project.data) == recorded["md5"]
     assert sum(1 for path in project.data.rglob("*") if path.is_file()) == recorded["nfiles"]
@@ -167,7 +174,7 @@ def test_a_share_that_leaves_a_class_without_examples(project: Project, share: f
 
 def test_mnist_keeps_its_test_images(project: Project, mirror: Path) -> None:
     settings = load_settings(project.params)
-    card, built = ensure_dataset(project, settings, "mnist", on_progress=quiet)
+    card, built = ensure_dataset(project, "mnist", settings.datasets["mnist"], on_progress=quiet)
     assert built
     assert card.counts == {"train": 54_000, "validation": 6_000, "test": 10_000}
     dataset = open_dataset(project.data / "mnist")

@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chapterflow.config import load_settings
-from chapterflow.data.kinds.curves import Data
+from chapterflow.config.load import load_settings
+from chapterflow.data.build import read_source
 from chapterflow.data.source import SourceData
-from chapterflow.data.sources import csv_series, curves, read_source
+from chapterflow.data.sources import csv_series, curves
+from chapterflow.data.sources.csv_series import CsvSeries
+from chapterflow.data.sources.curves import Curves
 from chapterflow.errors import ConfigError, DataError
-from chapterflow.settings.datasets_curves import CsvSeries, Curves
+from chapterflow.kinds.curves import Data
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = {"kind": "curves", "seed": 5, "count": 60, "length": 64, "noise": [0.1, 0.4]}

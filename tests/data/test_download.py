@@ -16,14 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from chapterflow.config import load_settings
-from chapterflow.data.addresses import MIRROR
-from chapterflow.data.compressed import open_decompressed
-from chapterflow.data.download import Policy, fetch
-from chapterflow.data.idx import read_pair
+from chapterflow.config.load import load_settings
+from chapterflow.data.fetch import MIRROR, Policy, fetch, open_decompressed
+from chapterflow.data.sources.idx import Idx, read_pair
 from chapterflow.errors import ChapterflowError, ConfigError, DataError, FetchError
-from chapterflow.settings.datasets import Idx
-from chapterflow.settings.types import RemoteFile
+from chapterflow.types import RemoteFile
 from tests.data import servers
 from tests.data.servers import Site, serve
 
@@ -286,8 +283,8 @@ def test_a_part_that_lacks_nothing_needs_no_request(cache: Path) -> None:
 FETCH_SCRIPT = """
 import json, sys
 from pathlib import Path
-from chapterflow.settings.types import RemoteFile
-from chapterflow.data.download import Policy, fetch
+from chapterflow.types import RemoteFile
+from chapterflow.data.fetch import Policy, fetch
 from chapterflow.errors import ChapterflowError
 arguments = json.loads(sys.argv[1])
 if limit := arguments.get("limit"):
@@ -403,7 +400,7 @@ def test_retries_end(cache: Path, answer: Callable[..., None], told: str) -> Non
 
 def test_pauses_between_attempts_double(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("chapterflow.data.download.time.sleep", pauses.append)
+    monkeypatch.setattr("chapterflow.data.fetch.time.sleep", pauses.append)
     with serve(Site(BODY, [servers.status(500)] * 3)) as address:
         get(cache, address, policy=Policy(attempts=4, backoff=0.5))
     assert [pause for pause in pauses if pause >= 0.5] == [0.5, 1.0, 2.0]

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from chapterflow.config import load_settings
+from chapterflow.config.load import load_settings
 from chapterflow.data.build import ensure_dataset
-from chapterflow.data.card import SPLITS, Dataset, open_dataset
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError, DataError
+from chapterflow.kinds.dataset import SPLITS, Dataset, open_dataset
 
 
 def build(project: Project, name: str, *overrides: str) -> Dataset:
     settings = load_settings(project.params, overrides=overrides)
-    ensure_dataset(project, settings, name, on_progress=lambda *_: None)
+    ensure_dataset(project, name, settings.datasets[name], on_progress=lambda *_: None)
     return open_dataset(project.data / name)
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from chapterflow.config import load_settings
-from chapterflow.data.fitting import CANONICAL, fitting_models, fitting_profile, role_overrides
+from chapterflow.config.load import load_settings
+from chapterflow.config.settings import KINDS
 from chapterflow.errors import ConfigError
-from chapterflow.settings.datasets import KINDS
+from chapterflow.loop.own_data import CANONICAL, fitting_models, fitting_profile, role_overrides
 
 PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
 

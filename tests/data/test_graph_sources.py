@@ -16,14 +16,18 @@ import pytest
 from pydantic import ValidationError
 from scipy import sparse
 
-from chapterflow.data import planetoid as pickles
-from chapterflow.data.graph_arrays import content_hash, grouped_split
 from chapterflow.data.source import SourceData
 from chapterflow.data.sources import karate, planetoid, random_graphs, tu
+from chapterflow.data.sources import planetoid as pickles
+from chapterflow.data.sources.karate import Karate
+from chapterflow.data.sources.planetoid import Planetoid
+from chapterflow.data.sources.random_graphs import RandomGraphs
+from chapterflow.data.sources.tu import Tu
+from chapterflow.data.splits import grouped_split
 from chapterflow.errors import DataError
-from chapterflow.models.parts.base import InputSpec
-from chapterflow.models.parts.registry import get_model
-from chapterflow.settings.datasets_graphs import Karate, Planetoid, RandomGraphs, Tu
+from chapterflow.kinds.edges import content_hash
+from chapterflow.models.base import InputSpec
+from chapterflow.models.catalog import get_model
 
 
 def write_tu(folder: Path, **changes: str | None) -> Path:

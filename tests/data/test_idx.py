@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from chapterflow.data.idx import read_idx, read_pair
+from chapterflow.data.sources.idx import read_idx, read_pair
 from chapterflow.errors import DataError
 
 # The file is written anew for every example, so sharing the folder is safe.

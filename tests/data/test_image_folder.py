@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from chapterflow.config import load_settings
-from chapterflow.data.build import ensure_dataset, verify_dataset
-from chapterflow.data.card import SPLITS, Dataset, open_dataset
-from chapterflow.data.sources import image_folder, recipe
+from chapterflow.config.load import load_settings
+from chapterflow.data.build import ensure_dataset, recipe, verify_dataset
+from chapterflow.data.sources import image_folder
+from chapterflow.data.sources.image_folder import ImageFolder
 from chapterflow.environment import Project
 from chapterflow.errors import DataError
-from chapterflow.settings.datasets_photos import ImageFolder
-from chapterflow.settings.types import RemoteFile
+from chapterflow.kinds.dataset import SPLITS, Dataset, open_dataset
+from chapterflow.types import RemoteFile
 from tests.photos import fill, photo_folder, picture
 
 
@@ -58,7 +58,7 @@ def sizes(by: dict[str, dict[str, list[str]]]) -> dict[str, dict[str, int]]:
 def built(project: Project, block: str, *overrides: str) -> Dataset:
     (project.root / "datasets.yaml").write_text(block)
     settings = load_settings(project.params, overrides=overrides)
-    ensure_dataset(project, settings, "mine", on_progress=lambda *_: None)
+    ensure_dataset(project, "mine", settings.datasets["mine"], on_progress=lambda *_: None)
     return open_dataset(project.data / "mine")
 
 
@@ -342,7 +342,9 @@ def test_without_address_and_mirror_it_says_what_to_do(
     monkeypatch.delenv("CHAPTERFLOW_MIRROR", raising=False)
     settings = load_settings(project.params)
     with pytest.raises(DataError, match=r"put it at images/catanddog\.zip .*data add NAME"):
-        ensure_dataset(project, settings, "catanddog", on_progress=lambda *_: None)
+        ensure_dataset(
+            project, "catanddog", settings.datasets["catanddog"], on_progress=lambda *_: None
+        )
 
 
 def test_the_files_are_published_as_they_were_and_verified(
@@ -367,7 +369,9 @@ def test_the_books_cats_and_dogs(
 ) -> None:
     monkeypatch.setenv("CHAPTERFLOW_MIRROR", str(mirror))
     settings = load_settings(project.params, profile="book")
-    card, _ = ensure_dataset(project, settings, "catanddog", on_progress=lambda *_: None)
+    card, _ = ensure_dataset(
+        project, "catanddog", settings.datasets["catanddog"], on_progress=lambda *_: None
+    )
     dataset = open_dataset(project.data / "catanddog")
     assert card.counts == {"train": 347, "validation": 38, "test": 98}
     assert card.classes == ["Cat", "Dog"]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chapterflow.data import photo_files
-from chapterflow.data.photo_files import EXTENSIONS, decode
 from chapterflow.errors import DataError
+from chapterflow.kinds import photos as photo_files
+from chapterflow.kinds.photos import EXTENSIONS, decode
 from tests.photos import picture
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chapterflow.config import load_settings
+from chapterflow.config.load import load_settings
 from chapterflow.data.build import ensure_dataset
-from chapterflow.data.card import Dataset, open_dataset
-from chapterflow.data.kinds.photos import Data
 from chapterflow.environment import Project
 from chapterflow.errors import DataError
+from chapterflow.kinds.dataset import Dataset, open_dataset
+from chapterflow.kinds.photos import Data
 from tests.photos import photo_folder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -25,7 +25,9 @@ def build(project: Project, folder: Path) -> Dataset:
         f"datasets:\n  mine: {{kind: image-folder, seed: 5, path: '{folder}'}}\n"
     )
     settings = load_settings(project.params)
-    ensure_dataset(project, settings, "mine", on_progress=lambda *_: None, rebuild=True)
+    ensure_dataset(
+        project, "mine", settings.datasets["mine"], on_progress=lambda *_: None, rebuild=True
+    )
     return open_dataset(project.data / "mine")
 
 
@@ -96,9 +98,9 @@ import numpy as np
 import PIL.Image, PIL.PngImagePlugin
 from chapterflow.config import load_settings
 from chapterflow.data.build import ensure_dataset
-from chapterflow.data.card import open_dataset
+from chapterflow.kinds.dataset import open_dataset
 from chapterflow.environment import Project
-from chapterflow.validation.kinds.photos import rows
+from chapterflow.kinds.photos import rows
 import imagehash, sklearn.model_selection, pandas
 
 def peak():
@@ -108,7 +110,8 @@ def peak():
 
 project = Project(Path(sys.argv[1]))
 start = peak()
-ensure_dataset(project, load_settings(project.params), "mine", on_progress=lambda *_: None)
+params = load_settings(project.params).datasets["mine"]
+ensure_dataset(project, "mine", params, on_progress=lambda *_: None)
 dataset = open_dataset(project.data / "mine")
 read = 0
 for at in range(0, dataset.count, 8):

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from chapterflow.data.source import SourceData
 from chapterflow.data.sources import solids, voxels
+from chapterflow.data.sources.solids import Solids
+from chapterflow.data.sources.voxels import Voxels
 from chapterflow.errors import DataError
-from chapterflow.settings.datasets_volumes import Solids, Voxels
 
 DIGEST = "e8cb9e71c8bd392c9c815d4ccec2ac40d82593c2505b2e93f64dddcebf9cb121"
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chapterflow.data.card import Dataset
-from chapterflow.models.parts.base import ModelParams, Variant
-from chapterflow.models.parts.registry import get_model
+from chapterflow.kinds.dataset import Dataset
+from chapterflow.models.base import ModelParams, Variant
+from chapterflow.models.catalog import get_model
 from tests.digits import digits_dataset
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
@@ -31,7 +31,7 @@ def params_with(**beside: dict[str, Any]) -> ModelParams:
 def test_a_variant_is_trained_and_scored_and_another_only_counted(
     dataset: Dataset, tmp_path: Path
 ) -> None:
-    from chapterflow.evaluation.beside import score_variants
+    from chapterflow.evaluation.variants import score_variants
 
     params = params_with(
         narrow={"change": {"hidden": 8}}, wide={"change": {"hidden": 64}, "train": False}
@@ -60,7 +60,7 @@ def test_a_variant_is_trained_and_scored_and_another_only_counted(
 def test_a_variant_is_what_the_model_itself_would_be(dataset: Dataset, tmp_path: Path) -> None:
     import keras
 
-    from chapterflow.evaluation.beside import score_variants
+    from chapterflow.evaluation.variants import score_variants
     from chapterflow.training.fit import fit
 
     entry = get_model("dnn")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chapterflow.models.parts.base import InputSpec
-from chapterflow.models.parts.registry import get_model
+from chapterflow.models.base import InputSpec
+from chapterflow.models.catalog import get_model
 from tests.digits import digits_dataset, with_arrays
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
@@ -120,7 +120,7 @@ def test_the_whole_call_is_timed() -> None:
 
 def test_costs_by_name() -> None:
     from chapterflow.evaluation.cost import cost_metrics
-    from chapterflow.evaluation.metrics import check_metrics
+    from chapterflow.evaluation.scores import check_metrics
 
     digits = digits_dataset(np.array([0, 1, 2, 2], np.uint8))
     images = np.zeros((4, 28, 28, 1), np.uint8)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from chapterflow.errors import ImplausibleMetric
 from chapterflow.evaluation.denoising import denoising_metrics, filter_baselines
-from chapterflow.evaluation.metrics import check_metrics
+from chapterflow.evaluation.scores import check_metrics
 
 
 def curves(*rows: list[float]) -> NDArray[np.float32]:

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chapterflow.data.card import Dataset
+from chapterflow.config.settings import EvaluationParams
 from chapterflow.errors import ImplausibleMetric
-from chapterflow.models.parts.base import InputSpec
-from chapterflow.models.parts.registry import get_model
-from chapterflow.settings import EvaluationParams
+from chapterflow.kinds.dataset import Dataset
+from chapterflow.models.base import InputSpec
+from chapterflow.models.catalog import get_model
 from tests.digits import Watched, digits_dataset, with_arrays
 
 pytestmark = pytest.mark.usefixtures("tensorflow")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 
 from chapterflow.errors import ImplausibleMetric
-from chapterflow.evaluation.metrics import (
+from chapterflow.evaluation.scores import (
     accuracy_interval,
     check_metrics,
     classification_metrics,

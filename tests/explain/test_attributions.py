@@ -115,7 +115,7 @@ def test_every_place_is_covered_equally_often_but_for_uneven_ends(stride: int) -
 
 def test_a_model_from_a_file_is_explained_alike(tmp_path: Path) -> None:
     from chapterflow.explain.attributions import METHODS, attribute
-    from chapterflow.training.pipeline import load_model
+    from chapterflow.training.batches import load_model
 
     model, inputs = convolutional((6, 6, 1)), values(2, (6, 6, 1))
     model.save(tmp_path / "model.keras")

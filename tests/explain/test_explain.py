@@ -21,7 +21,7 @@ def digits() -> Any:
 
 
 def test_probes_are_the_first_of_each_class_unless_the_card_names_some(digits: Any) -> None:
-    from chapterflow.explain.probes import probes
+    from chapterflow.explain.explanation import probes
 
     chosen = probes(digits)
     assert digits.labels[chosen].tolist() == list(range(10))
@@ -122,7 +122,7 @@ def test_wrong_options(options: dict[str, Any], said: str, tmp_path: Path) -> No
 
 def test_an_untrained_network_is_refused_by_name(tmp_path: Path) -> None:
     from chapterflow.explain.explain import explain_input
-    from chapterflow.explain.trained import Untrained
+    from chapterflow.explain.untrained import Untrained
 
     model = convolutional((6, 6, 1))
     model.get_layer("conv1").bias.assign(np.zeros(4, np.float32))
@@ -131,7 +131,7 @@ def test_an_untrained_network_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_network_without_convolutions_has_no_grad_cam() -> None:
-    from chapterflow.explain.answers import usable_methods
+    from chapterflow.explain.overlays import usable_methods
 
     assert usable_methods(linear((6, 6, 1))) == ["integrated-gradients", "occlusion"]
 

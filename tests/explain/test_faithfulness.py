@@ -129,7 +129,7 @@ def test_deletion_is_that_of_quantus() -> None:
 
 
 def test_random_weights_are_gone_afterwards_and_drawn_by_each_initialiser() -> None:
-    from chapterflow.explain.randomisation import randomised, weighted_layers
+    from chapterflow.explain.faithfulness import randomised, weighted_layers
 
     model = convolutional((6, 6, 1))
     before = [np.array(weight) for weight in model.weights]
@@ -152,7 +152,7 @@ def test_random_weights_are_gone_afterwards_and_drawn_by_each_initialiser() -> N
 
 def test_the_cascade_tells_a_map_of_the_weights_from_one_of_the_input() -> None:
     from chapterflow.explain.attributions import attribute
-    from chapterflow.explain.randomisation import cascade
+    from chapterflow.explain.faithfulness import cascade
 
     model, inputs = convolutional((6, 6, 1)), values(3, (6, 6, 1))
 
@@ -171,7 +171,7 @@ def test_the_cascade_tells_a_map_of_the_weights_from_one_of_the_input() -> None:
 def test_similarity_is_spearmans_over_the_places_compared() -> None:
     from scipy.stats import spearmanr
 
-    from chapterflow.explain.randomisation import similarity
+    from chapterflow.explain.faithfulness import similarity
 
     rng = np.random.default_rng(5)
     a, b = rng.normal(size=(2, 3, 5, 5))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib import image, pyplot
 
-from chapterflow.models.parts.registry import get_model
+from chapterflow.models.catalog import get_model
 from tests.digits import digits_dataset
 from tests.explain.small_models import SHAPES, convolutional, values
 from tests.models.images import build, pixels
@@ -25,9 +25,9 @@ def moved(model: Any, names: list[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dnn", "cnn", "vgg", "googlenet", "xcnn"])
 def test_one_epoch_is_enough_and_none_is_not(name: str, tmp_path: Path) -> None:
-    from chapterflow.explain.trained import Untrained, check_trained
+    from chapterflow.explain.untrained import Untrained, check_trained
+    from chapterflow.training.batches import load_model
     from chapterflow.training.fit import fit
-    from chapterflow.training.pipeline import load_model
 
     with pytest.raises(Untrained, match=f"check_trained: {name} must be trained"):
         check_trained(build(name))
@@ -38,7 +38,7 @@ def test_one_epoch_is_enough_and_none_is_not(name: str, tmp_path: Path) -> None:
 
 
 def test_a_pretrained_backbone_passes_and_a_random_one_under_a_trained_head_does_not() -> None:
-    from chapterflow.explain.trained import Untrained, check_trained
+    from chapterflow.explain.untrained import Untrained, check_trained
 
     model = build("transfer", backbone="small", weights="none")
     moved(model, ["logits"])
@@ -56,7 +56,7 @@ def test_convolutions_without_a_constant_of_their_own() -> None:
     import keras
     from keras import layers
 
-    from chapterflow.explain.trained import Untrained, check_trained
+    from chapterflow.explain.untrained import Untrained, check_trained
 
     inputs = keras.Input((8, 8, 1))
     x = layers.Conv2D(4, 3, use_bias=False, name="bare")(inputs)
@@ -117,7 +117,7 @@ def test_the_walk(shape: tuple[int, ...], layers: int, rows: int, tmp_path: Path
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_each_layer_has_a_picture_of_all_inputs(axes: int, tmp_path: Path) -> None:
-    from chapterflow.explain.inside import look_inside
+    from chapterflow.explain.feature_maps import look_inside
 
     model, inputs = convolutional(SHAPES[axes]), values(3, SHAPES[axes])
     pictures, layers = look_inside(model, inputs, ["a", "b", "c"], tmp_path, "small", 1.0)
@@ -139,7 +139,7 @@ def test_each_layer_has_a_picture_of_all_inputs(axes: int, tmp_path: Path) -> No
 
 def test_an_untrained_1d_or_3d_convolution_is_refused() -> None:
     from chapterflow.explain.feature_maps import feature_maps
-    from chapterflow.explain.trained import Untrained
+    from chapterflow.explain.untrained import Untrained
 
     for axes in (1, 3):
         model = convolutional(SHAPES[axes])
@@ -161,7 +161,7 @@ def test_maps_of_a_single_layer() -> None:
 
 
 def test_slices_of_a_volume_run_from_front_to_back() -> None:
-    from chapterflow.explain.tiles import flattened
+    from chapterflow.explain.canvas import flattened
 
     volume = np.zeros((16, 4, 4, 3), np.uint8) + np.arange(16, dtype=np.uint8).reshape(-1, 1, 1, 1)
     sheet = flattened(volume)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chapterflow.models.parts.registry import get_model
+from chapterflow.models.catalog import get_model
 from tests.graphs import rings_and_stars, two_circles
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
@@ -26,7 +26,7 @@ def built(name: str, dataset: Any, **options: Any) -> Any:
 
 
 def test_a_graph_without_a_node_is_answered_as_if_the_node_had_never_been(tmp_path: Path) -> None:
-    from chapterflow.explain.node_probes import node_probes
+    from chapterflow.explain.nodes import node_probes
 
     data = rings_and_stars(tmp_path / "graphs")
     model = built("gcn", data, width=8, dense=8)
@@ -48,7 +48,7 @@ def test_a_graph_without_a_node_is_answered_as_if_the_node_had_never_been(tmp_pa
 
 
 def test_the_graph_around_a_node_decides_what_the_whole_one_does(tmp_path: Path) -> None:
-    from chapterflow.explain.node_probes import node_probes
+    from chapterflow.explain.nodes import node_probes
 
     data = two_circles(tmp_path / "circles")
     model = built("gcn-node", data)
@@ -79,9 +79,8 @@ def test_both_methods_agree_where_a_model_is_blind_to_edges_and_linear(tmp_path:
     import keras
     from keras import layers
 
-    from chapterflow.explain.node_probes import node_probes
-    from chapterflow.explain.nodes import gradient_input, node_occlusion
-    from chapterflow.models.parts.graph_layers import Readout
+    from chapterflow.explain.nodes import gradient_input, node_occlusion, node_probes
+    from chapterflow.models.layers.graphs import Readout
 
     data = rings_and_stars(tmp_path / "graphs")
     features = keras.Input((None, 3), name="features")
@@ -101,7 +100,7 @@ def test_all_of_it(name: str, tmp_path: Path) -> None:
     from matplotlib import image
 
     from chapterflow.explain.explain import explain
-    from chapterflow.explain.trained import Untrained
+    from chapterflow.explain.untrained import Untrained
 
     data = (rings_and_stars if name == "gcn" else two_circles)(tmp_path / "data")
     model = built(name, data)

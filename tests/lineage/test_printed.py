@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from chapterflow.lineage.printed import print_lineage
+from chapterflow.cli.lineage import print_lineage
 from chapterflow.lineage.tree import Lineage, Link
 
 

@@ -96,7 +96,7 @@ def test_without_runs_the_committed_comparison_stays(checkout: Path, run: Run) -
 
 
 def test_the_stages_depend_on_every_source_that_a_model_uses() -> None:
-    from chapterflow.models.parts.registry import model_names
+    from chapterflow.models.catalog import model_names
     from chapterflow.tracking.fingerprint import source_hashes
 
     root = Path(__file__).parents[2]

@@ -14,11 +14,11 @@ import pytest
 import yaml
 
 import chapterflow
-from chapterflow.config import load_settings
+from chapterflow.config.load import load_settings
 from chapterflow.data.build import ensure_dataset
-from chapterflow.data.card import Dataset, open_dataset
 from chapterflow.environment import Project
-from chapterflow.models.parts.registry import get_model, model_names
+from chapterflow.kinds.dataset import Dataset, open_dataset
+from chapterflow.models.catalog import get_model, model_names
 from tests.conftest import REPOSITORY
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 from chapterflow.environment import load_tensorflow
 load_tensorflow()
-from chapterflow.training.pipeline import load_model
+from chapterflow.training.batches import load_model
 for folder in map(Path, sys.argv[1:]):
     with np.load(folder / "given.npz") as given:
         inputs = dict(given)
@@ -49,7 +49,7 @@ import chapterflow
 assert Path(chapterflow.__file__).is_relative_to(Path.cwd()), chapterflow.__file__
 from chapterflow.config import load_settings
 from chapterflow.models.parts import custom_layers
-import chapterflow.training.weights, chapterflow.training.cross_validation
+import chapterflow.training.backbones, chapterflow.training.folds
 settings = load_settings(Path("params.yaml"))
 print(*settings.models)
 """
@@ -60,7 +60,12 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project with the datasets of the embedded profile."""
     project = Project(tmp_path_factory.mktemp("every"))
     for by_profile in SETTINGS.roles.values():
-        ensure_dataset(project, SETTINGS, by_profile["embedded"], on_progress=lambda *news: None)
+        ensure_dataset(
+            project,
+            by_profile["embedded"],
+            SETTINGS.datasets[by_profile["embedded"]],
+            on_progress=lambda *news: None,
+        )
     return project
 
 
@@ -100,8 +105,8 @@ def test_deleting_a_model_leaves_all_others(name: str, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def trained(embedded: Project) -> dict[str, Path]:
     """Every model after one epoch on little data, with what it answers."""
+    from chapterflow.training.batches import load_model
     from chapterflow.training.fit import fit
-    from chapterflow.training.pipeline import load_model
 
     folders = {}
     for name in SETTINGS.models:
@@ -203,8 +208,8 @@ def logged(
     import mlflow.artifacts
 
     from chapterflow.tracking import store
-    from chapterflow.tracking.keras_model import log_keras_model
-    from chapterflow.training.pipeline import load_model, sized_for
+    from chapterflow.tracking.logged_models import log_keras_model
+    from chapterflow.training.batches import load_model, sized_for
 
     client = mlflow.MlflowClient(store.open_store(embedded))
     experiment = store.ensure_experiment(embedded, "served")
@@ -251,7 +256,7 @@ def test_the_installed_package_goes_before_what_a_model_brings(logged: dict[str,
     # `data` does not travel with models, and needs more of `models` than travels with one.
     code = (
         "import mlflow.pyfunc, sys; mlflow.pyfunc.load_model(sys.argv[1]); "
-        "import chapterflow.data.card; print(*chapterflow.__path__)"
+        "import chapterflow.kinds.dataset; print(*chapterflow.__path__)"
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, str(logged["gcn"])],

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chapterflow.config import load_settings
+from chapterflow.config.load import load_settings
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError, DataError
-from chapterflow.explaining import explain_with
+from chapterflow.predict.explain_input import explain_with
 from tests.conftest import call, copy_checkout
 from tests.loop import stores
 

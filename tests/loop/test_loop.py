@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from chapterflow.config import load_settings
+from chapterflow.config.load import load_settings
 from tests.conftest import call, copy_checkout
 from tests.loop import stores
 
@@ -124,7 +124,7 @@ def test_the_registered_model_gives_the_logged_predictions_on_raw_pixels(done: A
     from mlflow import MlflowClient
     from mlflow.models import get_model_info
 
-    from chapterflow.models.parts.base import with_softmax
+    from chapterflow.models.base import with_softmax
 
     root, document, _ = done
     for record in document["models"]:

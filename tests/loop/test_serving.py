@@ -128,7 +128,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 @pytest.fixture(scope="module")
 def digits(lab: Lab) -> tuple[str, list[str]]:
     """A request with all test images, and their labels."""
-    from chapterflow.data.card import open_dataset
+    from chapterflow.kinds.dataset import open_dataset
 
     dataset = open_dataset(lab.root / "data" / "digits")
     test = dataset.indices("test")

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from chapterflow.models.parts.base import InputSpec
-from chapterflow.models.parts.registry import get_model
+from chapterflow.models.base import InputSpec
+from chapterflow.models.catalog import get_model
 
 
 def build(name: str, shape: tuple[int | None, ...] = (8, 8, 1), **options: Any) -> Any:

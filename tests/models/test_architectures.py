@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 from scipy.special import log_softmax, softmax
 
-from chapterflow.models.parts.base import InputSpec, with_softmax
-from chapterflow.models.parts.registry import get_model
+from chapterflow.models.base import InputSpec, with_softmax
+from chapterflow.models.catalog import get_model
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 

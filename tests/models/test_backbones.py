@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from chapterflow.errors import ConfigError, DataError, FetchError
-from chapterflow.models.parts.backbones import BackboneParams, backbone
-from chapterflow.models.parts.base import InputSpec
+from chapterflow.models.base import InputSpec
+from chapterflow.models.layers.backbones import BackboneParams, backbone
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
@@ -98,7 +98,7 @@ def test_saved_and_loaded_it_gives_the_same(name: str, tmp_path: Path) -> None:
 def test_caffe_style_saves_and_loads(tmp_path: Path) -> None:
     import keras
 
-    from chapterflow.models.parts.backbones import _prepared
+    from chapterflow.models.layers.backbones import _prepared
 
     inputs = keras.Input((224, 224, 3))
     params = BackboneParams(backbone="ResNet50")
@@ -115,7 +115,7 @@ def prepared(name: str, **options: Any) -> Any:
     """Return the preprocessing of a backbone alone, which is quick to build."""
     import keras
 
-    from chapterflow.models.parts.backbones import _prepared
+    from chapterflow.models.layers.backbones import _prepared
 
     inputs = keras.Input((32, 32, 3))
     params = BackboneParams(backbone=name, **options)
@@ -134,7 +134,7 @@ def prepared(name: str, **options: Any) -> Any:
     ],
 )
 def test_images_on_another_scale_are_caught(name: str, divisor: int, caught: bool) -> None:
-    from chapterflow.models.parts.pixels import check_backbone_input
+    from chapterflow.models.layers.preprocessing import check_backbone_input
 
     images = np.random.default_rng(5).uniform(0, 255, (4, 32, 32, 3)).astype(np.float32) / divisor
     if caught:
@@ -156,7 +156,7 @@ def test_images_on_another_scale_are_caught(name: str, divisor: int, caught: boo
 def test_a_preprocessing_that_is_none_of_the_backbones(
     name: str, preprocessing: str, caught: bool
 ) -> None:
-    from chapterflow.models.parts.pixels import check_backbone_input
+    from chapterflow.models.layers.preprocessing import check_backbone_input
 
     images = np.random.default_rng(5).uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
     model = prepared(name, preprocessing=preprocessing)
@@ -171,7 +171,7 @@ def test_a_preprocessing_that_is_none_of_the_backbones(
 def test_bgr_for_rgb_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import keras
 
-    from chapterflow.models.parts import pixels
+    from chapterflow.models.layers import preprocessing as pixels
 
     module = {"MobileNet": "mobilenet", "ResNet50": "resnet"}[name]
     right = getattr(keras.applications, module).preprocess_input
@@ -189,7 +189,7 @@ def test_bgr_for_rgb_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_probabilities_are_no_features() -> None:
-    from chapterflow.models.parts.pixels import check_not_probabilities
+    from chapterflow.models.layers.preprocessing import check_not_probabilities
 
     rng = np.random.default_rng(5)
     check_not_probabilities(rng.uniform(0, 1, (4, 7, 7, 8)))
@@ -223,7 +223,7 @@ def test_weights_that_are_not_there_or_of_another_network(tmp_path: Path) -> Non
 def test_imagenet_weights_come_from_the_mirror(
     mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from chapterflow.training.weights import imagenet_weights
+    from chapterflow.training.backbones import imagenet_weights
 
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setenv("CHAPTERFLOW_MIRROR", str(mirror))
@@ -242,7 +242,7 @@ def test_imagenet_weights_that_cannot_be_had(
 ) -> None:
     import keras
 
-    from chapterflow.training.weights import imagenet_weights
+    from chapterflow.training.backbones import imagenet_weights
 
     asked = []
 

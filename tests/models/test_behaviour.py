@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from chapterflow.data.card import Dataset
-from chapterflow.models.parts.registry import get_model
+from chapterflow.kinds.dataset import Dataset
+from chapterflow.models.catalog import get_model
 from tests.digits import digits_dataset
 
 pytestmark = pytest.mark.usefixtures("tensorflow")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from chapterflow.models import conv1d, conv3d
-from chapterflow.models.parts.base import InputSpec
+from chapterflow.models.base import InputSpec
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 

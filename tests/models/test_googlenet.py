@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from chapterflow.models.catalog import get_model
 from chapterflow.models.googlenet import STAGES
-from chapterflow.models.parts.inception import Inception
-from chapterflow.models.parts.registry import get_model
+from chapterflow.models.layers.convolution import Inception
 from tests.models import images
 
 pytestmark = pytest.mark.usefixtures("tensorflow")

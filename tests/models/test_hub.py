@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from chapterflow.errors import ConfigError, DataError, FetchError
-from chapterflow.models.parts.base import InputSpec
+from chapterflow.models.base import InputSpec
 from tests.conftest import HUNG, REPOSITORY
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
@@ -25,8 +25,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory, tensorflow: None) -> Path
     """A small backbone with batch normalisation, exported by the flow's own code."""
     import keras
 
-    from chapterflow.models.parts.backbones import BackboneParams
-    from chapterflow.training.hub_export import export, feature_vector
+    from chapterflow.models.layers.backbones import BackboneParams
+    from chapterflow.training.backbones import export, feature_vector
 
     keras.utils.set_random_seed(5)
     params = BackboneParams(backbone="small", weights="none")
@@ -36,7 +36,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, tensorflow: None) -> Path
 
 
 def layer(handle: Any, **options: Any) -> Any:
-    from chapterflow.models.parts.hub_layer import HubLayer
+    from chapterflow.models.layers.hub import HubLayer
 
     return HubLayer.from_handle(str(handle), **options)
 
@@ -74,8 +74,8 @@ import numpy as np
 from chapterflow.environment import load_tensorflow
 load_tensorflow()
 import keras
-from chapterflow.models.parts import custom_layers
-custom_layers.register()
+from chapterflow.models import layers
+layers.register()
 model = keras.saving.load_model(sys.argv[1])
 x = np.load(sys.argv[2])
 np.save(sys.argv[3], model(x, training=False))
@@ -136,7 +136,7 @@ def test_changed_files_in_a_saved_model_are_refused(exported: Path, tmp_path: Pa
 
 
 def test_only_a_configuration_is_not_enough(exported: Path) -> None:
-    from chapterflow.models.parts.hub_layer import HubLayer
+    from chapterflow.models.layers.hub import HubLayer
 
     bare = HubLayer.from_config(layer(exported).get_config())
     with pytest.raises(ConfigError, match="needs its SavedModel"):
@@ -163,7 +163,7 @@ def test_it_learns_where_it_is_trainable(exported: Path, trainable: bool) -> Non
 
 
 def test_handles(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from chapterflow.models.parts.hub_files import tree_hash
+    from chapterflow.models.layers.hub import tree_hash
 
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "cache"))
     archive = tmp_path / "module.tar.gz"

@@ -11,14 +11,18 @@ import pytest
 
 import chapterflow.models
 from chapterflow.errors import ConfigError
-from chapterflow.models.parts.base import ChapterModel, ModelParams
-from chapterflow.models.parts.registry import get_model, model_names
+from chapterflow.models.base import ChapterModel, ModelParams
+from chapterflow.models.catalog import get_model, model_names
 
 MODELS = Path(chapterflow.models.__file__).parent
 
 
 def test_the_files_are_the_models() -> None:
-    files = {path.stem.replace("_", "-") for path in MODELS.glob("*.py")} - {"--init--"}
+    files = {path.stem.replace("_", "-") for path in MODELS.glob("*.py")} - {
+        "--init--",
+        "base",
+        "catalog",
+    }
     assert set(model_names()) == files
     assert model_names() == sorted(model_names())
     assert {"dnn", "cnn", "lenet5"} <= files
@@ -53,7 +57,7 @@ def test_the_header_tells_book_paper_expectation_and_command(name: str) -> None:
     assert rest[-1] == f"Command: chapterflow run {name}"
 
 
-@pytest.mark.parametrize("name", ["vgg19", "", "parts", "CNN", "cnn.py", "../errors", "parts.base"])
+@pytest.mark.parametrize("name", ["vgg19", "", "layers", "CNN", "cnn.py", "../errors", "base"])
 def test_an_unknown_name(name: str) -> None:
     with pytest.raises(KeyError) as caught:
         get_model(name)
@@ -81,7 +85,7 @@ def add_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
 
 
 MODEL = """
-from chapterflow.models.parts.base import ChapterModel, ModelParams
+from chapterflow.models.base import ChapterModel, ModelParams
 MODEL = ChapterModel({name!r}, ModelParams, lambda params, data: None, "5.9", "nothing")
 """
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from chapterflow.models.parts.base import InputSpec
-from chapterflow.models.parts.registry import get_model
+from chapterflow.models.base import InputSpec
+from chapterflow.models.catalog import get_model
 from tests.models import images
 
 pytestmark = pytest.mark.usefixtures("tensorflow")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from chapterflow.models.parts.registry import get_model
+from chapterflow.models.catalog import get_model
 from tests.models import images
 
 pytestmark = pytest.mark.usefixtures("tensorflow")

@@ -16,17 +16,17 @@ import pytest
 
 from chapterflow.environment import Project
 from chapterflow.errors import StoreUnavailable
-from chapterflow.promotion import aliases
-from chapterflow.promotion.aliases import Changed, swap
+from chapterflow.registry import aliases
+from chapterflow.registry.aliases import Changed, swap
 from chapterflow.tracking import store
-from chapterflow.tracking.registry import holder
+from chapterflow.tracking.versions import holder
 from tests.conftest import HUNG
 
 #: One process: waits for the starting shot, then tries to make its version champion.
 CONTENDER = """
 import sys, time
 from mlflow import MlflowClient
-from chapterflow.promotion.aliases import Changed, swap
+from chapterflow.registry.aliases import Changed, swap
 uri, expected, version, start = sys.argv[1:]
 client = MlflowClient(uri, registry_uri=uri)
 client.search_registered_models()

@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chapterflow.promotion.gates import judge
-from chapterflow.promotion.trial import Measured, Trial
-from chapterflow.promotion.verdict import Gate
+from chapterflow.registry.gates import Measured, Trial, judge
+from chapterflow.registry.verdict import Gate
 
 THRESHOLDS = {
     "floor": 0.9,

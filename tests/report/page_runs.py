@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from chapterflow.data.card import Dataset
 from chapterflow.evaluation.compare import Difference, differences
-from chapterflow.evaluation.metrics import classification_metrics
-from chapterflow.records import RunFacts
-from chapterflow.report.page.material import Entry, Material
+from chapterflow.evaluation.scores import classification_metrics
+from chapterflow.kinds.dataset import Dataset
+from chapterflow.page.material import Entry, Material
+from chapterflow.tracking.records import RunFacts
 from tests.small_images import digits
 
 #: Share of answers that each model gets wrong.

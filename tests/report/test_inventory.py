@@ -4,10 +4,10 @@ import io
 
 from rich.console import Console
 
-from chapterflow.config import load_settings
+from chapterflow.cli.data import inventory, print_inventory
+from chapterflow.config.load import load_settings
 from chapterflow.data.build import ensure_dataset
 from chapterflow.environment import Project
-from chapterflow.report.inventory import inventory, print_inventory
 
 
 def test_datasets_here_and_elsewhere(project: Project) -> None:
@@ -15,7 +15,9 @@ def test_datasets_here_and_elsewhere(project: Project) -> None:
     assert {record["dataset"]: record["here"] for record in inventory(project, settings)} == (
         dict.fromkeys(settings.datasets, False)
     )
-    built, _ = ensure_dataset(project, settings, "digits", on_progress=lambda *news: None)
+    built, _ = ensure_dataset(
+        project, "digits", settings.datasets["digits"], on_progress=lambda *news: None
+    )
     found = {record["dataset"]: record for record in inventory(project, settings)}
     assert found["digits"] == {
         "dataset": "digits",

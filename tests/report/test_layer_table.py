@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from chapterflow.models.parts.base import InputSpec
-from chapterflow.models.parts.registry import get_model
+from chapterflow.models.base import InputSpec
+from chapterflow.models.catalog import get_model
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
@@ -21,7 +21,7 @@ def model_of(name: str, side: int = 8) -> Any:
 
 
 def printed(rows: Any, width: int = 140) -> str:
-    from chapterflow.report.layers import print_layers
+    from chapterflow.cli.layers import print_layers
 
     console = Console(record=True, file=io.StringIO(), width=width)
     print_layers(console, rows, "a title")
@@ -29,7 +29,7 @@ def printed(rows: Any, width: int = 140) -> str:
 
 
 def test_the_chapters_cnn() -> None:
-    from chapterflow.report.layers import LayerRow, layer_table
+    from chapterflow.cli.layers import LayerRow, layer_table
 
     # A multiplication and an addition for each weight and output pixel, and one for the bias.
     conv1, conv2 = 8 * 8 * 32 * (9 * 2 + 1), 4 * 4 * 64 * (9 * 32 * 2 + 1)
@@ -49,8 +49,8 @@ def test_the_chapters_cnn() -> None:
 
 @pytest.mark.parametrize("name", ["cnn", "lenet5", "vgg"])
 def test_the_layers_together_are_the_model(name: str) -> None:
+    from chapterflow.cli.layers import layer_table, totals
     from chapterflow.evaluation.cost import flops
-    from chapterflow.report.layers import layer_table, totals
 
     model = model_of(name)
     rows = layer_table(model)
@@ -74,7 +74,7 @@ def test_a_convolution_as_the_chapter_counts_it(
 ) -> None:
     import keras
 
-    from chapterflow.report.layers import layer_table
+    from chapterflow.cli.layers import layer_table
 
     inputs = keras.Input((side, side, channels))
     layer = keras.layers.Conv2D(filters, kernel, stride, padding=padding, name="conv")
@@ -90,7 +90,7 @@ def test_one_and_three_dimensions() -> None:
     import keras
     from keras import layers
 
-    from chapterflow.report.layers import layer_table
+    from chapterflow.cli.layers import layer_table
 
     series = keras.Input((16, 1))
     row = layer_table(keras.Model(series, layers.Conv1D(4, 5, padding="same")(series)))[1]
@@ -106,7 +106,7 @@ def test_inputs_by_name_of_sizes_that_vary() -> None:
     import keras
     from keras import layers
 
-    from chapterflow.report.layers import layer_table
+    from chapterflow.cli.layers import layer_table
 
     given = {
         "features": keras.Input((None, 5), name="features"),
@@ -128,7 +128,7 @@ def test_models_in_models_and_tensors_taken_twice() -> None:
     import keras
     from keras import layers
 
-    from chapterflow.report.layers import layer_table, totals
+    from chapterflow.cli.layers import layer_table, totals
 
     grey = keras.Input((8, 8, 1))
     colour = layers.Concatenate(name="rgb")([grey, grey, grey])
@@ -145,7 +145,7 @@ def test_models_in_models_and_tensors_taken_twice() -> None:
 
 
 def test_a_layer_that_cannot_run_alone_leaves_a_dash(monkeypatch: pytest.MonkeyPatch) -> None:
-    from chapterflow.report import layers
+    from chapterflow.cli import layers
 
     counted = layers.flops
 
@@ -161,7 +161,7 @@ def test_a_layer_that_cannot_run_alone_leaves_a_dash(monkeypatch: pytest.MonkeyP
 
 
 def test_the_printed_table() -> None:
-    from chapterflow.report.layers import layer_table
+    from chapterflow.cli.layers import layer_table
 
     text = printed(layer_table(model_of("cnn")))
     assert "a title" in text

@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chapterflow.report.page import render as rendering
-from chapterflow.report.page.hardest import hardest, probes
-from chapterflow.report.page.material import Entry, Material
-from chapterflow.report.page.models import section
-from chapterflow.report.page.parts import Cell, Table
-from chapterflow.report.page.pictures import Album, shown
-from chapterflow.report.page.questions import questions
-from chapterflow.report.page.render import render, write
-from chapterflow.report.page.svg import Draughtsman, figure, plain_ticks
-from chapterflow.report.page.trade_offs import Point, pareto_front
+from chapterflow.page import report as rendering
+from chapterflow.page.hardest import hardest, probes
+from chapterflow.page.material import Entry, Material
+from chapterflow.page.models import section
+from chapterflow.page.parts import Album, Cell, Table, shown
+from chapterflow.page.plots import Point, pareto_front
+from chapterflow.page.questions import questions
+from chapterflow.page.report import render, write
+from chapterflow.page.svg import Draughtsman, figure, plain_ticks
 from tests.report import page_runs
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from chapterflow.report.page.render import render, write
+from chapterflow.page.report import render, write
 from tests.report import page_runs
 
 CHROMIUM = (

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from chapterflow.report import progress
-from chapterflow.report.progress import Lively, Plain, Silent, shown, tell_about
+from chapterflow.loop import progress
+from chapterflow.loop.progress import Lively, Plain, Silent, shown, tell_about
 
 
 class Clock:

@@ -7,8 +7,7 @@ import pytest
 from rich.console import Console
 
 from chapterflow.evaluation.compare import Difference
-from chapterflow.records import Outcome
-from chapterflow.report.tables import (
+from chapterflow.loop.tables import (
     DIFFERENCE_HEADINGS,
     beside_table,
     difference_row,
@@ -19,6 +18,7 @@ from chapterflow.report.tables import (
     results_markdown,
     results_table,
 )
+from chapterflow.tracking.records import Outcome
 
 METRICS = {
     "test/accuracy": 0.98765,

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chapterflow.config import load_settings
+from chapterflow.config.load import load_settings
 from chapterflow.environment import Project
-from chapterflow.models.parts.registry import get_model
+from chapterflow.models.catalog import get_model
 from chapterflow.tracking import store
 from tests.conftest import REPOSITORY
 from tests.graphs import rings_and_stars, two_circles
@@ -28,8 +28,8 @@ def serve(tensorflow: None, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     import mlflow.pyfunc
     from fastapi.testclient import TestClient
 
-    from chapterflow.serving.server import application
-    from chapterflow.tracking.keras_model import log_keras_model
+    from chapterflow.predict.server import application
+    from chapterflow.tracking.logged_models import log_keras_model
 
     settings = load_settings(REPOSITORY / "params.yaml", profile="embedded")
     project = Project(tmp_path_factory.mktemp("graphs"))

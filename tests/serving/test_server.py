@@ -18,9 +18,8 @@ import pytest
 
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError
-from chapterflow.serving import server
-from chapterflow.serving.requests import JSON, Reply
-from chapterflow.serving.server import application, bind
+from chapterflow.predict import server
+from chapterflow.predict.server import JSON, Reply, application, bind
 from chapterflow.shipped.answers import DESCRIPTION
 from tests.conftest import HUNG, begin
 
@@ -65,8 +64,8 @@ ENDLESS = """
 import json, sys, time
 from pathlib import Path
 from types import SimpleNamespace
-from chapterflow.commands.serve import serve
-from chapterflow.serving import server
+from chapterflow.cli.serve import serve
+from chapterflow.predict import server
 folder = Path.cwd()
 (folder / "answers.json").write_text(json.dumps({"inputs": [], "lowest": None, "highest": None}))
 model = SimpleNamespace(metadata=SimpleNamespace(get_input_schema=lambda: None))

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chapterflow.config import load_settings
-from chapterflow.data.card import DatasetCard, FileRecord
+from chapterflow.config.load import load_settings
 from chapterflow.environment import Project
+from chapterflow.kinds.dataset import DatasetCard, FileRecord
 from chapterflow.tracking.fingerprint import (
     NUMERIC_LIBRARIES,
     PACKAGE,
@@ -33,74 +33,29 @@ def names(model: str, package: Path = PACKAGE) -> set[str]:
     return {name.removeprefix(prefix) for name in files}
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_sources_are_what_training_and_scoring_execute(model: str) -> None:
-    found = names(model)
-    assert found >= {
-        f"models/{model}.py",
-        "models/parts/base.py",
-        "training/fit.py",
-        "training/callbacks.py",  # imported inside a function
-        "training/history.py",
-        "training/pipeline.py",
-        "evaluation/evaluate.py",
-        "evaluation/metrics.py",
-        "evaluation/cost.py",
-        "data/card.py",
-    }
-    assert not found & {f"models/{other}.py" for other in MODELS if other != model}
-    assert not found & {
-        "config/__init__.py",  # its values count, not its text; imported for type checkers alone
-        "cli.py",
-        "steps.py",
-        "environment.py",
-        "models/parts/registry.py",
-        "evaluation/compare.py",
-        "evaluation/figures.py",
-        "data/build.py",
-        "tracking/fingerprint.py",
-        "report/tables.py",
-    }
-
-
 #: What is edited -> the models whose fingerprints change.
 TRUTH = {
     "models/dnn.py": {"dnn"},
     "models/cnn.py": {"cnn"},
     "models/lenet5.py": {"lenet5"},
-    "models/parts/base.py": set(MODELS),
-    "models/parts/registry.py": set(),
+    "models/base.py": set(MODELS),
+    "models/catalog.py": set(),
+    "models/layers/graphs.py": set(MODELS),
     "training/fit.py": set(MODELS),
-    "training/callbacks.py": set(MODELS),
-    "training/history.py": set(MODELS),
-    "training/pipeline.py": set(MODELS),
+    "training/folds.py": set(MODELS),
     "evaluation/evaluate.py": set(MODELS),
-    "evaluation/metrics.py": set(MODELS),
-    "evaluation/cost.py": set(MODELS),
-    "evaluation/beside.py": set(MODELS),
-    "evaluation/compare.py": set(),
-    "evaluation/figures.py": set(),
-    "evaluation/denoising.py": set(),
-    "training/frozen.py": set(),
-    "training/full_batch.py": set(),
-    "training/cross_validation.py": set(),
-    "models/parts/backbones.py": set(),
-    "models/parts/graph_layers.py": set(),
-    "data/kinds/photos.py": set(),
-    "validation/kinds/images.py": set(),
-    "data/card.py": set(MODELS),
+    "evaluation/scores.py": set(MODELS),
+    "kinds/dataset.py": set(MODELS),
+    "kinds/images.py": set(MODELS),
+    "kinds/photos.py": set(),
     "data/build.py": set(),
     "data/sources/idx.py": set(),
-    "data/kinds/images.py": set(MODELS),
-    "config/__init__.py": set(),
-    "cli.py": set(),
-    "steps.py": set(),
-    "records.py": set(),
+    "config/load.py": set(),
+    "cli/run.py": set(),
+    "loop/steps.py": set(),
     "environment.py": set(),
-    "report/progress.py": set(),
-    "tracking/runs.py": set(),
     "tracking/fingerprint.py": set(),
-    "validation/suite.py": set(),
+    "validation/validate.py": set(),
 }
 
 
@@ -117,29 +72,6 @@ def test_an_edit_changes_the_models_that_it_concerns(tmp_path: Path) -> None:
         table[file] = {m for m in MODELS if source_hashes(m, "images", package) != before[m]}
         path.write_text(text)
     assert table == TRUTH
-
-
-@pytest.mark.parametrize(
-    ("model", "dataset", "used", "unused"),
-    [
-        ("transfer", "photos", "training/frozen.py", "training/full_batch.py"),
-        ("transfer", "photos", "models/parts/backbones.py", "training/cross_validation.py"),
-        ("hub", "photos", "models/parts/hub_layer.py", "evaluation/denoising.py"),
-        ("gcn", "graphs", "models/parts/graph_layers.py", "training/cross_validation.py"),
-        ("gcn-node", "citations", "training/full_batch.py", "training/frozen.py"),
-        ("conv1d", "curves", "evaluation/denoising.py", "models/parts/graph_layers.py"),
-        ("cnn", "digits", "training/fit.py", "training/frozen.py"),
-    ],
-)
-def test_what_is_found_by_name_is_covered_where_it_is_used(
-    project: Project, model: str, dataset: str, used: str, unused: str
-) -> None:
-    settings = load_settings(project.params)
-    kinds = {"photos": "images", "digits": "images"}
-    of = card(name=dataset, kind=kinds.get(dataset, dataset))
-    sources = fingerprint_parts(settings, model, [of])["sources"]
-    assert f"src/chapterflow/{used}" in sources
-    assert f"src/chapterflow/{unused}" not in sources
 
 
 @pytest.fixture
@@ -315,9 +247,9 @@ from chapterflow.environment import load_tensorflow
 load_tensorflow()
 import numpy as np
 known = set(sys.modules)
-from chapterflow.data.card import DatasetCard
-from chapterflow.data.kinds.images import Data
-from chapterflow.evaluation.beside import score_variants
+from chapterflow.kinds.dataset import DatasetCard
+from chapterflow.kinds.images import Data
+from chapterflow.evaluation.variants import score_variants
 from chapterflow.evaluation.evaluate import evaluate
 from chapterflow.models.cnn import MODEL
 from chapterflow.training.fit import fit

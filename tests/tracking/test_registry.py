@@ -10,7 +10,7 @@ import pytest
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError, StoreError
 from chapterflow.tracking import store
-from chapterflow.tracking.registry import find_version, read_version
+from chapterflow.tracking.versions import find_version, read_version
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,7 @@ import pytest
 from chapterflow.environment import Project
 from chapterflow.errors import StoreError, StoreUnavailable
 from chapterflow.tracking import store
-from chapterflow.tracking.relocation import Relocation, relocate, relocation
-from chapterflow.tracking.schema import Schema, schema
-from chapterflow.tracking.sqlite import database
+from chapterflow.tracking.store import Relocation, Schema, database, relocate, relocation, schema
 
 #: The last but one schema of MLflow 3.17.
 OLDER = "75868b020152"
@@ -157,8 +155,8 @@ def test_looking_at_a_store_imports_neither_mlflow_nor_sqlalchemy(ready: Project
         import sys
         from pathlib import Path
         from chapterflow.environment import Project
-        from chapterflow.tracking.relocation import relocation
-        from chapterflow.tracking.schema import schema
+        from chapterflow.tracking.store import relocation
+        from chapterflow.tracking.store import schema
         project = Project(Path(sys.argv[1]))
         print(schema(project).name, relocation(project))
         print({"mlflow", "sqlalchemy", "alembic", "requests"} & set(sys.modules))

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from chapterflow.data.card import Dataset
-from chapterflow.models.parts.base import ModelParams
-from chapterflow.models.parts.registry import get_model
+from chapterflow.kinds.dataset import Dataset
+from chapterflow.models.base import ModelParams
+from chapterflow.models.catalog import get_model
 from tests.digits import Watched, digits_dataset
 
 #: 70 examples in batches of 16 are five steps, the last of six examples.

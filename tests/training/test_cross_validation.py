@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chapterflow.data.card import Dataset
 from chapterflow.errors import DataError
-from chapterflow.models.parts.registry import get_model
-from chapterflow.training import cross_validation as cv
+from chapterflow.kinds.dataset import Dataset
+from chapterflow.models.catalog import get_model
+from chapterflow.training import folds as cv
 from tests.graphs import rings_and_stars
 
 pytestmark = pytest.mark.usefixtures("tensorflow")

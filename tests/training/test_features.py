@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chapterflow.data.card import Dataset
 from chapterflow.errors import ChapterflowError, DataError
+from chapterflow.kinds.dataset import Dataset
 from tests.small_images import colours
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
@@ -24,7 +24,7 @@ class Frozen:
         import keras
         from keras import layers
 
-        from chapterflow.models.parts.pixels import BackboneInput
+        from chapterflow.models.layers.preprocessing import BackboneInput
 
         keras.backend.clear_session()
         keras.utils.set_random_seed(5)
@@ -48,7 +48,7 @@ def dataset(tmp_path: Path) -> Dataset:
 
 
 def features(frozen: Any, dataset: Dataset, folder: Path, **options: Any) -> Any:
-    from chapterflow.training.features import cached_features
+    from chapterflow.training.frozen import cached_features
 
     return cached_features(frozen, dataset, dataset.indices("train"), folder, **options)
 
@@ -83,7 +83,7 @@ def test_other_weights_data_or_pass_are_other_features(dataset: Dataset, tmp_pat
 
 
 def test_the_least_recently_used_go_first(dataset: Dataset, tmp_path: Path) -> None:
-    from chapterflow.training.features import evict, prune
+    from chapterflow.training.frozen import evict, prune
 
     folder, size = tmp_path / "f", 0
     for number in range(3):
@@ -128,7 +128,7 @@ import sys, time
 from pathlib import Path
 from chapterflow.environment import load_tensorflow
 load_tensorflow()
-from chapterflow.data.card import open_dataset
+from chapterflow.kinds.dataset import open_dataset
 from tests.training.test_features import Frozen, features
 
 class Slow(Frozen):

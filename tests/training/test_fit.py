@@ -13,12 +13,12 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
-from chapterflow.data.card import Dataset
 from chapterflow.errors import ChapterflowError
-from chapterflow.models.parts.base import ModelParams
-from chapterflow.models.parts.registry import get_model
+from chapterflow.kinds.dataset import Dataset
+from chapterflow.models.base import ModelParams
+from chapterflow.models.catalog import get_model
+from chapterflow.training.batches import epoch_order
 from chapterflow.training.history import EpochRecord, best_epoch, read_history
-from chapterflow.training.pipeline import epoch_order
 from tests.digits import with_arrays
 
 pytestmark = pytest.mark.usefixtures("tensorflow")

@@ -9,9 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
-from chapterflow.data.card import Dataset, open_dataset
 from chapterflow.errors import ChapterflowError, ConfigError, DataError
-from chapterflow.models.parts.registry import get_model
+from chapterflow.kinds.dataset import Dataset, open_dataset
+from chapterflow.models.catalog import get_model
 from chapterflow.training.history import EpochRecord
 from tests.small_images import colours, digits
 
@@ -28,8 +28,8 @@ def weights(tmp_path: Path, tensorflow: None) -> str:
     """Weights of `small`, as if it had been trained elsewhere."""
     import keras
 
-    from chapterflow.models.parts.backbones import BackboneParams, backbone
-    from chapterflow.models.parts.base import InputSpec
+    from chapterflow.models.base import InputSpec
+    from chapterflow.models.layers.backbones import BackboneParams, backbone
 
     keras.utils.set_random_seed(7)
     model = backbone(
@@ -60,7 +60,7 @@ def train(
 def loaded(work: Path) -> Any:
     import keras
 
-    from chapterflow.models.parts import custom_layers
+    from chapterflow.models import layers as custom_layers
 
     custom_layers.register()
     return keras.saving.load_model(work / "model.keras", compile=False)
@@ -88,7 +88,7 @@ def scratch_of(tmp_path: Path, run: str = "run") -> Path:
 def test_only_the_head_is_trained_and_features_are_made_once(
     dataset: Dataset, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from chapterflow.training import features
+    from chapterflow.training import frozen as features
 
     written: list[int] = []
     write = features._write
@@ -231,7 +231,7 @@ def roles(tmp_path: Path) -> Dataset:
 def test_pretext_weights_are_trained_once_and_hub_uses_the_same(
     roles: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from chapterflow.training import pretext
+    from chapterflow.training import backbones as pretext
 
     monkeypatch.setattr(pretext, "RECIPE", pretext.RECIPE.model_copy(update={"epochs": 1}))
     options = {"pooling": "avg", "epochs": 8}

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chapterflow.data.card import Dataset
 from chapterflow.errors import ChapterflowError
-from chapterflow.models.parts.registry import get_model
+from chapterflow.kinds.dataset import Dataset
+from chapterflow.models.catalog import get_model
 from chapterflow.training.fit import Training
 from chapterflow.training.history import EpochRecord
 from tests.graphs import two_circles

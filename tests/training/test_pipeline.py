@@ -7,13 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chapterflow.data.card import Dataset
-from chapterflow.training.pipeline import (
-    TrainBatches,
-    epoch_order,
-    split_batches,
-    steps_per_epoch,
-)
+from chapterflow.kinds.dataset import Dataset
+from chapterflow.training.batches import TrainBatches, epoch_order, split_batches, steps_per_epoch
 from tests.digits import with_arrays
 
 pytestmark = pytest.mark.usefixtures("tensorflow")

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from chapterflow.data.card import Dataset
-from chapterflow.models.parts.base import ModelParams
-from chapterflow.models.parts.registry import get_model
+from chapterflow.kinds.dataset import Dataset
+from chapterflow.models.base import ModelParams
+from chapterflow.models.catalog import get_model
 from chapterflow.training.history import EpochRecord, append_record, read_history
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
@@ -276,8 +276,8 @@ import sys
 from pathlib import Path
 from chapterflow.environment import load_tensorflow
 load_tensorflow()
-from chapterflow.data.card import open_dataset
-from chapterflow.models.parts.registry import get_model
+from chapterflow.kinds.dataset import open_dataset
+from chapterflow.models.catalog import get_model
 from chapterflow.training.fit import fit
 entry = get_model("dnn")
 params = entry.params.model_validate_json(sys.argv[3])

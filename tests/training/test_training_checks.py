@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from chapterflow.errors import ConfigError
-from chapterflow.models.parts.base import InputSpec
-from chapterflow.models.parts.registry import get_model, model_names
+from chapterflow.models.base import InputSpec
+from chapterflow.models.catalog import get_model, model_names
 from tests.models.images import build
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
@@ -149,7 +149,7 @@ def test_a_sequential_is_a_model_like_others(named: bool) -> None:
     import keras
     from keras import layers
 
-    from chapterflow.models.parts.base import ChapterModel, ModelParams
+    from chapterflow.models.base import ChapterModel, ModelParams
     from chapterflow.training.fit import built
 
     def build(_: ModelParams, data: InputSpec) -> Any:

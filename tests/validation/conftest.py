@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chapterflow.data.card import CARD, Dataset, open_dataset
-from chapterflow.settings.bounds import ImageExpectations
-from chapterflow.validation.run import Verdict, validate_dataset
+from chapterflow.kinds.dataset import CARD, Dataset, open_dataset
+from chapterflow.kinds.pixels import ImageExpectations
+from chapterflow.validation.validate import validate_dataset
+from chapterflow.validation.verdict import Verdict
 from tests.digits import digits_card
 
 BOUNDS = ImageExpectations(

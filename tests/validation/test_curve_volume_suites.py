@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chapterflow.data.card import SPLITS, Dataset, DatasetCard, kind_class
 from chapterflow.data.source import SourceData
 from chapterflow.data.sources import csv_series, curves, solids
+from chapterflow.data.sources.csv_series import CsvSeries
+from chapterflow.data.sources.curves import Curves
+from chapterflow.data.sources.solids import Solids
 from chapterflow.errors import DataError
-from chapterflow.settings.bounds import ImageExpectations
-from chapterflow.settings.bounds_curves import CurveExpectations
-from chapterflow.settings.datasets_curves import CsvSeries, Curves
-from chapterflow.settings.datasets_volumes import Solids
-from chapterflow.validation.kinds import curves as curve_suite
+from chapterflow.kinds import curves as curve_suite
+from chapterflow.kinds.curves import CurveExpectations
+from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, kind_class
+from chapterflow.kinds.pixels import ImageExpectations
 
 CURVE_BOUNDS = CurveExpectations(
     duplicates=0.01, step_tolerance=0.01, value_use=0.5, noise_tolerance=0.1
@@ -57,7 +58,7 @@ def failures(made: Dataset, bounds: Any) -> set[str]:
     """Return the names of the broken expectations (`validate_dataset` without its pages)."""
     import great_expectations as gx
 
-    kind = importlib.import_module(f"chapterflow.validation.kinds.{made.card.kind}")
+    kind = importlib.import_module(f"chapterflow.kinds.{made.card.kind}")
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     asset = context.data_sources.add_pandas("arrays").add_dataframe_asset("rows")

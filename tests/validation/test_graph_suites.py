@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chapterflow.data.card import Dataset
 from chapterflow.errors import DataError
-from chapterflow.settings.bounds_graphs import GraphExpectations
-from chapterflow.validation import run
-from chapterflow.validation.kinds import citations, graphs
+from chapterflow.kinds import citations, graphs
+from chapterflow.kinds.dataset import Dataset
+from chapterflow.kinds.edges import GraphExpectations
+from chapterflow.validation import validate as run
 from tests.graphs import rings_and_stars, two_circles
 
 BOUNDS = GraphExpectations(class_divergence=0.05, duplicates=0.02, isolated=0.2, value_use=0.9)

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chapterflow.data.card import Dataset
 from chapterflow.errors import DataError
-from chapterflow.validation import rows as rows_module
-from chapterflow.validation.kinds.images import rows as image_rows
+from chapterflow.kinds import rows as rows_module
+from chapterflow.kinds.dataset import Dataset
+from chapterflow.kinds.images import rows as image_rows
 from tests.digits import with_arrays
 
 Corrupt = Callable[[Callable[[Any], None]], Dataset]

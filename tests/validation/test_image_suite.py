@@ -10,12 +10,12 @@ import great_expectations as gx
 import numpy as np
 import pytest
 
-from chapterflow.data.card import Dataset
-from chapterflow.settings.bounds import ImageExpectations
-from chapterflow.validation import run
-from chapterflow.validation.kinds import images
-from chapterflow.validation.results import describe
-from chapterflow.validation.run import Verdict, validate_dataset
+from chapterflow.kinds import images
+from chapterflow.kinds.dataset import Dataset
+from chapterflow.kinds.pixels import ImageExpectations
+from chapterflow.validation import validate as run
+from chapterflow.validation.validate import describe, validate_dataset
+from chapterflow.validation.verdict import Verdict
 
 Corrupt = Callable[[Callable[[Any], None]], Dataset]
 ALL = 1797

@@ -11,14 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chapterflow.config import load_settings
-from chapterflow.data.card import CARD, SPLITS, DatasetCard, open_dataset
-from chapterflow.data.kinds.photos import Data
+from chapterflow.config.load import load_settings
 from chapterflow.errors import DataError
-from chapterflow.settings.bounds_photos import PhotoExpectations
-from chapterflow.validation.kinds.photos import rows
-from chapterflow.validation.near import distance_to_other_splits
-from chapterflow.validation.run import validate_dataset
+from chapterflow.kinds.dataset import CARD, SPLITS, DatasetCard, open_dataset
+from chapterflow.kinds.photos import Data, PhotoExpectations, distance_to_other_splits, rows
+from chapterflow.validation.validate import validate_dataset
 from tests.photos import picture
 
 BOUNDS = PhotoExpectations(
@@ -271,7 +268,9 @@ def test_the_books_cats_and_dogs_pass(
 
     monkeypatch.setenv("CHAPTERFLOW_MIRROR", str(mirror))
     settings = load_settings(project.params)
-    ensure_dataset(project, settings, "catanddog", on_progress=lambda *_: None)
+    ensure_dataset(
+        project, "catanddog", settings.datasets["catanddog"], on_progress=lambda *_: None
+    )
     dataset = open_dataset(project.data / "catanddog")
     verdict = validate_dataset(dataset, settings.validation.photos, tmp_path / "out")
     assert verdict.failures == []

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from chapterflow.data.card import Dataset
-from chapterflow.settings.bounds import ImageExpectations
-from chapterflow.validation.docs import offline
-from chapterflow.validation.page import render_page
-from chapterflow.validation.run import Verdict, validate_dataset
+from chapterflow.kinds.dataset import Dataset
+from chapterflow.kinds.pixels import ImageExpectations
+from chapterflow.validation.docs import offline, render_page
+from chapterflow.validation.validate import validate_dataset
+from chapterflow.validation.verdict import Verdict
 
 #: Attributes whose value a browser fetches or runs without being asked.
 FETCHED = {"src", "srcset", "data", "poster", "background", "action", "formaction", "style"}

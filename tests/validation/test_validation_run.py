@@ -10,21 +10,22 @@ from typing import Any
 
 import pytest
 
-from chapterflow.data.card import Dataset
 from chapterflow.errors import DataError, ValidationFailed
-from chapterflow.settings.bounds import ImageExpectations
-from chapterflow.validation import run
-from chapterflow.validation.run import Verdict, read_verdict, validate_dataset
+from chapterflow.kinds.dataset import Dataset
+from chapterflow.kinds.pixels import ImageExpectations
+from chapterflow.validation import validate as run
+from chapterflow.validation.validate import validate_dataset
+from chapterflow.validation.verdict import Verdict, read_verdict
 from tests.conftest import HUNG
 
 SCRIPT = """
 import os
 import sys
 from pathlib import Path
-from chapterflow.validation.run import validate_dataset
+from chapterflow.validation.validate import validate_dataset
 assert not {"great_expectations", "pandas", "jinja2"} & set(sys.modules), "imported too early"
-from chapterflow.settings.bounds import ImageExpectations
-from chapterflow.data.card import open_dataset
+from chapterflow.config.settings import ImageExpectations
+from chapterflow.kinds.dataset import open_dataset
 bounds = ImageExpectations.model_validate_json(sys.argv[3])
 validate_dataset(open_dataset(Path(sys.argv[1])), bounds, Path(sys.argv[2]))
 assert os.environ["GX_ANALYTICS_ENABLED"] == "false"

@@ -1,6 +1,7 @@
 """Building `data/<name>/` once, atomically, and checking it byte for byte."""
 
 import hashlib
+import importlib
 import os
 import shutil
 import tempfile
@@ -10,7 +11,12 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from chapterflow.data.card import (
+from chapterflow.data.fetch import OnProgress, fetch
+from chapterflow.data.source import SourceData
+from chapterflow.environment import Project
+from chapterflow.errors import ChapterflowError, DataError
+from chapterflow.files import sha256_file
+from chapterflow.kinds.dataset import (
     CARD,
     SPLITS,
     Dataset,
@@ -20,19 +26,14 @@ from chapterflow.data.card import (
     open_dataset,
     read_array,
     read_card,
-    sha256_file,
 )
-from chapterflow.data.source import SourceData
-from chapterflow.data.sources import OnProgress, read_source, recipe
-from chapterflow.environment import Project
-from chapterflow.errors import ChapterflowError, DataError
-from chapterflow.settings import Settings
+from chapterflow.types import RemoteFile
 
 
 def ensure_dataset(
     project: Project,
-    settings: Settings,
     name: str,
+    params: Any,
     *,
     on_progress: OnProgress,
     build: bool = True,
@@ -41,6 +42,7 @@ def ensure_dataset(
     """Return the card of a dataset, building it where it is missing or `params.yaml` changed.
 
     Args:
+        params: The dataset's block of `params.yaml`.
         build: Whether to build; without it a missing or outdated dataset is an error.
         rebuild: Build even where the dataset is there.
 
@@ -52,7 +54,7 @@ def ensure_dataset(
         FetchError: If the source cannot be fetched.
     """
     folder = project.data / name
-    wanted = recipe(settings.datasets[name])
+    wanted = recipe(params)
     locks = project.scratch / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / f"data-{name}.lock"):
@@ -67,7 +69,7 @@ def ensure_dataset(
             )
         downloads = project.scratch / "downloads" / name
         try:
-            source = read_source(settings.datasets[name], cache=downloads, on_progress=on_progress)
+            source = read_source(params, cache=downloads, on_progress=on_progress)
         except DataError:
             # A file that is wrong, though it arrived whole, would be wrong the next time too.
             shutil.rmtree(downloads, ignore_errors=True)
@@ -201,3 +203,42 @@ def _write(path: Path, write: Any) -> FileRecord:
         out.flush()
         os.fsync(out.fileno())
     return FileRecord(bytes=path.stat().st_size, sha256=sha256_file(path))
+
+
+def recipe(params: Any) -> dict[str, Any]:
+    """Return what decides a dataset's bytes: where it differs from the card's, build anew.
+
+    Addresses are left out: they say where bytes come from, not which bytes. So are options that
+    are not given, so that a new option leaves the recipes of older data as they were. Where
+    the content of a path has changed, `chapterflow data fetch --force NAME` builds anew.
+    """
+    addresses = {"path", "mirror", "upstream", "title", "licence"}
+    found: dict[str, Any] = params.model_dump(mode="json", exclude=addresses, exclude_none=True)
+    return found
+
+
+def read_source(params: Any, *, cache: Path, on_progress: OnProgress) -> SourceData:
+    """Read a dataset from its source, fetching it where it is not on this machine.
+
+    Args:
+        params: The dataset's block of `params.yaml`.
+        cache: Folder for downloads.
+        on_progress: Told of downloaded bytes.
+
+    Raises:
+        DataError: If the source is damaged or not what `params.yaml` says.
+        FetchError: If it cannot be fetched.
+    """
+
+    def local(file: RemoteFile) -> Path:
+        return fetch(
+            file,
+            mirror_folder=getattr(params, "mirror", None),
+            upstream=getattr(params, "upstream", ()),
+            cache=cache,
+            on_progress=on_progress,
+        )
+
+    module = importlib.import_module(f"chapterflow.data.sources.{params.kind.replace('-', '_')}")
+    found: SourceData = module.read(params, local)
+    return found

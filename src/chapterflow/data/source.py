@@ -7,8 +7,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from chapterflow.models.parts.base import Kind
-from chapterflow.settings.types import RemoteFile
+from chapterflow.models.base import Kind
+from chapterflow.types import RemoteFile
 
 #: Brings a file of a source onto this machine and returns where it is.
 Fetch = Callable[[RemoteFile], Path]

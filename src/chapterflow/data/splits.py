@@ -1,10 +1,38 @@
 """Deterministic, stratified splits: made once, stored with the data."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from chapterflow.data.card import SPLITS
 from chapterflow.errors import DataError
+from chapterflow.kinds.dataset import SPLITS
+
+
+def grouped_split(
+    labels: NDArray[np.uint8],
+    contents: Sequence[str],
+    *,
+    validation: float,
+    test: float,
+    seed: int,
+) -> NDArray[np.uint8]:
+    """Assign every example to a split as `stratified_split` does, equal ones to the same split.
+
+    Args:
+        labels: `(n,)` class numbers.
+        contents: Hash of each example; copies of one get into the split of the first of them.
+
+    Raises:
+        DataError: If the shares leave too little for one example of each class.
+    """
+    _, first, group = np.unique(np.asarray(contents), return_index=True, return_inverse=True)
+    # In the order of the data, so that the draw does not depend on how hashes sort.
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    drawn = stratified_split(labels[first[order]], validation=validation, test=test, seed=seed)
+    return drawn[rank[group]]
 
 
 def stratified_split(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chapterflow.models.parts.base import Strict
+from chapterflow.types import Strict
 
 #: Below this adjusted p-value a difference counts as real.
 SIGNIFICANCE = 0.05

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chapterflow.data.card import Dataset
-from chapterflow.evaluation.metrics import Metrics
+from chapterflow.evaluation.scores import Metrics
+from chapterflow.kinds.dataset import Dataset
 
 if TYPE_CHECKING:
     import keras

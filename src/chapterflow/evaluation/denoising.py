@@ -13,7 +13,6 @@ from chapterflow.errors import ImplausibleMetric
 
 Metrics = dict[str, float]
 Floats = NDArray[np.float64]
-
 #: Samples that a filter may span.
 WINDOWS = range(3, 32, 2)
 #: Degrees of the polynomial of a Savitzky-Golay filter.

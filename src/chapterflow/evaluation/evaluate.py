@@ -10,25 +10,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chapterflow.data.card import Dataset, Split
 from chapterflow.errors import DataError
 from chapterflow.evaluation.cost import cost_metrics
-from chapterflow.evaluation.metrics import (
+from chapterflow.evaluation.scores import (
     ClassScore,
     Metrics,
     check_metrics,
     classification_metrics,
     majority_accuracy,
 )
-from chapterflow.models.parts.base import ChapterModel, ModelParams, Strict, with_softmax
+from chapterflow.kinds.dataset import Dataset, Split
+from chapterflow.models.base import ChapterModel, ModelParams, with_softmax
+from chapterflow.training.batches import load_model, predict, sized_for
 from chapterflow.training.fit import Training
-from chapterflow.training.pipeline import load_model, predict, sized_for
+from chapterflow.types import Strict
 
 if TYPE_CHECKING:
     import keras
 
-    from chapterflow.settings import EvaluationParams
-
+    from chapterflow.config.settings import EvaluationParams
 
 #: Found by name, so that the fingerprints of models of classes do not cover it.
 DENOISING = "chapterflow.evaluation.denoising"

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chapterflow.errors import ConfigError
+from chapterflow.errors import ConfigError, nearest
 from chapterflow.explain.feature_maps import mapped_layers
-from chapterflow.explain.trained import is_convolution
-from chapterflow.settings import nearest
+from chapterflow.explain.untrained import is_convolution
 
 if TYPE_CHECKING:
     import keras

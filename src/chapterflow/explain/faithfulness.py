@@ -1,13 +1,18 @@
-"""Does a map say what the network really uses? Deletion and insertion against random orders.
+"""Is a map to be believed? Deletion and insertion, randomised weights, stability.
 
 Petsiuk et al., "RISE: randomized input sampling for explanation of black-box models", BMVC (2018).
 Places (pixels, voxels, samples, nodes) are kept or not; how an example with some of them kept is
 scored is the caller's, so that images and graphs are judged by the same code.
+
+Model-parameter randomisation: Adebayo et al., "Sanity checks for saliency maps", NeurIPS (2018).
+Stability under small noise: Alvarez-Melis & Jaakkola, "On the robustness of interpretability
+methods" (2018).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +28,6 @@ if TYPE_CHECKING:
 RANDOM, FRACTIONS = 8, 10
 #: Gap below which nothing is shown, however close the random orders are to each other.
 LEAST = 0.02
-
 #: Score in [0, 1] of examples `(m,)` of which the places `(m, places)` are kept.
 Score = Callable[[NDArray[np.intp], NDArray[np.bool_]], NDArray[Any]]
 
@@ -203,3 +207,221 @@ def _ranks(
         ]
     )
     return np.argsort(order, axis=1)
+
+
+#: Shares of the weighted layers, counted from the output, that the cascade has randomised.
+STAGES = (0.0, 1.0)
+Maps = Mapping[str, NDArray[Any]]
+
+
+@contextmanager
+def randomised(layers: Sequence[keras.layers.Layer], seed: int) -> Iterator[None]:
+    """Give layers first weights anew, each by its own initialiser; the learnt ones come back.
+
+    Weights whose initialiser is not known (those of a SavedModel, of some layers of this project)
+    are shuffled instead, which leaves their range as it was.
+    """
+    rng = np.random.default_rng([seed, 6])
+    kept = [(weight, np.array(weight)) for layer in layers for weight in layer.weights]
+    try:
+        for layer in layers:
+            for owner in layer._flatten_layers():
+                for weight in (*owner._trainable_variables, *owner._non_trainable_variables):
+                    weight.assign(_anew(owner, weight, rng))
+        yield
+    finally:
+        for weight, value in kept:
+            weight.assign(value)
+
+
+def _anew(owner: Any, weight: Any, rng: np.random.Generator) -> Any:
+    first = getattr(owner, f"{weight.name}_initializer", None)
+    if first is None:
+        value = np.array(weight)
+        return rng.permuted(value.reshape(-1)).reshape(value.shape)
+    config = first.get_config()
+    if "seed" in config:  # A saved layer has none, and would draw others at each loading.
+        first = type(first).from_config({**config, "seed": int(rng.integers(2**31))})
+    return first(tuple(weight.shape), dtype=weight.dtype)
+
+
+def weighted_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Return the layers with weights, from the output to the input."""
+    return [layer for layer in reversed(model.layers) if layer.weights]
+
+
+def cascade(
+    model: keras.Model,
+    learnt: Maps,
+    make: Callable[[], Maps],
+    *,
+    seed: int,
+    where: NDArray[np.bool_],
+) -> dict[str, list[float]]:
+    """Return how alike each method's maps stay while the layers are randomised from the top.
+
+    Args:
+        model: Trained; as it was afterwards.
+        learnt: Maps `(n, *places)` by method of the trained model.
+        make: Returns maps `(n, *places)` by method from the model as it stands.
+        seed: Of the weights.
+        where: Places `(n, *places)` that are compared.
+
+    Returns:
+        By method the mean similarity at each of `STAGES`: the last layer alone, all layers.
+    """
+    layers = weighted_layers(model)
+    found: dict[str, list[float]] = {name: [] for name in learnt}
+    for share in STAGES:
+        with randomised(layers[: max(1, round(share * len(layers)))], seed):
+            for name, maps in make().items():
+                found[name].append(float(np.mean(similarity(learnt[name], maps, where))))
+    return found
+
+
+def similarity(first: NDArray[Any], second: NDArray[Any], where: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return Spearman's rank correlation of pairs of maps `(n, *places)`, `(n,)`.
+
+    Only over the places that are compared: where an input equals its baseline, integrated gradients
+    are 0 whatever the weights, and those zeros would agree. 0 where a map is the same everywhere.
+    """
+    from scipy.stats import rankdata
+
+    found = np.zeros(len(first))
+    for number, mask in enumerate(where):
+        chosen = mask if mask.sum() > 2 else np.ones_like(mask)
+        ranks = [rankdata(maps[number][chosen]) for maps in (first, second)]
+        spreads = [one.std() for one in ranks]
+        if min(spreads) > 0:
+            a, b = ((one - one.mean()) / s for one, s in zip(ranks, spreads, strict=True))
+            found[number] = float(np.mean(a * b))
+    return found
+
+
+#: Deviation of the noise that a map should survive, as a share of the largest raw value.
+NOISE = 0.02
+#: A map depends on the model where random weights leave less than this share of the similarity
+#: that noise leaves: a relative threshold, because how alike two maps are depends on the data.
+RELATIVE = 0.5
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is known of one method's maps.
+
+    Attributes:
+        faithful: Deletion and insertion, against random orders.
+        stages: Similarity after the last layer, and after all layers, were randomised.
+        stability: Similarity after a little noise on the inputs.
+    """
+
+    faithful: Faithfulness
+    stages: list[float]
+    stability: float
+
+    @property
+    def depends_on_model(self) -> bool:
+        """Whether random weights change the map clearly more than noise does."""
+        return self.stages[-1] < RELATIVE * self.stability
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The measures by name, finite."""
+        return faithful_metrics(self.faithful) | {
+            "randomisation_similarity": self.stages[-1],
+            "depends_on_model": float(self.depends_on_model),
+            "stability": self.stability,
+        }
+
+    @property
+    def doubts(self) -> list[str]:
+        """What speaks against the maps, in words for a picture; none where nothing does."""
+        found = [] if self.faithful.beats_random else ["does not beat random orders"]
+        if not self.depends_on_model:
+            found.append("hardly depends on the weights")
+        return found
+
+
+def faithful_metrics(found: Faithfulness) -> dict[str, float]:
+    """Return deletion, insertion, what random orders reach, and the verdict."""
+    return {
+        "deletion_auc": float(found.deletion.mean()),
+        "insertion_auc": float(found.insertion.mean()),
+        "random_deletion_auc": float(found.random.mean()),
+        "beats_random": float(found.beats_random),
+    }
+
+
+def judge(
+    model: keras.Model,
+    make: Callable[[bool], Mapping[str, NDArray[Any]]],
+    faithful: Mapping[str, Faithfulness],
+    *,
+    seed: int,
+    where: NDArray[np.bool_],
+) -> dict[str, Judgement]:
+    """Return the judgement on each method.
+
+    Args:
+        model: Trained.
+        make: Returns maps `(n, *places)` by method, of inputs with noise or without.
+        faithful: How the methods fare against random orders.
+        seed: Of the random weights.
+        where: Places `(n, *places)` of the maps that are compared.
+    """
+    maps, noisy = make(False), make(True)
+    stages = cascade(model, maps, lambda: make(False), seed=seed, where=where)
+    return {
+        name: Judgement(
+            found, stages[name], float(np.mean(similarity(maps[name], noisy[name], where)))
+        )
+        for name, found in faithful.items()
+    }
+
+
+def as_metrics(judged: Mapping[str, Judgement]) -> dict[str, float]:
+    """Return all measures as `explain/<method>/<measure>`."""
+    return {
+        f"explain/{method}/{measure}": value
+        for method, one in judged.items()
+        for measure, value in one.metrics.items()
+    }
+
+
+def as_details(judged: Mapping[str, Judgement]) -> dict[str, Any]:
+    """Return what the metrics leave out: each stage of the randomisation, and the doubts."""
+    return {
+        method: {
+            "similarity_after_randomising": dict(
+                zip(
+                    [
+                        f"{share:.0%} of the layers" if share else "the last layer"
+                        for share in STAGES
+                    ],
+                    one.stages,
+                    strict=True,
+                )
+            ),
+            "doubts": one.doubts,
+        }
+        for method, one in judged.items()
+    }
+
+
+def with_scores(
+    rows: Sequence[dict[str, Any]], faithful: Mapping[str, Faithfulness]
+) -> list[dict[str, Any]]:
+    """Return the rows of the probes with the scores of their maps."""
+    found = []
+    for number, row in enumerate(rows):
+        scores = {
+            name: {
+                "deletion_auc": float(one.deletion[number]),
+                "insertion_auc": float(one.insertion[number]),
+                "beats_random": bool(one.each_beats_random[number]),
+            }
+            for name, one in faithful.items()
+            if number < len(one.deletion)
+        }
+        found.append(row | {"maps": scores})
+    return found

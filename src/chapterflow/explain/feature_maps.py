@@ -1,4 +1,4 @@
-"""Feature maps: what the convolutions and poolings of a trained network make of its inputs.
+"""Feature maps, kernels and the walk through a network: what its layers make of an input.
 
 Zeiler & Fergus, "Visualizing and understanding convolutional networks", ECCV (2014).
 """
@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chapterflow.explain.canvas import GREY, Canvas
-from chapterflow.explain.tiles import draw_input, draw_map
-from chapterflow.explain.trained import check_trained, is_convolution
+from chapterflow.explain.canvas import GREY, Canvas, coloured, draw_input, draw_map, flattened
+from chapterflow.explain.explanation import Picture
+from chapterflow.explain.untrained import check_trained, is_convolution
 
 if TYPE_CHECKING:
     import keras
-
-__all__ = ["check_trained", "draw_feature_maps", "draw_layer", "feature_maps", "has_feature_maps"]
 
 #: Maps drawn of each layer, and layers drawn of a deep network.
 CHANNELS, LAYERS = 8, 12
@@ -237,3 +235,189 @@ def _heading(canvas: Canvas, title: str, text: str, axes: int) -> None:
     slices = "\nVolumes are shown as slices, front to back." if axes == 4 else ""
     canvas.text(MARGIN, MARGIN, title, size=12)
     canvas.text(MARGIN, MARGIN + 26, text + slices, color=GREY)
+
+
+#: Kernels drawn, and kernels a row.
+MOST, COLUMNS = 32, 8
+KERNEL_TILE, KERNEL_GAP, KERNEL_MARGIN, KERNEL_HEADING, KERNEL_LINE = 84, 12, 20, 76, 18
+
+
+def first_kernels(model: keras.Model) -> tuple[str, NDArray[Any]] | None:
+    """Return name and kernels `(*sides, channels in, filters)` of the first convolution.
+
+    Returns:
+        None where there is no convolution, or its kernels are not of this form (transposed,
+        separable).
+    """
+    for layer in model.layers:
+        if is_convolution(layer):
+            kernel = getattr(layer, "kernel", None)
+            plain = kernel is not None and type(layer).__name__ in ("Conv1D", "Conv2D", "Conv3D")
+            return (layer.name, np.asarray(kernel)) if plain else None
+    return None
+
+
+def draw_kernels(name: str, kernels: NDArray[Any], title: str, path: Path) -> int:
+    """Draw the kernels that have most weight: red positive, blue negative, white zero.
+
+    Of three channels in, the kernels are shown in colour, as they tint their input (grey: zero);
+    otherwise summed over the channels. Kernels of one axis are curves, those of three slices.
+
+    Args:
+        name: Of the layer.
+        kernels: `(*sides, channels in, filters)`.
+        title: Heading.
+        path: Image to write.
+
+    Returns:
+        How many are drawn.
+    """
+    axes = kernels.ndim - 2
+    norms = np.sqrt(np.sum(np.square(kernels), axis=tuple(range(kernels.ndim - 1))))
+    shown = np.argsort(-norms, kind="stable")[:MOST]
+    rows = -(-len(shown) // COLUMNS)
+    width = 2 * KERNEL_MARGIN + COLUMNS * (KERNEL_TILE + KERNEL_GAP)
+    canvas = Canvas(
+        width, KERNEL_MARGIN + KERNEL_HEADING + rows * (KERNEL_TILE + KERNEL_LINE + KERNEL_GAP)
+    )
+    limit = float(np.abs(kernels).max())
+    tinted = kernels.shape[-2] == 3 and axes == 2
+    key = (
+        "each as it tints its input, grey is zero"
+        if tinted
+        else "lines: the weights from first to last, one range for all"
+        if axes == 1
+        else "red positive, blue negative, white zero, one range for all"
+    )
+    left_out = f", the {len(shown)} with most weight" if len(shown) < len(norms) else ""
+    canvas.text(KERNEL_MARGIN, KERNEL_MARGIN, title, size=12)
+    canvas.text(
+        KERNEL_MARGIN,
+        KERNEL_MARGIN + 26,
+        f"{name}: {len(norms)} kernels of {sides(kernels.shape[:-1])}{left_out}; "
+        f"below each its number.\n{key[0].upper()}{key[1:]}.",
+        color=GREY,
+    )
+    for place, number in enumerate(shown):
+        x = KERNEL_MARGIN + (place % COLUMNS) * (KERNEL_TILE + KERNEL_GAP)
+        y = (
+            KERNEL_MARGIN
+            + KERNEL_HEADING
+            + (place // COLUMNS) * (KERNEL_TILE + KERNEL_LINE + KERNEL_GAP)
+        )
+        one = kernels[..., number]
+        if tinted:
+            top = float(np.abs(one).max()) or 1.0
+            colours = np.asarray(np.round((one / top + 1) * 127.5), np.uint8)
+            canvas.tile(x, y, KERNEL_TILE, KERNEL_TILE, colours)
+        elif axes == 1:
+            summed = one.sum(axis=-1)
+            zero = np.zeros(len(summed))
+            draw_map(canvas, (x, y, KERNEL_TILE, KERNEL_TILE), summed, (-limit, limit))
+            canvas.curve(x, y, KERNEL_TILE, KERNEL_TILE, zero, (-limit, limit), "#b0b0b0")
+        else:
+            canvas.tile(
+                x,
+                y,
+                KERNEL_TILE,
+                KERNEL_TILE,
+                flattened(coloured(one.sum(-1), -limit, limit, "bwr"), 120),
+            )
+            if axes == 2:
+                canvas.frame(x, y, KERNEL_TILE, KERNEL_TILE, (200, 200, 200))
+        canvas.text(
+            x + KERNEL_TILE / 2, y + KERNEL_TILE + 3, str(number), size=8, ha="center", color=GREY
+        )
+    canvas.save(path)
+    return len(shown)
+
+
+def look_inside(
+    model: keras.Model,
+    inputs: NDArray[Any],
+    names: Sequence[str],
+    folder: Path,
+    title: str,
+    value_max: float,
+    *,
+    channels: bool = True,
+) -> tuple[list[Picture], list[dict[str, Any]]]:
+    """Draw the walk of the first input, each layer for all inputs, and the first kernels.
+
+    Args:
+        model: A trained model with convolutions.
+        inputs: Raw values `(n, *spatial, channels)`.
+        names: What each input is.
+        folder: Where the PNGs go.
+        title: What all headings begin with.
+        value_max: Largest raw value.
+        channels: Whether to draw a picture for each layer.
+
+    Returns:
+        The pictures, and of each layer its name, kind, output shape and the channels shown.
+
+    Raises:
+        Untrained: If its convolutions have the weights that they were built with.
+    """
+    maps = feature_maps(model, inputs)
+    kinds = {layer.name: type(layer).__name__ for layer in mapped_layers(model)}
+    steps = {name: step for step, name in enumerate(maps)}
+    path = folder / "walk.png"
+    draw_feature_maps(
+        inputs[0],
+        {name: found[0] for name, found in maps.items()},
+        f"{title}: {names[0]} on its way through the layers",
+        path,
+        value_max=value_max,
+        caption=names[0],
+    )
+    last = next(reversed(maps.values())).shape[1:]
+    pictures = [
+        Picture(
+            key="walk",
+            step=0,
+            path=path,
+            caption=f"One input, {names[0]}, through {len(maps)} convolutions and poolings, from "
+            f"{sides(inputs.shape[1:])} to {sides(last)}: the maps that answer most.",
+        )
+    ]
+    details: list[dict[str, Any]] = []
+    drawn = spread([*maps]) if channels else []
+    for name, found in maps.items():
+        shape = sides(found.shape[1:])
+        detail = {"name": name, "kind": kinds[name], "output_shape": list(found.shape[1:])}
+        if name in drawn:
+            path = folder / f"feature_maps_{steps[name]:02d}_{name}.png"
+            shown = draw_layer(
+                inputs,
+                found,
+                f"{title}: feature maps of {name} ({kinds[name]}, {shape})",
+                path,
+                value_max=value_max,
+                captions=names,
+            )
+            detail["channels"] = shown
+            pictures.append(
+                Picture(
+                    key="feature_maps",
+                    step=steps[name],
+                    path=path,
+                    caption=f"Layer {name} ({kinds[name]}, {shape}): the channels "
+                    f"{', '.join(map(str, shown))} for {len(inputs)} inputs.",
+                )
+            )
+        details.append(detail)
+    if channels and (found_kernels := first_kernels(model)):
+        name, kernels = found_kernels
+        path = folder / "kernels.png"
+        count = draw_kernels(name, kernels, f"{title}: kernels of the first convolution", path)
+        pictures.append(
+            Picture(
+                key="kernels",
+                step=0,
+                path=path,
+                caption=f"{count} of {kernels.shape[-1]} kernels of {name}, each "
+                f"{sides(kernels.shape[:-1])}.",
+            )
+        )
+    return pictures, details

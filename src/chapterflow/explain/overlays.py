@@ -1,21 +1,87 @@
-"""The picture of attributions: each probe, and over it what speaks for the answer."""
+"""What is explained of an answer, and the picture of its attributions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from chapterflow.explain.canvas import GREY, RED, Canvas
-from chapterflow.explain.faithfulness import Faithfulness
-from chapterflow.explain.feature_maps import wrapped
-from chapterflow.explain.tiles import draw_input, draw_overlay
+from chapterflow.errors import ConfigError, nearest
+from chapterflow.explain.canvas import GREY, RED, Canvas, draw_input, draw_overlay
+from chapterflow.explain.faithfulness import Faithfulness, is_classifier, probability
+from chapterflow.explain.feature_maps import has_feature_maps, wrapped
+
+if TYPE_CHECKING:
+    import keras
+
+from chapterflow.explain.attributions import METHODS, answers
+
+
+def usable_methods(model: keras.Model) -> list[str]:
+    """Return the methods that say something of a model.
+
+    Grad-CAM needs convolutions, and an answer for the whole input: of a smoothed curve's sample,
+    the mean over the positions of a map tells nothing.
+    """
+    cam = has_feature_maps(model) and is_classifier(model)
+    return [name for name in METHODS if cam or name != "grad-cam"]
+
+
+def answered(
+    model: keras.Model, inputs: NDArray[Any], classes: Sequence[str]
+) -> tuple[NDArray[np.intp], dict[str, Any]]:
+    """Return what is explained of each input `(n,)`, and what the model says, as text and rows."""
+    out = answers(model, inputs)
+    if not is_classifier(model):
+        targets = np.full(len(inputs), out.shape[1] // 2, np.intp)
+        values = np.take_along_axis(out, targets[:, np.newaxis], axis=1)[:, 0]
+        rows = [
+            {"sample": int(one), "value": float(value)}
+            for one, value in zip(targets, values, strict=True)
+        ]
+        return targets, {"text": [f"value {v:.3g}\nin the middle" for v in values], "rows": rows}
+    said = out.argmax(axis=1)
+    confidence = probability(out, said)
+    names = [classes[int(one)] if classes else str(one) for one in said]
+    return said, {
+        "text": [f"model: {n}, {c:.2f}" for n, c in zip(names, confidence, strict=True)],
+        "rows": [
+            {"predicted": n, "confidence": float(c)} for n, c in zip(names, confidence, strict=True)
+        ],
+    }
+
+
+def target_number(target: int | str, classes: Sequence[str], count: int) -> int:
+    """Return the number of a class given by name or number.
+
+    Raises:
+        ConfigError: If there is no such class.
+    """
+    text = str(target)
+    if text in classes:
+        return list(classes).index(text)
+    if text.isdecimal() and int(text) < count:
+        return int(text)
+    valid = classes or [f"0 to {count - 1}"]
+    raise ConfigError(
+        f"target must be one of the answers of the model.{nearest(text, valid)} "
+        f"Received: {target!r}"
+    )
+
+
+def ranking(model: keras.Model, maps: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+    """Return the maps as places are ranked: by what speaks for a class, or moves a value at all."""
+    if is_classifier(model):
+        return maps
+    return {name: np.abs(one) for name, one in maps.items()}
+
 
 TILE, GAP, NAMES, MARGIN, HEADING, COLUMN, LINE = 118, 40, 160, 20, 88, 52, 30
 #: A curve is wider than high.
-WIDE = 2.2
+OVERLAY_WIDTH = 2.2
 
 
 def draw_attributions(
@@ -46,7 +112,7 @@ def draw_attributions(
         doubts: What speaks against each method.
         marks: Of curves, the position of the sample that is explained, `(n,)`.
     """
-    tile = round(TILE * WIDE) if inputs.ndim == 3 else TILE
+    tile = round(TILE * OVERLAY_WIDTH) if inputs.ndim == 3 else TILE
     width = max(820, 2 * MARGIN + NAMES + (1 + len(maps)) * (tile + GAP))
     top = MARGIN + HEADING + COLUMN
     row = TILE + LINE + 12

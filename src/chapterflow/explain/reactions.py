@@ -9,16 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chapterflow.data.card import Dataset
-from chapterflow.explain.canvas import GREY, RED, Canvas
+from chapterflow.explain.canvas import GREY, RED, Canvas, draw_input
 from chapterflow.explain.feature_maps import wrapped
-from chapterflow.explain.tiles import draw_input
+from chapterflow.kinds.dataset import Dataset
 
 #: Examples of each sort, and classes drawn.
 EACH, CLASSES = 4, 10
 TILE, GAP, NAMES, MARGIN, HEADING, LINE, BETWEEN = 68, 8, 96, 20, 84, 18, 26
 SORTS = {"surest": "surest, and right", "doubtful": "least sure", "wrong": "wrong, and sure"}
-
 Reactions = dict[str, dict[str, list[int]]]
 
 

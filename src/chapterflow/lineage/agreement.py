@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from chapterflow.data.card import Dataset
-from chapterflow.models.parts.base import Strict
+from chapterflow.kinds.dataset import Dataset
+from chapterflow.types import Strict
 
 if TYPE_CHECKING:
     import keras
@@ -20,7 +20,6 @@ AGREEMENT = 0.95
 TOLERANCE = 0.01
 #: Of curves: distance between the answers over the first one's error, and change of that error.
 DISTANCE, ERROR_CHANGE = 0.5, 0.05
-
 Verdict = Literal["identical", "agrees", "differs"]
 
 
@@ -116,7 +115,7 @@ def compare_models(
         resamples: Bootstrap samples.
         seed: Seed of the bootstrap.
     """
-    from chapterflow.training.pipeline import predict
+    from chapterflow.training.batches import predict
 
     weights = compare_weights(recorded.get_weights(), retrained.get_weights())
     answers = [predict(model, dataset, "test") for model in (recorded, retrained)]

@@ -2,27 +2,341 @@
 
 from __future__ import annotations
 
+import json
+import platform
 import tempfile
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from chapterflow.data.card import open_dataset
-from chapterflow.environment import Project, load_tensorflow
-from chapterflow.errors import StoreError
+from pydantic import ValidationError
+
+from chapterflow.config.settings import Settings
+from chapterflow.data.build import verify_dataset
+from chapterflow.environment import Project, load_tensorflow, machine
+from chapterflow.errors import ChapterflowError, ConfigError, DataError, StoreError
+from chapterflow.files import sha256_file
+from chapterflow.kinds.dataset import open_dataset, read_card
+from chapterflow.lineage import provenance as past_data
 from chapterflow.lineage.agreement import Agreement, Verdict, compare_models
-from chapterflow.lineage.artifacts import read_json
-from chapterflow.lineage.environment import Fact, changed_sources, facts
-from chapterflow.lineage.ledger import log_reproduction
-from chapterflow.lineage.recorded import Recorded, data_of, recorded_model
-from chapterflow.lineage.reference import find_run
-from chapterflow.models.parts.base import Strict
-from chapterflow.records import Tell, silent
-from chapterflow.settings import Settings
-from chapterflow.tracking.registry import model_file
+from chapterflow.lineage.provenance import read_json
+from chapterflow.lineage.why import find_run
+from chapterflow.models.base import ChapterModel, ModelParams
+from chapterflow.models.catalog import get_model
+from chapterflow.tracking import runs
+from chapterflow.tracking.fingerprint import PACKAGE, content_hash
 from chapterflow.tracking.session import Session
+from chapterflow.tracking.versions import Version, model_file
 from chapterflow.training.history import EpochRecord
+from chapterflow.types import Strict, Tell, silent
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+NOT_RECORDED = "not recorded"
+
+
+class Fact(Strict):
+    """One fact, then and now.
+
+    Attributes:
+        recorded: As the run has it.
+        today: As it is now.
+        same: Whether both are known and equal.
+        decides: Whether the weights depend on it. Of the commit they do not: the source files that
+            training executes are compared one by one.
+    """
+
+    name: str
+    recorded: str
+    today: str
+    same: bool
+    decides: bool = True
+
+    @property
+    def known(self) -> bool:
+        """Whether the run recorded it."""
+        return self.recorded != NOT_RECORDED
+
+    def told(self) -> str:
+        """Return the change in a few words, `keras 3.15.0 -> 3.15.1`."""
+        return f"{self.name} {self.recorded} -> {self.today}"
+
+
+def facts(project: Project, tags: Mapping[str, str], parts: Mapping[str, Any]) -> list[Fact]:
+    """Return the facts of a run beside those of today.
+
+    Args:
+        project: The project.
+        tags: Tags of the run.
+        parts: Its `fingerprint.json`.
+    """
+    found = [
+        _fact("machine", tags.get(runs.MACHINE), machine()),
+        _fact("Python", tags.get(runs.PYTHON), platform.python_version()),
+    ]
+    found += [_fact(name, then, _installed(name)) for name, then in parts["libraries"].items()]
+    found.append(_commit(project, tags))
+    found.append(_files("source files", parts["sources"], _sources_today(parts["sources"])))
+    if named := parts.get("files"):
+        today = {path: content_hash(Path(path)) for path in named}
+        found.append(_files("files of weights", named, today))
+    return found
+
+
+def changed_sources(parts: Mapping[str, Any]) -> list[str]:
+    """Return the source files that training executed and that are others now, or gone."""
+    today = _sources_today(parts["sources"])
+    return [path for path, key in parts["sources"].items() if today[path] != key]
+
+
+def _fact(name: str, recorded: str | None, today: str) -> Fact:
+    return Fact(
+        name=name,
+        recorded=recorded or NOT_RECORDED,
+        today=today,
+        same=recorded is not None and recorded == today,
+    )
+
+
+def _installed(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _commit(project: Project, tags: Mapping[str, str]) -> Fact:
+    def clean(found: Mapping[str, str]) -> bool:
+        return found.get(runs.DIRTY) == "false"
+
+    def told(found: Mapping[str, str]) -> str | None:
+        if runs.COMMIT not in found:
+            return None
+        return found[runs.COMMIT][:10] + ("" if clean(found) else " with changes")
+
+    now = runs.git_tags(project)
+    fact = _fact("commit", told(tags), told(now) or "none")
+    same = fact.same and clean(tags) and clean(now)
+    if fact.same and not same:
+        # Changes that were never committed may have been any.
+        fact = fact.model_copy(update={"today": f"{fact.today}, maybe others"})
+    return fact.model_copy(update={"decides": False, "same": same})
+
+
+def _sources_today(sources: Mapping[str, str]) -> dict[str, str | None]:
+    root = PACKAGE.parent.parent
+    return {path: sha256_file(root / path) if (root / path).is_file() else None for path in sources}
+
+
+def _files(name: str, then: Mapping[str, str], now: Mapping[str, str | None]) -> Fact:
+    other = [path for path, key in then.items() if now[path] != key]
+    shown = ", ".join(other[:3]) + (f" and {len(other) - 3} more" if len(other) > 3 else "")
+    today = f"{len(other)} differ: {shown}" if other else f"{len(then)}"
+    return Fact(name=name, recorded=f"{len(then)}", today=today, same=not other)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A training as its run recorded it.
+
+    Attributes:
+        digests: Digest of each dataset that it read, by name.
+        data_version: Hash of `data/`; None where it was not versioned.
+        commit: Of the sources; None where there was none.
+    """
+
+    model: str
+    entry: ChapterModel[Any]
+    params: ModelParams
+    seed: int
+    dataset: str
+    digests: Mapping[str, str]
+    data_version: str | None
+    commit: str | None
+
+
+def recorded_model(version: Version, run: Run, parts: Mapping[str, Any]) -> Recorded:
+    """Return what a run recorded, checked against today's code.
+
+    Args:
+        version: The version that it made.
+        run: The run.
+        parts: Its `fingerprint.json`.
+
+    Raises:
+        ConfigError: If today's code has no such model, or it takes other parameters.
+        StoreError: If the record is not whole.
+    """
+    tags = run.data.tags
+    commit = tags.get(runs.COMMIT)
+    hint = (
+        f"`git worktree add ../{version.model}-{commit[:10]} {commit}` brings the code of that time"
+        if commit
+        else "the run recorded no commit"
+    )
+    if tags.get(runs.DIRTY) == "true":
+        hint = f"it was trained with changes that no commit has, on {str(commit)[:10]}"
+    try:
+        model, dataset = parts["model"], parts["dataset"]
+        digests = {dataset["name"]: dataset["digest"], **parts["other_datasets"]}
+        seed, given = parts["seed"], json.dumps(parts["params"])
+        for needed in ("libraries", "sources"):
+            parts[needed]
+    except (KeyError, TypeError) as error:
+        raise StoreError(
+            f"fingerprint.json of run {run.info.run_id} must say what was trained. "
+            f"Received: no {error}"
+        ) from None
+    try:
+        entry = get_model(model)
+        params = entry.params.model_validate_json(given)
+    except KeyError:
+        raise ConfigError(
+            f"{version.uri()} is a {model!r}, which this checkout must have. Received: no such "
+            f"model; {hint}"
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(
+            f"{version.uri()} must be trained with the parameters of its run. Received: "
+            f"{'.'.join(map(str, first['loc']))}: {first['msg']}; {hint}"
+        ) from None
+    data_version = tags.get(runs.DATA_VERSION, "none")
+    return Recorded(
+        model=model,
+        entry=entry,
+        params=params,
+        seed=seed,
+        dataset=dataset["name"],
+        digests=digests,
+        data_version=None if data_version == "none" else data_version,
+        commit=commit,
+    )
+
+
+def data_of(project: Project, recorded: Recorded, into: Path, tell: Tell) -> tuple[Path, str]:
+    """Return a folder with the data that a run learnt, byte for byte, and where they came from.
+
+    They are those in `data/` where these are the same, or else fetched by DVC.
+
+    Args:
+        project: The project.
+        recorded: What the run recorded.
+        into: Folder for what is fetched.
+        tell: Hears of it.
+
+    Raises:
+        ChapterflowError: If they cannot be had.
+    """
+    tell("data", ", ".join(recorded.digests))
+    here = {
+        name: fault
+        for name, digest in recorded.digests.items()
+        if (fault := _fault(project.data / name, digest))
+    }
+    if not here:
+        return project.data, "data/, which is as it was"
+    told = "; ".join(here.values())
+    if recorded.data_version is None:
+        raise ChapterflowError(
+            f"Data that are the run's must be in data/, or under DVC. Received: {told}, and the "
+            "run names no version of data/"
+        )
+    tell("data", f"version {recorded.data_version[:10]} from DVC")
+    try:
+        data = past_data.bring(project, recorded.data_version, list(recorded.digests), into)
+    except ChapterflowError as error:
+        raise ChapterflowError(f"{told}. {error}") from None
+    for name, digest in recorded.digests.items():
+        if fault := _fault(data / name, digest):
+            raise ChapterflowError(
+                f"Version {recorded.data_version} of the data must hold what the run learnt. "
+                f"Received: {fault}"
+            )
+    return data, f"version {recorded.data_version} from DVC ({told})"
+
+
+def _fault(folder: Path, digest: str) -> str | None:
+    """Return what is wrong with a dataset that should have a digest; None where nothing is."""
+    name = f"{folder.parent.name}/{folder.name}"
+    try:
+        card = read_card(folder)
+        damage = verify_dataset(folder)
+    except (DataError, OSError):
+        return f"{name} is not there"
+    if card.digest != digest:
+        return f"{name} has the digest {card.digest[:12]}, the run's is {digest[:12]}"
+    return f"{name} is not what its card says" if damage else None
+
+
+#: Value of `chapterflow.kind`.
+REPRODUCTION = "reproduction"
+#: Tags: the run that was made again, and what came out.
+REPRODUCES, OUTCOME = "chapterflow.reproduces", "chapterflow.reproduction"
+#: Artifact with all of it.
+DOCUMENT = "verdict.json"
+
+
+def log_reproduction(
+    project: Project, session: Session, run: Run, document: Mapping[str, Any]
+) -> str:
+    """Log a finished reproduction, and return the id of its run.
+
+    It carries no fingerprint: nothing may take it for the training that it repeats.
+
+    Args:
+        project: The project.
+        session: Its store.
+        run: The run that was made again.
+        document: What `verdict.json` says.
+    """
+    client, tags = session.client, run.data.tags
+    run_id = runs.open_run(
+        client,
+        session.experiment_id,
+        name=f"reproduce {document['version']}",
+        tags={
+            runs.KIND: REPRODUCTION,
+            REPRODUCES: run.info.run_id,
+            OUTCOME: document["verdict"],
+            **{key: tags[key] for key in (runs.MODEL, runs.DATASET, runs.DIGEST) if key in tags},
+            runs.MACHINE: machine(),
+            runs.PYTHON: platform.python_version(),
+            **runs.git_tags(project),
+            "mlflow.note.content": document["told"],
+        },
+    )
+    with session.ending_on_error(run_id):
+        client.log_dict(run_id, dict(document), DOCUMENT)
+        comparison = document["comparison"]
+        figures = {
+            "reproduction/identical": float(comparison["identical"]),
+            "reproduction/agreement": comparison["agreement"],
+            "reproduction/answers_rmse": comparison["answers_rmse"],
+            f"reproduction/{comparison['metric']}_difference": comparison["difference"],
+            "reproduction/largest_weight_difference": comparison["largest_difference"],
+            "reproduction/seconds": document["seconds"],
+        }
+        told = {name: value for name, value in figures.items() if value is not None}
+        runs.log_metrics(client, run_id, told, 0)
+        runs.close_run(client, run_id, "FINISHED")
+    return run_id
+
+
+def reproductions(client: MlflowClient, experiment_id: str, run_id: str) -> list[Run]:
+    """Return the reproductions of a run, newest first."""
+    found: list[Run] = client.search_runs(
+        [experiment_id],
+        f"tags.`{runs.KIND}` = '{REPRODUCTION}' and tags.`{REPRODUCES}` = '{run_id}'",
+        order_by=["attributes.start_time DESC"],
+    )
+    return found
 
 
 class Reproduction(Strict):
@@ -142,7 +456,7 @@ def _retrain(recorded: Recorded, data: Path, temporary: Path, tell: Tell) -> tup
 def _compare(
     settings: Settings, recorded: Recorded, kept: Path, made: Path, data: Path
 ) -> Agreement:
-    from chapterflow.training.pipeline import load_model, sized_for
+    from chapterflow.training.batches import load_model, sized_for
 
     dataset = sized_for(recorded.entry, recorded.params, open_dataset(data / recorded.dataset))
     try:

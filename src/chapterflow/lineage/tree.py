@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from chapterflow.models.parts.base import Strict
+from chapterflow.types import Strict
 
 State = Literal["ok", "warning", "broken"]
 

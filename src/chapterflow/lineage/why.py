@@ -1,26 +1,191 @@
-"""Why is this model here? From its name in the registry back to data, code, checks and gates."""
+"""Which version or run people mean."""
 
 from __future__ import annotations
 
+import re
 import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
+from chapterflow.config.settings import Profile, Settings
 from chapterflow.environment import Project
-from chapterflow.errors import StoreError
-from chapterflow.lineage.evidence import evidence
-from chapterflow.lineage.gates import gates
-from chapterflow.lineage.reference import find
+from chapterflow.errors import ConfigError, StoreError
+from chapterflow.lineage.provenance import evidence, read_json
 from chapterflow.lineage.tree import Lineage, Link, State
-from chapterflow.records import Tell, silent
-from chapterflow.settings import Settings
 from chapterflow.tracking import runs
-from chapterflow.tracking.registry import Version, model_file
 from chapterflow.tracking.session import Session
+from chapterflow.tracking.versions import (
+    CHALLENGER,
+    CHAMPION,
+    VERDICT,
+    VERDICT_FILE,
+    VERDICT_RUN,
+    Version,
+    find_version,
+    holder,
+    model_file,
+    version_of,
+)
+from chapterflow.types import Tell, silent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+
+#: How a run's id begins; fewer characters could be meant as anything.
+_RUN = re.compile(r"[0-9a-f]{4,32}")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A version that was asked for.
+
+    Attributes:
+        note: Which version was taken, where the reference did not say.
+    """
+
+    version: Version
+    note: str | None = None
+
+
+def find(client: MlflowClient, reference: str) -> Asked:
+    """Return the version that `NAME`, `NAME/VERSION` or `NAME@ALIAS` names.
+
+    NAME alone is the champion; before there is one, the challenger, or else the newest version.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    if "@" in reference or "/" in reference:
+        return Asked(find_version(client, reference))
+    if champion := holder(client, reference, CHAMPION):
+        return Asked(champion)
+    if challenger := holder(client, reference, CHALLENGER):
+        return Asked(challenger, f"{reference} has no champion; this is its challenger.")
+    newest = find_version(client, reference)
+    return Asked(newest, f"{reference} has no champion and no challenger; this is its newest.")
+
+
+def find_run(client: MlflowClient, experiment_id: str, reference: str) -> tuple[Run, Asked]:
+    """Return the finished model run that a reference names, and the version that it made.
+
+    Args:
+        client: MlflowClient.
+        experiment_id: Where runs are looked for.
+        reference: A run's id or how it begins, or what `find` takes.
+
+    Raises:
+        ConfigError: If there is none, or several begin so.
+        StoreError: If a version's run, or a run's version, is gone.
+    """
+    from mlflow.exceptions import MlflowException
+
+    fitting = []
+    if _RUN.fullmatch(reference) and not _is_registered(client, reference):
+        fitting = [
+            run
+            for profile in get_args(Profile)
+            for run in runs.finished_model_runs(client, experiment_id, profile)
+            if run.info.run_id.startswith(reference)
+        ]
+        if len(fitting) > 1:
+            raise ConfigError(
+                f"The id of a run must be given in full, or as far as it is one run's. "
+                f"Received: {reference!r}, with which {len(fitting)} runs begin"
+            )
+    if not fitting:
+        asked = find(client, reference)
+        try:
+            run = client.get_run(asked.version.run_id)
+        except MlflowException:
+            run = None
+        if run is None or run.info.lifecycle_stage != "active":
+            raise StoreError(
+                f"{asked.version.told()} was made by a run that the store must still have. "
+                f"Received: no run {asked.version.run_id}"
+            )
+        return run, asked
+    (run,) = fitting
+    tags = run.data.tags
+    try:
+        made = client.get_model_version(tags[runs.MODEL], tags[runs.MODEL_VERSION])
+    except (MlflowException, KeyError):
+        raise StoreError(
+            f"Run {run.info.run_id} must have a version in the registry: its model is compared "
+            f"with. Received: {tags.get(runs.MODEL)}/{tags.get(runs.MODEL_VERSION)}, which is gone"
+        ) from None
+    return run, Asked(version_of(made))
+
+
+def _is_registered(client: MlflowClient, name: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_registered_model(name)
+    except MlflowException:
+        return False
+    return True
+
+
+def gates(client: MlflowClient, version: Version) -> Link:
+    """Return the link to the gates: what judged a version, or that nothing has.
+
+    A version need not have been judged. The champion must: nobody should have made it that by
+    hand.
+    """
+    from mlflow.exceptions import MlflowException
+
+    champion = holder(client, version.name, CHAMPION)
+    reigns = champion is not None and champion.number == version.number
+    tags = client.get_model_version(version.name, version.number).tags
+    verdict, run_id = tags.get(VERDICT), tags.get(VERDICT_RUN)
+    if run_id is None:
+        if reigns:
+            return _broken("it is the champion, and no gate has judged it")
+        return Link(name="gates", told="not judged yet")
+    try:
+        client.get_run(run_id)
+        found = read_json(run_id, VERDICT_FILE)
+    except (MlflowException, StoreError) as error:
+        return _broken(f"judged ({verdict}) in run {run_id}, whose verdict is gone: {error}")
+    below = [_gate(gate) for gate in found.get("gates", [])]
+    passed = sum(link.state == "ok" for link in below)
+    told = f"{verdict}"
+    if found.get("when"):
+        told += f" {found['when']}"
+    if found.get("who"):
+        told += f" by {found['who']}"
+    told += f": {passed} of {len(below)} gates passed (run {run_id})"
+    if reigns and verdict == "refused":
+        return Link(name="gates", told=f"{told}; it is champion", state="broken", below=below)
+    if verdict in ("promoted", "refused") and found.get("verdict") != verdict:
+        told += f"; the ledger says {found.get('verdict')}, the version's tag {verdict}"
+        return Link(name="gates", told=told, state="broken", below=below)
+    return Link(name="gates", told=told, below=below)
+
+
+def _broken(told: str) -> Link:
+    return Link(name="gates", told=told, state="broken")
+
+
+def _gate(gate: Mapping[str, Any]) -> Link:
+    passed = bool(gate.get("passed"))
+    figures = [
+        f"{side} {_number(gate[side])}"
+        for side in ("champion", "challenger", "threshold")
+        if gate.get(side) is not None
+    ]
+    told = ", ".join(["passed" if passed else "not passed", *figures])
+    if gate.get("note"):
+        told += f"; {gate['note']}"
+    state: State = "ok" if passed else "warning"
+    return Link(name=str(gate.get("name", "gate")), told=told, state=state)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def why(project: Project, settings: Settings, reference: str, *, tell: Tell = silent) -> Lineage:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from chapterflow.models.parts.base import ChapterModel, InputSpec, ModelParams, PositiveInt
+from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
+from chapterflow.types import PositiveInt
 
 if TYPE_CHECKING:
     import keras

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from chapterflow.models.parts.base import ChapterModel, InputSpec, ModelParams, PositiveInt
+from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
+from chapterflow.types import PositiveInt
 
 if TYPE_CHECKING:
     import keras
-
 
 #: Deviation, in the unit of the data, that is not told from 0 where a curve has its own scale.
 FLAT = 1e-3

@@ -12,13 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from chapterflow.models.parts.base import (
-    ChapterModel,
-    Fraction,
-    InputSpec,
-    ModelParams,
-    PositiveInt,
-)
+from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
+from chapterflow.types import Fraction, PositiveInt
 
 if TYPE_CHECKING:
     import keras
@@ -56,7 +51,7 @@ def build(params: Params, data: InputSpec) -> keras.Model:
     import keras
     from keras import layers
 
-    from chapterflow.models.parts.graph_layers import Readout
+    from chapterflow.models.layers.graphs import Readout
 
     features = keras.Input((None, data.shape[-1]), name="features")
     adjacency = keras.Input((None, None), name="adjacency")
@@ -81,7 +76,7 @@ def build(params: Params, data: InputSpec) -> keras.Model:
 
 
 def _convolution(params: Params, name: str) -> Any:
-    from chapterflow.models.parts.graph_layers import GINConvolution, GraphConvolution
+    from chapterflow.models.layers.graphs import GINConvolution, GraphConvolution
 
     if params.convolution == "gin":
         return GINConvolution(params.width, activation="relu", name=name)

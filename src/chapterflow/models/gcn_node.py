@@ -13,13 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from chapterflow.models.parts.base import (
-    ChapterModel,
-    Fraction,
-    InputSpec,
-    ModelParams,
-    PositiveInt,
-)
+from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
+from chapterflow.types import Fraction, PositiveInt
 
 if TYPE_CHECKING:
     import keras
@@ -47,11 +42,7 @@ def build(params: Params, data: InputSpec) -> keras.Model:
     """
     import keras
 
-    from chapterflow.models.parts.graph_layers import (
-        FeatureDropout,
-        GraphConvolution,
-        RowNormalization,
-    )
+    from chapterflow.models.layers.graphs import FeatureDropout, GraphConvolution, RowNormalization
 
     features = keras.Input((data.shape[-1],), sparse=True, name="features")
     adjacency = keras.Input((None,), sparse=True, name="adjacency")

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from chapterflow.models.parts.base import ChapterModel, Fraction, InputSpec, ModelParams
-from chapterflow.models.parts.convolution import convolution
-from chapterflow.models.parts.inception import Inception, inception
+from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
+from chapterflow.models.layers.convolution import Inception, convolution, inception
+from chapterflow.types import Fraction
 
 if TYPE_CHECKING:
     import keras

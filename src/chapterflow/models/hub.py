@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from chapterflow.models.parts.base import ChapterModel, InputSpec
-from chapterflow.models.parts.heads import head, head_layers
-from chapterflow.models.parts.hub_params import EXPORTED, PRETEXT, HubParams
+from chapterflow.models.base import ChapterModel, InputSpec
+from chapterflow.models.layers.heads import EXPORTED, PRETEXT, HubParams, head, head_layers
 
 if TYPE_CHECKING:
     import keras
@@ -61,9 +60,9 @@ def _features(params: Params, data: InputSpec) -> keras.Model:
     import keras
     from keras import layers
 
-    from chapterflow.models.parts.heads import augmented
-    from chapterflow.models.parts.hub_layer import HubLayer
-    from chapterflow.models.parts.pixels import BackboneInput
+    from chapterflow.models.layers.heads import augmented
+    from chapterflow.models.layers.hub import HubLayer
+    from chapterflow.models.layers.preprocessing import BackboneInput
 
     module = HubLayer.from_handle(params.handle, params.sha256, name="module")
     inputs = keras.Input(data.shape, name="pixels")

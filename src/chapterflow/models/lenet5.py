@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from chapterflow.models.parts.base import ChapterModel, InputSpec, ModelParams
+from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
 
 if TYPE_CHECKING:
     import keras

@@ -13,15 +13,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from chapterflow.models.parts.backbones import (
+from chapterflow.models.base import ChapterModel, InputSpec
+from chapterflow.models.layers.backbones import (
     NAMED_WEIGHTS,
     PRETEXT,
     BackboneParams,
     backbone,
     image_size,
 )
-from chapterflow.models.parts.base import ChapterModel, InputSpec
-from chapterflow.models.parts.heads import HeadParams, augmented, head, head_layers
+from chapterflow.models.layers.heads import HeadParams, augmented, head, head_layers
 
 if TYPE_CHECKING:
     import keras

@@ -15,14 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from chapterflow.models.parts.base import (
-    ChapterModel,
-    Fraction,
-    InputSpec,
-    ModelParams,
-    PositiveInt,
-)
-from chapterflow.models.parts.convolution import convolution
+from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
+from chapterflow.models.layers.convolution import convolution
+from chapterflow.types import Fraction, PositiveInt
 
 if TYPE_CHECKING:
     import keras

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from chapterflow.models.parts.base import ChapterModel, InputSpec, ModelParams, PositiveInt
+from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
+from chapterflow.types import PositiveInt
 
 if TYPE_CHECKING:
     import keras

@@ -11,19 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import chapterflow
-from chapterflow.data.card import DatasetCard, kind_class, read_card, sha256_file
 from chapterflow.environment import Project
-from chapterflow.models.parts.base import Kind
-from chapterflow.models.parts.registry import get_model
+from chapterflow.files import sha256_file
+from chapterflow.kinds.dataset import DatasetCard, read_card
+from chapterflow.models.base import Kind
 
 if TYPE_CHECKING:
-    from chapterflow.settings import Settings
+    from chapterflow.config.settings import Settings
 
 #: Libraries whose version can change a number.
 NUMERIC_LIBRARIES = (
     *("tensorflow", "keras", "tensorflow-hub", "numpy", "scipy", "scikit-learn", "pillow"),
 )
-
 PACKAGE = Path(chapterflow.__file__).parent
 
 
@@ -45,7 +44,7 @@ def fingerprint_parts(
         "seed": settings.seed,
         "dataset": {"name": card.name, "digest": card.digest},
         "other_datasets": {other.name: other.digest for other in others},
-        "sources": source_hashes(model, card.kind, more=_more_roots(settings, model, card.kind)),
+        "sources": source_hashes(model, card.kind),
         "files": {name: content_hash(Path(name)) for name in settings.params(model).files()},
         "libraries": {name: version(name) for name in NUMERIC_LIBRARIES},
     }
@@ -54,20 +53,6 @@ def fingerprint_parts(
 def fingerprint(parts: dict[str, Any]) -> str:
     """Return the SHA-256 over the parts, as canonical JSON."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _more_roots(settings: Settings, model: str, kind: Kind) -> list[str]:
-    """Return modules that training finds by name."""
-    roots = []
-    if get_model(model).frozen is not None:
-        roots.append("chapterflow.training.frozen")
-    if kind_class(kind).WHOLE:
-        roots.append("chapterflow.training.full_batch")
-    if kind == "curves":
-        roots.append("chapterflow.evaluation.denoising")
-    if settings.params(model).folds:
-        roots.append("chapterflow.training.cross_validation")
-    return roots
 
 
 def content_hash(path: Path) -> str:
@@ -79,30 +64,31 @@ def content_hash(path: Path) -> str:
     return found.hexdigest()
 
 
-def source_hashes(
-    model: str, kind: Kind, package: Path = PACKAGE, *, more: Sequence[str] = ()
-) -> dict[str, str]:
-    """Return path and hash of every source file that training or scoring a model executes.
+def source_hashes(model: str, kind: Kind, package: Path = PACKAGE) -> dict[str, str]:
+    """Return path and hash of every source file that decides what a model learns and scores.
 
-    The files are found by following imports, also those inside functions, from the model's own
-    file and the training and evaluation steps. A change of another model's file, or of the command
-    line, is none of this model's business.
+    These are the model's own file, the kind of its data, and all of `models/layers`, `training`
+    and `evaluation`: the files that `dvc.yaml` lists. Another model's file, or the command line,
+    changes nothing.
 
     Args:
         model: Name of the chapter model.
-        kind: Canonical form of its data.
+        kind: Kind of its data.
         package: Folder of the `chapterflow` package.
-        more: Further modules that it executes.
     """
-    roots = [
-        f"chapterflow.models.{model.replace('-', '_')}",
-        f"chapterflow.data.kinds.{kind}",
-        "chapterflow.training.fit",
-        "chapterflow.evaluation.evaluate",
-        "chapterflow.evaluation.beside",
-        *more,
+    files = [
+        package / "models" / f"{model.replace('-', '_')}.py",
+        package / "models" / "base.py",
+        package / "kinds" / f"{kind}.py",
+        package / "kinds" / "dataset.py",
+        *(package / "models" / "layers").glob("*.py"),
+        *(package / "training").glob("*.py"),
+        *(package / "evaluation").glob("*.py"),
     ]
-    return module_hashes(roots, package)
+    return {
+        f"src/{path.relative_to(package.parent).as_posix()}": sha256_file(path)
+        for path in sorted(files)
+    }
 
 
 def module_hashes(roots: Sequence[str], package: Path = PACKAGE) -> dict[str, str]:
@@ -171,9 +157,7 @@ def validation_folder(project: Project, settings: Settings, dataset: str, digest
     parts = [
         digest,
         settings.validation.bounds(kind).model_dump_json(),
-        json.dumps(
-            module_hashes(["chapterflow.validation.run", f"chapterflow.validation.kinds.{kind}"])
-        ),
+        json.dumps(module_hashes(["chapterflow.validation.validate", f"chapterflow.kinds.{kind}"])),
         version("great-expectations"),
     ]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

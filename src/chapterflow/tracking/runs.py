@@ -1,4 +1,4 @@
-"""MLflow runs: opened or resumed, fed while they go on, found again by fingerprint."""
+"""MLflow runs: opened or resumed, fed while they go on, found and read again."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from chapterflow.data.card import DatasetCard
+from chapterflow.config.settings import Profile
 from chapterflow.environment import Project, process_identity, process_is_gone
+from chapterflow.errors import ConfigError
+from chapterflow.kinds.dataset import DatasetCard
+from chapterflow.tracking.records import RunFacts
 from chapterflow.training.history import EpochRecord
+from chapterflow.types import Tell, silent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,16 +41,12 @@ DIGEST, DATA_VERSION = "chapterflow.dataset_digest", "chapterflow.data_version"
 #: Where it was trained: `chapterflow.environment.machine`, and the version of Python.
 MACHINE, PYTHON = "chapterflow.machine", "chapterflow.python"
 PARENT = "mlflow.parentRunId"
-
 #: Without these a finished run cannot be reused or compared.
 EVALUATION, PREDICTIONS = "evaluation.json", "predictions.npz"
 #: Folder of the explanation, in a training's work folder and among the run's artifacts.
 EXPLAIN = "explain"
-
 #: Folder of a run that holds a report.
 REPORT = "report"
-
-
 #: Files that git tracks and no training reads.
 NOT_SOURCES = (":!data.dvc", ":!dvc.lock", ":!results")
 
@@ -256,3 +256,87 @@ def end_dead_runs(client: MlflowClient, experiment_ids: Iterable[str]) -> list[s
             close_run(client, run.info.run_id, "KILLED")
             ended.append(str(run.info.run_id))
     return ended
+
+
+#: Files and folders that are copied, where a run has them.
+ARTIFACTS = (EVALUATION, PREDICTIONS, "training.json", "dataset.json")
+FOLDERS = ("validation", "explain")
+#: So few runs are named in the message of a wrong id.
+TOLD = 8
+
+
+def named_runs(client: MlflowClient, experiment_id: str, wanted: Sequence[str]) -> list[Run]:
+    """Return the finished model runs of any profile whose ids begin with the words, in their order.
+
+    Raises:
+        ConfigError: If a word fits no run, or several.
+    """
+    there = [
+        run
+        for profile in get_args(Profile)
+        for run in finished_model_runs(client, experiment_id, profile)
+    ]
+    found: dict[str, Run] = {}
+    for word in wanted:
+        fitting = [run for run in there if word and run.info.run_id.startswith(word)]
+        if len(fitting) != 1:
+            problem = f"{len(fitting)} runs begin so" if fitting else "no finished run begins so"
+            raise ConfigError(
+                f"--runs takes ids of finished model runs, or how one of them begins: {problem}. "
+                f"Received: {word!r}. {_told(fitting or there)}"
+            )
+        found[fitting[0].info.run_id] = fitting[0]
+    return list(found.values())
+
+
+def _told(there: Sequence[Run]) -> str:
+    if not there:
+        return "There is none yet; `chapterflow run` makes some."
+    names = [f"{run.info.run_id[:8]} ({run.data.tags[MODEL]})" for run in there[:TOLD]]
+    more = f" and {len(there) - TOLD} more" if len(there) > TOLD else ""
+    return f"There: {', '.join(names)}{more}."
+
+
+def labels(chosen: Sequence[Run]) -> dict[str, str]:
+    """Return what each run is called, by id: its model, with the run where one is there twice."""
+    models = [run.data.tags[MODEL] for run in chosen]
+    return {
+        run.info.run_id: model if models.count(model) == 1 else f"{model} {run.info.run_id[:8]}"
+        for run, model in zip(chosen, models, strict=True)
+    }
+
+
+def read_run(
+    client: MlflowClient, run: Run, label: str, into: Path, *, tell: Tell = silent
+) -> RunFacts:
+    """Copy a run's small artifacts into a folder of its own below `into`, and return its facts."""
+    tell("report", f"run of {label}")
+    run_id = str(run.info.run_id)
+    folder = into / run_id
+    folder.mkdir(parents=True, exist_ok=True)
+    there = {item.path for item in client.list_artifacts(run_id)}
+    for name in (*ARTIFACTS, *FOLDERS):
+        if name in there:
+            client.download_artifacts(run_id, name, str(folder))
+    return RunFacts(
+        label=label,
+        run_id=run_id,
+        model=run.data.tags[MODEL],
+        dataset=run.data.tags[DATASET],
+        tags=dict(run.data.tags),
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        started=int(run.info.start_time),
+        folder=folder,
+    )
+
+
+def newest_flow_run(client: MlflowClient, experiment_id: str, profile: str) -> str | None:
+    """Return the id of the newest run of a flow in a profile; None where there is none."""
+    found = client.search_runs(
+        [experiment_id],
+        f"tags.`{KIND}` = 'flow' and tags.`{PROFILE}` = '{profile}'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+    )
+    return str(found[0].info.run_id) if found else None

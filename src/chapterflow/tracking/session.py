@@ -10,22 +10,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from chapterflow.data.card import Dataset, DatasetCard
+from chapterflow.config.settings import Settings
 from chapterflow.data.versioning import data_version
 from chapterflow.environment import Project, machine
 from chapterflow.errors import ConfigError
-from chapterflow.models.parts.registry import get_model
-from chapterflow.records import SCORES, Outcome
-from chapterflow.settings import Settings
+from chapterflow.kinds.dataset import Dataset, DatasetCard
+from chapterflow.models.catalog import get_model
 from chapterflow.tracking import runs
 from chapterflow.tracking.fingerprint import fingerprint
-from chapterflow.tracking.registry import CHALLENGER, CHAMPION, holder
+from chapterflow.tracking.records import SCORES, Outcome
 from chapterflow.tracking.store import ensure_experiment, open_store
+from chapterflow.tracking.versions import CHALLENGER, CHAMPION, holder
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-    from chapterflow.models.parts.base import ChapterModel
+    from chapterflow.models.base import ChapterModel
     from chapterflow.validation.verdict import Verdict
 
 EXPERIMENT_NOTE = (
@@ -153,11 +153,11 @@ class Session:
 
         from chapterflow.evaluation import figures
         from chapterflow.evaluation.evaluate import Evaluation
-        from chapterflow.evaluation.metrics import check_metrics
-        from chapterflow.explain.storage import read_explanation
-        from chapterflow.tracking.keras_model import log_keras_model, register
+        from chapterflow.evaluation.scores import check_metrics
+        from chapterflow.explain.explanation import read_explanation
+        from chapterflow.tracking.logged_models import log_keras_model, register
+        from chapterflow.training.batches import load_model, sized_for
         from chapterflow.training.fit import Training
-        from chapterflow.training.pipeline import load_model, sized_for
 
         training = Training.model_validate_json((work / "training.json").read_text("utf-8"))
         evaluation = Evaluation.model_validate_json((work / runs.EVALUATION).read_text("utf-8"))

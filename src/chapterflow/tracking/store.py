@@ -1,27 +1,407 @@
-"""The tracking store: where it is, made ready for use, and its experiments."""
+"""The tracking store: where it is, its schema and SQLite file, moved projects, experiments."""
 
 import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from chapterflow.environment import Project
 from chapterflow.errors import StoreError, StoreUnavailable
-from chapterflow.tracking.relocation import move, relocation
-from chapterflow.tracking.schema import Schema, create, schema, upgrade
-from chapterflow.tracking.sqlite import (
-    Note,
-    check_writable,
-    database,
-    lock,
-    quiet,
-    store_errors,
-    wait_seconds,
-    without_password,
+
+#: Receives one line for each thing that was done to an existing store.
+Note = Callable[[str], None]
+#: Seconds that a locked database is waited for; `CHAPTERFLOW_STORE_WAIT` replaces it.
+WAIT = 20.0
+#: Creating or upgrading takes longer than the longest sane transaction.
+PREPARATION = 6
+
+
+def database(project: Project) -> Path:
+    """Return the absolute path of the project's own SQLite store."""
+    return project.root.resolve() / "mlruns" / "mlflow.db"
+
+
+def wait_seconds(wait: float | None) -> float:
+    """Return `wait`, or else `CHAPTERFLOW_STORE_WAIT`, or else 20 seconds."""
+    given = os.environ.get("CHAPTERFLOW_STORE_WAIT", "")
+    try:
+        return wait if wait is not None else float(given or WAIT)
+    except ValueError:
+        raise StoreError(
+            f"CHAPTERFLOW_STORE_WAIT must be a number of seconds. Received: {given!r}"
+        ) from None
+
+
+def check_writable(project: Project) -> None:
+    """Raise a `StoreError` if this user may not write to the local store."""
+    path = database(project)
+    for place in (path.parent, path):
+        if not os.access(place, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise StoreError(
+                f"The tracking store must be writable. Received: {place}, which this user may only "
+                "read. Change its permissions or set MLFLOW_TRACKING_URI to another store."
+            )
+
+
+@contextmanager
+def connect(path: Path, wait: float) -> Iterator[sqlite3.Connection]:
+    """Open a database, wait for its locks, and close it in the end."""
+    # mode=rw: a plain connection would make a missing file.
+    uri = f"{path.as_uri()}?mode=rw" if path.exists() else str(path)
+    with closing(
+        sqlite3.connect(uri, timeout=wait, uri=uri != str(path), isolation_level=None)
+    ) as db:
+        yield db
+
+
+@contextmanager
+def lock(project: Project, wait: float) -> Iterator[None]:
+    """Keep other processes from preparing the local store at the same time."""
+    from filelock import FileLock, Timeout
+
+    path = database(project)
+    file_lock = FileLock(f"{path}.lock")
+    with store_errors(path):
+        try:
+            file_lock.acquire(timeout=PREPARATION * wait)
+        except Timeout:
+            raise StoreUnavailable(
+                f"Another process has been preparing the tracking store {path} for more than "
+                f"{PREPARATION * wait:g} s. Run again when it has finished."
+            ) from None
+    try:
+        yield
+    finally:
+        file_lock.release()
+
+
+def keep(path: Path, suffix: str, wait: float) -> Path:
+    """Copy the database as last committed, also while this process holds its write lock."""
+    kept = path.with_name(f"{path.name}.{suffix}")
+    partial = partial_of(kept)
+    # A plain copy would drop this process's locks on the file when it closes it.
+    with connect(path, wait) as source, closing(sqlite3.connect(partial)) as target:
+        source.backup(target)
+    os.replace(partial, kept)
+    return kept
+
+
+def partial_of(path: Path) -> Path:
+    """Return the path under which a database is made, without what a killed process left there."""
+    partial = path.with_name(f"{path.name}.partial")
+    discard(partial)
+    return partial
+
+
+def discard(path: Path) -> None:
+    """Remove a database and the journals beside it."""
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep MLflow's own account of a migration or of a locked database off the console."""
+    logger = logging.getLogger("mlflow.store.db.utils")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def store_errors(place: Path | str) -> Iterator[None]:
+    """Tell what SQLite, the file system or MLflow reports in one line; a string is a remote URI."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, sqlite3.Error | OSError):
+            cause = cause.__cause__ or cause.__context__
+        if isinstance(place, str) and isinstance(cause, OSError):
+            raise StoreUnavailable(f"{without_password(place)} does not answer: {cause}") from error
+        if cause is not None:
+            raise _told(place, cause) from error
+        if type(error).__module__.startswith("mlflow."):
+            raise StoreError(f"MLflow refused. Received: {error}") from error
+        raise
+
+
+def _told(place: Path | str, error: BaseException) -> StoreError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return StoreUnavailable(
+            f"The tracking store {place} is locked by another process. Wait until that has "
+            "finished and run again."
+        )
+    remedy = "Check the folder's permissions and the space on its disk."
+    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        remedy = "Restore it from a copy, or move it away: a new one is made on the next run."
+    return StoreError(
+        f"The tracking store must be a readable and writable SQLite database. Received: {place} "
+        f"({error}). {remedy}"
+    )
+
+
+def without_password(uri: str) -> str:
+    """Return an address without its password."""
+    return re.sub(r"//[^@/]*@", "//***@", uri)
+
+
+#: A store without a row in any of these can be made again without loss.
+CONTENT = ("runs", "logged_models", "registered_models", "trace_info")
+
+
+class Schema(Enum):
+    """What the database file of the local store is."""
+
+    MISSING = "missing"
+    OLDER = "half made, or made by an older MLflow"
+    CURRENT = "current"
+    NEWER = "made by a newer MLflow"
+
+
+def schema(project: Project, *, wait: float | None = None) -> Schema:
+    """Tell what the local store's file is, in a millisecond and without changing it.
+
+    Raises:
+        StoreUnavailable: If another process holds it locked for longer than `wait` seconds.
+        StoreError: If it is no MLflow database or cannot be read.
+    """
+    path = database(project)
+    if fault := re.search(r"\?|%[0-9A-Fa-f]{2}", str(path)):
+        # SQLAlchemy takes what follows a "?" for options, and MLflow decodes "%41" in some places
+        # and not in others: both would write elsewhere.
+        raise StoreError(
+            f"The project's path must not contain {fault[0]!r}, which MLflow misreads. "
+            f"Received: {project.root}. Rename the folder or set MLFLOW_TRACKING_URI."
+        )
+    with store_errors(path):
+        if not path.exists() or path.stat().st_size == 0:
+            return Schema.MISSING
+        with connect(path, wait_seconds(wait)) as db:
+            tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+            if not tables:
+                return Schema.MISSING
+            query = "SELECT version_num FROM alembic_version"
+            row = db.execute(query).fetchone() if "alembic_version" in tables else None
+    if row is None:
+        if not {"experiments", "runs"} <= tables:
+            raise StoreError(
+                f"The tracking store must be an MLflow database. Received: {path} with other "
+                "tables. Move it away; a new one is made on the next run."
+            )
+        return Schema.OLDER
+    known, head = _revisions()
+    if row[0] == head:
+        return Schema.CURRENT
+    return Schema.OLDER if row[0] in known else Schema.NEWER
+
+
+def create(project: Project, on_note: Note, wait: float) -> None:
+    """Make the local store, which appears in its place when it is whole."""
+    path = database(project)
+    with store_errors(path):
+        partial = partial_of(path)
+        _initialise(partial, project)
+        # SQLite would play a journal that a lost database left behind into the new one.
+        discard(path)
+        os.replace(partial, path)
+
+
+def upgrade(project: Project, on_note: Note, wait: float) -> None:
+    """Bring the local store to the installed MLflow's schema; the file as it was is kept."""
+    path = database(project)
+    with store_errors(path), connect(path, wait) as held:
+        # A write-ahead log would be played into the file that takes the old one's place.
+        held.execute("PRAGMA journal_mode = DELETE")
+        # No write may fall between the copy and the exchange.
+        held.execute("BEGIN IMMEDIATE")
+        kept = keep(path, "before-upgrade", wait)
+        partial = partial_of(path)
+        shutil.copyfile(kept, partial)
+        try:
+            _initialise(partial, project)
+            done = "Upgraded the tracking store to the schema of the installed MLflow"
+        except Exception as error:
+            if _has_content(held):
+                discard(partial)
+                raise StoreError(
+                    f"The tracking store {path} could not be upgraded to the installed MLflow; it "
+                    f"was not changed. Received: {error}"
+                ) from error
+            _initialise(partial_of(path), project)
+            done = "The tracking store was half made and without a run: made it again"
+        os.replace(partial, path)
+    on_note(f"{done}. The file as it was: {kept}")
+
+
+def _initialise(path: Path, project: Project) -> None:
+    """Bring a database that nobody else uses to the schema of the installed MLflow."""
+    mlflow_db: Any = import_module("mlflow.store.db.utils")
+    store_class: Any = import_module("mlflow.store.tracking.sqlalchemy_store").SqlAlchemyStore
+    uri = f"sqlite:///{path.as_posix()}"
+    engine = mlflow_db.create_sqlalchemy_engine(uri)
+    try:
+        with quiet():
+            if not mlflow_db._is_empty_database(engine):
+                mlflow_db._upgrade_db(engine)
+            # It writes experiment 0 by string formatting: give it a path without surprises.
+            store_class(uri, "file:///artifacts")
+    except BaseException:
+        discard(path)
+        raise
+    finally:
+        engine.dispose()
+        # The class keeps its connections for ever; those to a file that is replaced must go.
+        for replaced in (uri, f"sqlite:///{database(project).as_posix()}"):
+            if replaced in store_class._engine_map:
+                store_class._engine_map.pop(replaced).dispose()
+    default = str(database(project).parent / "artifacts" / "0")
+    with connect(path, 1) as db:
+        db.execute(
+            "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?",
+            (default, "file:///artifacts/0"),
+        )
+
+
+def _has_content(db: sqlite3.Connection) -> bool:
+    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+    rows = [f"SELECT 1 FROM {table}" for table in CONTENT if table in tables]  # noqa: S608
+    if "experiments" in tables:
+        rows.append("SELECT 1 FROM experiments WHERE experiment_id > 0")
+    return any(db.execute(f"{query} LIMIT 1").fetchone() for query in rows)
+
+
+@cache
+def _revisions() -> tuple[frozenset[str], str]:
+    """Return the schema revisions that the installed MLflow knows, and the last of them.
+
+    Read from the migration scripts: asking MLflow for it imports all of them.
+    """
+    spec = find_spec("mlflow")
+    package = Path(spec.origin).parent if spec and spec.origin else Path()
+    known, previous = set(), set()
+    for script in (package / "store" / "db_migrations" / "versions").glob("*.py"):
+        text = script.read_text(encoding="utf-8")
+        known |= set(re.findall(r'^revision = "(\w+)"', text, re.MULTILINE))
+        previous |= set(re.findall(r'^down_revision = "(\w+)"', text, re.MULTILINE))
+    if len(known - previous) != 1:
+        raise StoreError("MLflow must be installed with its migrations. Run `make install` again.")
+    (head,) = known - previous
+    return frozenset(known), head
+
+
+#: Columns of MLflow's schema that hold absolute artifact paths. Sources of data sets are not among
+#: them: they record where the data were, which a move does not change.
+PATHS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+    ("trace_tags", "value"),
+    ("workspaces", "default_artifact_root"),
 )
+
+
+@dataclass(frozen=True)
+class Relocation:
+    """The recorded artifact paths lie under `old`; the project is at `new`."""
+
+    old: Path
+    new: Path
+
+
+def relocation(project: Project, *, wait: float | None = None) -> Relocation | None:
+    """Tell whether the local store's artifact paths stem from another folder than the project's."""
+    path = database(project)
+    if not path.exists():
+        return None
+    query = "SELECT artifact_location FROM experiments ORDER BY experiment_id"
+    with store_errors(path), connect(path, wait_seconds(wait)) as db:
+        locations = [str(location) for (location,) in db.execute(query)]
+    root = project.root.resolve()
+    for location in locations:
+        # Only this layout is ours: a path that somebody chose on purpose stays as it is.
+        if layout := re.fullmatch(r"(.*)/mlruns/artifacts/[^/]+", _local_path(location)):
+            old = Path(layout[1] or "/")
+            # The same folder under another name (a symbolic link) has not moved.
+            same = old == root or (old.exists() and old.samefile(root))
+            return None if same else Relocation(old, root)
+    return None
+
+
+def relocate(project: Project, *, wait: float | None = None) -> int:
+    """Rewrite artifact paths of a moved or copied project; return how many were rewritten.
+
+    The database as it was is kept in `mlruns/mlflow.db.before-move`.
+    """
+    seconds = wait_seconds(wait)
+    if relocation(project, wait=seconds) is None:
+        return 0
+    with lock(project, seconds):
+        return _relocate(project, seconds)
+
+
+def move(project: Project, on_note: Note, wait: float) -> None:
+    """Do what `relocate` does, for a caller that holds the lock, and tell of it."""
+    moved = relocation(project, wait=wait)
+    if moved and (count := _relocate(project, wait)):
+        on_note(
+            f"The project was moved or copied from {moved.old} to {moved.new}. Artifact paths "
+            f"rewritten: {count}. The tracking store as it was: {database(project)}.before-move"
+        )
+
+
+def _relocate(project: Project, wait: float) -> int:
+    path, moved, count = database(project), relocation(project, wait=wait), 0
+    if moved is None:
+        return 0
+    with store_errors(path), connect(path, wait) as db:
+        db.execute("BEGIN IMMEDIATE")
+        keep(path, "before-move", wait)
+        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+        for table, column in PATHS:
+            for old, new in _prefixes(moved).items() if table in tables else ():
+                count += db.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, length(?) + 1) "  # noqa: S608
+                    f"WHERE substr({column}, 1, length(?)) = ?",
+                    (new, old, old, old),
+                ).rowcount
+        db.execute("COMMIT")
+    return count
+
+
+def _prefixes(moved: Relocation) -> Mapping[str, str]:
+    """Map each way in which MLflow may have written the old folder to the same for the new one."""
+    old, new = moved.old / "mlruns", moved.new / "mlruns"
+    return {
+        f"{old}/": f"{new}/",
+        f"{old.as_uri()}/": f"{new.as_uri()}/",
+        f"file://{old}/": f"file://{new}/",
+    }
+
+
+def _local_path(location: str) -> str:
+    return unquote(urlsplit(location).path) if location.startswith("file:") else location
+
 
 _log = logging.getLogger(__name__)
 

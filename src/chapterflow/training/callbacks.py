@@ -13,8 +13,8 @@ import keras
 import numpy as np
 
 from chapterflow.errors import ChapterflowError
+from chapterflow.training.batches import TrainBatches
 from chapterflow.training.history import EpochRecord, append_record, is_over
-from chapterflow.training.pipeline import TrainBatches
 
 
 class AtomicBackupAndRestore(keras.callbacks.BackupAndRestore):  # type: ignore[misc]

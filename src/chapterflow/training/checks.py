@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chapterflow.errors import ConfigError
-from chapterflow.models.parts.base import InputSpec
+from chapterflow.models.base import InputSpec
 
 if TYPE_CHECKING:
     import keras

@@ -9,12 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from chapterflow.data.card import Dataset
 from chapterflow.errors import ChapterflowError, ConfigError
-from chapterflow.models.parts.base import ChapterModel, InputSpec, ModelParams, Strict
-from chapterflow.training.checks import check_layers, check_logits, check_scaled_once
-from chapterflow.training.history import EpochRecord, best_epoch, is_over, read_history
-from chapterflow.training.pipeline import (
+from chapterflow.kinds.dataset import Dataset
+from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
+from chapterflow.training.batches import (
     FORWARD_BATCH,
     TrainBatches,
     input_spec,
@@ -22,6 +20,9 @@ from chapterflow.training.pipeline import (
     split_batches,
     steps_per_epoch,
 )
+from chapterflow.training.checks import check_layers, check_logits, check_scaled_once
+from chapterflow.training.history import EpochRecord, best_epoch, is_over, read_history
+from chapterflow.types import Strict
 
 if TYPE_CHECKING:
     import keras
@@ -163,7 +164,7 @@ def with_files(
     """Return parameters in which names of weights have become files, fetched or trained now."""
     if entry.frozen is None:
         return params
-    weights = importlib.import_module("chapterflow.training.weights")
+    weights = importlib.import_module("chapterflow.training.backbones")
     return cast(ModelParams, weights.with_files(params, dataset, scratch))
 
 

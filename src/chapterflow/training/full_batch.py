@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chapterflow.data.card import Dataset
 from chapterflow.errors import ChapterflowError
-from chapterflow.models.parts.base import ChapterModel, ModelParams
+from chapterflow.kinds.dataset import Dataset
+from chapterflow.models.base import ChapterModel, ModelParams
 from chapterflow.training.checks import check_layers, check_logits
 from chapterflow.training.fit import Training, learning_rate
 from chapterflow.training.history import EpochRecord, append_record, best_epoch, is_over

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from chapterflow.models.parts.base import Strict
+from chapterflow.types import Strict
 
 
 class EpochRecord(Strict):

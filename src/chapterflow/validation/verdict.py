@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from chapterflow.errors import DataError, ValidationFailed
-from chapterflow.models.parts.base import Strict
+from chapterflow.types import Strict
 
 VERDICT = "verdict.json"
 

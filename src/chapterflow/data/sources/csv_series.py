@@ -1,23 +1,253 @@
-"""Windows of a measured series, scored where its samples were hidden.
-
-A measured series has no clean form to learn from. Noise2Self (Batson & Royer 2019) does without:
-hide some samples, predict them from the others, and compare with what was measured. Noise that is
-independent from sample to sample cannot be predicted, so who predicts well has found the signal.
-"""
+"""Sources of curves: generated ones, and a series from a CSV file."""
 
 from __future__ import annotations
 
+import csv
+import io
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from chapterflow.data.card import SPLITS
-from chapterflow.data.series import read_series
+from chapterflow.data.fetch import open_decompressed
 from chapterflow.data.source import Fetch, SourceData
 from chapterflow.errors import DataError
-from chapterflow.settings.datasets_curves import CsvSeries
+from chapterflow.kinds.dataset import SPLITS
+from chapterflow.types import PositiveInt, RemoteFile, Seed, SplitShare, Strict
+
+
+class CsvSeries(Strict):
+    """Windows of one or more series in the columns of a CSV file.
+
+    Attributes:
+        mirror: Folder of the file below `CHAPTERFLOW_MIRROR`; null for a file that no mirror
+            holds, which comes from `upstream` always.
+        upstream: Base addresses (`https://`, `file://`, `package://` or a path), tried in order.
+        file: The CSV file; lines that start with `#` are comments.
+        time: Column of times: ISO 8601 dates or times, or numbers.
+        values: Columns of measured values.
+        step: `regular`: all steps are equal; `month`: one calendar month each; `irregular`: any.
+        blank_rows: `skip` passes over rows in which all the value columns are empty; `refuse`
+            takes them for damage. A row in which some are empty is an error always.
+        last: Last time that is read, as it is written in the file; null reads all.
+        log: Whether to take logarithms, for values whose changes are relative to their size.
+        window: Samples in a window.
+        stride: Samples between the starts of train windows, which may overlap. Those of the other
+            splits never do.
+        parts: Each window is divided at random into so many parts, and is one example for each:
+            there the part is hidden from the input and is what is scored.
+        validation: Share of the time span, after the train share.
+        test: Share of the time span at its end.
+    """
+
+    kind: Literal["csv-series"]
+    seed: Seed
+    mirror: str | None = None
+    upstream: Annotated[list[str], Field(min_length=1)]
+    file: RemoteFile
+    time: str
+    values: Annotated[list[str], Field(min_length=1)]
+    step: Literal["regular", "month", "irregular"] = "regular"
+    blank_rows: Literal["refuse", "skip"] = "refuse"
+    last: str | None = None
+    log: bool = False
+    window: Annotated[int, Field(ge=8)] = 32
+    stride: PositiveInt = 1
+    parts: Annotated[int, Field(ge=2, le=50)] = 5
+    validation: SplitShare
+    test: SplitShare
+    title: str = "Series from a CSV file"
+    licence: str = "unknown"
+
+
+DAY = 86_400.0
+#: Steps may differ by this share of their median and still count as equal: rounded times.
+EQUAL = 0.01
+
+
+@dataclass(frozen=True)
+class Series:
+    """Measured values in the order of time.
+
+    Attributes:
+        times: float64 `(n,)`, strictly increasing.
+        values: float64 `(n, columns)`, finite.
+        unit: Unit of the times: `days` since 1970, `months` since the year 0, or `units` where the
+            file has plain numbers.
+    """
+
+    times: NDArray[np.float64]
+    values: NDArray[np.float64]
+    unit: str
+
+
+def read_series(path: Path, params: CsvSeries) -> Series:
+    """Read the columns that `params` names.
+
+    The first line that is no comment names the columns. Lines are counted as editors do, from 1.
+
+    Raises:
+        DataError: If the file is no CSV, a column is missing, a value is missing or no finite
+            number, times do not increase, or a step is not what `params.step` claims.
+    """
+    rows = read_rows(path)
+    _, header = next(rows, (0, []))
+    columns = [_position(path.name, header, name) for name in (params.time, *params.values)]
+    lines, texts, values = [], [], []
+    for line, row in rows:
+        if len(row) != len(header):
+            raise DataError(
+                f"{path.name}, line {line}: every row must have the {len(header)} fields of the "
+                f"header. Received: {len(row)}"
+            )
+        text, *fields = (row[column].strip() for column in columns)
+        if params.blank_rows == "skip" and not any(fields):
+            continue
+        lines.append(line)
+        texts.append(text)
+        values.append(
+            [
+                _number(f"{path.name}, line {line}, column {name!r}", field)
+                for name, field in zip(params.values, fields, strict=True)
+            ]
+        )
+        if text == params.last:
+            break
+    if params.last is not None and (not texts or texts[-1] != params.last):
+        raise DataError(
+            f"{path.name} must have a row at the last time that params.yaml names. "
+            f"Received: no {params.last!r} in column {params.time!r}"
+        )
+    if len(texts) < 2:
+        raise DataError(f"{path.name} is too short. Received: {len(texts)} rows of values")
+    times, unit = _times(path.name, lines, texts, months=params.step == "month")
+    _check_steps(path.name, lines, texts, times, params.step)
+    found = np.array(values)
+    if params.log:
+        found = _logarithm(path.name, lines, found)
+    return Series(times, found, unit)
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield line number and fields of every row that is neither empty nor a comment.
+
+    Raises:
+        DataError: If the file is not UTF-8 text, or no CSV.
+    """
+    try:
+        with open_decompressed(path) as raw:
+            text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
+            reader = csv.reader(text, strict=True)
+            for row in reader:
+                if row and not row[0].startswith("#"):
+                    yield reader.line_num, row
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{path.name} must be a CSV file: UTF-8 text, fields separated by commas. "
+            f"Received: {error}"
+        ) from None
+
+
+def _position(name: str, header: list[str], column: str) -> int:
+    names = [field.strip() for field in header]
+    if names.count(column) != 1:
+        found = ", ".join(names[:20]) or "an empty file"
+        raise DataError(
+            f"{name}: the header must name the column {column!r} once. Received: {found}"
+        )
+    return names.index(column)
+
+
+def _number(where: str, field: str) -> float:
+    if not field:
+        raise DataError(
+            f"{where}: a value is missing. Choose columns or a time span without gaps, or "
+            "`blank_rows: skip` where a row has no value at all."
+        )
+    try:
+        number = float(field)
+    except ValueError:
+        raise DataError(f"{where}: a value must be a number. Received: {field!r}") from None
+    if not math.isfinite(number):
+        raise DataError(f"{where}: a value must be finite. Received: {field!r}")
+    return number
+
+
+def _times(
+    name: str, lines: list[int], texts: list[str], *, months: bool
+) -> tuple[NDArray[np.float64], str]:
+    """Return times as numbers, and their unit. The first one decides whether they are dates."""
+    try:
+        float(texts[0])
+        dates = False
+    except ValueError:
+        dates = True
+    if months and not dates:
+        raise DataError(
+            f"{name}, line {lines[0]}: steps of a month need dates. Received: {texts[0]!r}"
+        )
+    times = np.empty(len(texts))
+    for position, (line, text) in enumerate(zip(lines, texts, strict=True)):
+        try:
+            times[position] = _date(text, months=months) if dates else float(text)
+        except ValueError:
+            expected = "an ISO 8601 date or time" if dates else "a number"
+            raise DataError(
+                f"{name}, line {line}: the time must be {expected}. Received: {text!r}"
+            ) from None
+    return times, "months" if months else "days" if dates else "units"
+
+
+def _date(text: str, *, months: bool) -> float:
+    moment = datetime.fromisoformat(text)
+    # Times without a zone are taken as UTC: what counts are steps, which no clock change may bend.
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    if not months:
+        return moment.timestamp() / DAY
+    midnight = moment.replace(hour=0, minute=0, second=0, microsecond=0)
+    day = moment.day - 1 + (moment - midnight).total_seconds() / DAY
+    return 12 * moment.year + moment.month - 1 + day / 31
+
+
+def _check_steps(
+    name: str, lines: list[int], texts: list[str], times: NDArray[np.float64], claim: str
+) -> None:
+    """Refuse times that do not increase, and gaps where equal steps are claimed."""
+    steps = np.diff(times)
+    # Written so that NaN is found too.
+    if len(wrong := np.flatnonzero(~((steps > 0) & np.isfinite(steps)))):
+        at = int(wrong[0]) + 1
+        raise DataError(
+            f"{name}, line {lines[at]}: times must increase. "
+            f"Received: {texts[at]!r} after {texts[at - 1]!r}"
+        )
+    if claim == "irregular":
+        return
+    usual = 1.0 if claim == "month" else float(np.median(steps))
+    if len(wrong := np.flatnonzero(np.abs(steps - usual) > EQUAL * usual)):
+        at = int(wrong[0]) + 1
+        raise DataError(
+            f"{name}, line {lines[at]}: all steps must be equal (`step: {claim}`). Received: "
+            f"{texts[at]!r} after {texts[at - 1]!r}, {steps[at - 1] / usual:.3g} times the usual "
+            "step. `step: irregular` takes times as they are."
+        )
+
+
+def _logarithm(name: str, lines: list[int], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    rows, columns = np.nonzero(values <= 0)
+    if len(rows):
+        raise DataError(
+            f"{name}, line {lines[rows[0]]}: `log: true` needs values above 0. "
+            f"Received: {values[rows[0], columns[0]]:g}"
+        )
+    return np.asarray(np.log(values))
 
 
 def read(params: CsvSeries, fetch: Fetch) -> SourceData:

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from chapterflow.data.source import Fetch, SourceData
 from chapterflow.data.splits import stratified_split
-from chapterflow.settings.datasets_curves import Curves
+from chapterflow.types import Seed, SplitShare, Strict
+
+
+class Curves(Strict):
+    """Generated curves under noise, whose clean form is the target.
+
+    Attributes:
+        seed: Seed of curves, noise and splits.
+        count: Number of curves.
+        length: Samples in a curve.
+        noise: Standard deviations of the noise; curves take them in turn.
+        validation: Share of all curves for early stopping.
+        test: Share of all curves held out for evaluation.
+    """
+
+    kind: Literal["curves"]
+    seed: Seed
+    count: Annotated[int, Field(ge=10)]
+    length: Annotated[int, Field(ge=16)]
+    noise: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=100)]
+    validation: SplitShare
+    test: SplitShare
+
 
 #: Values are multiples of it, as from a converter. Processors disagree about the last bit of a
 #: sine; on a grid this coarse they agree, so the same seed gives the same bytes everywhere.

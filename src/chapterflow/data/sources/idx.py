@@ -1,13 +1,145 @@
-"""MNIST and whatever else comes as four IDX files."""
+"""Read IDX files, the format of MNIST (LeCun, Cortes & Burges, "The MNIST database")."""
+
+import math
+import struct
+from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
 
-from chapterflow.data.card import SPLITS
-from chapterflow.data.idx import read_pair
+from chapterflow.data.fetch import MAX_BYTES, open_decompressed
 from chapterflow.data.source import Fetch, SourceData
 from chapterflow.data.splits import stratified_split
 from chapterflow.errors import DataError
-from chapterflow.settings.datasets import Idx
+from chapterflow.kinds.dataset import SPLITS
+from chapterflow.types import PositiveInt, RemoteFile, Seed, SplitShare, Strict
+
+
+class IdxFiles(Strict):
+    """The four files of an IDX dataset."""
+
+    train_images: RemoteFile
+    train_labels: RemoteFile
+    test_images: RemoteFile
+    test_labels: RemoteFile
+
+
+class Idx(Strict):
+    """Grey images in the IDX format of MNIST, gzip or raw; its test files stay the test set.
+
+    Attributes:
+        mirror: Folder of these files below `CHAPTERFLOW_MIRROR`; null for data that no mirror
+            holds, which come from `upstream` always.
+        upstream: Base addresses (`https://`, `file://` or a path), tried in order.
+        validation: Share of the train files for early stopping.
+        seed: Seed of the split into train and validation.
+        classes: Number of classes; labels are 0 to classes - 1.
+    """
+
+    kind: Literal["idx"]
+    seed: Seed
+    mirror: str | None = None
+    upstream: Annotated[list[str], Field(min_length=1)]
+    files: IdxFiles
+    validation: SplitShare
+    classes: PositiveInt = 10
+    title: str = "IDX images"
+    licence: str = "unknown"
+
+
+#: Third byte of the magic number: the type of an element. The fourth counts the dimensions.
+UNSIGNED_BYTE = 0x08
+CHUNK = 1 << 20
+
+
+def read_idx(path: Path, *, dims: int) -> NDArray[np.uint8]:
+    """Read an IDX file of unsigned bytes, gzip-compressed or not.
+
+    Layout: magic number `0x00 0x00 0x08 dims`, the size of each dimension as a big-endian 32-bit
+    number, then the elements, last dimension fastest.
+
+    Args:
+        path: The file.
+        dims: Number of dimensions: 3 for images, 1 for labels.
+
+    Returns:
+        Array of shape `(n, ...)` with `dims` axes.
+
+    Raises:
+        DataError: If the file cannot be read, or its header and its length disagree.
+    """
+    with open_decompressed(path) as stream:
+        header = stream.read(4 + 4 * dims)
+        shape = _shape(header, path.name, dims)
+        expected = math.prod(shape)
+        # Memory grows with the bytes that are really there, never ahead of them on the header's
+        # word. One byte more than expected is enough to know that the file is too long.
+        content = bytearray()
+        while chunk := stream.read(min(CHUNK, expected + 1 - len(content))):
+            content += chunk
+    if len(content) != expected:
+        start = len(header)
+        received = f"{start + len(content):,}" if len(content) < expected else "more"
+        raise DataError(
+            f"{path.name}: a header for {' x '.join(map(str, shape))} elements needs "
+            f"{start + expected:,} bytes. Received: {received}"
+        )
+    return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _shape(header: bytes, name: str, dims: int) -> tuple[int, ...]:
+    """Return the dimensions that a header gives."""
+    magic = bytes((0, 0, UNSIGNED_BYTE, dims))
+    if header[:4] != magic:
+        raise DataError(
+            f"{name}: an IDX file of unsigned bytes with {dims} dimension(s) must begin with "
+            f"0x{magic.hex()}. Received: 0x{header[:4].hex()}"
+        )
+    if len(header) < 4 + 4 * dims:
+        raise DataError(
+            f"{name}: the header must have {4 + 4 * dims} bytes. Received: {len(header)}"
+        )
+    shape = struct.unpack(f">{dims}I", header[4:])
+    if min(shape) == 0 or math.prod(shape) > MAX_BYTES:
+        raise DataError(
+            f"{name}: the dimensions must be positive and hold at most {MAX_BYTES:,} elements. "
+            f"Received: {' x '.join(map(str, shape))}"
+        )
+    return shape
+
+
+def read_pair(
+    images: Path, labels: Path, *, classes: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Read the images and the labels of one part of a dataset.
+
+    Args:
+        images: IDX file of three dimensions.
+        labels: IDX file of one dimension.
+        classes: Number of classes; labels are 0 to classes - 1.
+
+    Returns:
+        Images of shape `(n, height, width)` and labels of shape `(n,)`.
+
+    Raises:
+        DataError: If a file is damaged, the counts differ, or a label is out of range.
+    """
+    pixels = read_idx(images, dims=3)
+    numbers = read_idx(labels, dims=1)
+    if len(pixels) != len(numbers):
+        raise DataError(
+            f"{images.name} and {labels.name} must hold equally many examples. "
+            f"Received: {len(pixels):,} images and {len(numbers):,} labels"
+        )
+    wrong = np.flatnonzero(numbers >= classes)
+    if wrong.size:
+        raise DataError(
+            f"{labels.name}: labels must be 0 to {classes - 1}. Received: {numbers[wrong[0]]} at "
+            f"position {wrong[0]} ({wrong.size:,} of {len(numbers):,} labels are out of range)"
+        )
+    return pixels, numbers
 
 
 def read(params: Idx, fetch: Fetch) -> SourceData:

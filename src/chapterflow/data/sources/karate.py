@@ -1,11 +1,29 @@
 """Zachary's karate club: one graph that ships inside networkx."""
 
-import numpy as np
+from typing import Annotated, Literal
 
-from chapterflow.data.card import SPLITS
-from chapterflow.data.graph_arrays import both_ways
+import numpy as np
+from pydantic import Field
+
 from chapterflow.data.source import Fetch, SourceData
-from chapterflow.settings.datasets_graphs import Karate
+from chapterflow.kinds.dataset import SPLITS
+from chapterflow.kinds.edges import both_ways
+from chapterflow.types import Seed, Strict
+
+
+class Karate(Strict):
+    """Zachary's karate club (1977), as networkx has it: two factions, nodes without features.
+
+    Attributes:
+        train: Members whose faction is known in training, equally many of both.
+        validation_nodes: Members for early stopping.
+        seed: Seed of the draw; all other members are held out for evaluation.
+    """
+
+    kind: Literal["karate"]
+    seed: Seed
+    train: Annotated[int, Field(ge=2, le=20, multiple_of=2)] = 4
+    validation_nodes: Annotated[int, Field(ge=2, le=10)] = 8
 
 
 def read(params: Karate, fetch: Fetch) -> SourceData:

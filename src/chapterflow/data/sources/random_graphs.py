@@ -2,17 +2,64 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
-from chapterflow.data.graph_arrays import both_ways, content_hash, grouped_split, offsets
 from chapterflow.data.source import Fetch, SourceData
-from chapterflow.settings.datasets_graphs import RandomGraphs
+from chapterflow.data.splits import grouped_split
+from chapterflow.kinds.edges import both_ways, content_hash, offsets
+from chapterflow.types import PositiveInt, Seed, SplitShare, Strict
 
 if TYPE_CHECKING:
     import networkx as nx
+
+
+class RandomGraphs(Strict):
+    """Four families of random graphs of matched size and density, told apart by structure alone.
+
+    Attributes:
+        per_family: Graphs of each family.
+        nodes: Fewest and most nodes of a graph.
+        attachments: Edges that each new node of a Barabasi-Albert graph brings; with it, every
+            graph of n nodes has `attachments * (n - attachments)` edges, whatever its family.
+        rewiring: Share of edges that Watts and Strogatz rewire.
+        group: Nodes of a group of the planted partition.
+        inside: Probability of an edge within a group.
+        degree_cap: Degrees from it on share one feature.
+        validation: Share of all graphs for early stopping.
+        test: Share of all graphs held out for evaluation.
+        seed: Seed of graphs and splits.
+    """
+
+    kind: Literal["random-graphs"]
+    seed: Seed
+    per_family: PositiveInt = 150
+    nodes: Annotated[list[Annotated[int, Field(ge=8, le=1000)]], Field(min_length=2, max_length=2)]
+    attachments: Annotated[int, Field(ge=1, le=20)] = 3
+    rewiring: Annotated[float, Field(ge=0, le=1)] = 0.1
+    group: Annotated[int, Field(ge=2)] = 12
+    inside: Annotated[float, Field(gt=0, le=1)] = 0.4
+    degree_cap: PositiveInt = 15
+    validation: SplitShare
+    test: SplitShare
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        fewest, most = self.nodes
+        if fewest > most:
+            raise ValueError("nodes must be [fewest, most]")
+        # Watts-Strogatz rings and planted groups must fit into the smallest graph, and the edges
+        # within groups must not be more than all the edges.
+        degree = 2 * self.attachments * (fewest - self.attachments) / fewest
+        if 2 * self.attachments >= fewest or 2 * self.group > fewest:
+            raise ValueError("the smallest graph must hold 2 * attachments and 2 * group nodes")
+        if (self.group - 1) * self.inside > degree:
+            raise ValueError("(group - 1) * inside must not exceed the mean degree")
+        return self
+
 
 FAMILIES = ("Erdos-Renyi", "Barabasi-Albert", "Watts-Strogatz", "planted partition")
 

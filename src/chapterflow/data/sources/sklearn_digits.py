@@ -1,13 +1,46 @@
 """The handwritten 8x8 digits that ship inside scikit-learn."""
 
+from typing import Annotated, Literal, Self
+
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
-from chapterflow.data.card import SPLITS
 from chapterflow.data.source import Fetch, SourceData
 from chapterflow.data.splits import stratified_split
 from chapterflow.errors import DataError
-from chapterflow.settings.datasets import SklearnDigits
+from chapterflow.kinds.dataset import SPLITS
+from chapterflow.types import PositiveInt, Seed, SplitShare, Strict
+
+Digit = Annotated[int, Field(ge=0, le=9)]
+
+
+class SklearnDigits(Strict):
+    """The 1,797 handwritten 8x8 digits that ship inside scikit-learn.
+
+    Attributes:
+        validation: Share of the examples for early stopping.
+        test: Share of the examples held out for evaluation; null with `train_per_class`.
+        train_per_class: Examples of each class to train on; all that are then in no split are held
+            out for evaluation.
+        classes: Digits that are in the dataset, ascending; null for all ten.
+        seed: Seed of the splits.
+    """
+
+    kind: Literal["sklearn-digits"]
+    seed: Seed
+    validation: SplitShare
+    test: SplitShare | None = None
+    train_per_class: PositiveInt | None = None
+    classes: Annotated[list[Digit], Field(min_length=2)] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.test is None) == (self.train_per_class is None):
+            raise ValueError("give one of test and train_per_class")
+        if self.classes is not None and self.classes != sorted(set(self.classes)):
+            raise ValueError("classes must be digits in ascending order, each once")
+        return self
 
 
 def read(params: SklearnDigits, fetch: Fetch) -> SourceData:

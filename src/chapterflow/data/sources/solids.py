@@ -9,13 +9,35 @@ needs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from chapterflow.data.source import Fetch, SourceData
 from chapterflow.data.splits import stratified_split
-from chapterflow.settings.datasets_volumes import Solids
+from chapterflow.types import Seed, SplitShare, Strict
+
+
+class Solids(Strict):
+    """Generated bodies of seven kinds as voxels, turned, moved and scaled at random.
+
+    Attributes:
+        seed: Seed of bodies, noise and splits.
+        each: Bodies of each kind.
+        side: Voxels along each axis.
+        validation: Share of all bodies for early stopping.
+        test: Share of all bodies held out for evaluation.
+    """
+
+    kind: Literal["solids"]
+    seed: Seed
+    each: Annotated[int, Field(ge=4)]
+    side: Annotated[int, Field(ge=12, le=32)]
+    validation: SplitShare
+    test: SplitShare
+
 
 Integers = NDArray[np.int64]
 Voxels = NDArray[np.bool_]

@@ -1,19 +1,44 @@
-"""Graphs in the text format of the TU collection: `DS_A.txt`, `DS_graph_indicator.txt`, ..."""
+"""Sources of graphs: random families, TU and Planetoid files, Zachary's karate club."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from chapterflow.data.archive import extract_zip
-from chapterflow.data.card import SPLITS
-from chapterflow.data.graph_arrays import check_counts, content_hash, grouped_split, offsets
 from chapterflow.data.source import Fetch, SourceData
+from chapterflow.data.splits import grouped_split
 from chapterflow.errors import DataError
-from chapterflow.settings.datasets_graphs import Tu
+from chapterflow.kinds.dataset import SPLITS
+from chapterflow.kinds.edges import check_counts, content_hash, offsets
+from chapterflow.types import FolderOrArchive, Seed, SplitShare
+
+
+class Tu(FolderOrArchive):
+    """Graphs in the text format of the TU collection (Morris et al. 2020), zip archive or folder.
+
+    Attributes:
+        name: Name of the dataset, with which its files begin; null takes the one that is there.
+        directed: Whether edges have a direction. If not, each must be listed both ways.
+        validation: Share of all graphs for early stopping.
+        test: Share of all graphs held out for evaluation.
+        seed: Seed of the splits. Graphs that are equal, bit for bit, get into the same split.
+    """
+
+    kind: Literal["tu"]
+    seed: Seed
+    name: str | None = None
+    directed: bool = False
+    validation: SplitShare = 0.1
+    test: SplitShare = 0.2
+    title: Annotated[str, Field(min_length=1)] = "Graphs in TU format"
+    licence: str = "unknown"
+
 
 #: The collection's largest set, unpacked, is smaller.
 MAX_BYTES = 8 << 30

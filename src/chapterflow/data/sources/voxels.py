@@ -1,4 +1,4 @@
-"""Labelled volumes from one `.npz` file in the layout of MedMNIST's 3D sets."""
+"""Sources of volumes: generated bodies, and `.npz` files in the layout of MedMNIST's 3D sets."""
 
 from __future__ import annotations
 
@@ -6,15 +6,40 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from chapterflow.data.card import SPLITS
 from chapterflow.data.source import Fetch, SourceData
 from chapterflow.errors import DataError
-from chapterflow.settings.datasets_volumes import Voxels
+from chapterflow.kinds.dataset import SPLITS
+from chapterflow.types import RemoteFile, Strict
+
+
+class Voxels(Strict):
+    """Labelled volumes in one `.npz` file, laid out as MedMNIST's 3D sets (Yang et al. 2023).
+
+    The file holds `train_images`, `train_labels`, `val_images`, `val_labels`, `test_images` and
+    `test_labels`; its splits are kept.
+
+    Attributes:
+        mirror: Folder of the file below `CHAPTERFLOW_MIRROR`; null for a file that no mirror
+            holds, which comes from `upstream` always.
+        upstream: Base addresses (`https://`, `file://` or a path), tried in order.
+        file: The `.npz` file.
+        classes: Names of the classes; the labels number them from 0.
+    """
+
+    kind: Literal["voxels"]
+    mirror: str | None = None
+    upstream: Annotated[list[str], Field(min_length=1)]
+    file: RemoteFile
+    classes: Annotated[list[str], Field(min_length=2, max_length=256)]
+    title: str = "Volumes from an .npz file"
+    licence: str = "unknown"
+
 
 #: Names in the file, in the order of `SPLITS`.
 PARTS = ("train", "val", "test")

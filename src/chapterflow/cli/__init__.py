@@ -1,0 +1,99 @@
+"""The command line: thin, and quick to answer: a command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from chapterflow.cli import (
+    data,
+    explain,
+    lineage,
+    operate,
+    predict,
+    promote,
+    report,
+    run,
+    serve,
+    step,
+)
+from chapterflow.cli.common import say
+from chapterflow.errors import ChapterflowError
+
+app = typer.Typer(
+    name="chapterflow",
+    help="Run the models of a textbook chapter on convolution through one production loop.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+# In the order in which they are used, and listed.
+for command in (
+    run.run, run.compare, run.layers,
+    explain.explain, report.report,
+    promote.promote, promote.rollback, promote.history,
+    lineage.why, lineage.reproduce,
+    serve.serve, predict.predict,
+    operate.ui, operate.schedule, operate.doctor,
+):  # fmt: skip
+    app.command()(command)
+app.add_typer(data.app, name="data")
+app.add_typer(step.app, name="step", hidden=True)
+#: What Typer makes of Ctrl-C.
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line; every failure is one clear message and an exit code."""
+    debug = "--debug" in sys.argv or bool(os.environ.get("CHAPTERFLOW_DEBUG"))
+    sys.argv = [word for word in sys.argv if word != "--debug"]
+    if debug:
+        # What fails inside a flow is told by Prefect's log, with its traceback.
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")
+    try:
+        app()
+    except ChapterflowError as error:
+        if debug:
+            traceback.print_exc()
+        say(str(error), "red")
+        sys.exit(error.exit_code)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            say(f"Interrupted. {_goes_on(sys.argv[1:])}".strip(), "yellow")
+        raise
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+            sys.exit(1)
+        say(f"{type(error).__name__}: {error}", "red")
+        say("This was not expected; `--debug` shows where it happened.", "red")
+        sys.exit(1)
+
+
+def _goes_on(words: list[str]) -> str:
+    """Return where an interrupted command goes on; nothing for those that start over."""
+    command = next((word for word in words if not word.startswith("-")), "")
+    return {
+        "run": "The next run continues from the last finished epoch.",
+        "step": "The next run continues from the last finished epoch.",
+        "predict": "The same command goes on from the last finished part.",
+    }.get(command, "")
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Options before any command; `main` has read them."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""What all commands share: options, how they start, and how they speak."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from chapterflow.environment import Project, configure, find_project
+
+if TYPE_CHECKING:
+    from chapterflow.config.settings import Settings
+
+ProfileOption = Annotated[
+    str | None,
+    typer.Option("--profile", help="embedded or book; params.yaml says which by default."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Change params.yaml for this call."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+def say(message: str, style: str = "") -> None:
+    """Tell people something, on stderr."""
+    Console(stderr=True).print(Text(message, style=style), soft_wrap=True)
+
+
+def start(
+    profile: str | None = None, overrides: list[str] | None = None, *, models: bool = True
+) -> tuple[Project, Settings]:
+    """Return the project that the command runs in, ready for use, and its settings.
+
+    Args:
+        models: Whether the command needs the blocks of models (`load_settings`).
+    """
+    project = find_project()
+    configure(project)
+    from chapterflow.config.load import load_settings
+
+    settings = load_settings(
+        project.params, profile=profile, overrides=overrides or [], models=models
+    )
+    return project, settings
+
+
+def print_json(document: Any) -> None:
+    """Print a document on stdout."""
+    print(json.dumps(document, indent=2))

@@ -1,0 +1,326 @@
+"""Checks of this machine and project: each says what it found and, where it fails, what to do."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from importlib.util import cache_from_source, find_spec
+from pathlib import Path
+
+from chapterflow.environment import QUIET_AND_PRIVATE, Project
+from chapterflow.errors import ChapterflowError, StoreError
+
+#: Newer releases install without a complaint and break Prefect 3.8.
+VITAL_PINS = ("fastapi<0.151", "sqlalchemy<2.1")
+FREE_GIGABYTES = 2.0
+#: Seconds for what may hang: a locked store, a server, a large data folder.
+PATIENCE = 3.0
+INSTALL = "Run `make run` (or `pip install -r requirements.lock`) again."
+FIX = "`chapterflow doctor --fix` does it, and so does any run."
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding.
+
+    Attributes:
+        name: What was looked at.
+        ok: Whether it is as it should be.
+        detail: What was found.
+        remedy: What to do; None where nothing is wrong.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str | None = None
+
+
+def diagnose(project: Project) -> list[Check]:
+    """Return all findings, in a fixed order; takes a few seconds and changes nothing."""
+    with ThreadPoolExecutor() as pool:  # most of the time is spent waiting for others
+        return list(pool.map(lambda item: _guarded(item[0], item[1], project), CHECKS.items()))
+
+
+def mend(project: Project) -> list[str]:
+    """Create, upgrade or relocate the project's tracking store; return a line for each thing done.
+
+    Raises:
+        StoreError: If the store cannot be mended; it was not changed.
+    """
+    from chapterflow.tracking.store import Schema, database, is_local, open_store, schema
+
+    if not is_local(project):
+        return []
+    done: list[str] = []
+    missing = schema(project) is Schema.MISSING
+    open_store(project, on_note=done.append)
+    return [f"Made the tracking store {database(project)}.", *done] if missing else done
+
+
+def _guarded(name: str, check: Callable[[Project], Check], project: Project) -> Check:
+    try:
+        return check(project)
+    except Exception as error:  # the doctor's own trouble must not hide the other findings
+        return Check(name, False, f"could not be checked: {type(error).__name__}: {error}")
+
+
+def _python(project: Project) -> Check:
+    from packaging.specifiers import SpecifierSet
+
+    settings = tomllib.loads((project.root / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = settings["project"]["requires-python"]
+    received = ".".join(map(str, sys.version_info[:3]))
+    if received in SpecifierSet(wanted):
+        return Check("Python", True, f"{received} at {sys.executable}")
+    remedy = "Make the environment anew: `make clean`, then `make run PYTHON=python3.12`."
+    return Check("Python", False, f"must be {wanted}. Received: {received}", remedy)
+
+
+def _packages(project: Project) -> Check:
+    from packaging.requirements import Requirement
+
+    lock = project.root / "requirements.lock"
+    if not lock.is_file():
+        return Check("Packages", False, f"{lock} is missing", "Restore it from git.")
+    lines = re.findall(r"^[A-Za-z0-9][^\\\n]*==[^\\\n]*", lock.read_text("utf-8"), re.MULTILINE)
+    pins = [Requirement(line) for line in lines]
+    active = [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
+    installed = _installed()
+    wrong = [
+        f"{pin.name} must be {str(pin.specifier)[2:]}, "
+        f"is {installed.get(_plain(pin.name), 'missing')}"
+        for pin in active
+        if installed.get(_plain(pin.name), "0.dev0") not in pin.specifier
+    ]
+    if not wrong:
+        return Check("Packages", True, f"all {len(active)} as in requirements.lock")
+    more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+    return Check("Packages", False, "; ".join(wrong[:5]) + more, INSTALL)
+
+
+def _pins(_project: Project) -> Check:
+    from packaging.requirements import Requirement
+
+    installed = _installed()
+    pins = [Requirement(pin) for pin in VITAL_PINS]
+    found = ", ".join(f"{pin.name} {installed.get(pin.name, 'missing')}" for pin in pins)
+    if all(installed.get(pin.name, "999") in pin.specifier for pin in pins):
+        return Check("Pins that Prefect needs", True, found)
+    wanted = " and ".join(VITAL_PINS)
+    return Check("Pins that Prefect needs", False, f"{found}; must be {wanted}", INSTALL)
+
+
+def _installed() -> dict[str, str]:
+    return {_plain(found.name): found.version for found in distributions() if found.name}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _backend(_project: Project) -> Check:
+    backend, source = os.environ.get("KERAS_BACKEND"), "KERAS_BACKEND"
+    if not backend:
+        home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+        source = str(home / "keras.json")
+        given = json.loads(Path(source).read_text("utf-8")) if Path(source).is_file() else {}
+        backend = given.get("backend", "tensorflow")
+    if backend == "tensorflow":
+        return Check("Keras backend", True, backend)
+    remedy = "Unset KERAS_BACKEND." if source == "KERAS_BACKEND" else f"Change it in {source}."
+    return Check("Keras backend", False, f"must be tensorflow. Received: {backend!r}", remedy)
+
+
+def _params(project: Project) -> Check:
+    from chapterflow.config.load import load_settings
+
+    try:
+        settings = load_settings(project.params)
+    except ChapterflowError as error:
+        return Check("params.yaml", False, "; ".join(str(error).splitlines()), "Correct the file.")
+    found = f"{len(settings.models)} models, profile {settings.profile}"
+    return Check("params.yaml", True, found)
+
+
+def _store(project: Project) -> Check:
+    from chapterflow.tracking import store
+    from chapterflow.tracking import store as sqlite
+
+    name, uri = "Tracking store", store.tracking_uri(project)
+    try:
+        if store.is_local(project):
+            return _local_store(project)
+        store.check_remote(uri)
+    except StoreError as error:
+        return Check(name, False, str(error))
+    return Check(name, True, sqlite.without_password(uri))
+
+
+def _local_store(project: Project) -> Check:
+    from chapterflow.tracking.store import Schema, check_writable, database, relocation, schema
+
+    name, path = "Tracking store", database(project)
+    state = schema(project, wait=PATIENCE)
+    if state is Schema.MISSING:
+        return Check(name, True, f"{path}: the first run makes it")
+    if state is Schema.NEWER:
+        remedy = "Install that MLflow again, or set MLFLOW_TRACKING_URI to another store."
+        return Check(name, False, f"{path} was {state.value} than the installed one", remedy)
+    if state is Schema.OLDER:
+        return Check(name, False, f"{path} was {state.value} than the installed one", FIX)
+    if moved := relocation(project, wait=PATIENCE):
+        detail = f"{path} still names artifacts in {moved.old}: the project was moved or copied"
+        return Check(name, False, detail, FIX)
+    check_writable(project)
+    return Check(name, True, f"{path}, schema current, writable")
+
+
+def _data_versions(project: Project) -> Check:
+    name = "Data versions"
+    git = _run(["git", "rev-parse", "--is-inside-work-tree"], project)
+    if git is None or git.returncode != 0:
+        remedy = "Runs work, but record no version of code and data. Clone the project with git."
+        return Check(name, False, f"{project.root} is no git checkout", remedy)
+    if not (project.root / ".dvc").is_dir():
+        return Check(name, False, "there is no .dvc folder", "Restore it from git.")
+    settings = configparser.ConfigParser()
+    settings.read([project.root / ".dvc" / "config", project.root / ".dvc" / "config.local"])
+    if settings.get("core", "analytics", fallback="true").strip().lower() != "false":
+        remedy = "Run `dvc config core.analytics false`."
+        return Check(name, False, "core.analytics must be false in .dvc/config", remedy)
+    if not project.data_dvc.is_file():
+        return Check(name, True, "none yet: the first run records one")
+    if not project.data.is_dir():
+        return Check(name, True, "recorded in data.dvc; data/ itself is fetched by the first run")
+    return _data_status(project)
+
+
+def _data_status(project: Project) -> Check:
+    name = "Data versions"
+    done = _run([sys.executable, "-m", "dvc", "status", "--json", "data.dvc"], project)
+    if done is None:
+        return Check(name, True, f"recorded in data.dvc; not compared within {PATIENCE:g} s")
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
+        return Check(name, False, f"dvc status failed: {said[-1]}", "Run `dvc status data.dvc`.")
+    if json.loads(done.stdout or "{}"):
+        remedy = (
+            "`chapterflow data verify` finds damage; `chapterflow data fetch --force NAME` builds "
+            "a dataset anew. If all are well, data/ holds other datasets than were recorded: "
+            "`chapterflow data fetch` records them (`dvc checkout data.dvc` would delete them)."
+        )
+        return Check(name, False, "data/ is not what data.dvc records", remedy)
+    return Check(name, True, "data/ is what data.dvc records")
+
+
+def _run(command: list[str], project: Project) -> subprocess.CompletedProcess[str] | None:
+    """Return what a command said, or None if it is not installed or takes too long."""
+    try:
+        return subprocess.run(
+            command,
+            cwd=project.root,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+def _prefect(project: Project) -> Check:
+    home = Path(os.environ.get("PREFECT_HOME") or project.root / ".prefect").expanduser()
+    existing = next(folder for folder in (home, *home.absolute().parents) if folder.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+        remedy = "Change its permissions or set PREFECT_HOME to another folder."
+        return Check("Prefect", False, f"PREFECT_HOME must be a writable folder: {home}", remedy)
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        return Check("Prefect", True, "its own server, on demand")
+    import requests
+
+    from chapterflow.tracking.store import without_password
+
+    shown = without_password(url)
+    try:
+        answer = requests.get(f"{url.rstrip('/')}/health", timeout=PATIENCE)
+    except requests.RequestException as error:
+        found = f"PREFECT_API_URL is {shown}, which does not answer ({type(error).__name__})"
+    else:
+        if answer.ok:
+            return Check("Prefect", True, f"server at {shown}")
+        found = f"PREFECT_API_URL is {shown}, which answers {answer.status_code}"
+    remedy = "Start that server (`prefect server start`), or unset PREFECT_API_URL."
+    return Check("Prefect", False, found, remedy)
+
+
+def _telemetry(_project: Project) -> Check:
+    switches = {
+        name: value
+        for name, value in QUIET_AND_PRIVATE.items()
+        if re.search("TRACK$|TELEMETRY|ANALYTICS", name)
+    }
+    wrong = [name for name in switches if not _same(os.environ.get(name, ""), switches[name])]
+    if not wrong:
+        return Check("Telemetry", True, f"off ({len(switches)} switches)")
+    remedy = "Unset them: chapterflow then sets each one itself."
+    return Check("Telemetry", False, f"not switched off by {', '.join(wrong)}", remedy)
+
+
+def _same(received: str, wanted: str) -> bool:
+    on, off = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
+    return any(received.lower() in values and wanted.lower() in values for values in (on, off))
+
+
+def _disk(project: Project) -> Check:
+    free = shutil.disk_usage(project.root).free / 1e9
+    if free >= FREE_GIGABYTES:
+        return Check("Disk space", True, f"{free:.1f} GB free")
+    remedy = "Free some: `.chapterflow/` can be deleted when nothing runs."
+    found = f"{free:.1f} GB free, must be at least {FREE_GIGABYTES:g} GB"
+    return Check("Disk space", False, found, remedy)
+
+
+def _bytecode(_project: Project) -> Check:
+    name, slow = "Bytecode", "imports take about three times as long"
+    sources = [spec.origin for library in HEAVY if (spec := find_spec(library)) and spec.origin]
+    missing = [s for s in sources if not Path(cache_from_source(s)).is_file()]
+    if not missing:
+        return Check(name, True, "compiled")
+    found = f"{len(missing)} of {len(sources)} libraries not compiled: {slow}"
+    command = [sys.executable, "-m", "compileall", "-q", str(Path(missing[0]).parent.parent)]
+    remedy = f"Run `{shlex.join(command)}`."
+    # It keeps Python from writing compiled files, but not from reading those that are there.
+    if os.environ.get("PYTHONDONTWRITEBYTECODE"):
+        found += "; PYTHONDONTWRITEBYTECODE keeps it so"
+        remedy = f"Unset PYTHONDONTWRITEBYTECODE. {remedy}"
+    return Check(name, False, found, remedy)
+
+
+#: Their import time is what a command spends at its start; where they are compiled, the rest is.
+HEAVY = ("keras", "mlflow", "prefect")
+CHECKS: dict[str, Callable[[Project], Check]] = {
+    "Python": _python,
+    "Packages": _packages,
+    "Pins that Prefect needs": _pins,
+    "Keras backend": _backend,
+    "params.yaml": _params,
+    "Tracking store": _store,
+    "Data versions": _data_versions,
+    "Prefect": _prefect,
+    "Telemetry": _telemetry,
+    "Disk space": _disk,
+    "Bytecode": _bytecode,
+}

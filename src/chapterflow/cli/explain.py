@@ -1,0 +1,128 @@
+"""`chapterflow explain`: what a registered model looks at."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from chapterflow.cli.common import JsonOption, ProfileOption, SetOption, print_json, start
+
+
+def print_explained(console: Console, document: Mapping[str, Any]) -> None:
+    """Print what `explain.json` of one input or dataset says.
+
+    Args:
+        console: Where.
+        document: As `write_explanation` returns it, with `model`, `input` and `notes`.
+    """
+    notes = f" ({', '.join(document['notes'])})" if document["notes"] else ""
+    console.print(Text(f"{document['model']}: {document['input']}{notes}"), soft_wrap=True)
+    for row in document["details"].get("probes", []):
+        console.print(Text("  " + _answer(row)), soft_wrap=True)
+    methods = _methods(document["metrics"])
+    if not methods:
+        return
+    table = Table(
+        title="Are the maps to be believed?",
+        caption="Area under the answer while places are deleted, the most important first: lower "
+        "is better, and inserted: higher is better. docs/explain.md says more.",
+    )
+    table.add_column("method")
+    for heading in ("deletion", "random order", "insertion"):
+        table.add_column(heading, justify="right")
+    table.add_column("verdict")
+    for method, one in methods.items():
+        beats = bool(one["beats_random"])
+        table.add_row(
+            method,
+            *(f"{one[key]:.3f}" for key in ("deletion_auc", "random_deletion_auc")),
+            f"{one['insertion_auc']:.3f}" if "insertion_auc" in one else "-",
+            Text("better than random") if beats else Text("no better than random", "yellow"),
+        )
+    console.print(table)
+
+
+def _answer(row: Mapping[str, Any]) -> str:
+    if "value" in row:
+        return f"sample {row['sample']}: value {row['value']:.4g}"
+    given = f"{row['name']}: " if "name" in row else ""
+    return f"{given}{row['predicted']}, confidence {row['confidence']:.3f}"
+
+
+def _methods(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        parts = name.split("/")
+        if len(parts) == 3:
+            found.setdefault(parts[1], {})[parts[2]] = value
+    return found
+
+
+def explain(
+    model: Annotated[str, typer.Argument(help="NAME, NAME/VERSION or NAME@ALIAS.")],
+    given: Annotated[
+        str,
+        typer.Argument(metavar="INPUT", help="Picture, .npy file, DATASET:INDEX or DATASET."),
+    ],
+    layer: Annotated[
+        str | None,
+        typer.Option(help="Layer for grad-cam; the last with 16 positions or more by default."),
+    ] = (None),
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="For one input; may stand several times; all that the model allows by default."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Class to explain; the model's answer by default.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder; explanations/MODEL-INPUT by default.")
+    ] = None,
+    profile: ProfileOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a registered model looks at in an input.
+
+    Writes pictures, and figures to believe them by. DATASET shows its probes, as the pictures of
+    runs do.
+    """
+    project, settings = start(profile, set_)
+    from chapterflow.loop import progress as live
+    from chapterflow.predict.explain_input import explain_with
+
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{model}-{Path(given).name}").strip("-")
+    folder = out or Path("explanations") / name
+    console = live.console(stderr=as_json)
+    with live.shown(console, [model]):
+        done = explain_with(
+            project,
+            settings,
+            model,
+            given,
+            folder,
+            methods=method,
+            layer=layer,
+            target=target,
+            tell=live.tell_about(model),
+        )
+    from chapterflow.explain.explanation import EXPLANATION, write_explanation
+
+    document = write_explanation(
+        done.explanation, folder, model=done.version.uri(), input=done.what, notes=done.notes
+    )
+    if as_json:
+        print_json(document)
+        return
+
+    print_explained(console, document)
+    console.print(Text(f"Pictures and {EXPLANATION}: {folder}"), soft_wrap=True)

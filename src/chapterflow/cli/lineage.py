@@ -1,0 +1,134 @@
+"""`chapterflow why` and `chapterflow reproduce`: where a model comes from, and if it can again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from chapterflow.cli.common import JsonOption, print_json, start
+
+if TYPE_CHECKING:
+    from chapterflow.lineage.reproduce import Reproduction
+    from chapterflow.lineage.tree import Lineage, Link, State
+
+
+#: How a link of each state looks; the word tells it where there are no colours.
+STYLES: dict[State, tuple[str, str]] = {
+    "ok": ("ok", "green"),
+    "warning": ("MIND", "yellow"),
+    "broken": ("BROKEN", "bold red"),
+}
+
+
+def print_lineage(console: Console, lineage: Lineage) -> None:
+    """Print the tree of links, and in the last line which are broken."""
+    if lineage.note:
+        console.print(Text(lineage.note, style="yellow"), soft_wrap=True)
+    root = Tree(_line(lineage.root), guide_style="dim")
+    _add(root, lineage.root)
+    console.print(root)  # not softly: a tree crops lines that are not to be wrapped
+    count = sum(1 for _ in lineage.root.all())
+    if broken := lineage.broken:
+        told = Text(f"{len(broken)} of {count} links broken: {', '.join(broken)}", "bold red")
+    else:
+        told = Text(f"All {count} links hold", "green")
+        if lineage.warnings:
+            told.append(f"; mind {', '.join(dict.fromkeys(lineage.warnings))}", "yellow")
+    console.print(told, soft_wrap=True)
+
+
+def _add(tree: Tree, link: Link) -> None:
+    for below in link.below:
+        _add(tree.add(_line(below)), below)
+
+
+def _line(link: Link) -> Text:
+    word, style = STYLES[link.state]
+    line = Text()
+    if link.state != "ok":
+        line.append(f"{word} ", style)
+    line.append(link.name, "bold" if link.state == "ok" else style)
+    return line.append(f"  {link.told}")
+
+
+def print_reproduction(console: Console, done: Reproduction) -> None:
+    """Print the environment then and now, where the data came from, and the verdict."""
+    if done.note:
+        console.print(Text(done.note, style="yellow"), soft_wrap=True)
+    table = Table(title=f"{done.version} made again: run {done.reproduces}")
+    for heading in ("", "recorded", "today", "same?"):
+        table.add_column(heading, overflow="fold")
+    for fact in done.environment:
+        same = Text("yes", "green") if fact.same else Text("no" if fact.known else "?", "yellow")
+        table.add_row(fact.name, fact.recorded, fact.today, same)
+    console.print(table)
+    console.print(Text(f"Data: {done.data}"), soft_wrap=True)
+    if done.changed_sources:
+        told = f"Source files that are others now: {', '.join(done.changed_sources)}"
+        console.print(Text(told), soft_wrap=True)
+    if done.get_sources:
+        console.print(Text(f"The recorded sources: {done.get_sources}"), soft_wrap=True)
+    style = {"identical": "green", "agrees": "green", "differs": "bold red"}[done.verdict]
+    console.print(Text(done.told, style), soft_wrap=True)
+    console.print(
+        Text(f"{done.seconds:.1f} s of training; logged as run {done.run_id}"), soft_wrap=True
+    )
+
+
+def why(
+    model: Annotated[str, typer.Argument(help="NAME, NAME/VERSION or NAME@ALIAS.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show what stands behind a registered model, each link checked.
+
+    Run, data, validation, source code and gates. Each link is checked; where one is broken, the
+    exit code is 1. NAME alone is the champion, or else its challenger.
+    """
+    project, settings = start(models=False)
+    from chapterflow.lineage.why import why as find_out
+    from chapterflow.loop import progress as live
+
+    console = live.console()
+    with live.shown(live.console(stderr=True), [model]):
+        lineage = find_out(project, settings, model, tell=live.tell_about(model))
+    if as_json:
+        print_json(lineage.document())
+    else:
+        print_lineage(console, lineage)
+    if lineage.broken:
+        raise typer.Exit(1)
+
+
+def reproduce(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="NAME, NAME/VERSION or NAME@ALIAS, or a run's id or its start."
+        ),
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Train a recorded model again, and compare both.
+
+    It has the data, the parameters and the seed of the record. Nothing of the project is changed.
+    The exit code is 0 where the weights are the same bit for bit, or where another environment
+    gives answers that agree.
+    """
+    project, settings = start(models=False)
+    from chapterflow.lineage.reproduce import reproduce as make_again
+    from chapterflow.loop import progress as live
+
+    console = live.console(stderr=as_json)
+    with live.shown(console, [model]):
+        done = make_again(project, settings, model, tell=live.tell_about(model))
+    if as_json:
+        print_json(done.model_dump(mode="json"))
+    else:
+        print_reproduction(console, done)
+    if done.verdict == "differs":
+        raise typer.Exit(1)

@@ -1,0 +1,91 @@
+"""`chapterflow ui`, `schedule` and `doctor`: what runs beside the runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from chapterflow.cli.common import ProfileOption, SetOption, say, start
+from chapterflow.environment import configure, find_project
+from chapterflow.errors import ConfigError
+
+
+def ui(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 5000,
+) -> None:
+    """Open the MLflow UI over this project's runs on 127.0.0.1.
+
+    Ctrl-C ends it.
+    """
+    project, settings = start(models=False)
+    from chapterflow.tracking.session import Session
+    from chapterflow.tracking.ui import serve_ui
+
+    with Session(project, settings) as session:
+        experiment = session.experiment_id
+    serve_ui(project, port, experiment, tell=say)
+
+
+def schedule(
+    cron: Annotated[str | None, typer.Option(help='Such as "0 2 * * *" (UTC).')] = None,
+    every: Annotated[int | None, typer.Option(help="Seconds between runs.", min=5)] = None,
+    models: Annotated[
+        list[str] | None, typer.Option("--model", help="May stand several times.")
+    ] = None,
+    profile: ProfileOption = None,
+    set_: SetOption = None,
+    port: Annotated[
+        int, typer.Option(help="Port of Prefect's UI on 127.0.0.1.", min=1, max=65535)
+    ] = 4200,
+) -> None:
+    """Run the chapter flow on a schedule, from this process.
+
+    Ctrl-C ends it. Without --cron and --every it runs at 02:00 UTC each night.
+    """
+    if cron and every:
+        raise ConfigError("Give --cron or --every, not both.")
+    project, settings = start(profile, set_)
+    settings.check_names(models or [], settings.models, "model")
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"
+    from pipelines.server import prefect_server
+
+    with prefect_server(project.scratch, ui=True, port=port) as address:
+        from pipelines.schedule import serve_chapter
+
+        os.chdir(project.root)
+        serve_chapter(
+            cron=None if every else cron or "0 2 * * *",
+            every=every,
+            parameters={"models": models, "profile": settings.profile, "overrides": set_},
+            address=address,
+            tell=say,
+        )
+
+
+def doctor(
+    fix: Annotated[bool, typer.Option("--fix", help="Mend the tracking store.")] = False,
+) -> None:
+    """Check this machine and project.
+
+    Each line is ok, or says what to do.
+    """
+    project = find_project()
+    configure(project)
+    from chapterflow.cli.doctor import diagnose, mend
+
+    console = Console()
+    if fix:
+        for line in mend(project):
+            console.print(Text(f"mended: {line}"), soft_wrap=True)
+    checks = diagnose(project)
+    for check in checks:
+        mark = Text("ok   ", style="green") if check.ok else Text("FAIL ", style="red")
+        console.print(mark + Text(f"{check.name}: {check.detail}", style=""), soft_wrap=True)
+        if not check.ok and check.remedy:
+            console.print(Text(f"      {check.remedy}"), soft_wrap=True)
+    sys.exit(0 if all(check.ok for check in checks) else 1)

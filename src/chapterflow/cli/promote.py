@@ -1,0 +1,128 @@
+"""The registry's gatekeeper: `promote`, `rollback`, `history`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from chapterflow.cli.common import JsonOption, ProfileOption, SetOption, print_json, say, start
+from chapterflow.errors import PromotionRefused
+
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for the ledger.")]
+
+
+def promote(
+    model: Annotated[
+        str, typer.Argument(help="NAME (its challenger), NAME/VERSION, NAME@ALIAS, or a role.")
+    ],
+    to: Annotated[str, typer.Option(metavar="ALIAS", help="Alias to take.")] = "champion",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge, and change nothing.")] = False,
+    allow_dirty: Annotated[
+        bool, typer.Option("--allow-dirty", help="Let code and data pass that no commit has.")
+    ] = False,
+    without_champion: Annotated[
+        bool,
+        typer.Option(
+            "--without-champion", help="Set a champion aside that was scored on other test data."
+        ),
+    ] = False,
+    reinstate: Annotated[
+        bool, typer.Option("--reinstate", help="Let a version pass that was rolled back.")
+    ] = False,
+    reason: ReasonOption = "",
+    profile: ProfileOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a challenger the champion, if it passes every gate.
+
+    Both are scored now, on the same test data. Exit code 4: refused.
+    """
+    project, _ = start(profile, set_)
+    from chapterflow.loop import progress as live
+    from chapterflow.registry.judge import NothingToJudge, Request
+    from chapterflow.registry.page import print_verdict
+    from chapterflow.registry.promote import promote as promote_version
+
+    request = Request(
+        model=model,
+        alias=to,
+        reason=reason,
+        allow_dirty=allow_dirty,
+        reinstate=reinstate,
+        without_champion=without_champion,
+        dry_run=dry_run,
+        overrides=tuple(set_ or ()),
+        profile=profile,
+    )
+    console = live.console(stderr=as_json)
+    try:
+        with live.shown(console, [model]):
+            verdict = promote_version(project, request, tell=live.tell_about(model))
+    except NothingToJudge as nothing:
+        if as_json:
+            print_json({"model": model, "verdict": "nothing to judge", "reason": str(nothing)})
+        else:
+            say(str(nothing))
+        return
+    if as_json:
+        print_json(verdict.model_dump())
+    else:
+        print_verdict(console, verdict)
+    if verdict.verdict == "refused":
+        sys.exit(PromotionRefused.exit_code)
+
+
+def rollback(
+    model: Annotated[str, typer.Argument(help="Registered model.")],
+    to: Annotated[
+        str | None,
+        typer.Option(metavar="VERSION", help="An earlier champion; the one before by default."),
+    ] = None,
+    reason: ReasonOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Give the champion's place back to an earlier champion.
+
+    The ledger keeps the reason. The version that lost it is not promoted again, unless with
+    `promote --reinstate`.
+    """
+    project, _ = start(models=False)
+    from chapterflow.loop.progress import console
+    from chapterflow.registry.rollback import roll_back
+
+    done = roll_back(project, model, to=to, reason=reason)
+    if as_json:
+        print_json(
+            {
+                "model": done.model,
+                "from": done.before,
+                "to": done.after,
+                "reason": done.reason,
+                "entry": done.entry,
+            }
+        )
+        return
+    console().print(
+        Text(f"{done.after} is {done.model}@champion again, in place of {done.before}."),
+        soft_wrap=True,
+    )
+
+
+def history(
+    model: Annotated[str, typer.Argument(help="Registered model.")], as_json: JsonOption = False
+) -> None:
+    """Show who promoted, refused or rolled back what, when and why."""
+    project, _ = start(models=False)
+    from chapterflow.loop.progress import console
+    from chapterflow.registry.ledger import history as entries
+    from chapterflow.registry.page import print_history
+
+    past = entries(project, model)
+    if as_json:
+        print_json([entry.model_dump() for entry in past])
+    else:
+        print_history(console(), model, past)

@@ -1,0 +1,43 @@
+"""`chapterflow report`: one page of all results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from chapterflow.cli.common import JsonOption, ProfileOption, SetOption, print_json, start
+
+OUT = Path("report")
+
+
+def report(
+    runs: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RUN", help="Id of a run, or how it begins; may stand several times."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the page.")] = OUT,
+    profile: ProfileOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one HTML page of all results.
+
+    Models, differences, pictures, data and lineage. It shows the runs that `compare` compares, or
+    those of --runs, and needs no network to be read.
+    """
+    project, settings = start(profile, set_)
+    from chapterflow.loop import progress as live
+    from chapterflow.loop import steps
+
+    console = live.console(stderr=as_json)
+    with live.shown(console, ["report"]):
+        made = steps.report(
+            project, settings, out=out, wanted=runs or [], tell=live.tell_about("report")
+        )
+    if as_json:
+        print_json(made.model_dump(mode="json"))
+    else:
+        console.print(Text(made.told()), soft_wrap=True)

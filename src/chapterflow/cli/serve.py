@@ -1,0 +1,39 @@
+"""`chapterflow serve`: a registered model behind MLflow's scoring server."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Annotated
+
+import typer
+
+from chapterflow.cli.common import say, start
+
+
+def serve(
+    model: Annotated[
+        str,
+        typer.Argument(help="NAME (its champion), NAME/VERSION or NAME@ALIAS."),
+    ],
+    port: Annotated[
+        int, typer.Option(help="Port on 127.0.0.1; 0 for any that is free.", min=0, max=65535)
+    ] = 5001,
+    max_mb: Annotated[
+        int, typer.Option("--max-mb", help="Largest request, in megabytes.", min=1, max=1000)
+    ] = 64,  # Cora as one graph, written in full, has 56
+) -> None:
+    """Serve a registered model on 127.0.0.1.
+
+    Raw values in; class, label and probabilities out. Ctrl-C ends it.
+    """
+    project, settings = start(models=False)
+    from chapterflow.predict import server
+
+    listener = server.bind(port)
+    say(f"Loading {model}")
+    with contextlib.suppress(KeyboardInterrupt):  # also while it loads: nothing is lost
+        served = server.load(project, settings, model)
+        if not server.serve(served, listener, max_mb * 1_000_000, say):
+            # Python would wait for a computation that nobody waits for any more.
+            os._exit(0)

@@ -1,1 +1,0 @@
-"""The commands, in groups; `chapterflow.cli` puts them together."""

@@ -1,0 +1,350 @@
+"""Read, override and check `params.yaml` and `datasets.yaml`: the one place that does."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from chapterflow.config.settings import EACH, KINDS, ONE, PROFILES, Profile, Settings
+from chapterflow.errors import ConfigError, nearest, told
+from chapterflow.models.base import ModelParams
+from chapterflow.models.catalog import FOLDER, get_model, model_names
+
+#: The user's own datasets, beside params.yaml: `chapterflow data add` writes it, and git tracks it.
+OWN = "datasets.yaml"
+
+
+class _NoDuplicates(yaml.SafeLoader):
+    """YAML lets a later key silently replace an earlier one; a configuration must not."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for position, key in enumerate(keys):
+            if key in keys[:position]:
+                line = node.value[position][0].start_mark.line + 1
+                name = Path(node.start_mark.name).name
+                raise ConfigError(f"{name}, line {line}: the key {key!r} stands twice.")
+        return super().construct_mapping(node, deep)
+
+
+def read_params(path: Path) -> dict[str, Any]:
+    """Return the mapping that a YAML file holds.
+
+    Raises:
+        ConfigError: If the file cannot be read, is empty, or is not a YAML mapping.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:  # It names itself in what the loader raises.
+            document = yaml.load(file, Loader=_NoDuplicates)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "cannot be parsed"
+        raise ConfigError(f"{path.name}{where}: not valid YAML: {problem}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path.name} cannot be read: {error}") from None
+    if document is None:
+        raise ConfigError(f"{path.name} is empty. `git checkout {path.name}` brings it back.")
+    if not isinstance(document, dict):
+        raise ConfigError(
+            f"{path.name} must hold a mapping of keys to values. "
+            f"Received: {type(document).__name__}"
+        )
+    return document
+
+
+def read_own(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the user's own datasets, and the roles that they fill, from `datasets.yaml`.
+
+    Args:
+        path: The file; `{"datasets": {}, "roles": {}}` where there is none.
+
+    Raises:
+        ConfigError: If it holds anything else.
+    """
+    own: dict[str, dict[str, Any]] = {"datasets": {}, "roles": {}}
+    if not path.exists():
+        return own
+    for key, blocks in read_params(path).items():
+        if key not in own:
+            raise ConfigError(f"{path.name}: unknown key {key!r}.{nearest(key, own)}")
+        if not isinstance(blocks, dict):
+            raise ConfigError(f"{path.name}: {key} must be a mapping. Received: {blocks!r}")
+        own[key] = blocks
+    return own
+
+
+def add_own(document: dict[str, Any], own: Mapping[str, dict[str, Any]]) -> None:
+    """Add the user's own datasets to `params.yaml`'s, in place; let them fill their roles.
+
+    Raises:
+        ConfigError: If a name is taken, or a role unknown.
+    """
+    datasets, roles = document.get("datasets"), document.get("roles")
+    if not isinstance(datasets, dict) or not isinstance(roles, dict):
+        return  # Faults of params.yaml, which are told with its others.
+    for name, block in own["datasets"].items():
+        if name in datasets:
+            raise ConfigError(
+                f"datasets.yaml: the dataset {name!r} stands in params.yaml too. Rename one."
+            )
+        datasets[name] = block
+    for role, by_profile in own["roles"].items():
+        if not isinstance(roles.get(role), dict) or not isinstance(by_profile, dict):
+            raise ConfigError(
+                f"datasets.yaml: roles.{role} must be a role of params.yaml, with a dataset for a "
+                f"profile.{nearest(role, map(str, roles))}"
+            )
+        roles[role] = roles[role] | by_profile
+
+
+def apply_overrides(document: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set `a.b.c=value` (the value in YAML) in `document`, in place.
+
+    An override of `models.NAME.KEY` wins over the model's profile blocks too.
+
+    Raises:
+        ConfigError: If an override is not `path=value` or leads through something not a mapping.
+    """
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            raise ConfigError(f"--set takes path=value. Received: {override!r}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {path}: the value is not valid YAML: {text!r}") from None
+        for place in _places(document, keys):
+            _set(place, keys, path, value)
+
+
+def _places(document: dict[str, Any], keys: list[str]) -> list[dict[str, Any]]:
+    """Return the documents in which an override is set: one, but for groups of a model's keys.
+
+    A model's profile blocks win over the rest of its block, so that a parameter leaves them, and a
+    key of a group (`models.gcn.beside.gin.train`) is set wherever the group stands.
+    """
+    models = document.get("models")
+    block = models.get(keys[1]) if isinstance(models, dict) and len(keys) > 2 else None
+    if keys[0] != "models" or not isinstance(block, dict):
+        return [document]
+    own = [block[name] for name in PROFILES if isinstance(block.get(name), dict)]
+    if len(keys) == 3:
+        for profile in own:
+            profile.pop(keys[2], None)
+        return [document]
+
+    def leads(holder: Any) -> bool:
+        for key in keys[2:-1]:
+            holder = holder.get(key) if isinstance(holder, dict) else None
+        return isinstance(holder, dict)
+
+    holders = [holder for holder in (block, *own) if leads(holder)] or [block]
+    return [{"models": {keys[1]: holder}} for holder in holders]
+
+
+def _set(document: dict[str, Any], keys: list[str], path: str, value: Any) -> None:
+    target: Any = document
+    for depth, key in enumerate(keys[:-1]):
+        if isinstance(target, dict) and key not in target and keys[0] == "models" and depth == 2:
+            target[key] = {}  # a group of parameters that has its defaults so far
+        if not isinstance(target, dict) or key not in target:
+            valid = target if isinstance(target, dict) else ()
+            raise ConfigError(
+                f"--set {path}: unknown key {'.'.join(keys[: depth + 1])!r}."
+                f"{nearest(key, map(str, valid))}"
+            )
+        target = target[key]
+    if not isinstance(target, dict):
+        raise ConfigError(f"--set {path}: {'.'.join(keys[:-1])} has no keys to set.")
+    target[keys[-1]] = value
+
+
+TAGS = KINDS | {ONE, EACH}
+
+
+def explained(
+    error: ValidationError,
+    root: type[BaseModel],
+    prefix: str = "",
+    in_block: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Return one line for each fault of a pydantic error.
+
+    `in_block` maps first keys to the profile block that they were written in.
+    """
+    lines = []
+    for fault in error.errors():
+        loc = [str(part) for part in fault["loc"] if part != "[key]"]
+        shown = [in_block[loc[0]], *loc] if in_block and loc and loc[0] in in_block else loc
+        # A discriminated union puts its tag into the location; users do not write it there.
+        path = ".".join(part for part in ([prefix] if prefix else []) + shown if part not in TAGS)
+        if fault["type"] == "extra_forbidden":
+            valid = _fields_at(root, loc[:-1])
+            lines.append(f"{path}: unknown key.{nearest(loc[-1], valid)}")
+        elif fault["type"] == "missing":
+            lines.append(f"{path}: missing; this key is needed.")
+        elif fault["type"] == "union_tag_invalid":
+            received = fault["ctx"]["tag"]
+            lines.append(f"{path}.kind: unknown kind {received!r}.{nearest(received, KINDS)}")
+        else:
+            lines.append(f"{path}: {fault['msg'].lower()}. Received: {fault['input']!r}")
+    return lines
+
+
+def _fields_at(root: type[BaseModel], loc: Sequence[str]) -> list[str]:
+    """Return the keys that are valid at a location below a settings class."""
+    schema = TypeAdapter(root).json_schema()
+    node: Any = schema
+    for part in loc:
+        node = _dereference(schema, node)
+        if "properties" in node and part in node["properties"]:
+            node = node["properties"][part]
+        elif "discriminator" in node:
+            node = {"$ref": node["discriminator"]["mapping"].get(part, "")}
+        else:
+            patterns = node.get("patternProperties") or {}
+            node = node.get("additionalProperties") or next(iter(patterns.values()), {})
+    return sorted(_dereference(schema, node).get("properties", {}))
+
+
+def _dereference(schema: Any, node: Any) -> Any:
+    while isinstance(node, dict) and "$ref" in node:
+        node = schema["$defs"].get(node["$ref"].rpartition("/")[2], {})
+    return node if isinstance(node, dict) else {}
+
+
+def cross_check(settings: Settings, faults: list[str]) -> None:
+    """Add what one key alone cannot show: names that point nowhere, shares that leave nothing."""
+    for role, datasets in settings.roles.items():
+        for profile in PROFILES:
+            if profile not in datasets:
+                faults.append(f"roles.{role}: names no dataset for the profile {profile!r}.")
+            elif datasets[profile] not in settings.datasets:
+                faults.append(
+                    f"roles.{role}.{profile}: unknown dataset {datasets[profile]!r}."
+                    f"{nearest(datasets[profile], settings.datasets)}"
+                )
+    for name, profiles in settings.models.items():
+        for params in profiles.values():
+            for role in params.roles():
+                fault = f"models.{name}.role: unknown role {role!r}.{nearest(role, settings.roles)}"
+                if role not in settings.roles and fault not in faults:
+                    faults.append(fault)
+    mirrors: dict[tuple[str, str | None], str] = {}
+    for name, dataset in settings.datasets.items():
+        folder = getattr(dataset, "mirror", None)
+        # Sources of one archive each may share a folder.
+        place = (str(folder), getattr(getattr(dataset, "file", None), "name", None))
+        if folder is not None and mirrors.setdefault(place, name) != name:
+            # A copied block would quietly fetch the other dataset's files.
+            faults.append(
+                f"datasets.{name}.mirror: {folder!r} is the folder of {mirrors[place]!r}. "
+                "Leave `mirror` out for data that no mirror holds."
+            )
+        held_out = sum(getattr(dataset, share, None) or 0.0 for share in ("validation", "test"))
+        if held_out >= 1:
+            faults.append(
+                f"datasets.{name}: validation and test leave nothing to train on. "
+                f"Received: {held_out:g} of all examples"
+            )
+    low, high = settings.validation.images.mean_value
+    if low >= high:
+        faults.append(
+            "validation.images.mean_value: must be [lowest, highest]. "
+            f"Received: {settings.validation.images.mean_value!r}"
+        )
+
+
+def load_settings(
+    path: Path,
+    *,
+    profile: str | None = None,
+    overrides: Sequence[str] = (),
+    own: Mapping[str, dict[str, Any]] | None = None,
+    models: bool = True,
+) -> Settings:
+    """Read, override and check `params.yaml`, and the user's own datasets beside it.
+
+    Args:
+        path: The file.
+        own: Own datasets and roles, in place of those of `datasets.yaml`.
+        profile: Active profile, in place of the file's.
+        overrides: `path=value` strings, as `--set` takes them.
+        models: Whether the blocks of models are read. Who needs none of them is not stopped by one
+            that is broken.
+
+    Raises:
+        ConfigError: One line for each fault, with the path of the key, the value received, and the
+            nearest valid name where a name is unknown.
+    """
+    document = read_params(path)
+    add_own(document, read_own(path.with_name(OWN)) if own is None else own)
+    apply_overrides(document, overrides)
+    if profile is not None:
+        document["profile"] = profile
+    faults: list[str] = []
+    blocks = document.get("models") if models else {}
+    params: dict[str, dict[Profile, ModelParams]] = {}
+    if isinstance(blocks, dict):
+        for name, block in blocks.items():
+            params[str(name)] = _model_params(str(name), block, faults)
+    elif "models" in document:
+        faults.append(f"models: must be a mapping of model names. Received: {blocks!r}")
+    try:
+        settings = Settings.model_validate(document | {"models": params})
+    except ValidationError as error:
+        faults.extend(explained(error, Settings))
+        raise ConfigError("\n".join(faults)) from None
+    # The best model of a role is registered under the role's name.
+    faults.extend(
+        f"models.{name}: {name!r} is the name of a role too. Rename one."
+        for name in settings.models.keys() & settings.roles.keys()
+    )
+    cross_check(settings, faults)
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return settings
+
+
+def _model_params(name: str, block: Any, faults: list[str]) -> dict[Profile, ModelParams]:
+    path = f"models.{name}"
+    try:
+        params_class: type[ModelParams] = get_model(name).params
+    except KeyError:
+        faults.append(
+            f"{path}: there is no file chapterflow/models/{name.replace('-', '_')}.py."
+            f"{nearest(name, model_names())}"
+        )
+        return {}
+    except Exception as error:  # Whatever a file does when it is imported.
+        faults.append(f"{path}: {told(error, FOLDER)}")
+        return {}
+    if not isinstance(block, dict):
+        faults.append(f"{path}: must be a mapping of parameters. Received: {block!r}")
+        return {}
+    base = {key: value for key, value in block.items() if key not in PROFILES}
+    resolved: dict[Profile, ModelParams] = {}
+    for profile in PROFILES:
+        changes = block.get(profile, {})
+        if not isinstance(changes, dict):
+            faults.append(f"{path}.{profile}: must be a mapping. Received: {changes!r}")
+            continue
+        try:
+            params = params_class.model_validate(base | changes)
+        except ValidationError as error:
+            for fault in explained(error, params_class, path, dict.fromkeys(changes, profile)):
+                if fault not in faults:
+                    faults.append(fault)
+            continue
+        resolved[profile] = params
+        for variant in params.beside:
+            try:
+                params.variant(variant)
+            except ValidationError as error:
+                place = f"{path}.beside.{variant}.change"
+                faults.extend(f for f in explained(error, params_class, place) if f not in faults)
+    return resolved

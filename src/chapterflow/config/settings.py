@@ -1,0 +1,220 @@
+"""The settings: what `params.yaml` may say, as strict, frozen records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import Discriminator, Field, Tag
+
+from chapterflow.data.sources.csv_series import CsvSeries
+from chapterflow.data.sources.curves import Curves
+from chapterflow.data.sources.idx import Idx
+from chapterflow.data.sources.image_folder import ImageFolder
+from chapterflow.data.sources.karate import Karate
+from chapterflow.data.sources.planetoid import Planetoid
+from chapterflow.data.sources.random_graphs import RandomGraphs
+from chapterflow.data.sources.sklearn_digits import SklearnDigits
+from chapterflow.data.sources.solids import Solids
+from chapterflow.data.sources.tu import Tu
+from chapterflow.data.sources.voxels import Voxels
+from chapterflow.errors import ConfigError, nearest
+from chapterflow.kinds.curves import CurveExpectations
+from chapterflow.kinds.edges import GraphExpectations
+from chapterflow.kinds.photos import PhotoExpectations
+from chapterflow.kinds.pixels import ImageExpectations
+from chapterflow.models.base import Kind, ModelParams
+from chapterflow.models.catalog import model_names
+from chapterflow.types import Name, PositiveInt, Seed, Share, Strict
+
+
+class ValidationParams(Strict):
+    """Bounds of the validation suites, by kind of data."""
+
+    images: ImageExpectations
+    # Voxels are held against what pixels are.
+    volumes: ImageExpectations
+    curves: CurveExpectations
+    photos: PhotoExpectations
+    graphs: GraphExpectations
+    citations: GraphExpectations
+
+    def bounds(self, kind: Kind) -> Strict:
+        """Return the bounds for a kind of data."""
+        found: Strict = getattr(self, kind)
+        return found
+
+
+DatasetParams = Annotated[
+    SklearnDigits
+    | Idx
+    | ImageFolder
+    | Curves
+    | CsvSeries
+    | Solids
+    | Voxels
+    | RandomGraphs
+    | Tu
+    | Karate
+    | Planetoid,
+    Field(discriminator="kind"),
+]
+#: Values of `kind`, one for each class of the union.
+KINDS = frozenset(
+    get_args(source.model_fields["kind"].annotation)[0]
+    for source in get_args(get_args(DatasetParams)[0])
+)
+Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+#: Tags of a union, which pydantic puts into the place of a fault; users do not write them.
+ONE, EACH = "one number", "one for each"
+
+
+def _form(given: Any) -> str:
+    """Return which of the two a value is meant to be: faults are told of that one alone."""
+    return EACH if isinstance(given, dict) else ONE
+
+
+Leaf = TypeVar("Leaf")
+_ByProfile = Annotated[
+    Annotated[Leaf, Tag(ONE)] | Annotated[dict[str, Leaf], Tag(EACH)], Discriminator(_form)
+]
+#: One number for all roles, one for each role, or one for each profile of a role.
+ByRole = Annotated[
+    Annotated[Leaf, Tag(ONE)] | Annotated[dict[str, _ByProfile[Leaf]], Tag(EACH)],
+    Discriminator(_form),
+]
+
+
+class PromotionParams(Strict):
+    """Thresholds of the gates between challenger and champion (`docs/promotion.md`).
+
+    One that is missing for a role fails its gate: it never passes unseen.
+
+    Attributes:
+        floor: Least accuracy on the test split.
+        ceiling: Largest RMSE on the test split, over that of the best classical filter; for curves,
+            which have no accuracy.
+        margin: What a challenger may be worse than the champion: the 95 % paired bootstrap
+            interval of the difference in accuracy must lie above minus this margin (for curves:
+            that of the ratio of RMSEs below 1 plus this margin).
+        superiority: Whether the challenger must be shown to be better.
+        worst_class_margin: What the recall of the worst class may be worse than the champion's.
+        calibration_error: Largest expected calibration error.
+        latency_ms_p95: Largest 95th percentile of the time for one example, ms, measured anew.
+        file_megabytes: Largest file of the model, MB.
+        explanations: Least share of attribution methods whose maps depend on the weights
+            (randomisation test, Adebayo et al. 2018).
+        rescored_difference: Largest difference between the score that was logged and the score now.
+        reload_difference: Largest difference between an answer that was logged with the model and
+            the answer of the model loaded in a fresh process.
+    """
+
+    floor: ByRole[Share]
+    ceiling: ByRole[Number]
+    margin: ByRole[Share]
+    superiority: bool
+    worst_class_margin: ByRole[Share]
+    calibration_error: ByRole[Share]
+    latency_ms_p95: ByRole[Number]
+    file_megabytes: ByRole[Number]
+    explanations: Share
+    rescored_difference: Number
+    reload_difference: Number
+
+    def threshold(self, name: str, role: str, profile: str) -> float | None:
+        """Return a threshold for a role in a profile; None where `params.yaml` has none."""
+        found = getattr(self, name)
+        for key in (role, profile):
+            if isinstance(found, dict):
+                found = found.get(key)
+        return None if found is None or isinstance(found, dict) else float(found)
+
+
+Profile = Literal["embedded", "book"]
+PROFILES: tuple[Profile, ...] = get_args(Profile)
+
+
+class TrackingParams(Strict):
+    """Where MLflow files the runs.
+
+    Attributes:
+        experiment: Name of the MLflow experiment.
+    """
+
+    experiment: Annotated[str, Field(min_length=1)]
+
+
+class EvaluationParams(Strict):
+    """How the held-out split is scored.
+
+    Attributes:
+        calibration_bins: Bins of the expected calibration error.
+        latency_batch: Images in a call of the batch latency.
+        latency_repeats: Timed calls for a latency.
+    """
+
+    calibration_bins: PositiveInt
+    latency_batch: PositiveInt
+    latency_repeats: Annotated[int, Field(ge=10)]
+
+
+class ComparisonParams(Strict):
+    """How two models are compared.
+
+    Attributes:
+        bootstrap_resamples: Resamples of the paired bootstrap.
+    """
+
+    bootstrap_resamples: Annotated[int, Field(ge=100)]
+
+
+class Settings(Strict):
+    """Everything that `params.yaml` says, checked.
+
+    Attributes:
+        models: Parameters by model and profile: `models["cnn"]["book"]`.
+    """
+
+    seed: Seed
+    profile: Profile
+    roles: dict[Name, dict[Profile, Name]]
+    datasets: dict[Name, DatasetParams]
+    validation: ValidationParams
+    evaluation: EvaluationParams
+    comparison: ComparisonParams
+    promotion: PromotionParams
+    tracking: TrackingParams
+    models: dict[str, dict[Profile, Any]]
+
+    def params(self, model: str) -> ModelParams:
+        """Return a model's parameters in the active profile.
+
+        Raises:
+            ConfigError: If `params.yaml` has no block for it.
+        """
+        self.check_names([model], self.models, "model")
+        params: ModelParams = self.models[model][self.profile]
+        return params
+
+    def dataset_of(self, model: str) -> str:
+        """Return the name of the dataset that a model learns in the active profile."""
+        return self.datasets_of(model)[0]
+
+    def datasets_of(self, model: str) -> list[str]:
+        """Return the names of all datasets that a model reads, that which it learns first."""
+        return [self.roles[role][self.profile] for role in self.params(model).roles()]
+
+    def check_names(self, names: Iterable[str], valid: Iterable[str], kind: str) -> None:
+        """Raise a `ConfigError` that names the nearest valid name for each unknown one."""
+        valid = sorted(valid)
+        wrong = [name for name in names if name not in valid]
+        if wrong:
+            raise ConfigError(
+                "\n".join(
+                    f"{name}: chapterflow/models has its file, params.yaml no block for it below "
+                    "`models:`."
+                    if kind == "model" and name in model_names()
+                    else f"Unknown {kind}: {name!r}.{nearest(name, valid)}"
+                    for name in wrong
+                )
+            )

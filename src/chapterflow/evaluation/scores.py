@@ -1,0 +1,183 @@
+"""Classification metrics, checked before anyone can log them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chapterflow.errors import ImplausibleMetric
+from chapterflow.types import Strict
+
+Metrics = dict[str, float]
+#: Metrics whose last word is one of these are shares.
+SHARES = (
+    "accuracy",
+    "accuracy_low",
+    "accuracy_high",
+    "macro_f1",
+    "ece",
+    "worst_class_recall",
+    "majority_accuracy",
+)
+#: Metrics between -1 and 1, by the last part of their name.
+CORRELATIONS = frozenset({"randomisation_similarity", "stability"})
+
+
+def accuracy_interval(correct: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the Wilson score interval of an accuracy (Wilson 1927).
+
+    Args:
+        correct: Rightly classified examples.
+        count: Examples.
+        confidence: Coverage.
+    """
+    from scipy.stats import binomtest
+
+    interval = binomtest(correct, count).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def expected_calibration_error(
+    labels: NDArray[Any], probabilities: NDArray[Any], bins: int
+) -> float:
+    """Return the expected calibration error (Guo et al. 2017, section 2).
+
+    The predictions are put into `bins` bins of equal width by the confidence of the predicted
+    class; the error is the mean gap between accuracy and confidence, weighted by bin size.
+
+    Args:
+        labels: `(n,)` true classes.
+        probabilities: `(n, classes)`.
+        bins: Number of bins over (0, 1].
+    """
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    position = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(position, weights=right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+class ClassScore(Strict):
+    """Precision, recall and F1 of one class, and its number of test examples."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    examples: int
+
+
+def classification_metrics(
+    labels: NDArray[Any], probabilities: NDArray[Any], classes: Sequence[str], *, bins: int
+) -> tuple[Metrics, list[ClassScore], NDArray[np.int64]]:
+    """Return the metrics of a test split, those of its classes, and its confusion matrix.
+
+    Args:
+        labels: `(n,)` true classes.
+        probabilities: `(n, classes)`, rows summing to 1.
+        classes: Names of the classes.
+        bins: Bins of the calibration error.
+
+    Returns:
+        Metrics by name (`test/...`), scores by class, and counts `(true, predicted)`.
+
+    Raises:
+        ImplausibleMetric: If probabilities are not finite, rows do not sum to 1, or counts do not
+            add up.
+    """
+    from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
+
+    count = len(labels)
+    if not count:
+        raise ImplausibleMetric("There must be test examples. Received: none")
+    if not np.isin(labels, np.arange(len(classes))).all():
+        raise ImplausibleMetric(
+            f"Labels must be 0 to {len(classes) - 1}. Received: {sorted(set(labels.tolist()))}"
+        )
+    if not np.isfinite(probabilities).all():
+        raise ImplausibleMetric("The model answers probabilities that are not finite.")
+    if probabilities.min() < 0 or not np.allclose(probabilities.sum(axis=1), 1, atol=1e-4):
+        raise ImplausibleMetric(
+            "The model's probabilities are negative or do not sum to 1: softmax missing?"
+        )
+    probabilities = probabilities.astype(np.float64)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    every = np.arange(len(classes))
+    predicted = probabilities.argmax(axis=1)
+    confusion = confusion_matrix(labels, predicted, labels=every)
+    correct = int(np.trace(confusion))
+    low, high = accuracy_interval(correct, count)
+    precision, recall, f1, support = precision_recall_fscore_support(
+        labels, predicted, labels=every, zero_division=0.0
+    )
+    one_hot = labels[:, np.newaxis] == every
+    metrics: Metrics = {
+        "test/examples": count,
+        "test/correct": correct,
+        "test/accuracy": correct / count,
+        "test/accuracy_low": low,
+        "test/accuracy_high": high,
+        "test/macro_f1": float(f1.mean()),
+        "test/log_loss": float(log_loss(labels, probabilities, labels=every)),
+        # Multi-class form, 0 to 2 (Brier 1950).
+        "test/brier": float(((probabilities - one_hot) ** 2).sum(axis=1).mean()),
+        "test/ece": expected_calibration_error(labels, probabilities, bins),
+    }
+    scores = [
+        ClassScore(name=name, precision=p, recall=r, f1=f, examples=int(n))
+        for name, p, r, f, n in zip(
+            classes, precision.tolist(), recall.tolist(), f1.tolist(), support, strict=True
+        )
+    ]
+    metrics["test/worst_class_recall"] = min(score.recall for score in scores if score.examples)
+    for what, total in (
+        ("confusion matrix", int(confusion.sum())),
+        ("classes' examples", sum(score.examples for score in scores)),
+    ):
+        if total != count:
+            raise ImplausibleMetric(f"The {what} must add up to {count}. Received: {total}")
+    check_metrics(metrics)
+    return metrics, scores, confusion.astype(np.int64)
+
+
+def majority_accuracy(train_labels: NDArray[Any], test_labels: NDArray[Any]) -> float:
+    """Return the test accuracy of always answering the most frequent class of the train split."""
+    values, counts = np.unique(train_labels, return_counts=True)
+    return float((test_labels == values[counts.argmax()]).mean())
+
+
+def check_metrics(metrics: Mapping[str, float]) -> None:
+    """Refuse metrics that cannot be true; everything passes here before it is logged.
+
+    Raises:
+        ImplausibleMetric: If a value is not finite, a share lies outside [0, 1], a correlation
+            outside [-1, 1], a count or cost is negative, or counts do not add up.
+    """
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise ImplausibleMetric(f"{name} must be finite. Received: {value}")
+        if name.rpartition("/")[2] in SHARES and not 0 <= value <= 1:
+            raise ImplausibleMetric(f"{name} is a share between 0 and 1. Received: {value}")
+        if name.rpartition("/")[2] in CORRELATIONS:
+            if not -1 <= value <= 1:
+                raise ImplausibleMetric(
+                    f"{name} is a correlation between -1 and 1. Received: {value}"
+                )
+        elif value < 0:
+            raise ImplausibleMetric(f"{name} cannot be negative. Received: {value}")
+    if metrics.get("test/brier", 0) > 2:
+        raise ImplausibleMetric(f"test/brier is at most 2. Received: {metrics['test/brier']}")
+    examples, correct = metrics.get("test/examples"), metrics.get("test/correct")
+    if examples is not None and correct is not None:
+        if examples < 1:
+            raise ImplausibleMetric("There must be test examples. Received: none")
+        accuracy = metrics.get("test/accuracy", correct / examples)
+        if correct > examples or abs(accuracy - correct / examples) > 1e-9:
+            raise ImplausibleMetric(
+                "test/accuracy must be test/correct over test/examples. "
+                f"Received: {accuracy} with {correct:g} of {examples:g}"
+            )

@@ -1,0 +1,130 @@
+"""Variants beside a model: the same data, seed and code, other parameters."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from chapterflow.errors import ConfigError
+from chapterflow.evaluation.cost import flops
+from chapterflow.evaluation.evaluate import DENOISING
+from chapterflow.evaluation.scores import Metrics, accuracy_interval, check_metrics
+from chapterflow.kinds.dataset import Dataset
+from chapterflow.models.base import ChapterModel, ModelParams
+from chapterflow.training.batches import input_spec, load_model, predict, sized_for
+from chapterflow.training.fit import built, fit, with_files
+
+
+def score_variants(
+    entry: ChapterModel[Any],
+    params: ModelParams,
+    dataset: Dataset,
+    *,
+    seed: int,
+    work: Path,
+    scratch: Path | None = None,
+    tell: Callable[[str], None] = lambda name: None,
+) -> Metrics:
+    """Train and score the variants of a model that its parameters name.
+
+    Args:
+        entry: The chapter model.
+        params: Its parameters, with the variants in `beside`.
+        dataset: Its dataset.
+        seed: Seed of every training.
+        work: Folder of the model's training; each variant gets one in it, and resumes there.
+        scratch: Folder of kept features and backbones, as in `fit`.
+        tell: Told of each variant before it starts.
+
+    Returns:
+        `beside/<variant>/parameters` and `.../flops`; of those that are trained also
+        `.../train_seconds` and `.../accuracy` with its 95 % interval, or `.../rmse`.
+    """
+    import numpy as np
+
+    metrics: Metrics = {}
+    for name, variant in params.beside.items():
+        tell(name)
+        own, found = params.variant(name), {}
+        data = sized_for(entry, own, dataset)
+        test = data.indices("test")
+        if variant.train:
+            folder = work / "beside" / name
+            training = fit(entry, own, dataset, seed=seed, work=folder, scratch=scratch)
+            model = load_model(folder / "model.keras")
+            answers = predict(model, data, "test")
+            found["train_seconds"] = training.seconds
+            if data.card.classes:
+                correct = int((answers.argmax(axis=-1) == data.labels[test]).sum())
+                found["accuracy"] = correct / len(test)
+                found["accuracy_low"], found["accuracy_high"] = accuracy_interval(
+                    correct, len(test)
+                )
+            else:
+                targets, given = data.targets(test), data.weights(test)
+                mask = np.ones(targets.shape[:2], np.float32) if given is None else given
+                errors = importlib.import_module(DENOISING).denoising_metrics(
+                    targets, answers, mask, inputs=data.inputs(test)
+                )
+                found["rmse"] = errors["test/rmse"]
+        else:
+            own = with_files(entry, own, data, scratch or work.parent.parent)
+            model = built(entry, own, input_spec(entry, own, data))
+        found["parameters"] = float(model.count_params())
+        found["flops"] = float(flops(model, data.inputs(test[:1])))
+        metrics |= {f"beside/{name}/{key}": value for key, value in found.items()}
+    check_metrics(metrics)
+    return metrics
+
+
+def cross_validated(
+    entry: ChapterModel[Any],
+    params: ModelParams,
+    dataset: Dataset,
+    *,
+    seed: int,
+    tell: Callable[[str], None] = lambda fold: None,
+) -> Metrics:
+    """Return the accuracies of a cross-validation of a model and of its variants.
+
+    Args:
+        entry: The chapter model.
+        params: Its parameters, with `folds` and the variants in `beside`.
+        dataset: Its dataset.
+        seed: Seed of folds and of every training.
+        tell: Told of each model and fold before it starts.
+
+    Returns:
+        `cv/...` of the model (`chapterflow.training.folds` says which), and
+        `beside/<variant>/cv_...` of each variant that is trained.
+
+    Raises:
+        ConfigError: If the data are no set of graphs: no other kind is cross-validated.
+    """
+    if dataset.card.kind != "graphs":
+        raise ConfigError(
+            f"folds must be 0 for data of the kind {dataset.card.kind!r}: graphs alone are "
+            f"cross-validated. Received: {params.folds}"
+        )
+    # Found by name, so that the fingerprints of models without folds do not cover it.
+    module = importlib.import_module("chapterflow.training.folds")
+
+    def validated(own: ModelParams, name: str) -> Metrics:
+        found: Metrics = module.cross_validate(
+            *(entry, own, dataset),
+            folds=params.folds,
+            seed=seed,
+            tell=lambda fold: tell(f"{name}, {fold}"),
+        )
+        return found
+
+    metrics = validated(params, entry.name)
+    for name, variant in params.beside.items():
+        if variant.train:
+            for key, value in validated(params.variant(name), name).items():
+                told = key.removeprefix("cv/").replace("/", "_")
+                metrics[f"beside/{name}/cv_{told}"] = value
+    check_metrics(metrics)
+    return metrics

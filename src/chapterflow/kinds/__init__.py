@@ -1,0 +1,1 @@
+"""One file per kind of data: its arrays, what models read, its rows and expectations."""

@@ -1,0 +1,197 @@
+"""One graph whose nodes are the examples, each of one class.
+
+`labels` and `split` uint8 `(n,)`, where split code 3 means in no split; `features` float32
+`(n, f)`; `edges` int32 `(edges, 2)`, source and target.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chapterflow.errors import DataError
+from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, Split
+from chapterflow.kinds.edges import NO_SPLIT, check_arrays, edge_checks, edge_faults, feature_checks
+from chapterflow.kinds.rows import (
+    UNKNOWN_SPLIT,
+    check,
+    copy_checks,
+    count_checks,
+    example_rows,
+    label_checks,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from great_expectations.expectations.expectation import Expectation
+
+    from chapterflow.kinds.edges import GraphExpectations
+
+
+class Data(Dataset):
+    """The whole graph in, class numbers of nodes out."""
+
+    ARRAYS = ("labels", "split")
+    MORE_ARRAYS = ("features", "edges")
+    WHOLE = True
+
+    @classmethod
+    def expected_count(cls, card: DatasetCard) -> int:
+        """Return the number of nodes: some are in no split."""
+        return int(card.facts["nodes"])
+
+    def inputs(self, chosen: NDArray[np.intp]) -> Any:
+        """Return dense `features` `(n, f)` and `adjacency` `(n, n)` of the whole graph.
+
+        A node's class depends on its neighbours, so whatever is chosen, models read all of it;
+        `sparse_inputs` of `chapterflow.training.full_batch` gives the same without the zeros.
+        """
+        count = self.count
+        adjacency = np.zeros((count, count), np.float32)
+        edges = np.asarray(self.arrays["edges"])
+        adjacency[edges[:, 0], edges[:, 1]] = 1
+        np.fill_diagonal(adjacency, 0)
+        return {"features": np.array(self.arrays["features"]), "adjacency": adjacency}
+
+    def example(self) -> Any:
+        """Return the graph of the first eight nodes: the whole adjacency is megabytes as text."""
+        whole = self.inputs(self.indices("train"))
+        return {"features": whole["features"][:8], "adjacency": whole["adjacency"][:8, :8]}
+
+    def input_shapes(self) -> Any:
+        """Return shape and dtype of each input."""
+        return {
+            "features": ((None, self.arrays["features"].shape[1]), "float32"),
+            "adjacency": ((None, None), "float32"),
+        }
+
+    def content(self, split: Split) -> Iterator[bytes]:
+        """Yield the bytes of the whole graph, and which nodes with which classes are scored."""
+        chosen = self.indices(split)
+        yield np.ascontiguousarray(self.arrays["features"]).tobytes()
+        yield np.ascontiguousarray(self.arrays["edges"]).tobytes()
+        yield chosen.astype(np.int64).tobytes()
+        yield self.targets(chosen).tobytes()
+
+
+#: Name, in the rows, of what is in no split.
+NONE = "none"
+
+
+def expectations(card: DatasetCard, bounds: GraphExpectations) -> list[Expectation]:
+    """Return the expectations that `rows` of a dataset must meet."""
+    nodes = card.facts["nodes"]
+    # Nodes may be in no split here, and nobody moves those of a published split, so three checks
+    # differ from those of other kinds.
+    counts = [c for c in count_checks(card) if c.meta["name"] not in ("count", "split-names")]
+    copies = [c for c in copy_checks(bounds.duplicates) if c.meta["name"] != "one-split"]
+    return [
+        check(
+            "ExpectTableRowCountToEqual",
+            "count",
+            f"{nodes:,} nodes",
+            "All the nodes of the dataset card are there: nothing was lost or added on the way.",
+            value=nodes,
+        ),
+        check(
+            "ExpectColumnValuesToBeInSet",
+            "split-names",
+            ", ".join([*SPLITS, NONE]),
+            "Every node belongs to a known split or to none: a wrong code would drop it.",
+            column="split",
+            value_set=[*SPLITS, NONE],
+        ),
+        *counts,
+        *edge_checks(card),
+        check(
+            "ExpectColumnMeanToBeBetween",
+            "isolated",
+            f"at most {bounds.isolated:.2%} of the nodes",
+            "Few nodes have no edge: many mean that edges were lost.",
+            column="isolated",
+            max_value=bounds.isolated,
+        ),
+        *feature_checks(card, bounds),
+        *label_checks(card, bounds.class_divergence),
+        check(
+            "ExpectColumnValuesToBeInSet",
+            "one-split",
+            f"at most {bounds.duplicates:.2%} have a copy in another split",
+            "Few nodes of one split have the features and neighbours of a node of another: the "
+            "test score would reward memory. Published splits hold some.",
+            column="in_other_split",
+            value_set=[False],
+            mostly=1 - bounds.duplicates,
+        ),
+        *copies,
+    ]
+
+
+def rows(dataset: Dataset) -> pd.DataFrame:
+    """Describe every node of the arrays that training reads.
+
+    Returns:
+        A frame of n rows with the columns of `example_rows`, where nodes of no split are called
+        `none` and are nobody's copy; `label`; of the edges that begin at the node their number
+        `edges` and the numbers of each fault of `edge_faults` (an edge that begins at no node is
+        counted at the first one); `isolated` (1 where it has no edge, else 0); `width`, `dtype`,
+        `nan` (features that are not finite), `largest` (largest absolute feature) and
+        `content_hash` (features and neighbours).
+
+    Raises:
+        DataError: If the arrays are not numbers of their shapes.
+    """
+    check_arrays(dataset, "node")
+    features = np.asarray(dataset.arrays["features"])
+    edges = np.asarray(dataset.arrays["edges"])
+    nodes = len(features)
+    if not len(dataset.labels) == dataset.count == nodes:
+        raise DataError(
+            f"{dataset.folder}: features, labels and split must be equally long. "
+            f"Received: {nodes}, {len(dataset.labels)}, {dataset.count}"
+        )
+    split = np.asarray(dataset.split)
+    faults = edge_faults(edges, nodes)
+    begin = np.where((edges[:, 0] >= 0) & (edges[:, 0] < nodes), edges[:, 0], 0)
+    joined = np.unique(edges[~faults["dangling"] & ~faults["self_loop"]])
+    isolated = np.ones(nodes)
+    isolated[joined] = 0
+    finite = np.isfinite(features)
+    counts = {name: np.bincount(begin[wrong], minlength=nodes) for name, wrong in faults.items()}
+    columns: dict[str, Any] = {
+        "label": np.asarray(dataset.labels),
+        "edges": np.bincount(begin, minlength=nodes),
+        "dangling": counts["dangling"],
+        "self_loops": counts["self_loop"],
+        "repeated": counts["repeated"],
+        "one_way": counts["one_way"],
+        "isolated": isolated,
+        "width": features.shape[1],
+        "dtype": str(features.dtype),
+        "nan": features.shape[1] - finite.sum(axis=1),
+        "largest": np.where(finite, np.abs(features), 0).max(axis=1),
+        "content_hash": _contents(features, edges, begin, split),
+    }
+    found = example_rows(split, columns)
+    outside = split == NO_SPLIT
+    for column in ("split", "id"):
+        found.loc[outside, column] = found.loc[outside, column].str.replace(UNKNOWN_SPLIT, NONE)
+    return found
+
+
+def _contents(
+    features: NDArray[Any], edges: NDArray[Any], begin: NDArray[Any], split: NDArray[Any]
+) -> list[str]:
+    """Return a hash of each node: features and neighbours; nodes of no split have their own."""
+    order = np.lexsort((edges[:, 1], begin))
+    neighbours = np.split(edges[order, 1], np.cumsum(np.bincount(begin, minlength=len(features))))
+    hashes = []
+    for node, row in enumerate(np.ascontiguousarray(features)):
+        digest = hashlib.blake2b(row.tobytes(), digest_size=16)
+        digest.update(neighbours[node].tobytes())
+        hashes.append(digest.hexdigest() if split[node] != NO_SPLIT else f"{NONE}-{node}")
+    return hashes

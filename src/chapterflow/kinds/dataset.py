@@ -1,0 +1,255 @@
+"""The dataset card, and the canonical arrays that it describes.
+
+`data/<name>/` holds `dataset.json` (the card) and the arrays of its kind, `split.npy` among them.
+Nothing in it depends on the machine or the day, so the same source gives the same bytes everywhere.
+"""
+
+import hashlib
+import importlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from chapterflow.errors import DataError
+from chapterflow.models.base import InputSpec, Kind
+from chapterflow.types import Strict
+
+Split = Literal["train", "validation", "test"]
+#: Position in this tuple is the code in `split.npy`.
+SPLITS: tuple[Split, ...] = get_args(Split)
+CARD = "dataset.json"
+
+
+class FileRecord(Strict):
+    """Size and content hash of one file of a dataset."""
+
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: str
+
+
+class DatasetCard(Strict):
+    """What a dataset is, where it comes from, and the hashes of its bytes.
+
+    Attributes:
+        kind: Canonical form: a module of `chapterflow.kinds`, which says what it holds.
+        shape: Shape of one example; null where it varies.
+        classes: Names of the classes; none where the target is not a class.
+        value_max: Largest raw value that the source can hold (16 for 17 grey levels).
+        counts: Examples by split.
+        files: Every file of the dataset but the card.
+        test_digest: Hash over the test examples and labels, in order: two models with the same
+            one were scored on the same test set.
+        probes: Positions of the few test examples that explanations of models show: the same ones
+            for all models (`Dataset.choose_probes` says which).
+        facts: What else there is to say about data of this kind.
+        recipe: The parameters and the seed that made it (`chapterflow.data.sources.recipe`).
+    """
+
+    name: str
+    kind: Kind
+    title: str
+    source: str
+    licence: str
+    shape: list[int | None]
+    classes: list[str]
+    value_max: float
+    counts: dict[str, int]
+    files: dict[str, FileRecord]
+    test_digest: str
+    probes: list[int] = Field(default_factory=list)
+    facts: dict[str, Any] = Field(default_factory=dict)
+    recipe: dict[str, Any]
+
+    def to_json(self) -> str:
+        """Return the text of `dataset.json`: sorted keys, so equal cards are equal bytes."""
+        return json.dumps(self.model_dump(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @property
+    def digest(self) -> str:
+        """Hash over the card, and through its file hashes over all the data."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """What a model for this dataset is built for."""
+        return InputSpec(
+            tuple(self.shape),
+            len(self.classes),
+            self.value_max,
+            self.kind,
+            centre=tuple(self.facts.get("centre", ())),
+            spread=tuple(self.facts.get("spread", ())),
+        )
+
+
+@dataclass(frozen=True)
+class Dataset(ABC):
+    """A card and its arrays, memory-mapped and read-only; each kind has a class of its own.
+
+    Attributes:
+        arrays: Array by name.
+    """
+
+    card: DatasetCard
+    folder: Path
+    arrays: Mapping[str, NDArray[Any]]
+
+    #: Names of the arrays of the kind that have one entry for each example.
+    ARRAYS: ClassVar[tuple[str, ...]]
+    #: Names of the others.
+    MORE_ARRAYS: ClassVar[tuple[str, ...]] = ()
+    #: Whether the examples are parts of one whole (the nodes of a graph) that models read at once.
+    WHOLE: ClassVar[bool] = False
+
+    @property
+    def labels(self) -> NDArray[Any]:
+        """Class numbers `(n,)`."""
+        return self.arrays["labels"]
+
+    @property
+    def split(self) -> NDArray[Any]:
+        """Positions in `SPLITS`, `(n,)`."""
+        return self.arrays["split"]
+
+    @property
+    def count(self) -> int:
+        """Number of examples, over all splits."""
+        return len(self.split)
+
+    @classmethod
+    def expected_count(cls, card: DatasetCard) -> int:
+        """Return how many examples the card promises: those of its splits, by default."""
+        return sum(card.counts.values())
+
+    def indices(self, split: Split) -> NDArray[np.intp]:
+        """Return the positions of a split's examples, ascending."""
+        return np.flatnonzero(self.split == SPLITS.index(split))
+
+    def choose_probes(self) -> list[int]:
+        """Return the positions of the first test example of each class, of at most ten classes.
+
+        Where there are no classes, those of the first four test examples.
+        """
+        test = self.indices("test")
+        if not self.card.classes:
+            return [int(position) for position in test[:4]]
+        _, first = np.unique(np.asarray(self.labels[test]), return_index=True)
+        return [int(position) for position in test[first[:10]]]
+
+    @abstractmethod
+    def inputs(self, chosen: NDArray[np.intp]) -> Any:
+        """Return what models read of the chosen examples: one array, or a dict of them by name.
+
+        The first axis is the batch; values are raw.
+        """
+
+    def targets(self, chosen: NDArray[np.intp]) -> NDArray[Any]:
+        """Return what models learn of the chosen examples: int32 class numbers, by default."""
+        return np.asarray(self.labels[chosen], np.int32)
+
+    def weights(self, chosen: NDArray[np.intp]) -> NDArray[np.float32] | None:
+        """Return how much each target counts, shaped as the loss; None where all count alike."""
+        return None
+
+    def input_shapes(self) -> Any:
+        """Return shape and dtype of the inputs, in their structure; None for axes that vary."""
+        return ((None, *self.card.shape), "float32")
+
+    def target_shapes(self) -> list[tuple[tuple[int | None, ...], str]]:
+        """Return shape and dtype of the targets, and of the weights where there are some."""
+        return [((None,), "int32")]
+
+    def example(self) -> Any:
+        """Return inputs of a few examples, small enough to be kept with a model."""
+        return self.inputs(self.indices("train")[:2])
+
+    def sized(self, height: int, width: int) -> Self:
+        """Return the dataset with its photos decoded to a size; other data stay as they are."""
+        return self
+
+    def content(self, split: Split) -> Iterator[bytes]:
+        """Yield the bytes of a split's examples in order: what decides the scores on it."""
+        chosen = self.indices(split)
+        for start in range(0, len(chosen), 1024):
+            part = chosen[start : start + 1024]
+            given = self.inputs(part)
+            for array in given.values() if isinstance(given, dict) else (given,):
+                yield np.ascontiguousarray(array).tobytes()
+            yield np.ascontiguousarray(self.targets(part)).tobytes()
+
+
+def shape_text(shape: Sequence[int | None]) -> str:
+    """Return a shape for people: `28 x 28 x 1`, `any` where it varies."""
+    return " x ".join("any" if side is None else str(side) for side in shape)
+
+
+def kind_class(kind: Kind) -> type[Dataset]:
+    """Return the class of datasets of a kind.
+
+    The module is found by name, so that a model's fingerprint covers the kind of its own data only.
+    """
+    found: type[Dataset] = importlib.import_module(f"chapterflow.kinds.{kind}").Data
+    return found
+
+
+def read_card(folder: Path) -> DatasetCard:
+    """Return the card of `data/<name>/`.
+
+    Raises:
+        DataError: If there is none or it cannot be read.
+    """
+    path = folder / CARD
+    try:
+        return DatasetCard.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(
+            f"No dataset at {folder}. `chapterflow data fetch` brings the data of a profile."
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{path} is not a dataset card: {where}: {first['msg']}") from None
+
+
+def open_dataset(folder: Path) -> Dataset:
+    """Open the dataset in `folder`: what training, validation and evaluation all read.
+
+    Raises:
+        DataError: If the card or an array is missing, unreadable, or they disagree on the count.
+    """
+    card = read_card(folder)
+    found = kind_class(card.kind)
+    names = (*found.ARRAYS, *found.MORE_ARRAYS)
+    arrays = {name: read_array(folder, name) for name in names}
+    counts = {name: len(arrays[name]) for name in found.ARRAYS}
+    expected = found.expected_count(card)
+    if {*counts.values()} != {expected}:
+        raise DataError(
+            f"{folder}: the arrays must be as long as the card's counts ({expected}). "
+            f"Received: {counts}"
+        )
+    return found(card, folder, arrays)
+
+
+def read_array(folder: Path, name: str) -> NDArray[Any]:
+    """Return one array of a dataset, memory-mapped.
+
+    Raises:
+        DataError: If it is missing or unreadable.
+    """
+    path = folder / f"{name}.npy"
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}). Delete {folder} and run "
+            "`chapterflow data fetch` to build it again."
+        ) from None
+    return array

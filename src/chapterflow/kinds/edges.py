@@ -1,0 +1,214 @@
+"""Edges of graphs as flat arrays, and what must hold for features and edges."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from chapterflow.errors import DataError
+from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard
+from chapterflow.kinds.rows import check
+from chapterflow.types import Share, Strict
+
+if TYPE_CHECKING:
+    from great_expectations.expectations.expectation import Expectation
+
+
+class GraphExpectations(Strict):
+    """Bounds of the suites for many graphs and for one graph of many nodes.
+
+    Attributes:
+        class_divergence: Largest Kullback-Leibler divergence, in nats, of a split's class shares
+            from equal shares.
+        duplicates: Largest share of examples that repeat another one, bit for bit.
+        isolated: Largest share of nodes without an edge: of each graph, or of the one graph.
+        value_use: Smallest share of the value range that the largest feature uses.
+    """
+
+    class_divergence: Annotated[float, Field(ge=0)]
+    duplicates: Share
+    isolated: Share
+    value_use: Share
+
+
+#: Code in `split.npy` of a node that is in no split.
+NO_SPLIT = len(SPLITS)
+
+
+def offsets(sizes: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return where each part of a flat array begins, and the end: `(n + 1,)`."""
+    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+
+def sorted_edges(edges: NDArray[np.integer]) -> NDArray[np.int32]:
+    """Return edges `(m, 2)` in ascending order, each once, without self-loops."""
+    edges = np.unique(np.asarray(edges, np.int32).reshape(-1, 2), axis=0)
+    loops: NDArray[np.bool_] = edges[:, 0] == edges[:, 1]
+    return np.ascontiguousarray(edges[~loops])
+
+
+def both_ways(edges: NDArray[np.integer]) -> NDArray[np.int32]:
+    """Return undirected edges with each listed both ways, sorted."""
+    return sorted_edges(np.concatenate([edges, edges[:, ::-1]]))
+
+
+def content_hash(features: NDArray[np.float32], edges: NDArray[np.int32]) -> str:
+    """Return a hash of one graph; it depends on the numbering of nodes, not on that of edges."""
+    edges = np.asarray(edges, np.int32)
+    order = np.lexsort((edges[:, 1], edges[:, 0]))
+    digest = hashlib.blake2b(repr(features.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(features, np.float32).tobytes())
+    digest.update(np.ascontiguousarray(edges[order]).tobytes())
+    return digest.hexdigest()
+
+
+def check_counts(name: str, received: int, expected: int, of: str) -> None:
+    """Raise a `DataError` where a file has another number of lines than there are things."""
+    if received != expected:
+        raise DataError(
+            f"{name} must have {expected:,} lines, one for each {of}. Received: {received:,}"
+        )
+
+
+def check_arrays(dataset: Dataset, examples: str) -> None:
+    """Raise a `DataError` where the arrays are not numbers of the shapes that rows are made from.
+
+    Args:
+        examples: What an example is, `graph` or `node`.
+    """
+    features, edges = dataset.arrays["features"], dataset.arrays["edges"]
+    if features.dtype.kind not in "biuf" or features.ndim != 2 or not features.shape[1]:
+        raise DataError(
+            f"{dataset.folder}: features must be numbers of shape (nodes, features). "
+            f"Received: {features.dtype} {features.shape}"
+        )
+    if edges.dtype.kind not in "iu" or edges.ndim != 2 or edges.shape[1] != 2:
+        raise DataError(
+            f"{dataset.folder}: edges must be whole numbers of shape (edges, 2). "
+            f"Received: {edges.dtype} {edges.shape}"
+        )
+    for name, array in (("labels", dataset.labels), ("split", dataset.split)):
+        if array.dtype.kind not in "biuf" or array.ndim != 1:
+            raise DataError(
+                f"{dataset.folder}: {name} must be a number for each {examples}. "
+                f"Received: {array.dtype} {array.shape}"
+            )
+
+
+def edge_faults(edges: NDArray[np.integer], nodes: int) -> dict[str, NDArray[np.bool_]]:
+    """Return which edges `(m, 2)` of a graph are wrong, `(m,)` by fault.
+
+    `dangling`: an end is no node; and of the others `self_loop`: both ends are one node;
+    `repeated`: an earlier edge is the same; `one_way`: no edge leads back.
+    """
+    edges = np.asarray(edges, np.int64)
+    dangling = ((edges < 0) | (edges >= nodes)).any(axis=1)
+    key = edges[:, 0] * nodes + edges[:, 1]
+    back = edges[:, 1] * nodes + edges[:, 0]
+    repeated = np.ones(len(edges), bool)
+    repeated[np.unique(key, return_index=True)[1]] = False
+    return {
+        "dangling": dangling,
+        "self_loop": ~dangling & (edges[:, 0] == edges[:, 1]),
+        "repeated": ~dangling & repeated,
+        "one_way": ~dangling & ~np.isin(back, key[~dangling]),
+    }
+
+
+def feature_checks(card: DatasetCard, bounds: GraphExpectations) -> list[Expectation]:
+    """Return what must hold for features: the width of the models, finite, in and using range."""
+    width, top = card.shape[-1], card.value_max
+    return [
+        _none(
+            "width",
+            [width],
+            f"{width} features",
+            "Every node has the features that the models are built for.",
+        ),
+        _none("dtype", ["float32"], "float32", "Features are stored as models read them."),
+        _none(
+            "nan",
+            [0],
+            "no NaN or infinity",
+            "Every feature is a finite number: one NaN spreads "
+            "to all neighbours, and turns all the weights into NaN.",
+            name="finite",
+        ),
+        check(
+            "ExpectColumnValuesToBeBetween",
+            "value-range",
+            f"{-top:g} to {top:g}",
+            f"No feature is larger than {top:g}, the value that the models divide by.",
+            column="largest",
+            max_value=top,
+        ),
+        check(
+            "ExpectColumnMaxToBeBetween",
+            "value-use",
+            f"at least {bounds.value_use * top:.4g}",
+            f"The largest feature comes near {top:g}: features that were already divided by their "
+            "largest value or sum stay far below.",
+            column="largest",
+            min_value=bounds.value_use * top,
+        ),
+    ]
+
+
+def edge_checks(card: DatasetCard) -> list[Expectation]:
+    """Return what must hold for edges: as many as the card says, between nodes, both ways."""
+    edges = card.facts["edges"]
+    checks = [
+        check(
+            "ExpectColumnSumToBeBetween",
+            "edges",
+            f"{edges:,} edges",
+            "All the edges of the dataset card are there: nothing was lost or added on the way.",
+            column="edges",
+            min_value=edges,
+            max_value=edges,
+        ),
+        _none(
+            "dangling",
+            [0],
+            "no edge without a node at an end",
+            "Every edge joins two nodes "
+            "that exist: numbers from 1, or of another graph, point past the last one.",
+        ),
+        _none(
+            "self_loops",
+            [0],
+            "no edge from a node to itself",
+            "No node is its own neighbour: models add self-loops, and would count it twice.",
+            name="self-loops",
+        ),
+        _none("repeated", [0], "each edge once", "No edge is listed twice.", name="repeated-edges"),
+    ]
+    if not card.facts["directed"]:
+        checks.append(
+            _none(
+                "one_way",
+                [0],
+                "every edge in both directions",
+                "The graphs are undirected, so "
+                "each edge is listed both ways: of one listed once, only one end would learn.",
+                name="symmetric",
+            )
+        )
+    return checks
+
+
+def _none(
+    column: str, allowed: list[Any], expected: str, reason: str, *, name: str | None = None
+) -> Expectation:
+    return check(
+        "ExpectColumnValuesToBeInSet",
+        name or column,
+        expected,
+        reason,
+        column=column,
+        value_set=allowed,
+    )

@@ -1,0 +1,188 @@
+"""Many graphs of different size, each of one class.
+
+`labels` and `split` uint8 `(n,)`; of all graphs one after another `features` float32
+`(nodes, f)` and `edges` int32 `(edges, 2)`, source and target numbered from 0 within their graph;
+`node_offsets` and `edge_offsets` int64 `(n + 1,)` say where each graph begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chapterflow.errors import DataError
+from chapterflow.kinds.dataset import Dataset, DatasetCard, Split
+from chapterflow.kinds.edges import (
+    check_arrays,
+    content_hash,
+    edge_checks,
+    edge_faults,
+    feature_checks,
+)
+from chapterflow.kinds.rows import check, copy_checks, count_checks, example_rows, label_checks
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from great_expectations.expectations.expectation import Expectation
+
+    from chapterflow.kinds.edges import GraphExpectations
+
+
+class Data(Dataset):
+    """Features, adjacency and sizes in, class numbers out."""
+
+    ARRAYS = ("labels", "split")
+    MORE_ARRAYS = ("features", "edges", "node_offsets", "edge_offsets")
+
+    def inputs(self, chosen: NDArray[np.intp]) -> Any:
+        """Return `features` `(b, n, f)`, `adjacency` `(b, n, n)` and `sizes` `(b,)`.
+
+        Graphs are padded with empty nodes to the largest of the chosen ones. The adjacency is 1
+        where an edge leads from the node of the row to that of the column, and has no self-loops.
+        """
+        nodes, edges = self.arrays["node_offsets"], self.arrays["edge_offsets"]
+        sizes = np.asarray(nodes[chosen + 1] - nodes[chosen])
+        largest = int(sizes.max(initial=0))
+        source = self.arrays["features"]
+        features = np.zeros((len(chosen), largest, source.shape[1]), np.float32)
+        adjacency = np.zeros((len(chosen), largest, largest), np.float32)
+        for place, graph in enumerate(chosen):
+            features[place, : sizes[place]] = source[nodes[graph] : nodes[graph + 1]]
+            pairs = self.arrays["edges"][edges[graph] : edges[graph + 1]]
+            adjacency[place, pairs[:, 0], pairs[:, 1]] = 1
+        diagonal = np.arange(largest)
+        adjacency[:, diagonal, diagonal] = 0
+        return {
+            "features": features,
+            "adjacency": adjacency,
+            "sizes": sizes.astype(np.int32),
+        }
+
+    def input_shapes(self) -> Any:
+        """Return shape and dtype of each input."""
+        return {
+            "features": ((None, None, self.arrays["features"].shape[1]), "float32"),
+            "adjacency": ((None, None, None), "float32"),
+            "sizes": ((None,), "int32"),
+        }
+
+    def content(self, split: Split) -> Iterator[bytes]:
+        """Yield the bytes of a split's graphs in order, without their padding."""
+        nodes, edges = self.arrays["node_offsets"], self.arrays["edge_offsets"]
+        chosen = self.indices(split)
+        for graph in chosen:
+            yield int(nodes[graph + 1] - nodes[graph]).to_bytes(8, "little")
+            yield self.arrays["features"][nodes[graph] : nodes[graph + 1]].tobytes()
+            yield self.arrays["edges"][edges[graph] : edges[graph + 1]].tobytes()
+        yield self.targets(chosen).tobytes()
+
+
+def expectations(card: DatasetCard, bounds: GraphExpectations) -> list[Expectation]:
+    """Return the expectations that `rows` of a dataset must meet."""
+    nodes = card.facts["nodes"]
+    return [
+        *count_checks(card),
+        check(
+            "ExpectColumnSumToBeBetween",
+            "nodes",
+            f"{nodes:,} nodes",
+            "All the nodes of the dataset card are there: nothing was lost or added on the way.",
+            column="nodes",
+            min_value=nodes,
+            max_value=nodes,
+        ),
+        check(
+            "ExpectColumnValuesToBeBetween",
+            "not-empty",
+            "at least 1 node",
+            "Every graph has a node: of none, there is nothing to read out.",
+            column="nodes",
+            min_value=1,
+        ),
+        *edge_checks(card),
+        check(
+            "ExpectColumnValuesToBeBetween",
+            "isolated",
+            f"at most {bounds.isolated:.2%} of the nodes",
+            "Few nodes of a graph have no edge: many mean that edges were lost.",
+            column="isolated",
+            max_value=bounds.isolated,
+            # Single graphs of a large set may be odd.
+            mostly=0.99,
+        ),
+        *feature_checks(card, bounds),
+        *label_checks(card, bounds.class_divergence),
+        *copy_checks(bounds.duplicates),
+    ]
+
+
+def rows(dataset: Dataset) -> pd.DataFrame:
+    """Describe every graph of the arrays that training reads.
+
+    Returns:
+        A frame of n rows with the columns of `example_rows`, `label`, `nodes`, `edges`, the
+        numbers of edges of each fault of `edge_faults` (`dangling`, `self_loops`, `repeated`,
+        `one_way`), `isolated` (share of nodes without an edge), `width`, `dtype`, `nan` (features
+        that are not finite), `largest` (largest absolute feature) and `content_hash` (features
+        and edges).
+
+    Raises:
+        DataError: If the arrays are not numbers of their shapes, or offsets do not fit them.
+    """
+    check_arrays(dataset, "graph")
+    begins = {name: _offsets(dataset, name) for name in ("node", "edge")}
+    features, edges = dataset.arrays["features"], dataset.arrays["edges"]
+    facts = [
+        _facts(
+            np.asarray(features[begins["node"][graph] : begins["node"][graph + 1]]),
+            np.asarray(edges[begins["edge"][graph] : begins["edge"][graph + 1]]),
+        )
+        for graph in range(dataset.count)
+    ]
+    columns: dict[str, Any] = {
+        "label": np.asarray(dataset.labels),
+        "width": features.shape[1],
+        "dtype": str(features.dtype),
+        **{name: [fact[name] for fact in facts] for name in facts[0]},
+    }
+    return example_rows(dataset.split, columns)
+
+
+def _facts(features: NDArray[Any], edges: NDArray[Any]) -> dict[str, Any]:
+    nodes = len(features)
+    faults = edge_faults(edges, nodes)
+    joined = np.unique(edges[~faults["dangling"] & ~faults["self_loop"]])
+    finite = np.isfinite(features)
+    return {
+        "nodes": nodes,
+        "edges": len(edges),
+        "dangling": int(faults["dangling"].sum()),
+        "self_loops": int(faults["self_loop"].sum()),
+        "repeated": int(faults["repeated"].sum()),
+        "one_way": int(faults["one_way"].sum()),
+        "isolated": 1 - len(joined) / nodes if nodes else 0.0,
+        "nan": int(features.size - finite.sum()),
+        "largest": float(np.abs(features[finite]).max(initial=0.0)),
+        "content_hash": content_hash(features, edges),
+    }
+
+
+def _offsets(dataset: Dataset, name: str) -> NDArray[np.int64]:
+    begins = np.asarray(dataset.arrays[f"{name}_offsets"])
+    end = len(dataset.arrays["features" if name == "node" else "edges"])
+    if (
+        begins.dtype.kind not in "iu"
+        or begins.shape != (dataset.count + 1,)
+        or begins[0] != 0
+        or begins[-1] != end
+        or (np.diff(begins) < 0).any()
+    ):
+        raise DataError(
+            f"{dataset.folder}: {name}_offsets must rise from 0 to {end:,} in "
+            f"{dataset.count + 1:,} whole numbers. Received: {begins.dtype} {begins.shape}, "
+            f"from {begins[:1].tolist()} to {begins[-1:].tolist()}"
+        )
+    return begins

@@ -1,0 +1,40 @@
+"""Images of one size.
+
+`images` uint8 `(n, height, width, channels)`, `labels` and `split` uint8 `(n,)`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chapterflow.kinds.dataset import Dataset, DatasetCard
+from chapterflow.kinds.pixels import pixel_rows, pixel_suite
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from great_expectations.expectations.expectation import Expectation
+
+    from chapterflow.kinds.pixels import ImageExpectations
+
+
+class Data(Dataset):
+    """Raw pixels in, class numbers out."""
+
+    ARRAYS = ("images", "labels", "split")
+
+    def inputs(self, chosen: NDArray[np.intp]) -> Any:
+        """Return float32 `(batch, height, width, channels)`."""
+        return np.asarray(self.arrays["images"][chosen], np.float32)
+
+
+def expectations(card: DatasetCard, bounds: ImageExpectations) -> list[Expectation]:
+    """Return the expectations that `rows` of a dataset must meet (see `pixel_suite`)."""
+    return pixel_suite(card, bounds)
+
+
+def rows(dataset: Dataset) -> pd.DataFrame:
+    """Describe every example of the arrays that training reads (see `pixel_rows`)."""
+    return pixel_rows(dataset, "images", ("height", "width", "channels"))

@@ -1,0 +1,1 @@
+"""The loop: the run, its steps, and what `dvc.yaml` calls."""

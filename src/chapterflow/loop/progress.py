@@ -1,0 +1,117 @@
+"""Live progress: one line for each model, redrawn on a terminal, appended elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from chapterflow.types import Tell
+
+#: Seconds between two plain lines about the same step of the same subject.
+PLAIN_EVERY = 5.0
+#: Steps after which nothing more happens to a subject.
+DONE = ("trained", "reused", "failed", "checked", "built", "here")
+
+
+class Progress(Protocol):
+    """Something that hears what is going on."""
+
+    def update(self, subject: str, step: str, detail: str) -> None:
+        """Hear that `subject` (a model or dataset) is at `step`."""
+
+
+class Silent:
+    """Hears, and says nothing."""
+
+    def update(self, subject: str, step: str, detail: str) -> None:
+        """Do nothing."""
+
+
+class Plain:
+    """A line for each new step, and now and then one within a step."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._last: dict[str, tuple[str, float]] = {}
+
+    def update(self, subject: str, step: str, detail: str) -> None:
+        """Print the news unless there was some of this step a moment ago."""
+        now = time.monotonic()
+        last_step, last_time = self._last.get(subject, ("", 0.0))
+        if step == last_step and now - last_time < PLAIN_EVERY:
+            return
+        self._last[subject] = (step, now)
+        line = ": ".join(part for part in (subject, step, detail) if part)
+        self._console.print(Text(line), soft_wrap=True)
+
+
+class Lively:
+    """One line for each subject, redrawn in place."""
+
+    def __init__(self, subjects: Sequence[str]) -> None:
+        self._lines: dict[str, tuple[str, str]] = dict.fromkeys(subjects, ("waiting", ""))
+        self._started: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}
+
+    def update(self, subject: str, step: str, detail: str) -> None:
+        """Take the news; the next redraw shows it."""
+        self._lines[subject] = (step, detail)
+        started = self._started.setdefault(subject, time.monotonic())
+        if step in DONE:
+            self._seconds[subject] = time.monotonic() - started
+
+    def __rich__(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        # A copy: another thread redraws while the work goes on.
+        for subject, (step, detail) in list(self._lines.items()):
+            style = {"failed": "red", "trained": "green", "reused": "cyan"}.get(step, "")
+            started = self._started.get(subject)
+            seconds = self._seconds.get(subject)
+            if seconds is None and started is not None:
+                seconds = time.monotonic() - started
+            table.add_row(
+                Text(subject, style="bold"),
+                Text(step, style=style or ("dim" if step == "waiting" else "yellow")),
+                Text("" if seconds is None else f"{seconds:5.1f} s", style="dim"),
+                Text(detail, overflow="ellipsis", no_wrap=True),
+            )
+        return table
+
+
+_current: ContextVar[Progress] = ContextVar("progress", default=Silent())  # noqa: B039
+
+
+def tell_about(subject: str) -> Tell:
+    """Return a function that tells the current progress about one subject."""
+    progress = _current.get()
+    return lambda step, detail: progress.update(subject, step, detail)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console; what is piped gets lines wide enough for the tables."""
+    made = Console(stderr=stderr)
+    return made if made.is_terminal else Console(stderr=stderr, width=max(made.width, 124))
+
+
+@contextmanager
+def shown(console: Console, subjects: Sequence[str]) -> Iterator[Progress]:
+    """Show the progress of what happens within, on `console`."""
+    lively = console.is_terminal and not console.is_dumb_terminal
+    progress: Progress = Lively(subjects) if lively else Plain(console)
+    token = _current.set(progress)
+    try:
+        if isinstance(progress, Lively):
+            with Live(progress, console=console, refresh_per_second=8):
+                yield progress
+        else:
+            yield progress
+    finally:
+        _current.reset(token)

@@ -1,0 +1,109 @@
+"""The stages of `dvc.yaml`: the same steps as the flow, with results in files that git tracks."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chapterflow.config.settings import Settings
+from chapterflow.environment import Project
+from chapterflow.errors import StoreError
+from chapterflow.explain.explanation import read_explanation
+from chapterflow.kinds.dataset import read_card
+from chapterflow.loop import steps
+from chapterflow.loop.progress import tell_about
+from chapterflow.loop.tables import differences_markdown, results_markdown
+from chapterflow.tracking import runs
+from chapterflow.tracking.session import Session
+
+
+def validate_stage(project: Project, settings: Settings, role: str) -> None:
+    """Validate a role's dataset, and write the verdict to `results/validation/<role>.json`."""
+    dataset = settings.roles[role][settings.profile]
+    prepared = steps.prepare(project, settings, dataset, build=False)
+    verdict = steps.validate(project, settings, prepared, tell=tell_about(dataset))
+    _write(project.results / "validation" / f"{role}.json", verdict.to_json())
+
+
+def run_stage(project: Project, settings: Settings, model: str) -> None:
+    """Run one model, and write what `dvc metrics` and `dvc plots` read."""
+    tell = tell_about(model)
+    dataset = settings.dataset_of(model)
+    verdicts = [
+        steps.validate(
+            project, settings, steps.prepare(project, settings, name, build=False), tell=tell
+        )
+        for name in settings.datasets_of(model)
+    ]
+    with Session(project, settings) as session:
+        runs.end_dead_runs(session.client, [session.experiment_id])
+    with steps.claim(project, settings, model, tell=tell):
+        trained = steps.train(project, settings, model, verdicts, tell=tell)
+        trained = steps.evaluate(project, settings, trained, tell=tell)
+        trained = steps.explain(project, settings, trained, tell=tell)
+        outcome = steps.log(project, settings, trained, verdicts[0], tell=tell)
+    tell(outcome.status, f"run {outcome.run_id}")
+
+    folder = project.results / "models" / model
+    metrics: dict[str, Any] = {}
+    with Session(project, settings) as session:
+        artifacts = Path(session.client.download_artifacts(trained.run_id, ""))
+    evaluation = json.loads((artifacts / runs.EVALUATION).read_text(encoding="utf-8"))
+    explanation = read_explanation(artifacts / runs.EXPLAIN)["metrics"]
+    for name, value in sorted((evaluation["metrics"] | explanation).items()):
+        group, _, key = name.partition("/")
+        metrics.setdefault(group, {})[key] = value
+    _write(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    history = json.loads((artifacts / "training.json").read_text(encoding="utf-8"))["history"]
+    told = [key for key, value in history[0].items() if value is not None]
+    _write_csv(folder / "learning_curve.csv", told, ([row[key] for key in told] for row in history))
+    classes = read_card(project.data / dataset).classes
+    labels = predicted = np.empty(0, int)  # curves have no classes to confuse
+    if classes:
+        with np.load(artifacts / runs.PREDICTIONS, allow_pickle=False) as predictions:
+            labels, predicted = predictions["label"], predictions["probability"].argmax(axis=1)
+    _write_csv(
+        folder / "confusion.csv",
+        ("actual", "predicted"),
+        ((classes[a], classes[p]) for a, p in zip(labels, predicted, strict=True)),
+    )
+
+
+def compare_stage(project: Project, settings: Settings) -> None:
+    """Compare all models, and write `results/comparison.json` and `results/comparison.md`.
+
+    Raises:
+        StoreError: If a model has no run in the tracking store: in a fresh clone DVC finds the
+            stages unchanged and runs nothing, and their results must not be overwritten.
+    """
+    found = steps.compare(project, settings)
+    missing = [name for name in settings.models if name not in {m.model for m in found.models}]
+    if missing:
+        raise StoreError(
+            f"No finished run of {', '.join(missing)} in the tracking store, so there is nothing "
+            "to compare. `chapterflow run` makes one of each (so does `dvc repro --force`)."
+        )
+    _write(
+        project.results / "comparison.json",
+        json.dumps([pair.model_dump() for pair in found.differences], indent=2) + "\n",
+    )
+    pairs = differences_markdown(found.differences)
+    _write(project.results / "comparison.md", f"{results_markdown(found.models)}\n{pairs}")
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _write_csv(path: Path, heading: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(heading)
+        writer.writerows(rows)

@@ -1,0 +1,231 @@
+"""The results as tables: for a terminal, and as markdown for MLflow and Prefect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from chapterflow.evaluation.compare import Difference
+from chapterflow.tracking.records import SCORES, Outcome
+
+Cells = list[str]
+Column = Callable[[dict[str, float]], str]
+#: Heading and text of the columns of results: what was scored, then what it cost.
+CLASSES: dict[str, Column] = {
+    "accuracy": lambda m: f"{m['test/accuracy']:.4f}",
+    "95 % interval": lambda m: f"{m['test/accuracy_low']:.3f}-{m['test/accuracy_high']:.3f}",
+    "log-loss": lambda m: f"{m['test/log_loss']:.3f}",
+}
+CURVES: dict[str, Column] = {
+    "RMSE": lambda m: f"{m['test/rmse']:.4f}",
+    "95 % interval": lambda m: f"{m['test/rmse_low']:.4f}-{m['test/rmse_high']:.4f}",
+    "SG filter": lambda m: f"{m['baseline/savitzky_golay/rmse']:.4f}",
+    "mean filter": lambda m: f"{m['baseline/moving_average/rmse']:.4f}",
+}
+COSTS: dict[str, Column] = {
+    "train s": lambda m: f"{m['train/seconds']:.1f}",
+    "params": lambda m: f"{m['cost/parameters']:,.0f}",
+    "ms/example": lambda m: f"{m['cost/latency_ms_median']:.2f}",
+}
+RESULTS_TITLE = "Results on the test split"
+CURVES_TITLE = "Curves: error on the test split, beside the best Savitzky-Golay (SG) filter"
+#: A narrower terminal gets fewer columns instead of unreadable ones.
+WIDE = 105
+NARROW = ("status", "accuracy", "RMSE", "95 % interval", "train s")
+BESIDE_HEADINGS = [
+    "model", "variant", "score / model's", "train s", "params / model's", "MFLOPs / model's"
+]  # fmt: skip
+FOLDS_HEADINGS = [
+    "model", "variant", "inner validation split", "epoch chosen on test folds", "majority class"
+]  # fmt: skip
+FOLDS_TITLE = "Cross-validation: mean +- deviation over the folds, under two protocols"
+DIFFERENCE_HEADINGS = [
+    "A", "B", "accuracy B-A", "95 % interval", "only A / B right", "McNemar p (Holm)",
+    "time B/A", "verdict",
+]  # fmt: skip
+DIFFERENCES_WIDE = 124
+DIFFERENCES_NARROW = ("A", "B", "95 % interval", "verdict")
+
+
+def results_table(outcomes: Sequence[Outcome], *, curves: bool) -> tuple[Cells, list[Cells]]:
+    """Return headings and rows of the models that were scored as curves, or of all others."""
+    columns = (CURVES if curves else CLASSES) | COSTS
+    rows = []
+    for outcome in outcomes:
+        if ("test/rmse" in outcome.metrics) != curves:
+            continue
+        failed = outcome.status == "failed"
+        cells = ["" if failed else text(outcome.metrics) for text in columns.values()]
+        run = (outcome.run_id or "")[:8]
+        rows.append([outcome.model, outcome.dataset, outcome.status, *cells, run])
+    return ["model", "dataset", "status", *columns, "run"], rows
+
+
+def beside_table(outcomes: Sequence[Outcome]) -> list[Cells]:
+    """Return the cells of each variant that stands beside a model, under `BESIDE_HEADINGS`."""
+    rows = []
+    for outcome in outcomes:
+        found = outcome.metrics
+        names = [key.split("/")[1] for key in found if key.startswith("beside/")]
+        for name in dict.fromkeys(names):
+            of = {k.rpartition("/")[2]: v for k, v in found.items() if f"beside/{name}/" in k}
+            score = next(
+                (f"{of[key]:.4f} / {found[f'test/{key}']:.4f}" for key in SCORES if key in of),
+                "not trained",
+            )
+            rows.append(
+                [
+                    outcome.model,
+                    name.replace("_", " "),
+                    score,
+                    f"{of['train_seconds']:.1f}" if "train_seconds" in of else "",
+                    f"{of['parameters']:,.0f} / {found['cost/parameters']:,.0f}",
+                    f"{of['flops'] / 1e6:,.2f} / {found['cost/flops'] / 1e6:,.2f}",
+                ]
+            )
+    return rows
+
+
+def folds_table(outcomes: Sequence[Outcome]) -> list[Cells]:
+    """Return the cells of each model and variant that was cross-validated, by protocol."""
+    rows = []
+    for outcome in outcomes:
+        found = outcome.metrics
+        names = [key.split("/")[1] for key in found if key.endswith("/cv_inner_accuracy_mean")]
+        for name, pattern in [
+            *([("", "cv/{}/accuracy_{}")] if "cv/inner/accuracy_mean" in found else []),
+            *((name, f"beside/{name}/cv_{{}}_accuracy_{{}}") for name in names),
+        ]:
+            scores = [
+                f"{found[pattern.format(p, 'mean')]:.3f} +- {found[pattern.format(p, 'std')]:.3f}"
+                for p in ("inner", "gin")
+            ]
+            majority = f"{found[pattern.format('majority', 'mean')]:.3f}"
+            rows.append([outcome.model, name.replace("_", " "), *scores, majority])
+    return rows
+
+
+def difference_row(pair: Difference) -> Cells:
+    """Return one pair's cells under `DIFFERENCE_HEADINGS`."""
+    verdict = {
+        "a better": f"{pair.a} is better",
+        "b better": f"{pair.b} is better",
+    }.get(pair.verdict, pair.verdict)
+    return [
+        pair.a,
+        pair.b,
+        f"{pair.accuracy_difference:+.4f}",
+        f"{pair.low:+.3f} to {pair.high:+.3f}",
+        f"{pair.only_a} / {pair.only_b}",
+        f"{pair.p_value:.3g} ({pair.p_adjusted:.3g})",
+        f"{pair.training_time_ratio:.2f}",
+        verdict,
+    ]
+
+
+def markdown(headings: Sequence[str], rows: Sequence[Cells]) -> str:
+    """Return a markdown table."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
+
+
+def failures(outcomes: Sequence[Outcome]) -> list[tuple[str, str]]:
+    """Return each error once, with the names of the models that met it."""
+    return [
+        (", ".join(o.model for o in outcomes if o.error == error), error)
+        for error in dict.fromkeys(o.error for o in outcomes if o.error)
+    ]
+
+
+def results_markdown(outcomes: Sequence[Outcome]) -> str:
+    """Return the table of results, with the errors of failed models below it."""
+    errors = "".join(
+        f"\n**{names}** failed:\n\n````\n{error}\n````\n" for names, error in failures(outcomes)
+    )
+    tables = [results_table(outcomes, curves=curves) for curves in (False, True)]
+    variants = beside_table(outcomes)
+    text = "\n".join(markdown(headings, rows) for headings, rows in tables if rows)
+    if variants:
+        text += "\nBeside the models:\n\n" + markdown(BESIDE_HEADINGS, variants)
+    if folds := folds_table(outcomes):
+        text += f"\n{FOLDS_TITLE}:\n\n" + markdown(FOLDS_HEADINGS, folds)
+    return text + errors
+
+
+def differences_markdown(differences: Sequence[Difference]) -> str:
+    """Return the table of differences."""
+    return markdown(DIFFERENCE_HEADINGS, [difference_row(pair) for pair in differences])
+
+
+def print_results(
+    console: Console, outcomes: Sequence[Outcome], *, show_status: bool = True
+) -> None:
+    """Print the table of results, then the errors."""
+    colours = {"trained": "green", "reused": "cyan", "failed": "red"}
+    for curves in (False, True):
+        headings, rows = results_table(outcomes, curves=curves)
+        shown = [
+            name
+            for position, name in enumerate(headings)
+            if (position == 0 or console.width >= WIDE or name in NARROW)
+            and (show_status or name != "status")
+        ]
+        table = Table(title=CURVES_TITLE if curves else RESULTS_TITLE)
+        for heading in shown:
+            numbers = heading not in ("model", "dataset", "status", "run")
+            table.add_column(heading, justify="right" if numbers else "left")
+        for row in rows:
+            cells = dict(zip(headings, row, strict=True))
+            style = colours[cells["status"]]
+            table.add_row(
+                *(Text(cells[name], style=style if name == "status" else "") for name in shown)
+            )
+        if rows:
+            console.print(table)
+    for title, headings, rows in (
+        ("Beside the models: the same data and seed", BESIDE_HEADINGS, beside_table(outcomes)),
+        (FOLDS_TITLE, FOLDS_HEADINGS, folds_table(outcomes)),
+    ):
+        table = Table(*headings, title=title)
+        for row in rows:
+            table.add_row(*row)
+        if rows:
+            console.print(table)
+    for names, error in failures(outcomes):
+        console.print(Text(f"{names} failed: {error}", style="red"), soft_wrap=True)
+
+
+def print_differences(
+    console: Console,
+    differences: Sequence[Difference],
+    among: Sequence[Difference] | None = None,
+) -> None:
+    """Print one table of differences for each dataset.
+
+    Args:
+        among: All that Holm's correction is for, where only some are printed.
+    """
+    among = differences if among is None else among
+    for dataset in dict.fromkeys(pair.dataset for pair in differences):
+        pairs = [pair for pair in differences if pair.dataset == dataset]
+        total = sum(pair.dataset == dataset for pair in among)
+        table = Table(
+            title=f"Is the difference real? {pairs[0].examples:,} test examples of {dataset}",
+            caption=None
+            if len(pairs) == total
+            else f"adjusted (Holm) for all {total} pairs of models that ran on {dataset}",
+        )
+        shown = [
+            name
+            for name in DIFFERENCE_HEADINGS
+            if console.width >= DIFFERENCES_WIDE or name in DIFFERENCES_NARROW
+        ]
+        for name in shown:
+            table.add_column(name, justify="left" if name in ("A", "B", "verdict") else "right")
+        for pair in pairs:
+            cells = dict(zip(DIFFERENCE_HEADINGS, difference_row(pair), strict=True))
+            table.add_row(*(cells[name] for name in shown))
+        console.print(table)

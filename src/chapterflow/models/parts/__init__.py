@@ -1,1 +1,0 @@
-"""What chapter models share: the contract in `base`, their discovery in `registry`."""

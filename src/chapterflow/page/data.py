@@ -1,0 +1,187 @@
+"""The sections of data and lineage: what was learned from, and where each number comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, shape_text
+from chapterflow.page.hardest import SEEN, examples
+from chapterflow.page.material import Entry, Material
+from chapterflow.page.parts import NONE, Album, Cell, Picture, Table
+from chapterflow.page.plots import balance
+from chapterflow.page.svg import Draughtsman, Drawing
+
+THUMBNAILS = 12
+#: More classes are told in words: their bars would be a page long.
+BARS = 40
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """One dataset of the page."""
+
+    title: str
+    anchor: str
+    facts: dict[str, str]
+    verdict: str
+    good: bool
+    expectations: Table | None
+    docs: str
+    thumbnails: list[Picture]
+    balance: Drawing | None
+    missing: str
+
+
+def data_sections(material: Material, album: Album, pen: Draughtsman) -> list[DataSection]:
+    """Return one section for each dataset that a model of the page learned, by content."""
+    firsts: dict[str, Entry] = {}
+    for entry in material.entries:
+        digest = entry.facts.tags.get("chapterflow.dataset_digest", entry.facts.dataset)
+        firsts.setdefault(digest, entry)
+    return [
+        _section(entry, digest, material, album, pen)
+        for digest, entry in firsts.items()
+        if entry.card is not None
+    ]
+
+
+def _section(
+    entry: Entry, digest: str, material: Material, album: Album, pen: Draughtsman
+) -> DataSection:
+    card, dataset, verdict = entry.card, entry.dataset, entry.verdict
+    if card is None:
+        raise ValueError("a section needs the card of its dataset")
+    good = verdict is not None and verdict.success
+    told = "The runs do not hold the verdict of the validation."
+    table = None
+    if verdict is not None:
+        passed = len(verdict.results) - len(verdict.failures)
+        told = f"{passed} of {len(verdict.results)} expectations are met"
+        rows = [
+            [
+                Cell(f"{r.expectation} ({r.column})" if r.column else r.expectation),
+                Cell("passed" if r.success else "failed", tone="good" if r.success else "bad"),
+                Cell(r.expected),
+                Cell(r.observed),
+            ]
+            for r in sorted(verdict.results, key=lambda r: r.success)
+        ]
+        table = Table(
+            f"Validation of {card.name}",
+            ["expectation", "verdict", "expected", "observed"],
+            rows,
+            text=True,
+        )
+    missing = "" if dataset is not None else (
+        f"Thumbnails and class balance are left out: the dataset {card.name!r} on this machine is "
+        "not the one of the runs, or is not here."
+    )  # fmt: skip
+    return DataSection(
+        title=card.title,
+        anchor=f"data-{digest[:12]}",
+        facts=_facts(card, entry, digest),
+        verdict=told,
+        good=good,
+        expectations=table,
+        docs=material.docs.get(digest, ""),
+        thumbnails=_thumbnails(dataset, album) if dataset is not None else [],
+        balance=_balance(dataset, pen) if dataset is not None else None,
+        missing=missing,
+    )
+
+
+def _facts(card: DatasetCard, entry: Entry, digest: str) -> dict[str, str]:
+    return {
+        "Dataset": card.name,
+        "Source": card.source,
+        "Licence": card.licence,
+        "Splits": ", ".join(f"{card.counts.get(split, 0):,} {split}" for split in SPLITS),
+        "Shape": shape_text(card.shape),
+        "Values": f"up to {card.value_max:g}",
+        "Classes": f"{len(card.classes)}: {', '.join(card.classes)}" if card.classes else "none",
+        **{name.replace("_", " ").capitalize(): _said(fact) for name, fact in card.facts.items()},
+        "Digest": digest,
+        "Version of data/": entry.facts.tags.get("chapterflow.data_version", "none"),
+    }
+
+
+def _said(fact: Any) -> str:
+    """Return a fact of a card for people."""
+    if isinstance(fact, bool):
+        return "yes" if fact else "no"
+    if isinstance(fact, list | tuple):
+        return ", ".join(map(_said, fact))
+    if isinstance(fact, dict):
+        return "; ".join(f"{name}: {_said(value)}" for name, value in fact.items())
+    return str(fact)
+
+
+def _thumbnails(dataset: Dataset, album: Album) -> list[Picture]:
+    """Return training examples, classes in turn; none of a kind that cannot be looked at."""
+    card = dataset.card
+    if card.kind not in SEEN:
+        return []
+    train = dataset.indices("train")
+    labels = np.asarray(dataset.labels[train])
+    turns = [train[labels == label] for label in range(len(card.classes))]
+    chosen = [
+        (label, int(turn[place]))
+        for place in range(THUMBNAILS)
+        for label, turn in enumerate(turns)
+        if place < len(turn)
+    ][: max(THUMBNAILS, min(len(card.classes), 2 * THUMBNAILS))]
+    images = examples(dataset, np.array([position for _, position in chosen]))
+    return [
+        album.picture(
+            image, f"Training example of class {card.classes[label]}", card.classes[label]
+        )
+        for (label, _), image in zip(chosen, images, strict=True)
+    ]
+
+
+def _balance(dataset: Dataset, pen: Draughtsman) -> Drawing | None:
+    classes = dataset.card.classes
+    if not classes or len(classes) > BARS:
+        return None
+    counts = [
+        np.bincount(dataset.labels[dataset.indices(split)], minlength=len(classes)).tolist()
+        for split in SPLITS
+    ]
+    return balance(pen, counts, SPLITS, classes)
+
+
+def lineage(entries: Sequence[Entry]) -> Table:
+    """Return where each model's numbers come from: run, data, code, orchestration."""
+    rows = []
+    for entry in entries:
+        tags = entry.facts.tags
+        commit = tags.get("mlflow.source.git.commit", "")
+        dirty = " + changes" if tags.get("chapterflow.git_dirty") == "true" else ""
+        digest = tags.get("chapterflow.dataset_digest", "")
+        when = datetime.fromtimestamp(entry.facts.started / 1000, UTC)
+        version = tags.get("chapterflow.model_version")
+        rows.append(
+            [
+                Cell(entry.label, href=f"#{entry.anchor}"),
+                Cell(entry.facts.run_id, code=True),
+                Cell(tags.get("chapterflow.fingerprint", NONE)[:10], code=True),
+                Cell(digest[:10] or NONE, code=True, href=f"#data-{digest[:12]}" if digest else ""),
+                Cell(tags.get("chapterflow.data_version", NONE)[:10], code=True),
+                Cell((commit[:10] or NONE) + dirty, code=True),
+                Cell(entry.facts.params.get("seed", NONE)),
+                Cell(f"{entry.facts.model} {version}" if version else NONE),
+                Cell(tags.get("mlflow.parentRunId", NONE)[:8], code=True),
+                Cell(tags.get("prefect.flow_run_id", NONE)[:8], code=True),
+                Cell(f"{when:%Y-%m-%d %H:%M}", float(entry.facts.started)),
+            ]
+        )
+    headings = [
+        "model", "MLflow run", "fingerprint", "dataset digest", "version of data/", "git commit",
+        "seed", "registered as", "flow's MLflow run", "Prefect flow run", "started (UTC)",
+    ]  # fmt: skip
+    return Table("Where every number of a model comes from", headings, rows)

@@ -1,0 +1,296 @@
+"""The plots of models, of datasets, and of scores over costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chapterflow.page.svg import (
+    CARD,
+    DIM,
+    GRID,
+    HEIGHT,
+    INK,
+    SERIES,
+    STYLE,
+    WIDTH,
+    Draughtsman,
+    Drawing,
+    figure,
+    label_margin,
+    plain_ticks,
+)
+from chapterflow.training.history import EpochRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def learning_curve(
+    pen: Draughtsman, history: Sequence[EpochRecord], name: str, chosen: int, model: str
+) -> Drawing:
+    """Draw loss or accuracy of train and validation over the epochs, the kept one marked.
+
+    Args:
+        pen: Makes the drawing.
+        history: Records of the epochs.
+        name: `loss` or `accuracy`.
+        chosen: Epoch whose weights were kept.
+        model: Whose it is.
+    """
+    import matplotlib as mpl
+
+    with mpl.rc_context(STYLE):
+        drawn = figure(WIDTH, HEIGHT, left=0.72)
+        axes = drawn.subplots()
+        epochs = [record.epoch for record in history]
+        said = []
+        for split, colour in (("train", SERIES[0]), ("validation", SERIES[1])):
+            values = [getattr(record, f"{split}_{name}") for record in history]
+            marker = "o" if len(history) < 12 else None
+            axes.plot(
+                epochs, values, label=split, color=colour, marker=marker, ms=3.5,
+                ls="-" if split == "train" else "--",
+            )  # fmt: skip
+            kept = values[epochs.index(chosen)] if chosen in epochs else values[-1]
+            said.append(f"{split} from {values[0]:.4g} to {kept:.4g}")
+        axes.axvline(chosen, color=DIM, ls=":", lw=1.2, label=f"kept: epoch {chosen}")
+        axes.set(xlabel="epoch", ylabel=name)
+        if name == "loss" and min(record.train_loss for record in history) > 0:
+            axes.set(yscale="log", ylabel="loss, log scale")
+            plain_ticks(axes.yaxis, *axes.get_ylim())
+        axes.locator_params(axis="x", integer=True)
+        axes.legend(fontsize=9)
+        alt = f"{name} of {model} over {len(history)} epochs: {', '.join(said)} at epoch {chosen}."
+        return pen.drawing(drawn, alt, f"Learning curve: {name}")
+
+
+def calibration(
+    pen: Draughtsman, labels: NDArray[Any], probabilities: NDArray[Any], bins: int, model: str
+) -> Drawing:
+    """Draw accuracy over confidence in bins, and how many predictions are in each bin.
+
+    A reliability diagram (Guo et al. 2017, section 2).
+
+    Args:
+        pen: Makes the drawing.
+        labels: `(n,)` true classes.
+        probabilities: `(n, classes)`.
+        bins: Bins over (0, 1].
+        model: Whose it is.
+    """
+    import matplotlib as mpl
+    from matplotlib.ticker import NullLocator
+
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    there = counts > 0
+    share = np.bincount(place, weights=right, minlength=bins)[there] / counts[there]
+    mean = np.bincount(place, weights=confidence, minlength=bins)[there] / counts[there]
+    with mpl.rc_context(STYLE):
+        drawn = figure(WIDTH, HEIGHT)
+        upper, lower = drawn.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+        upper.plot([0, 1], [0, 1], color=DIM, lw=1, ls=":", label="calibrated")
+        upper.plot(mean, share, "o-", color=SERIES[0], ms=4.5, label=model)
+        upper.set(ylabel="share right", xlim=(0, 1.02), ylim=(-0.02, 1.05))
+        upper.legend(fontsize=9, loc="upper left")
+        lower.bar((np.arange(bins) + 0.5) / bins, counts, 0.85 / bins, color=SERIES[0])
+        lower.set(xlabel="confidence", ylabel="examples", yscale="log")
+        lower.set_ylim(0.7, 2 * counts.max())
+        lower.set_yticks([1, counts.max()], ["1", f"{counts.max():,}"])
+        lower.yaxis.set_minor_locator(NullLocator())
+        lower.yaxis.label.set_size(8.5)
+        drawn.align_ylabels()
+        said = "; ".join(
+            f"{n} examples near {m:.2f}: {s:.2f} right"
+            for n, m, s in zip(counts[there], mean, share, strict=True)
+        )
+        return pen.drawing(drawn, f"Calibration of {model}. {said}.", "Calibration")
+
+
+def curve(
+    pen: Draughtsman, noisy: NDArray[Any], clean: NDArray[Any], answer: NDArray[Any], caption: str
+) -> Drawing:
+    """Draw one curve as it came, as it should be, and as a model smooths it; each `(length,)`."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(STYLE):
+        drawn = figure(WIDTH, HEIGHT * 0.85, left=0.45, top=0.32)
+        axes = drawn.subplots()
+        axes.plot(noisy, ".", color=GRID, ms=4, label="input")
+        axes.plot(clean, color=SERIES[0], lw=1.2, label="target")
+        axes.plot(answer, color=SERIES[1], lw=1.4, ls="--", label="model")
+        axes.set_xlabel("sample")
+        axes.legend(fontsize=8.5, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
+        return pen.drawing(drawn, caption, caption)
+
+
+def balance(
+    pen: Draughtsman, counts: Sequence[Sequence[int]], splits: Sequence[str], classes: Sequence[str]
+) -> Drawing:
+    """Draw how many examples of each class each split has, `counts[split][class]`."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(STYLE):
+        drawn = figure(
+            WIDTH * 1.1, 0.9 + 0.24 * len(classes), top=0.35,
+            left=label_margin([name[:24] for name in classes]),
+        )  # fmt: skip
+        axes = drawn.subplots()
+        left = np.zeros(len(classes))
+        for split, values, colour in zip(splits, counts, SERIES, strict=False):
+            axes.barh(range(len(classes)), values, left=left, color=colour, label=split, height=0.7)
+            left += values
+        axes.set_yticks(range(len(classes)), [name[:24] for name in classes])
+        axes.tick_params(axis="y", length=0, labelcolor=INK)
+        axes.grid(visible=False, axis="y")
+        axes.set(ylim=(len(classes) - 0.4, -0.6), xlabel="examples")
+        axes.legend(fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
+        said = "; ".join(
+            f"{name} " + ", ".join(f"{row[place]} {split}" for split, row in zip(splits, counts))  # noqa: B905
+            for place, name in enumerate(classes)
+        )
+        return pen.drawing(drawn, f"Examples by class: {said}.", "Class balance")
+
+
+#: Left, lower, right and upper side, in points.
+Box = tuple[float, float, float, float]
+#: Where a name may stand beside its point: offset in points, and alignment.
+PLACES = (
+    (0, 9, "center"), (0, -15, "center"), (8, -3, "left"), (-8, -3, "right"),
+    (7, 7, "left"), (-7, 7, "right"), (7, -13, "left"), (-7, -13, "right"),
+)  # fmt: skip
+#: Points that a letter is wide, about.
+LETTER = 5.6
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model with its score and one of its costs; `low` and `high` bound the score."""
+
+    label: str
+    cost: float
+    score: float
+    low: float
+    high: float
+
+
+def pareto_front(points: Sequence[Point], *, higher_is_better: bool = True) -> list[Point]:
+    """Return the points that no other beats in score without costing more, by cost ascending.
+
+    Of two with the same cost and score both are kept.
+    """
+    sign = 1 if higher_is_better else -1
+
+    def beaten(point: Point) -> bool:
+        return any(
+            other.cost <= point.cost
+            and sign * other.score >= sign * point.score
+            and (other.cost, other.score) != (point.cost, point.score)
+            for other in points
+        )
+
+    return sorted((p for p in points if not beaten(p)), key=lambda p: (p.cost, p.score))
+
+
+def intervals(pen: Draughtsman, points: Sequence[Point], score: str, caption: str) -> Drawing:
+    """Draw scores with their intervals, one line for each model, in their order."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(STYLE):
+        drawn = figure(
+            WIDTH, 0.75 + 0.26 * len(points), left=label_margin([p.label for p in points])
+        )
+        axes = drawn.subplots()
+        rows = range(len(points))
+        axes.hlines(rows, [p.low for p in points], [p.high for p in points], SERIES[0], lw=2)
+        axes.plot([p.score for p in points], rows, "o", color=SERIES[0], ms=6)
+        axes.set_yticks(rows, [p.label for p in points])
+        axes.tick_params(axis="y", length=0, labelcolor=INK)
+        axes.grid(visible=False, axis="y")
+        axes.set(ylim=(len(points) - 0.5, -0.5), xlabel=score)
+        axes.locator_params(axis="x", nbins=6)
+        said = "; ".join(f"{p.label} {p.score:.4f}, {p.low:.3f} to {p.high:.3f}" for p in points)
+        return pen.drawing(drawn, f"{score} with 95 % intervals: {said}.", caption)
+
+
+def trade_off(
+    pen: Draughtsman, points: Sequence[Point], cost: str, score: str, *, higher_is_better: bool
+) -> Drawing:
+    """Draw scores over a cost, the Pareto front as steps through filled points.
+
+    Args:
+        pen: Makes the drawing.
+        points: One for each model.
+        cost: Name of the cost, with its unit.
+        score: Name of the score.
+        higher_is_better: Whether more of the score is better.
+    """
+    import matplotlib as mpl
+
+    front = pareto_front(points, higher_is_better=higher_is_better)
+    with mpl.rc_context(STYLE):
+        drawn = figure(WIDTH, HEIGHT, left=0.76)
+        axes = drawn.subplots()
+        axes.set_xscale("log")
+        axes.plot(
+            [p.cost for p in front], [p.score for p in front], drawstyle="steps-post",
+            color=SERIES[1], lw=1.2, ls="--",
+        )  # fmt: skip
+        for point in points:
+            best = point in front
+            axes.plot(
+                point.cost, point.score, "o", ms=7, mec=SERIES[1] if best else SERIES[0],
+                mfc=SERIES[1] if best else CARD, mew=1.6, zorder=3,
+            )  # fmt: skip
+        axes.margins(0.18, 0.18)
+        axes.set(xlabel=f"{cost}, log scale", ylabel=score)
+        plain_ticks(axes.xaxis, *axes.get_xlim())
+        _label(axes, points)
+        named = ", ".join(p.label for p in front)
+        said = "; ".join(f"{p.label} {p.score:.4f} at {p.cost:,.4g}" for p in points)
+        return pen.drawing(
+            drawn,
+            f"{score} over {cost}: {said}. On the Pareto front: {named}.",
+            f"{score[0].upper()}{score[1:]} over {cost}. Pareto front (filled): {named}.",
+        )
+
+
+def _label(axes: Axes, points: Sequence[Point]) -> None:
+    """Write each model's name beside its point, where it covers the least."""
+    scale = 72 / axes.figure.dpi
+    dots = axes.transData.transform([(p.cost, p.score) for p in points]) * scale
+    left, lower, right, upper = (float(side) * scale for side in axes.bbox.extents)
+    frame: Box = (left, lower, right, upper)
+    taken: list[Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in dots]
+    for point, (x, y) in zip(points, dots, strict=True):
+        boxes = {place: _box(place, x, y, LETTER * len(point.label)) for place in PLACES}
+        best = min(PLACES, key=lambda place: _cost(boxes[place], frame, taken))
+        taken.append(boxes[best])
+        axes.annotate(
+            point.label, (point.cost, point.score), xytext=best[:2], textcoords="offset points",
+            ha=best[2], fontsize=9,
+        )  # fmt: skip
+
+
+def _box(place: tuple[float, float, str], x: float, y: float, wide: float) -> Box:
+    left = x + place[0] - wide * {"left": 0, "center": 0.5, "right": 1}[place[2]]
+    return (left, y + place[1] - 1, left + wide, y + place[1] + 9)
+
+
+def _cost(box: Box, frame: Box, taken: Sequence[Box]) -> float:
+    """Return the area that a box covers of others; what lies outside of the frame costs more."""
+    covered = sum(
+        max(0.0, min(box[2], other[2]) - max(box[0], other[0]))
+        * max(0.0, min(box[3], other[3]) - max(box[1], other[1]))
+        for other in taken
+    )
+    outside = sum(max(0.0, frame[side] - box[side]) for side in (0, 1))
+    outside += sum(max(0.0, box[side] - frame[side]) for side in (2, 3))
+    return covered + 20 * outside

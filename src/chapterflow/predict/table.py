@@ -1,0 +1,281 @@
+"""The table of predictions: its columns, its parts on disk, and the whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chapterflow.files import sha256_file
+from chapterflow.kinds.dataset import DatasetCard
+from chapterflow.predict.drift import Reference, Tally, answer_figures, input_figures
+from chapterflow.predict.inputs import Chunk, Inputs, Unread
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: Columns that parts hold for the comparison with the reference, and the result does not.
+HIDDEN = "drift/"
+INPUT, SHA256, CLASS, TRUTH, SMOOTHED = ("input", "input_sha256", "class", "true_label", "smoothed")
+
+
+def schema(card: DatasetCard, *, labelled: bool, figures: Sequence[str] = ()) -> pa.Schema:
+    """Return names and types of the columns.
+
+    Args:
+        card: Of the data that the model learnt.
+        labelled: Whether some inputs come with their class.
+        figures: Names of the hidden columns; none for the result.
+    """
+    import pyarrow as pa
+
+    columns = [(INPUT, pa.string()), (SHA256, pa.string())]
+    if card.classes:
+        columns += [(CLASS, pa.int32()), ("label", pa.string()), ("confidence", pa.float32())]
+        columns += [(f"probability_{label}", pa.float32()) for label in card.classes]
+    else:
+        columns.append((SMOOTHED, pa.list_(pa.float32())))
+    if labelled:
+        columns.append((TRUTH, pa.string()))
+    columns += [(HIDDEN + name, pa.float64()) for name in figures]
+    return pa.schema(columns)
+
+
+def rows(chunk: Chunk, answers: NDArray[np.float32], card: DatasetCard, wanted: pa.Schema) -> Any:
+    """Return the rows of a chunk as a `pyarrow.Table`.
+
+    Args:
+        answers: Probabilities `(n, classes)`, or smoothed curves `(n, length, 1)`.
+        wanted: Schema with the hidden columns of this chunk's figures; those missing are null.
+    """
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {INPUT: chunk.names, SHA256: chunk.hashes}
+    if card.classes:
+        classes = answers.argmax(1)
+        columns |= {
+            CLASS: classes.astype(np.int32),
+            "label": [card.classes[place] for place in classes],
+            "confidence": answers.max(1),
+        }
+        columns |= {
+            f"probability_{label}": np.ascontiguousarray(answers[:, place])
+            for place, label in enumerate(card.classes)
+        }
+        truth: Sequence[int | None] = chunk.truth or [None] * len(chunk.names)
+        columns[TRUTH] = [None if place is None else card.classes[place] for place in truth]
+    else:
+        flat = answers.reshape(len(answers), -1)
+        offsets = np.arange(len(flat) + 1, dtype=np.int32) * flat.shape[1]
+        columns[SMOOTHED] = pa.ListArray.from_arrays(offsets, flat.ravel())
+    found = input_figures(chunk.inputs) | answer_figures(answers, classes=bool(card.classes))
+    columns |= {HIDDEN + name: values for name, values in found.items()}
+    arrays = [
+        pa.array(columns[name], type_) if name in columns else pa.nulls(len(chunk.names), type_)
+        for name, type_ in zip(wanted.names, wanted.types, strict=True)
+    ]
+    return pa.Table.from_arrays(arrays, schema=wanted)
+
+
+def row_bytes(card: DatasetCard) -> int:
+    """Return about how many bytes a row takes."""
+    return 200 + 4 * (len(card.classes) or int(np.prod([side or 1 for side in card.shape])))
+
+
+#: A part is written after so many seconds or bytes of rows: what a killed process may lose.
+#: Of the table, only a part and a row group are in memory, several times over.
+PART_SECONDS, PART_BYTES = 5.0, 4_000_000
+#: Rows and bytes of a row group of the result; they depend on nothing that an interruption changes.
+GROUP_ROWS, GROUP_BYTES = 16_384, 8_000_000
+#: Parts of a batch that nobody went on with are removed after so long.
+KEPT_SECONDS = 7 * 24 * 3600
+#: Key of the result's metadata: the run in MLflow that wrote it.
+RUN_KEY = "chapterflow.run"
+#: Key of a part's metadata: what its chunks told besides rows.
+TOLD = b"chapterflow.part"
+
+
+class Parts:
+    """The parts of one batch, in a folder of their own.
+
+    Attributes:
+        folder: Named by what is predicted, with what.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def chunks(self) -> int:
+        """Return how many chunks are done, from the first on; parts that follow a gap go."""
+        done = 0
+        for path in self._files():
+            start, stop = (int(number) for number in path.stem.split("-")[1:])
+            if start == done:
+                done = stop
+            else:
+                path.unlink()
+        return done
+
+    def write(
+        self,
+        start: int,
+        stop: int,
+        table: pa.Table,
+        unread: list[Unread],
+        notes: Mapping[str, int],
+    ) -> None:
+        """Keep the rows of the chunks from `start` to before `stop`."""
+        import pyarrow.parquet as pq
+
+        told = {"unread": [one.model_dump() for one in unread], "notes": dict(notes)}
+        path = self.folder / f"part-{start:09}-{stop:09}.parquet"
+        temporary = path.with_suffix(".tmp")
+        pq.write_table(table.replace_schema_metadata({TOLD: json.dumps(told).encode()}), temporary)
+        put(temporary, path)
+
+    def read(self) -> Iterator[tuple[pa.Table, list[Unread], Counter[str]]]:
+        """Yield rows, unread inputs and notes of each part, in order."""
+        import pyarrow.parquet as pq
+
+        for path in self._files():
+            # Not through a memory map: its pages would count as this process's memory.
+            table = pq.read_table(path, memory_map=False, partitioning=None)
+            told = json.loads(table.schema.metadata[TOLD])
+            unread = [Unread.model_validate(one) for one in told["unread"]]
+            yield table, unread, Counter(told["notes"])
+
+    def rows(self) -> int:
+        """Return the number of rows of all parts."""
+        import pyarrow.parquet as pq
+
+        return sum(pq.read_metadata(path).num_rows for path in self._files())
+
+    def remove(self) -> None:
+        """Remove the parts: the result is there."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("part-*.parquet"))
+
+
+def remove_forgotten(above: Path) -> None:
+    """Remove the parts of batches that nobody went on with for a week."""
+    for folder in above.iterdir() if above.is_dir() else ():
+        newest = max((path.stat().st_mtime for path in (folder, *folder.glob("*"))), default=0)
+        if time.time() - newest > KEPT_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_result(
+    temporary: Path,
+    tables: Iterator[pa.Table],
+    schema: pa.Schema,
+    row_bytes: int,
+    metadata: Callable[[], Mapping[str, Any]],
+) -> str:
+    """Write all rows as one Parquet file, and return its SHA-256.
+
+    Row groups have one size, whatever the parts.
+
+    Args:
+        temporary: File to write; the caller puts it in its place.
+        schema: Columns of the result; others are left out.
+        row_bytes: About how many bytes a row takes.
+        metadata: Called when all tables were read; key-value metadata of the file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    size = max(1, min(GROUP_ROWS, GROUP_BYTES // row_bytes))
+    with pq.ParquetWriter(temporary, schema) as writer:
+        waiting = schema.empty_table()
+        for table in tables:
+            waiting = pa.concat_tables([waiting, table.select(schema.names).cast(schema)])
+            while waiting.num_rows >= size:
+                writer.write_table(waiting.slice(0, size))
+                waiting = waiting.slice(size)
+        if waiting.num_rows:
+            writer.write_table(waiting)
+        writer.add_key_value_metadata({key: str(value) for key, value in metadata().items()})
+    return sha256_file(temporary)
+
+
+def put(temporary: Path, path: Path) -> None:
+    """Move a finished file to its place, so that after a power cut the old or the new one is there.
+
+    Raises:
+        OSError: If the place cannot be written.
+    """
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+#: Rows that are looked at at once.
+ROWS = 8192
+
+
+class Joined:
+    """What is gathered while the parts go into the result.
+
+    Attributes:
+        tallies: Each figure's counts, by name.
+        datasets: Digest of each dataset among the inputs, by name.
+        hash: Over names and hashes of all examples.
+        unread: What could not be read.
+        notes: What was done to how many inputs.
+        classes: How often each class was predicted, by its number.
+        examples: How many there are.
+        labelled: Those that came with their class.
+        correct: Those of them whose class was predicted.
+    """
+
+    def __init__(self, card: DatasetCard, inputs: Inputs, reference: Reference) -> None:
+        names = sorted({*reference.figures, *reference.missing})
+        self.tallies = {name: Tally(name, reference, card.classes) for name in names}
+        self.datasets = inputs.datasets()
+        self.hash = hashlib.sha256(json.dumps(self.datasets, sort_keys=True).encode())
+        self.unread = list(inputs.unread)
+        self.notes: Counter[str] = Counter()
+        self.classes: Counter[int] = Counter()
+        self.examples = self.labelled = self.correct = 0
+
+    def tables(self, parts: Parts) -> Iterator[pa.Table]:
+        """Yield the rows of the parts, some at a time: as text of Python they take much memory."""
+        for part, unread, notes in parts.read():
+            self.unread += unread
+            self.notes += notes
+            for start in range(0, part.num_rows, ROWS):
+                yield self._gather(part.slice(start, ROWS))
+
+    def _gather(self, table: pa.Table) -> pa.Table:
+        import pyarrow.compute as pc
+
+        self.examples += table.num_rows
+        for name, digest in zip(table[INPUT].to_pylist(), table[SHA256].to_pylist(), strict=True):
+            self.hash.update(f"{name} {digest or '-'}\n".encode())
+        for name, tally in self.tallies.items():
+            if HIDDEN + name in table.column_names:
+                tally.add(table[HIDDEN + name].drop_null().to_numpy())
+        if CLASS in table.column_names:
+            self.classes.update(table[CLASS].to_pylist())
+        if TRUTH in table.column_names:
+            right = pc.equal(table[TRUTH], table["label"])
+            self.labelled += table.num_rows - right.null_count
+            self.correct += pc.sum(right).as_py() or 0
+        return table

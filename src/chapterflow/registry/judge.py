@@ -1,0 +1,446 @@
+"""Who challenges whom, on what data, measured how: the verdict."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from chapterflow.config.load import load_settings
+from chapterflow.config.settings import PROFILES, Settings
+from chapterflow.data.build import verify_dataset
+from chapterflow.environment import Project, load_tensorflow
+from chapterflow.errors import ChapterflowError, ConfigError
+from chapterflow.kinds.dataset import Dataset, open_dataset
+from chapterflow.lineage import provenance as git
+from chapterflow.lineage.provenance import read_json
+from chapterflow.loop import steps
+from chapterflow.models.catalog import get_model, model_names
+from chapterflow.registry.gates import WITHDRAWN, Measured, Trial, judge
+from chapterflow.registry.ledger import now, who
+from chapterflow.registry.verdict import Candidate, Verdict
+from chapterflow.tracking import runs
+from chapterflow.tracking.logged_models import answers_elsewhere
+from chapterflow.tracking.session import Session
+from chapterflow.tracking.versions import (
+    CHALLENGER,
+    CHAMPION,
+    PREVIOUS_CHAMPION,
+    Version,
+    find_version,
+    holder,
+    model_file,
+    model_folder,
+)
+from chapterflow.types import Tell, silent
+from chapterflow.validation.verdict import Verdict as Validation
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+    from chapterflow.config.settings import Settings
+
+
+@dataclass(frozen=True)
+class TestData:
+    """The dataset that versions are scored on now.
+
+    Attributes:
+        dataset: None where it is not here or not what its card says.
+        problem: Why not.
+    """
+
+    dataset: Dataset | None
+    problem: str = ""
+
+    @property
+    def digest(self) -> str | None:
+        """Hash over its test examples."""
+        return self.dataset.card.test_digest if self.dataset else None
+
+
+def test_data(project: Project, name: str) -> TestData:
+    """Open a dataset of `data/`, every file of it checked against its card."""
+    folder = project.data / name
+    try:
+        damage = verify_dataset(folder)
+        if damage:
+            return TestData(None, damage[0])
+        return TestData(open_dataset(folder))
+    except ChapterflowError as error:
+        return TestData(None, str(error))
+
+
+def measure(
+    project: Project,
+    settings: Settings,
+    client: MlflowClient,
+    version: Version,
+    data: TestData,
+) -> Measured:
+    """Return what is known of a version; what cannot be found out is missing, with the reason."""
+    from mlflow.exceptions import MlflowException
+
+    found = Measured(version.uri())
+    problems: dict[str, str] = {}
+    try:
+        run = client.get_run(version.run_id)
+        tags = client.get_model_version(version.name, version.number).tags
+    except MlflowException as error:
+        return replace(found, problems={"test-data": f"its run cannot be read: {error.message}"})
+    found = _of_run(project, run, found, problems)
+    found = replace(found, withdrawn=tags.get(WITHDRAWN, ""), problems=problems)
+    if data.dataset is None:
+        problems["test-data"] = data.problem
+        return found
+    if found.test_digest != data.digest:
+        return found
+    try:
+        return _scored(settings, client, version, run, data.dataset, found)
+    except (
+        Exception
+    ) as error:  # Whatever it is: what was not measured shuts its gates, and says so.
+        told = f"{type(error).__name__}: {error}".partition("\n")[0]
+        for gate in ("floor", "calibration", "latency", "file-size", "plausible"):
+            problems[gate] = told
+        return found
+
+
+def _of_run(project: Project, run: Run, found: Measured, problems: dict[str, str]) -> Measured:
+    """Add what the run itself says."""
+    tags = run.data.tags
+    commit, version = tags.get(runs.COMMIT), tags.get(runs.DATA_VERSION)
+    version = None if version == "none" else version
+    dirty = {"true": True, "false": False}.get(tags.get(runs.DIRTY, ""))
+    validated = None
+    try:
+        verdict = Validation.model_validate(read_json(run.info.run_id, "validation/verdict.json"))
+        validated = verdict.dataset_digest if verdict.success and verdict.results else None
+    except Exception as error:  # A store has many ways of not having a file.
+        problems["validation"] = f"its run holds no validation: {type(error).__name__}"
+    return replace(
+        found,
+        logged=dict(run.data.metrics),
+        test_digest=tags.get(runs.TEST_DIGEST),
+        data_digest=tags.get(runs.DIGEST),
+        validated=validated,
+        commit=commit,
+        dirty=dirty,
+        commit_known=commit is not None and git.commit_told(project, commit) is not None,
+        data_version=version,
+        data_known=version is not None and bool(git.commits_of_data(project, version)),
+    )
+
+
+def _scored(
+    settings: Settings,
+    client: MlflowClient,
+    version: Version,
+    run: Run,
+    dataset: Dataset,
+    found: Measured,
+) -> Measured:
+    load_tensorflow()
+    from chapterflow.evaluation.evaluate import score
+    from chapterflow.training.batches import load_model, sized_for
+
+    file = model_file(client, version)
+    size, model = file.stat().st_size, load_model(file)
+    if version.model in model_names():
+        entry = get_model(version.model)
+        params = read_json(run.info.run_id, "fingerprint.json")["params"]
+        chosen = entry.params.model_validate_json(json.dumps(params))
+        dataset = sized_for(entry, chosen, dataset)
+    scored = score(model, dataset, settings.evaluation, file_bytes=size)
+    return replace(
+        found,
+        now=scored.evaluation.metrics,
+        file_bytes=size,
+        **_by_example(dataset, scored.answers),
+    )
+
+
+def _by_example(dataset: Dataset, answers: dict[str, Any]) -> dict[str, Any]:
+    """Return what a paired comparison needs of each test example."""
+    if dataset.card.classes:
+        return {"right": answers["probability"].argmax(axis=1) == answers["label"]}
+    test = dataset.indices("test")
+    squared = (answers["prediction"] - dataset.targets(test)).squeeze(-1) ** 2
+    weights = dataset.weights(test)
+    return {"errors": (squared if weights is None else squared * weights).sum(axis=1)}
+
+
+#: Thresholds that depend on the role.
+BY_ROLE = (
+    "floor", "ceiling", "margin", "worst_class_margin", "calibration_error", "latency_ms_p95",
+    "file_megabytes",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of the gatekeeper.
+
+    Attributes:
+        model: `NAME` (its challenger), `NAME/VERSION`, `NAME@ALIAS`, or a role.
+        alias: Alias that the version is to take.
+        reason: Why, for the ledger.
+        allow_dirty: Whether code and data that no commit has will do.
+        reinstate: Whether a version that was rolled back may come back.
+        without_champion: Whether to set a champion aside that was scored on other test data.
+        dry_run: Whether to change nothing.
+        overrides: `path=value` changes of `params.yaml`.
+        profile: Profile whose models stand for a role; `params.yaml`'s by default.
+    """
+
+    model: str
+    alias: str = CHAMPION
+    reason: str = ""
+    allow_dirty: bool = False
+    reinstate: bool = False
+    without_champion: bool = False
+    dry_run: bool = False
+    overrides: Sequence[str] = ()
+    profile: str | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A verdict, and what it takes to carry it out.
+
+    Attributes:
+        target: Registered model whose alias it is about.
+        version: The version that was judged.
+        champion: Number of the version that held the alias then.
+    """
+
+    verdict: Verdict
+    target: str
+    version: Version
+    champion: str | None
+
+
+class NothingToJudge(ChapterflowError):
+    """No version challenges the one that holds the alias."""
+
+    exit_code = 0
+
+
+def judge_request(project: Project, request: Request, *, tell: Tell = silent) -> Judged:
+    """Judge a version against the holder of the alias, on the data that are here now.
+
+    Raises:
+        ConfigError: If the model, the alias or a threshold's name is wrong.
+        NothingToJudge: If the version holds the alias already, or there is no challenger.
+    """
+    if request.alias in (CHALLENGER, PREVIOUS_CHAMPION):
+        raise ConfigError(
+            f"--to takes an alias that versions are promoted to; {request.alias!r} is set by the "
+            "pipeline itself."
+        )
+    if not re.fullmatch(r"(?!(latest|v\d+)$)[\w-]+", request.alias, re.ASCII):
+        raise ConfigError(
+            "--to takes an alias of letters, digits, - and _, which is neither latest nor a number "
+            f"like v1. Received: {request.alias!r}"
+        )
+    settings = load_settings(
+        project.params, profile=request.profile, overrides=list(request.overrides)
+    )
+    with Session(project, settings) as session:
+        client = session.client
+        of_role = request.model in settings.roles and request.model not in settings.models
+        candidates: list[Candidate] = []
+        if of_role:
+            version, candidates = _best_of_role(project, settings, client, request.model)
+            target = request.model
+        else:
+            version = _challenger(client, request)
+            target = version.name
+        champion = holder(client, target, request.alias)
+        if champion is not None and champion.source == version.source:
+            raise _held_already(client, version, target, request.alias)
+        tags = client.get_run(version.run_id).data.tags
+        profile = tags.get(runs.PROFILE, settings.profile)
+        if request.profile not in (None, profile):
+            raise ConfigError(
+                f"{version.uri()} is held against the thresholds of the profile that it was "
+                f"trained in: {profile}. Received: --profile {request.profile}"
+            )
+        if profile in PROFILES and profile != settings.profile:
+            settings = load_settings(
+                project.params, profile=profile, overrides=list(request.overrides)
+            )
+        verdict = _judge(project, settings, client, request, version, champion, tags, tell)
+        verdict = verdict.model_copy(update={"model": target, "candidates": candidates})
+    return Judged(verdict, target, version, champion.number if champion else None)
+
+
+def _judge(
+    project: Project,
+    settings: Settings,
+    client: MlflowClient,
+    request: Request,
+    version: Version,
+    champion: Version | None,
+    tags: Mapping[str, str],
+    tell: Tell,
+) -> Verdict:
+    dataset, role = tags.get(runs.DATASET, ""), tags.get("chapterflow.role", "")
+    tell("promote", f"checking {dataset}")
+    data = _data(project, settings, dataset, tell)
+    load_tensorflow()
+    tell("promote", "loading it in a fresh process")
+    # Before anything is timed: both would share the processor.
+    largest, problem = _reloaded(version)
+    tell("promote", f"scoring {version.uri()}")
+    challenger = measure(project, settings, client, version, data)
+    problems = dict(challenger.problems) | ({"reload": problem} if problem else {})
+    held_against, without = None, f"no version is {request.alias} yet"
+    if champion is not None:
+        tell("promote", f"scoring {champion.told()}")
+        held_against = measure(project, settings, client, champion, data)
+        if request.without_champion and held_against.test_digest != data.digest:
+            without = f"{champion.uri()} was set aside: it was scored on other test data"
+            held_against = None
+    params = settings.promotion
+    trial = Trial(
+        challenger=replace(challenger, reloaded=largest, problems=problems),
+        champion=held_against,
+        thresholds={
+            **{name: params.threshold(name, role, settings.profile) for name in BY_ROLE},
+            "explanations": params.explanations,
+            "rescored_difference": params.rescored_difference,
+            "reload_difference": params.reload_difference,
+        },
+        classes=data.dataset is None or bool(data.dataset.card.classes),
+        here=data.digest,
+        role=role,
+        resamples=settings.comparison.bootstrap_resamples,
+        seed=settings.seed,
+        superiority=params.superiority,
+        without=without,
+        allow_dirty=request.allow_dirty,
+        reinstate=request.reinstate,
+    )
+    gates = judge(trial)
+    return Verdict(
+        model=version.name,
+        alias=request.alias,
+        challenger=version.uri(),
+        challenger_run=version.run_id,
+        champion=champion.uri() if champion else None,
+        champion_run=champion.run_id if champion else None,
+        dataset=dataset,
+        profile=settings.profile,
+        test_digest=data.digest,
+        when=now(),
+        who=who(project),
+        reason=request.reason,
+        commit=runs.git_tags(project).get(runs.COMMIT),
+        dry_run=request.dry_run,
+        verdict="promoted" if all(gate.passed for gate in gates) else "refused",
+        gates=gates,
+    )
+
+
+def _reloaded(version: Version) -> tuple[float | None, str]:
+    """Return how far a fresh process's answers are from those logged; None, and why, without."""
+    try:
+        found = answers_elsewhere(model_folder(version))
+    except Exception as error:  # A store has many ways of not having a file.
+        return None, str(error).partition("\n")[0]
+    if not found.same_classes or not found.examples:
+        return math.inf, "it answers other classes than those logged with it"
+    return found.largest_difference, ""
+
+
+def _data(project: Project, settings: Settings, dataset: str, tell: Tell) -> TestData:
+    if dataset in settings.datasets:
+        try:
+            steps.prepare(project, settings, dataset, tell=tell)
+        except ChapterflowError as error:
+            return TestData(None, str(error))
+    return test_data(project, dataset)
+
+
+def _challenger(client: MlflowClient, request: Request) -> Version:
+    named = find_version(client, request.model)  # A wrong name is told in the registry's words.
+    if any(mark in request.model for mark in "/@"):
+        return named
+    version = holder(client, request.model, CHALLENGER)
+    if version is not None:
+        return version
+    champion = holder(client, request.model, request.alias)
+    if champion is None:
+        raise ConfigError(
+            f"{request.model} has no challenger. `chapterflow run {request.model}` makes one, or "
+            f"name a version: `chapterflow promote {named.uri()}`."
+        )
+    raise _held_already(client, champion, request.model, request.alias)
+
+
+def _held_already(
+    client: MlflowClient, version: Version, target: str, alias: str
+) -> NothingToJudge:
+    told = f"{version.uri()} is {target}@{alias} already"
+    waiting = holder(client, target, CHALLENGER)
+    if waiting is not None and waiting.source != version.source:
+        return NothingToJudge(
+            f"{told}. {waiting.uri()} challenges it: `chapterflow promote {target}` judges that."
+        )
+    return NothingToJudge(
+        f"{told}, and nothing challenges it. `chapterflow run` makes challengers."
+    )
+
+
+def _best_of_role(
+    project: Project, settings: Settings, client: MlflowClient, role: str
+) -> tuple[Version, list[Candidate]]:
+    """Return the version that stands for a role, and all that could.
+
+    Each model of the role enters its champion, or its challenger where it has none, if it learnt
+    the data of the profile. The best on the validation split stands for the role: choosing on the
+    test split would make the gates' own figures too good.
+    """
+    dataset = settings.roles[role][settings.profile]
+    data = _data(project, settings, dataset, silent)
+    if data.dataset is None:
+        raise ConfigError(data.problem)
+    found: list[tuple[Candidate, Version]] = []
+    for model in settings.models:
+        if settings.params(model).role != role:
+            continue
+        version = holder(client, model, CHAMPION) or holder(client, model, CHALLENGER)
+        if version is None:
+            continue
+        run = client.get_run(version.run_id)
+        score = _validation_score(version)
+        if run.data.tags.get(runs.TEST_DIGEST) == data.digest and score is not None:
+            candidate = Candidate(
+                version=version.uri(), alias=version.alias or "", validation=score
+            )
+            found.append((candidate, version))
+    if not found:
+        raise ConfigError(
+            f"No model of the role {role!r} has a champion or challenger that learnt {dataset!r}. "
+            "`chapterflow run` makes challengers."
+        )
+    # The best first; of equals, the one that params.yaml names first.
+    lower = not data.dataset.card.classes
+    found.sort(key=lambda one: one[0].validation if lower else -one[0].validation)
+    return found[0][1], [candidate for candidate, _ in found]
+
+
+def _validation_score(version: Version) -> float | None:
+    """Return validation accuracy (curves: loss) of the epoch whose weights a version has."""
+    try:
+        training = read_json(version.run_id, "training.json")
+        epoch = next(row for row in training["history"] if row["epoch"] == training["chosen_epoch"])
+        score = epoch["validation_accuracy"]
+        return float(epoch["validation_loss"] if score is None else score)
+    except Exception:
+        return None

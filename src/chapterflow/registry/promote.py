@@ -1,0 +1,163 @@
+"""A verdict carried out: version, aliases, tags, ledger."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chapterflow.environment import Project
+from chapterflow.registry.aliases import Changed, swap
+from chapterflow.registry.judge import Judged, Request, judge_request
+from chapterflow.registry.ledger import Ledger, opened
+from chapterflow.registry.page import render_page
+from chapterflow.registry.rollback import let_back
+from chapterflow.registry.verdict import FOLDER, PAGE, Gate, Verdict
+from chapterflow.tracking.runs import MODEL
+from chapterflow.tracking.versions import (
+    CHALLENGER,
+    CHAMPION,
+    PREVIOUS_CHAMPION,
+    VERDICT,
+    VERDICT_FILE,
+    VERDICT_RUN,
+    Version,
+    find_version,
+    holder,
+)
+from chapterflow.types import Tell, silent
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+#: Tag of a version: how many gates it passed.
+GATES = "chapterflow.gates"
+#: Version of a chapter model that a version of a role is.
+MEMBER = "chapterflow.member"
+
+
+def previous(alias: str) -> str:
+    """Return the alias of the version that held an alias before."""
+    return PREVIOUS_CHAMPION if alias == CHAMPION else f"previous-{alias}"
+
+
+def promote(project: Project, request: Request, *, tell: Tell = silent) -> Verdict:
+    """Judge a version and, where every gate is passed, give it the alias.
+
+    Raises:
+        ConfigError: If the request names what is not there.
+        NothingToJudge: If nothing challenges the version that holds the alias.
+    """
+    judged = judge_request(project, request, tell=tell)
+    return judged.verdict if request.dry_run else carry_out(project, judged, tell=tell)
+
+
+def carry_out(project: Project, judged: Judged, *, tell: Tell = silent) -> Verdict:
+    """Write a verdict down and, if it is good, move the aliases.
+
+    Returns:
+        The verdict; refused after all, where somebody else changed the alias meanwhile.
+    """
+    verdict = judged.verdict
+    with opened(project) as (client, ledger):
+        tell("promote", "writing the verdict")
+        good = verdict.verdict == "promoted"
+        version = _in_registry(client, judged) if good else judged.version
+        entry = ledger.open(
+            verdict.verdict,
+            model=judged.target,
+            alias=verdict.alias,
+            before=verdict.champion,
+            after=version.uri(),
+            by=verdict.who,
+            reason=verdict.reason,
+            gates=_counted(verdict),
+            more={MEMBER: judged.version.uri()},
+        )
+        if good:
+            try:
+                _move(client, judged, version.number)
+            except Changed as changed:
+                verdict = _too_late(verdict, changed)
+                note = verdict.shut[-1].note
+                ledger.close(entry, action="refused", reason=note, gates=_counted(verdict))
+        _write_down(client, ledger, entry, verdict, version)
+        if verdict.verdict == judged.verdict.verdict:
+            ledger.close(entry)
+    return verdict
+
+
+def _counted(verdict: Verdict) -> str:
+    shut = ", ".join(gate.name for gate in verdict.shut)
+    return verdict.counted + (f"; shut: {shut}" if shut else "")
+
+
+def _move(client: MlflowClient, judged: Judged, number: str) -> None:
+    alias = judged.verdict.alias
+    changes: dict[str, str | None] = {}
+    if judged.champion is not None:
+        changes[previous(alias)] = judged.champion
+    changes[alias] = number
+    challenger = holder(client, judged.target, CHALLENGER)
+    if challenger is not None and challenger.number == number and alias == CHAMPION:
+        changes[CHALLENGER] = None
+    swap(client, judged.target, alias, judged.champion, changes)
+
+
+def _too_late(verdict: Verdict, changed: Changed) -> Verdict:
+    found = f"version {changed.found}" if changed.found else "no version"
+    gate = Gate(
+        name="unchanged",
+        title="The alias still names the version that was judged against",
+        passed=False,
+        threshold=verdict.champion or "none",
+        champion=changed.found or "none",
+        note=f"{verdict.model}@{verdict.alias} became {found} meanwhile: judge again",
+    )
+    return verdict.model_copy(update={"verdict": "refused", "gates": [*verdict.gates, gate]})
+
+
+def _in_registry(client: MlflowClient, judged: Judged) -> Version:
+    """Return the version that takes the alias: for a role, one of the role's own model."""
+    member, role = judged.version, judged.target
+    if member.name == role:
+        return member
+    from chapterflow.tracking.logged_models import register
+
+    for found in client.search_model_versions(f"name = '{role}'"):
+        if found.source == member.source:
+            return find_version(client, f"{role}/{found.version}")
+    tags = client.get_model_version(member.name, member.number)
+    number = register(
+        member.source,
+        role,
+        tags={**tags.tags, MODEL: member.model, MEMBER: member.uri()},
+        description=f"{member.uri()}. {tags.description or ''}".strip(),
+        about=f"The best model of the role **{role}**, whatever its architecture: each version is "
+        "one of a chapter model, promoted against the champion before it.",
+        about_tags={"chapterflow.role": role},
+    )
+    return find_version(client, f"{role}/{number}")
+
+
+def _write_down(
+    client: MlflowClient,
+    ledger: Ledger,
+    entry: str,
+    verdict: Verdict,
+    version: Version,
+) -> None:
+    """Log verdict and page with the ledger and the model's run, and tag the version."""
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / PAGE
+        page.write_text(render_page(verdict), encoding="utf-8")
+        ledger.attach(entry, verdict, page)
+        run_id = verdict.challenger_run
+        client.log_text(run_id, verdict.to_json(), VERDICT_FILE)
+        client.log_artifact(run_id, str(page), FOLDER)
+    if version.name == verdict.model:  # A model that did not come to stand for its role has none.
+        tags = {VERDICT: verdict.verdict, VERDICT_RUN: entry, GATES: _counted(verdict)}
+        for key, value in tags.items():
+            client.set_model_version_tag(version.name, version.number, key, value)
+        if verdict.verdict == "promoted":
+            let_back(client, version)

@@ -1,1 +1,0 @@
-"""What people see: tables for terminal and markdown, and live progress."""

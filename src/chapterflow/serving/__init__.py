@@ -1,1 +1,0 @@
-"""A registered model behind MLflow's scoring server on 127.0.0.1."""

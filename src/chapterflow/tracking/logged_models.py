@@ -1,0 +1,368 @@
+"""Keras models in MLflow: logged with what serves them, registered, and asked elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from chapterflow.environment import QUIET_AND_PRIVATE
+from chapterflow.errors import StoreError
+from chapterflow.files import sha256_file
+from chapterflow.kinds.dataset import DatasetCard
+from chapterflow.shipped import answers, check
+from chapterflow.shipped.answers import DESCRIPTION, EXAMPLE_ANSWERS, LAYERS, Answers
+from chapterflow.tracking.fingerprint import PACKAGE, module_hashes
+from chapterflow.tracking.runs import MODEL_SHA256
+
+if TYPE_CHECKING:
+    import keras
+    from mlflow.models import Model, ModelSignature
+    from mlflow.models.model import ModelInfo
+    from mlflow.types import Schema
+
+#: Kinds of data whose raw values lie between 0 and the card's `value_max`.
+BOUNDED = ("images", "photos", "volumes")
+#: What layers of our own need beside Keras, by the module that defines them.
+MORE_REQUIREMENTS = {"chapterflow.models.layers.hub": ("tensorflow-hub", "setuptools")}
+
+
+def description(model: keras.Model, card: DatasetCard, example: Any) -> dict[str, Any]:
+    """Return what `Answers` has to know of a model: what it takes, and what it answers.
+
+    Args:
+        model: Takes raw values; ends in logits where the card has classes.
+        card: The data that it learnt.
+        example: Inputs in the dtypes that serving shall accept.
+    """
+    import numpy as np
+
+    named = example if isinstance(example, dict) else {None: example}
+    symbols = model.input if isinstance(example, dict) else {None: model.inputs[0]}
+    inputs = [
+        {"name": name, "shape": list(symbols[name].shape), "dtype": str(np.asarray(given).dtype)}
+        for name, given in named.items()
+    ]
+    bounds = (0.0, card.value_max) if card.kind in BOUNDED else (None, None)
+    return {
+        "kind": card.kind,
+        "inputs": inputs,
+        "lowest": bounds[0],
+        "highest": bounds[1],
+        "classes": card.classes,
+        "layers": _layer_modules(model),
+    }
+
+
+def output_schema(card: DatasetCard) -> Schema:
+    """Return the columns of the answers, as MLflow shows them."""
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array
+
+    numbers = Array(DataType.double)
+    if not card.classes:
+        return Schema([ColSpec(numbers, "curve")])
+    return Schema(
+        [
+            ColSpec(DataType.long, "class"),
+            ColSpec(DataType.string, "label"),
+            ColSpec(numbers, "probabilities"),
+        ]
+    )
+
+
+def requirements(model: keras.Model) -> list[str]:
+    """Return the packages that the model's own layers need beside Keras, pinned."""
+    needed = {name for module in _own(model) for name in MORE_REQUIREMENTS.get(module, ())}
+    return [f"{package}=={version(package)}" for package in sorted(needed)]
+
+
+def ship(
+    folder: Path, record: Model, model: keras.Model, about: dict[str, Any], example: Any
+) -> None:
+    """Add to a saved MLflow model what lets it answer in words, and let MLflow load that.
+
+    The Keras flavour stays: `mlflow.keras.load_model` gives the Keras model.
+
+    Args:
+        folder: The saved model.
+        record: What its `MLmodel` says; saved again.
+        model: The model that was saved.
+        about: Its `description`.
+        example: Its input example, which is answered now and kept: a later process must answer
+            the same.
+    """
+    from mlflow.models.model import MLMODEL_FILE_NAME
+
+    source = Path(answers.__file__)
+    # The name says which: versions logged with different code may be loaded side by side.
+    code = source.read_bytes()
+    loader = f"chapterflow_answers_{hashlib.sha256(code).hexdigest()[:8]}"
+    (folder / "code").mkdir()
+    (folder / "code" / f"{loader}.py").write_bytes(code)
+    if about["layers"]:
+        for name in ["src/chapterflow/__init__.py", *module_hashes(about["layers"])]:
+            relative = name.removeprefix("src/")
+            target = folder / LAYERS / relative
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(PACKAGE.parent / relative, target)
+    (folder / DESCRIPTION).write_text(json.dumps(about, indent=2), encoding="utf-8")
+    answered = Answers(model, about).predict(example).to_dict("records")
+    (folder / EXAMPLE_ANSWERS).write_text(json.dumps(answered), encoding="utf-8")
+    record.flavors["python_function"] |= {"loader_module": loader, "code": "code"}
+    record.save(str(folder / MLMODEL_FILE_NAME))
+
+
+def _own(model: keras.Model) -> set[str]:
+    """Return the modules of this project that define layers of a model."""
+    return set(re.findall(r'"module": "(chapterflow\.models\.[\w.]+)"', model.to_json()))
+
+
+def _layer_modules(model: keras.Model) -> list[str]:
+    """Return the modules that define a model's own layers, and all of `models.layers` beside them.
+
+    A process that has imported the layers of one model finds those of the next there too.
+    """
+    if not (own := _own(model)):
+        return []
+    import keras
+
+    from chapterflow.models import layers as custom_layers
+
+    custom_layers.register()
+    known = {found.__module__ for found in keras.saving.get_custom_objects().values()}
+    return sorted(own | {name for name in known if name.startswith("chapterflow.models.layers.")})
+
+
+#: What a served model needs; letting MLflow find out takes it several seconds a model.
+REQUIREMENTS = ("tensorflow", "keras", "numpy")
+
+
+def log_keras_model(
+    model: keras.Model,
+    *,
+    run_id: str,
+    name: str,
+    input_example: Any,
+    card: DatasetCard | None = None,
+    params: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> ModelInfo:
+    """Log a Keras model to a run in the Keras flavour, with signature, example and requirements.
+
+    `mlflow.keras.load_model(info.model_uri)` gives the Keras model back. With a card,
+    `mlflow.pyfunc.load_model` gives class, label and probabilities for raw values, also where this
+    package is not installed (`chapterflow.shipped.answers`).
+
+    Args:
+        model: Any built model, compiled or not.
+        run_id: Run that the model belongs to; it need not be the active one.
+        name: Name of the logged model.
+        input_example: A small batch, shape `(n, ...)`, in the dtype that serving shall accept, or
+            a dict of them by name.
+        card: Data that the model learnt; it says what raw values and answers mean.
+        params: Shown on the model's page, where they can be searched. The run's own are added and
+            win.
+        metrics: Logged to the run and, with it, to the model.
+        tags: Tags of the logged model.
+
+    Raises:
+        StoreError: If the model cannot be saved; no half logged model is left.
+    """
+    import mlflow.keras
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+    from mlflow.models import Model
+
+    def save_model(path: str, validate_serving_input: bool, **options: Any) -> None:
+        # mlflow.keras writes the input example before it makes the folder, and fails.
+        Path(path).mkdir(parents=True)
+        mlflow.keras.save_model(path=path, **options)
+        (file,) = Path(path).rglob("*.keras")
+        written[MODEL_SHA256] = sha256_file(file)
+        if about is not None:
+            ship(Path(path), options["mlflow_model"], model, about, input_example)
+
+    client = MlflowClient()
+    written: dict[str, str] = {}
+    run = client.get_run(run_id)
+    # Left to `Model.log`, it would belong to the active experiment instead of the run's.
+    logged = client.create_logged_model(
+        run.info.experiment_id,
+        name=name,
+        source_run_id=run_id,
+        params={key: str(value) for key, value in {**(params or {}), **run.data.params}.items()},
+        tags={key: str(value) for key, value in (tags or {}).items()},
+    )
+    try:
+        about = None if card is None else description(model, card, input_example)
+        info = Model.log(
+            artifact_path=None,
+            flavor=SimpleNamespace(__name__="mlflow.keras", save_model=save_model),
+            model_id=logged.model_id,
+            run_id=run_id,
+            model=model,
+            signature=_signature(model, input_example, card),
+            input_example=input_example,
+            pip_requirements=[
+                *(f"{package}=={version(package)}" for package in REQUIREMENTS),
+                *requirements(model),
+            ],
+            # It would load and run the model once more, and print Keras's progress bars.
+            validate_serving_input=False,
+        )
+        client.set_logged_model_tags(logged.model_id, written)
+    except BaseException as error:
+        client.delete_logged_model(logged.model_id)
+        if not isinstance(error, Exception):
+            raise
+        raise StoreError(f"The model {name!r} could not be logged. Received: {error}") from error
+    if metrics:
+        now = time.time_ns() // 1_000_000
+        values = [
+            Metric(key, float(value), now, 0, model_id=info.model_id, run_id=run_id)
+            for key, value in metrics.items()
+        ]
+        client.log_batch(run_id, metrics=values)
+    return info
+
+
+def _signature(model: keras.Model, example: Any, card: DatasetCard | None) -> ModelSignature:
+    """Return the signature of a model: axes that it leaves open are open.
+
+    Without a card the outputs are those of the network.
+    """
+    import keras
+    import numpy as np
+    from mlflow.models import ModelSignature, infer_signature
+    from mlflow.types import Schema, TensorSpec
+
+    def spec(given: Any, symbol: Any, name: str | None = None) -> Any:
+        sides = tuple(-1 if side is None else side for side in symbol.shape)
+        return TensorSpec(np.asarray(given).dtype, sides, name)
+
+    if isinstance(example, dict):
+        specs = [spec(example[name], model.input[name], name) for name in example]
+    else:
+        specs = [spec(example, model.inputs[0])]
+    if card is not None:
+        return ModelSignature(Schema(specs), output_schema(card))
+    output = keras.tree.map_structure(keras.ops.convert_to_numpy, model(example, training=False))
+    return ModelSignature(Schema(specs), infer_signature(example, output).outputs)
+
+
+def register(
+    model_uri: str,
+    name: str,
+    *,
+    tags: Mapping[str, str] | None = None,
+    description: str | None = None,
+    about: str | None = None,
+    about_tags: Mapping[str, str] | None = None,
+) -> str:
+    """Make a logged model the next version of a registered model, and return the version.
+
+    The registered model is created if it is missing; several processes may do so at once.
+
+    Args:
+        model_uri: The logged model.
+        name: Name of the registered model.
+        tags: Tags of the version.
+        description: Description of the version.
+        about: Description of the registered model, set when it is created.
+        about_tags: Tags of the registered model, set then too.
+
+    Raises:
+        StoreError: If the version does not become ready.
+    """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import Model
+
+    client = MlflowClient()
+    try:
+        client.create_registered_model(name, tags=dict(about_tags or {}), description=about)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    metadata = Model.load(model_uri)
+    # Waits until the version is ready.
+    made = client.create_model_version(
+        name,
+        source=model_uri,
+        run_id=metadata.run_id,
+        tags=dict(tags or {}),
+        description=description,
+        model_id=metadata.model_id,
+    )
+    if made.status != "READY":
+        raise StoreError(
+            f"Version {made.version} of the model {name!r} must become READY. "
+            f"Received: {made.status} ({made.status_message})"
+        )
+    return str(made.version)
+
+
+#: Seconds for a process that starts TensorFlow and answers a few examples.
+PATIENCE = 300
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """How a model answered its own example in another process.
+
+    Attributes:
+        examples: Rows of the answer.
+        largest_difference: Of a probability, or of a value of a curve, to what it answered when
+            it was logged.
+        same_classes: Whether it said the same classes.
+    """
+
+    examples: int
+    largest_difference: float
+    same_classes: bool
+
+
+def answers_elsewhere(folder: Path) -> Elsewhere:
+    """Load a logged model in a fresh process without this package, and ask it its own example.
+
+    Args:
+        folder: Files of the model, as `mlflow.artifacts.download_artifacts` gives them.
+
+    Raises:
+        StoreError: If it cannot be loaded or asked there; the last line of the process says why.
+    """
+    if not (folder / EXAMPLE_ANSWERS).is_file():
+        raise StoreError(
+            f"A model must be logged with the answers to its example. Received: {folder}, without "
+            f"{EXAMPLE_ANSWERS}. It is older; `chapterflow run MODEL --force` logs it anew"
+        )
+    try:
+        done = subprocess.run(
+            [sys.executable, check.__file__, str(folder)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+            env={**QUIET_AND_PRIVATE, **os.environ, "PYTHONWARNINGS": "ignore"},
+        )
+    except subprocess.TimeoutExpired:
+        raise StoreError(
+            f"The model must answer in a fresh process within {PATIENCE} s. Received: nothing"
+        ) from None
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise StoreError(f"The model must answer in a fresh process. Received: {last[:500]}")
+    return Elsewhere(**json.loads(done.stdout.strip().splitlines()[-1]))

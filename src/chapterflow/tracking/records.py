@@ -1,0 +1,137 @@
+"""Small records that steps hand to each other: names, ids and paths, never arrays."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field
+
+from chapterflow.evaluation.compare import Difference
+from chapterflow.types import Strict
+
+#: What models are judged by: accuracy where the target is a class.
+SCORES = ("accuracy", "rmse")
+
+
+class Prepared(Strict):
+    """A dataset that is on disk.
+
+    Attributes:
+        digest: Digest of its card.
+        built: Whether it was built just now.
+        version: Hash of `data/` in `data.dvc`; None where there is none.
+    """
+
+    dataset: str
+    digest: str
+    built: bool
+    version: str | None
+
+
+class Trained(Strict):
+    """A model that is trained, or was.
+
+    Attributes:
+        status: `trained` now, or `reused` from the finished run `run_id`.
+        work: Folder of what evaluation needs; empty for a reused run.
+    """
+
+    model: str
+    dataset: str
+    fingerprint: str
+    run_id: str
+    status: Literal["trained", "reused"]
+    work: str
+
+
+class Outcome(Strict):
+    """What became of one model.
+
+    Attributes:
+        model_version: Version in the model registry.
+        metrics: Final metrics by name.
+        error: One line or more for people; None unless failed.
+        exit_code: What the command line should return for this failure.
+    """
+
+    model: str
+    dataset: str
+    status: Literal["trained", "reused", "failed"]
+    run_id: str | None = None
+    model_version: str | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
+    error: str | None = None
+    exit_code: int = 0
+
+    def told(self) -> str:
+        """Return what the model is judged by, in a few words."""
+        name = next(name for name in SCORES if f"test/{name}" in self.metrics)
+        return f"test {name} {self.metrics[f'test/{name}']:.4f}"
+
+
+class Comparison(Strict):
+    """The newest runs side by side, and which differences between them are real."""
+
+    profile: str
+    models: list[Outcome]
+    differences: list[Difference]
+
+    def only(self, names: Collection[str]) -> Self:
+        """Return what concerns some models alone."""
+        return self.model_copy(
+            update={
+                "models": [one for one in self.models if one.model in names],
+                "differences": [
+                    pair for pair in self.differences if pair.a in names and pair.b in names
+                ],
+            }
+        )
+
+
+class RunFacts(Strict):
+    """A finished model run as it stands in the tracking store, its small artifacts in a folder.
+
+    Attributes:
+        label: What the run is called beside others: the model's name, with the run where one model
+            is there twice.
+        params: Parameters, as the text that the store keeps.
+        started: Milliseconds since 1970, UTC.
+        folder: Copies of the artifacts that were there, below their own paths.
+    """
+
+    label: str
+    run_id: str
+    model: str
+    dataset: str
+    tags: dict[str, str]
+    params: dict[str, str]
+    metrics: dict[str, float]
+    started: int
+    folder: Path
+
+
+class Reported(Strict):
+    """A page that was written.
+
+    Attributes:
+        page: The file.
+        size: Its bytes.
+        models: What it shows.
+        run_id: Run that holds a copy.
+        artifact: Path of the copy within that run.
+        seconds: What it took.
+    """
+
+    page: Path
+    size: int
+    models: list[str]
+    run_id: str
+    artifact: str
+    seconds: float
+
+    def told(self) -> str:
+        """Return what was written and where, with an address that a browser opens."""
+        return (
+            f"{self.page.as_uri()}\n{len(self.models)} models, {self.size / 1e6:.1f} MB, "
+            f"{self.seconds:.1f} s; also in MLflow: run {self.run_id}, {self.artifact}"
+        )

@@ -1,0 +1,208 @@
+"""Versions of registered models: found by number or alias, and read back."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chapterflow.errors import ConfigError, StoreError, nearest
+from chapterflow.files import sha256_file
+from chapterflow.kinds.dataset import DatasetCard
+from chapterflow.models.catalog import model_names
+from chapterflow.tracking.runs import MODEL, MODEL_SHA256
+
+if TYPE_CHECKING:
+    import keras
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+#: Aliases of registered models; what they mean: `docs/promotion.md`.
+CHAMPION, CHALLENGER, PREVIOUS_CHAMPION = "champion", "challenger", "previous-champion"
+#: Tags of a version that was judged: the last verdict on it, and the entry of the ledger that holds
+#: all of it, as the artifact `VERDICT_FILE`.
+VERDICT, VERDICT_RUN = "chapterflow.verdict", "chapterflow.verdict_run"
+VERDICT_FILE = "promotion/verdict.json"
+#: `NAME`, `NAME/VERSION` or `NAME@ALIAS`.
+_REFERENCE = re.compile(r"(?P<name>[^@/]+)(?:/(?P<version>\d+)|@(?P<alias>[^@/]+))?")
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a registered model.
+
+    Attributes:
+        alias: Alias by which it was asked for.
+        run_id: Run that trained it.
+        model: Chapter model that it is; another name than `name` for the model of a role.
+        source: Logged model, `models:/m-...`.
+    """
+
+    name: str
+    number: str
+    alias: str | None
+    run_id: str
+    model: str
+    source: str
+
+    def told(self) -> str:
+        """Return what it is called: `cnn@champion (version 3)`, `cnn/3`."""
+        return f"{self.name}@{self.alias} (version {self.number})" if self.alias else self.uri()
+
+    def uri(self) -> str:
+        """Return name and number, `cnn/3`."""
+        return f"{self.name}/{self.number}"
+
+
+def find_version(client: MlflowClient, reference: str, *, default: str | None = None) -> Version:
+    """Return the version that `NAME`, `NAME/VERSION` or `NAME@ALIAS` names.
+
+    Args:
+        client: MLflow client.
+        reference: What people write.
+        default: Alias that NAME alone stands for; without one it stands for the newest version.
+
+    Raises:
+        ConfigError: If there is none, with what is there.
+    """
+    from mlflow.exceptions import MlflowException
+
+    parts = _REFERENCE.fullmatch(reference)
+    if parts is None:
+        raise ConfigError(
+            "MODEL must be NAME, NAME/VERSION or NAME@ALIAS of a registered model. "
+            f"Received: {reference!r}"
+        )
+    name, number = parts["name"], parts["version"]
+    alias = parts["alias"] or (None if number else default)
+    try:
+        registered = client.get_registered_model(name)
+    except MlflowException:
+        if name in model_names():
+            raise ConfigError(
+                f"No version of {name} is registered yet. `chapterflow run {name}` registers one."
+            ) from None
+        names = sorted(model.name for model in client.search_registered_models())
+        hint = nearest(name, names) if names else " `chapterflow run` registers models."
+        raise ConfigError(f"No registered model is called {name!r}.{hint}") from None
+    try:
+        if alias:
+            # Search results carry no aliases in MLflow 3.
+            found = client.get_model_version_by_alias(name, alias)
+        elif number:
+            found = client.get_model_version(name, number)
+        else:
+            versions = client.search_model_versions(f"name = '{name}'")
+            found = max(versions, key=lambda version: int(version.version))
+    except (MlflowException, ValueError):
+        numbers = sorted(int(v.version) for v in client.search_model_versions(f"name = '{name}'"))
+        there = f"versions {', '.join(map(str, numbers))}" if numbers else "no versions"
+        aliases = ", ".join(sorted(registered.aliases)) or "none"
+        asked = reference if parts["version"] or parts["alias"] else f"{name}@{alias}"
+        hint = f" `chapterflow promote {name}` judges a champion." if alias == CHAMPION else ""
+        raise ConfigError(
+            f"{asked!r} is not in the registry. {name} has {there}; aliases: {aliases}.{hint}"
+        ) from None
+    return version_of(found, alias)
+
+
+def version_of(found: ModelVersion, alias: str | None = None) -> Version:
+    """Return MLflow's record of a version as one of ours."""
+    return Version(
+        str(found.name),
+        str(found.version),
+        alias,
+        str(found.run_id),
+        model=found.tags.get(MODEL, str(found.name)),
+        source=str(found.source),
+    )
+
+
+def holder(client: MlflowClient, name: str, alias: str) -> Version | None:
+    """Return the version that holds an alias; None where none does, or the model is not there."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        # Search results carry no aliases in MLflow 3.
+        return version_of(client.get_model_version_by_alias(name, alias), alias)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def read_version(client: MlflowClient, version: Version) -> tuple[keras.Model, DatasetCard]:
+    """Return the model of a version, and the card of the data that it learnt.
+
+    Raises:
+        StoreError: If its files are not in the store, or not those that were logged.
+    """
+    from chapterflow.training.batches import load_model
+
+    card = card_of(client, version)
+    return load_model(model_file(client, version)), card
+
+
+def model_folder(version: Version) -> Path:
+    """Return the folder of a version's files, on this machine.
+
+    Raises:
+        StoreError: If they are not in the store.
+    """
+    import mlflow.artifacts
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return Path(mlflow.artifacts.download_artifacts(version.source))
+    except (MlflowException, OSError) as error:
+        raise _lost(version, error) from None
+
+
+def model_file(client: MlflowClient, version: Version, folder: Path | None = None) -> Path:
+    """Return the `.keras` file of a version, on this machine: the one that was logged.
+
+    Args:
+        folder: That of the version's files, where it is known.
+
+    Raises:
+        StoreError: If it is not in the store, or another one is there.
+    """
+    from mlflow.exceptions import MlflowException
+
+    files = list((folder or model_folder(version)).rglob("*.keras"))
+    if len(files) != 1:
+        raise _lost(version, "no .keras file" if not files else f"{len(files)} .keras files")
+    try:
+        logged = client.get_logged_model(version.source.rpartition("/")[2]).tags.get(MODEL_SHA256)
+    except MlflowException as error:
+        raise _lost(version, error) from None
+    # None of a model that was logged before hashes were.
+    if logged is not None and (found := sha256_file(files[0])) != logged:
+        raise StoreError(
+            f"{files[0].name} of {version.uri()} is not the file that was logged: it was damaged "
+            f"or replaced. Received: SHA-256 {found[:12]}, logged was {logged[:12]}. "
+            f"`chapterflow run {version.model} --force` makes another version"
+        )
+    return files[0]
+
+
+def card_of(client: MlflowClient, version: Version) -> DatasetCard:
+    """Return the card of the data that a version learnt; its model is not read.
+
+    Raises:
+        StoreError: If it is not in the store.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        card = Path(client.download_artifacts(version.run_id, "dataset.json"))
+    except (MlflowException, OSError) as error:
+        raise _lost(version, error) from None
+    return DatasetCard.model_validate_json(card.read_text(encoding="utf-8"))
+
+
+def _lost(version: Version, error: Exception | str) -> StoreError:
+    return StoreError(
+        f"The files of {version.uri()} are not in the tracking store. Received: {error}"
+    )

@@ -1,0 +1,298 @@
+"""Backbones and SavedModels before a model is built: fetched, trained or exported.
+
+It takes RGB (or grey) images in [0, 1] of the backbone's size and gives one vector: the backbone's
+preprocessing and the pooling are part of it.
+
+Trained once with the generic fit, and kept under `<scratch>/backbones/<key>/` for transfer and hub.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from chapterflow.data.fetch import MIRROR, fetch
+from chapterflow.errors import ConfigError, DataError, FetchError
+from chapterflow.kinds.dataset import Dataset, open_dataset
+from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
+from chapterflow.models.layers.backbones import PRETEXT, BackboneParams, backbone
+from chapterflow.models.layers.heads import EXPORTED, HeadParams, HubParams, head_layers, pooled
+from chapterflow.training.frozen import frozen_key
+from chapterflow.types import RemoteFile
+
+if TYPE_CHECKING:
+    import keras
+
+#: Side of MobileNet's images.
+SIDE = 224
+
+
+def ensure_export(
+    params: BackboneParams, data: InputSpec, scratch: Path, *, pooling: str = "avg"
+) -> Path:
+    """Return the folder of a backbone's export below `<scratch>/hub/`; make it where it is missing.
+
+    Args:
+        params: The backbone, its weights given as a path.
+        data: Images that it will get. Their size is that of the export, unless it varies.
+        scratch: Folder of the project's scratch.
+        pooling: How maps become one vector: `avg`, `max` or `flatten`.
+    """
+    shape = data.shape
+    if params.backbone != "small":
+        shape = (SIDE, SIDE, 3)
+    images = dataclasses.replace(data, shape=shape, value_max=1.0)
+    model = feature_vector(params, images, pooling)
+    key = hashlib.sha256(frozen_key(model).encode()).hexdigest()[:32]
+    folder = scratch / "hub"
+    folder.mkdir(parents=True, exist_ok=True)
+    kept, part = folder / key, folder / f"{key}.part"
+    with FileLock(folder / f"{key}.lock"):
+        if not kept.is_dir():
+            shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+            export(model, part)
+            part.rename(kept)
+    return kept
+
+
+def feature_vector(params: BackboneParams, data: InputSpec, pooling: str = "avg") -> keras.Model:
+    """Return images `(batch, h, w, c)` -> pooled feature maps `(batch, features)`."""
+    import keras
+
+    maps = backbone(params, data)
+    return keras.Model(maps.input, pooled(pooling, maps.output), name="feature_vector")
+
+
+def export(model: keras.Model, folder: Path) -> None:
+    """Write a Keras model as a reusable SavedModel, traced for training and for inference."""
+    import tensorflow as tf
+
+    root = tf.train.Checkpoint()
+    root.variables = [variable.value for variable in model.variables]
+    root.trainable_variables = [variable.value for variable in model.trainable_variables]
+    root.regularization_losses = []
+
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
+    def call(inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        return model(inputs, training=training)
+
+    for training in (True, False):
+        call.get_concrete_function(
+            tf.TensorSpec(model.input_shape, tf.float32, name="inputs"), training=training
+        )
+    root.__call__ = call
+    tf.saved_model.save(root, str(folder))
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+
+
+SMALL = BackboneParams(backbone="small", weights="none")
+WEIGHTS = "small.weights.h5"
+#: Turns and mirror images of a square image.
+VIEWS = 8
+RECIPE = HeadParams(role="pretext", epochs=4, batch_size=64, learning_rate=4e-3, pooling="flatten")
+SEED = 5
+
+
+@dataclass(frozen=True)
+class Views(Dataset):
+    """Each image in its eight orientations, and the orientation as part of the class.
+
+    Telling orientations apart, too, makes more general features than the few classes alone
+    (Lee et al., "Self-supervised label augmentation via input transformations", ICML 2020).
+    """
+
+    original: Dataset | None = None
+
+    ARRAYS: ClassVar[tuple[str, ...]] = ("labels", "split")
+
+    @property
+    def count(self) -> int:
+        """Number of images, over all orientations."""
+        return len(self.arrays["split"])
+
+    def inputs(self, chosen: NDArray[np.intp]) -> Any:
+        """Return float32 images `(batch, h, w, c)`, turned and mirrored."""
+        assert self.original is not None  # noqa: S101
+        images, view = np.divmod(chosen, VIEWS)
+        out: NDArray[np.float32] = np.array(self.original.inputs(images))
+        for number in range(VIEWS):
+            here = view == number
+            turned = np.rot90(out[here], number % 4, axes=(1, 2))
+            out[here] = turned[:, :, ::-1] if number >= 4 else turned
+        return out
+
+
+def views(dataset: Dataset) -> Views:
+    """Return the orientations of a dataset of square images."""
+    labels = np.repeat(dataset.labels.astype(np.int32), VIEWS) * VIEWS
+    arrays = {
+        "labels": labels + np.tile(np.arange(VIEWS, dtype=np.int32), dataset.count),
+        "split": np.repeat(dataset.split, VIEWS),
+    }
+    names = [f"{name}/{view}" for name in dataset.card.classes for view in range(VIEWS)]
+    card = dataset.card.model_copy(update={"classes": names})
+    return Views(card, dataset.folder, arrays, dataset)
+
+
+def ensure_backbone(dataset: Dataset, scratch: Path) -> Path:
+    """Return the weights of `small`, trained on a dataset; train it where it is not there.
+
+    Deterministic: the key covers data, recipe and libraries. A killed training goes on from its
+    last epoch; two processes that want the same backbone train it once.
+
+    Args:
+        dataset: Square images with classes, of the role `pretext`.
+        scratch: Folder of the project's scratch.
+
+    Returns:
+        A `.weights.h5` file for `backbone(BackboneParams(backbone="small"))`.
+    """
+    from chapterflow.training.fit import fit
+
+    parts = {
+        "data": dataset.card.digest,
+        "recipe": RECIPE.model_dump(mode="json"),
+        "network": SMALL.model_dump(mode="json"),
+        "views": VIEWS,
+        "seed": SEED,
+        "libraries": {name: version(name) for name in ("tensorflow", "keras", "numpy")},
+    }
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    folder = scratch / "backbones"
+    folder.mkdir(parents=True, exist_ok=True)
+    kept, part = folder / key, folder / f"{key}.part"
+    with FileLock(folder / f"{key}.lock"):
+        if not (kept / WEIGHTS).is_file():
+            entry = ChapterModel("pretext", HeadParams, _build, "Transfer learning", "pretext")
+            fit(entry, RECIPE, views(dataset), seed=SEED, work=part, on_epoch=lambda record: None)
+            _save_backbone(part / "model.keras", dataset.card.input_spec, part / "ready" / WEIGHTS)
+            shutil.rmtree(kept, ignore_errors=True)
+            (part / "ready").rename(kept)
+            shutil.rmtree(part)
+    return kept / WEIGHTS
+
+
+def _build(params: HeadParams, data: InputSpec) -> keras.Model:
+    import keras
+
+    maps = backbone(SMALL, data)
+    return keras.Model(maps.input, head_layers(params, maps.output, data.classes), name="pretext")
+
+
+def _save_backbone(model: Path, data: InputSpec, path: Path) -> None:
+    found = backbone(SMALL.model_copy(update={"weights": str(model)}), data)
+    path.parent.mkdir(exist_ok=True)
+    found.save_weights(path)
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+#: Folder below `CHAPTERFLOW_MIRROR`.
+MIRROR_FOLDER = "keras-applications"
+
+
+def with_files(params: ModelParams, dataset: Dataset, scratch: Path) -> ModelParams:
+    """Return parameters whose weights, or handle, are a path: fetched, trained or exported now.
+
+    Args:
+        dataset: What the model learns; the pretext dataset lies beside it.
+        scratch: Folder of the project's scratch.
+
+    Raises:
+        ConfigError: If there are no such weights.
+        DataError: If the pretext data or the weights are damaged or missing.
+        FetchError: If ImageNet weights cannot be had.
+    """
+    if isinstance(params, HubParams):
+        if params.handle in EXPORTED:
+            chosen = (
+                BackboneParams(backbone="small", weights=PRETEXT)
+                if params.handle == PRETEXT
+                else BackboneParams(backbone="MobileNet", alpha=params.alpha)
+            )
+            return params.model_copy(
+                update={"handle": str(exported(params, chosen, dataset, scratch))}
+            )
+    elif isinstance(params, BackboneParams):
+        return params.model_copy(update={"weights": weights_of(params, dataset, scratch)})
+    return params
+
+
+def exported(params: HubParams, chosen: BackboneParams, dataset: Dataset, scratch: Path) -> Path:
+    """Return the folder of a backbone's export as a SavedModel."""
+    weights = weights_of(chosen, dataset, scratch)
+    return ensure_export(
+        chosen.model_copy(update={"weights": weights}),
+        dataset.card.input_spec,
+        scratch,
+        pooling=params.pooling,
+    )
+
+
+def weights_of(params: BackboneParams, dataset: Dataset, scratch: Path) -> str:
+    """Return the path of a backbone's weights; `none` stays."""
+    if params.weights == "imagenet":
+        return str(imagenet_weights(params.backbone, params.alpha))
+    if params.weights == PRETEXT:
+        if params.backbone != "small":
+            raise ConfigError(
+                "weights: pretext exist for the backbone small alone. "
+                f"Received: {params.backbone}. Choose backbone: small, or other weights"
+            )
+
+        return str(ensure_backbone(open_dataset(dataset.folder.parent / PRETEXT), scratch))
+    return params.weights
+
+
+def imagenet_weights(backbone: str, alpha: float) -> Path:
+    """Return the file of ImageNet weights: from Keras's folder, and else from Keras's address.
+
+    A mirror (`CHAPTERFLOW_MIRROR`) replaces that address.
+
+    Raises:
+        ConfigError: If there are none of that width.
+        FetchError: If none of them has it.
+    """
+    import os
+
+    from chapterflow.models.layers.backbones import check_md5, download, keras_models, weights_file
+
+    file = weights_file(backbone, alpha)
+    local = keras_models() / file.name
+    if not local.is_file() and os.environ.get(MIRROR):
+        try:
+            local = fetch(
+                RemoteFile(name=file.name),
+                mirror_folder=f"{MIRROR_FOLDER}/{file.folder}",
+                upstream=(),
+                cache=keras_models(),
+            )
+            check_md5(local, file)
+        except DataError:
+            local.unlink(missing_ok=True)
+            raise
+        except FetchError as error:
+            # A mirror replaces every upstream address, Keras's too.
+            raise FetchError(
+                f"{error}\nPut {file.name} there at {MIRROR_FOLDER}/{file.folder}/ or into "
+                f"{keras_models()}, unset {MIRROR} to fetch it from Keras's own address, or choose "
+                "other weights."
+            ) from None
+    if local.is_file():
+        check_md5(local, file)
+        return local
+    return download(backbone, alpha)

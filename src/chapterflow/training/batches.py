@@ -1,0 +1,141 @@
+"""Input pipeline: memory-mapped arrays -> batches, in an order set by seed and epoch alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chapterflow.kinds.dataset import Dataset, Split
+from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+#: Examples in a forward pass that computes no gradients.
+FORWARD_BATCH = 128
+#: Height and width of photos for a model that names no size.
+PHOTO_SIZE = (224, 224)
+
+
+def sized_for(entry: ChapterModel[Any], params: ModelParams, dataset: Dataset) -> Dataset:
+    """Return the dataset with its photos decoded to the size that a model takes."""
+    return dataset.sized(*(entry.size(params) if entry.size else PHOTO_SIZE))
+
+
+def input_spec(entry: ChapterModel[Any], params: ModelParams, dataset: Dataset) -> InputSpec:
+    """Return what a model is built for: photos have any size where the model resizes them."""
+    spec = dataset.card.input_spec
+    if spec.kind == "photos" and entry.size is None:
+        return dataclasses.replace(spec, shape=(*PHOTO_SIZE, *spec.shape[2:]))
+    return spec
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.intp]:
+    """Return the order of the examples in an epoch.
+
+    It depends on nothing that came before, so a resumed training sees the order that it would have
+    seen undisturbed.
+    """
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:
+    """Return the number of gradient steps that cover the train split once."""
+    return math.ceil(len(dataset.indices("train")) / batch_size)
+
+
+class TrainBatches:
+    """Shuffled batches of the train split, one pass for each epoch.
+
+    Keras asks for a new pass at each epoch; `epoch` says which (a callback sets it). Passes are not
+    chained into one long stream with `steps_per_epoch`, because Keras then rounds each epoch up to
+    a multiple of `steps_per_execution` and the epochs drift apart from the data.
+
+    Attributes:
+        epoch: Epoch, from 0, whose order the next pass has.
+    """
+
+    def __init__(self, dataset: Dataset, *, batch_size: int, seed: int) -> None:
+        self.epoch = 0
+        self._dataset = dataset
+        self._indices = dataset.indices("train")
+        self._batch_size = batch_size
+        self._seed = seed
+
+    def as_tf(self) -> tf.data.Dataset:
+        """Return batches of inputs and targets, and of weights where the kind of data has them."""
+        return _as_tf(self._dataset, self._pass, len(self._indices), self._batch_size)
+
+    def _pass(self) -> Iterator[tuple[Any, ...]]:
+        order = epoch_order(len(self._indices), self._seed, self.epoch)
+        yield from _gather(self._dataset, self._indices[order], self._batch_size)
+
+
+def split_batches(dataset: Dataset, split: Split, *, batch_size: int) -> tf.data.Dataset:
+    """Return one split's batches in stored order, shaped as those of `TrainBatches`."""
+    indices = dataset.indices(split)
+    return _as_tf(dataset, lambda: _gather(dataset, indices, batch_size), len(indices), batch_size)
+
+
+def load_model(path: Path) -> keras.Model:
+    """Return a saved model of this project, its own layers included; it is not compiled."""
+    import keras
+
+    with zipfile.ZipFile(path) as archive:
+        own_layers = b'"chapterflow>' in archive.read("config.json")
+    if own_layers:
+        from chapterflow.models import layers as custom_layers
+
+        custom_layers.register()
+    return keras.saving.load_model(path, compile=False)
+
+
+def predict(model: keras.Model, dataset: Dataset, split: Split) -> NDArray[Any]:
+    """Return a model's answers `(n, ...)` for the examples of a split, in stored order."""
+    if dataset.WHOLE:
+        # Found by name, so that the fingerprints of other models do not cover it.
+        whole = importlib.import_module("chapterflow.training.full_batch")
+        answers: NDArray[Any] = whole.predict_full(model, dataset)
+        return answers[dataset.indices(split)]
+    batches = split_batches(dataset, split, batch_size=FORWARD_BATCH)
+    # Only inputs: with weights, Keras would take the batch for (inputs, targets, weights).
+    found: NDArray[Any] = model.predict(batches.map(lambda inputs, *rest: inputs), verbose=0)
+    return found
+
+
+def _gather(
+    dataset: Dataset, order: NDArray[np.intp], batch_size: int
+) -> Iterator[tuple[Any, ...]]:
+    for start in range(0, len(order), batch_size):
+        yield _batch(dataset, order[start : start + batch_size])
+
+
+def _batch(dataset: Dataset, chosen: NDArray[np.intp]) -> tuple[Any, ...]:
+    inputs, targets = dataset.inputs(chosen), dataset.targets(chosen)
+    weights = dataset.weights(chosen)
+    return (inputs, targets) if weights is None else (inputs, targets, weights)
+
+
+def _as_tf(dataset: Dataset, batches: Any, count: int, batch_size: int) -> tf.data.Dataset:
+    import tensorflow as tf
+
+    given = dataset.input_shapes()
+    inputs = (
+        {name: tf.TensorSpec(*spec) for name, spec in given.items()}
+        if isinstance(given, dict)
+        else tf.TensorSpec(*given)
+    )
+    signature = (inputs, *(tf.TensorSpec(*spec) for spec in dataset.target_shapes()))
+    stream = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    # Keras must know where a pass ends to run several steps in one execution.
+    sized = stream.apply(tf.data.experimental.assert_cardinality(math.ceil(count / batch_size)))
+    return sized.prefetch(4)

@@ -1,0 +1,74 @@
+"""Types that records share: strict ones, and the values that settings are made of."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+if TYPE_CHECKING:
+    pass
+
+
+class Strict(BaseModel):
+    """A frozen record that refuses unknown keys and silent conversions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]*$")]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+#: Share of examples in a split that must not be empty.
+SplitShare = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class RemoteFile(Strict):
+    """One file of a source.
+
+    Attributes:
+        name: File name below the source's folder or addresses.
+        sha256: Hash of the decompressed bytes (of a zip archive: of the archive itself); null
+            accepts whatever arrives.
+        bytes: Size after decompression; null caps it at 4 GiB.
+    """
+
+    name: str
+    sha256: Sha256 | None = None
+    bytes: PositiveInt | None = None
+
+
+class FolderOrArchive(Strict):
+    """A source that is a folder on this machine, or an archive of it that is fetched.
+
+    Give `path`, or `file` with `mirror` or `upstream`.
+
+    Attributes:
+        path: A folder, or an archive of it, on this machine. Like an address it is no part of the
+            dataset's recipe: after a change of its content, `chapterflow data fetch --force` builds
+            anew.
+        mirror: Folder of the archive below `CHAPTERFLOW_MIRROR`; null for one that no mirror holds.
+        upstream: Base addresses (`https://`, `file://` or a path), tried in order.
+        file: A zip archive.
+    """
+
+    path: str | None = None
+    mirror: str | None = None
+    upstream: list[str] = Field(default_factory=list)
+    file: RemoteFile | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.path is None) == (self.file is None):
+            raise ValueError("give one of path and file")
+        return self
+
+
+#: Told of what a step does right now: `tell("train", "epoch 3/25")`.
+Tell = Callable[[str, str], None]
+
+
+def silent(step: str, detail: str) -> None:
+    """Tell nobody."""

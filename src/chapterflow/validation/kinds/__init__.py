@@ -1,1 +1,0 @@
-"""One file per kind of data: its rows, and what must hold for them."""

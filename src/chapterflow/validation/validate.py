@@ -1,0 +1,234 @@
+"""Great Expectations' results -> records in plain words."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chapterflow.kinds.dataset import Dataset
+from chapterflow.types import Strict
+from chapterflow.validation.docs import PAGE, render_page, write_offline_docs
+from chapterflow.validation.verdict import VERDICT, ExpectationResult, Verdict
+
+if TYPE_CHECKING:
+    import great_expectations as gx
+    import pandas as pd
+
+#: Ids of offending examples that a result names.
+NAMED = 5
+#: Columns whose unexpected values say more than that they are unexpected.
+TELLING = {
+    "split",
+    "label",
+    "shape",
+    "dtype",
+    "min",
+    "max",
+    "format",
+    "folder",
+    "min_side",
+    "aspect_ratio",
+    "near_distance",
+}
+UNITS = {
+    "expect_table_row_count_to_equal": " examples",
+    "expect_column_unique_value_count_to_be_between": " examples",
+    "expect_column_kl_divergence_to_be_less_than": " nats",
+}
+
+
+def describe(outcome: Any) -> ExpectationResult:
+    """Return the record of one `ExpectationValidationResult`.
+
+    Args:
+        outcome: A result whose expectation comes from `check`, computed with the column
+            `id` as its index.
+    """
+    config, result = outcome.expectation_config, outcome.result or {}
+    column = config.kwargs.get("column")
+    offending = [str(row["id"]) for row in result.get("partial_unexpected_index_list") or []]
+    return ExpectationResult(
+        expectation=config.meta["name"],
+        type=config.type,
+        # That ids are unique is how rows of a split are counted; no reader looks for it there.
+        column=None if column == "id" else column,
+        description=config.meta["reason"],
+        success=bool(outcome.success),
+        expected=config.meta["expected"],
+        observed=_observed(config.type, column, result, outcome.exception_info or {}),
+        offending=offending[:NAMED],
+        offending_count=result.get("unexpected_count"),
+    )
+
+
+def _observed(kind: str, column: str, result: dict[str, Any], trouble: dict[str, Any]) -> str:
+    if "unexpected_count" in result:
+        return _examples(column, result)
+    if "partial_missing_list" in result:
+        missing = ", ".join(map(_number, result["partial_missing_list"]))
+        return f"none of {missing}" if missing else "some of each"
+    value = result.get("observed_value")
+    if value is None:
+        return _reason(result, trouble)
+    text = f"{_number(value)}{UNITS.get(kind, '')}"
+    shares = result.get("details", {}).get("observed_partition")
+    if shares:
+        by_share = sorted(zip(shares["weights"], shares["values"], strict=True))
+        ends = (
+            f"class {_number(name)}: {share:.1%}" for share, name in (by_share[0], by_share[-1])
+        )
+        text += f" ({' to '.join(ends)})"
+    return text
+
+
+def _examples(column: str, result: dict[str, Any]) -> str:
+    seen = result["element_count"] - result.get("missing_count", 0)
+    wrong = result["unexpected_count"]
+    if not wrong:
+        return f"all {seen:,} examples as expected"
+    text = f"unexpected in {wrong:,} of {seen:,} examples ({100 * wrong / seen:.3g}%)"
+    if column not in TELLING:
+        return text
+    values = list(dict.fromkeys(_number(value) for value in result["partial_unexpected_list"]))
+    return f"{text}{', such as' if wrong > NAMED else ':'} {', '.join(values)}"
+
+
+def _reason(result: dict[str, Any], trouble: dict[str, Any]) -> str:
+    """Say why there is no value; `trouble` is keyed by metric where computing one failed."""
+    for entry in [trouble, *trouble.values()]:
+        message = entry.get("exception_message") if isinstance(entry, dict) else None
+        if message:
+            return "nothing: " + " ".join(str(message).split())[:160]
+    return "nothing to compute it from"
+
+
+def _number(value: Any) -> str:
+    """Format a number so that the last bits of a sum, which may differ, do not show."""
+    if isinstance(value, bool | str) or value is None:
+        return str(value)
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
+
+
+DATA_DOCS = "data_docs"
+SITE = "offline"
+#: Great Expectations keeps the current context in a global, so one validation runs at a time.
+_one_at_a_time = threading.Lock()
+
+
+def validate_dataset(dataset: Dataset, bounds: Strict, out: Path) -> Verdict:
+    """Hold the arrays that training reads against the suite for their kind.
+
+    Writes `out`, replacing an older one as a whole: `verdict.json` (equal data give equal bytes),
+    `index.html` (the verdict on one page) and `data_docs/` (Great Expectations' own pages, made
+    to work without a network). They are written for a failure just as for a success.
+
+    Args:
+        dataset: The dataset; nothing of it is changed.
+        bounds: Tolerances from `params.yaml`.
+        out: Folder for the results.
+
+    Returns:
+        The verdict. It does not raise for broken expectations: call `raise_for_failure` once the
+        results are stored.
+
+    Raises:
+        DataError: If the arrays cannot be told in rows (not one label for each image, say).
+    """
+    # Read when the library is imported; the command line has set it, a script may not have.
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    import great_expectations as gx
+
+    kind = importlib.import_module(f"chapterflow.kinds.{dataset.card.kind}")
+    rows = kind.rows(dataset)
+    suite = gx.ExpectationSuite(
+        name=dataset.card.kind, expectations=kind.expectations(dataset.card, bounds)
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        _one_at_a_time,
+        tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch,
+    ):
+        new, site = Path(scratch, "new"), Path(scratch, "site")
+        new.mkdir()
+        outcomes = _run_suite(suite, rows, site)
+        results = [describe(outcome) for outcome in outcomes]
+        verdict = Verdict(
+            dataset=dataset.card.name,
+            dataset_digest=dataset.card.digest,
+            success=all(result.success for result in results),
+            examples=len(rows),
+            results=results,
+        )
+        (new / VERDICT).write_text(verdict.to_json(), encoding="utf-8")
+        (new / PAGE).write_text(
+            render_page(verdict, dataset.card, docs=f"{DATA_DOCS}/index.html"), encoding="utf-8"
+        )
+        write_offline_docs(site, new / DATA_DOCS)
+        _replace(new, out, Path(scratch))
+    return verdict
+
+
+def _run_suite(suite: gx.ExpectationSuite, rows: pd.DataFrame, site: Path) -> list[Any]:
+    """Run a suite on rows, build its Data Docs in `site`, return the results in suite order."""
+    import great_expectations as gx
+
+    # An ephemeral context lives in memory: nothing is written to the user's folder.
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}
+    docs: Any = {
+        "class_name": "SiteBuilder",
+        "show_how_to_buttons": False,
+        "store_backend": {
+            "class_name": "TupleFilesystemStoreBackend",
+            "base_directory": str(site),
+        },
+    }
+    context.add_data_docs_site(SITE, docs)
+    source = context.data_sources.add_pandas("arrays")
+    batch = source.add_dataframe_asset("rows").add_batch_definition_whole_dataframe("all")
+    order = [expectation.meta["name"] for expectation in suite.expectations if expectation.meta]
+    definition = gx.ValidationDefinition(
+        name=suite.name, data=batch, suite=context.suites.add(suite)
+    )
+    checkpoint = gx.Checkpoint(
+        name=suite.name,
+        validation_definitions=[context.validation_definitions.add(definition)],
+        result_format={
+            "result_format": "SUMMARY",
+            "unexpected_index_column_names": ["id"],
+            "partial_unexpected_count": NAMED,
+            "return_unexpected_index_query": False,
+        },
+    )
+    result = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": rows})
+    context.build_data_docs(site_names=[SITE])
+    (outcomes,) = (validation.results for validation in result.run_results.values())
+    # Great Expectations puts those that could not be computed first.
+    return sorted(
+        outcomes, key=lambda outcome: order.index(outcome.expectation_config.meta["name"])
+    )
+
+
+def _replace(new: Path, out: Path, scratch: Path) -> None:
+    """Put the folder `new` in the place of `out`; other processes may be doing the same."""
+    for attempt in range(10):
+        if os.path.lexists(out):
+            with contextlib.suppress(FileNotFoundError):
+                out.rename(scratch / f"old-{attempt}")
+        try:
+            new.rename(out)
+            return
+        except OSError:
+            # Somebody else put theirs here in between. A folder cannot be renamed over another.
+            if not out.is_dir() or attempt == 9:
+                raise
+
+
+def load_great_expectations() -> None:
+    """Import Great Expectations, which takes seconds, before it is needed."""
+    import great_expectations  # noqa: F401
