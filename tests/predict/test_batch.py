@@ -12,8 +12,8 @@ from chapterflow.environment import Project
 from chapterflow.errors import ConfigError
 from chapterflow.predict.drift import PREDICTED, Reference, Tally, input_figures, overall
 from chapterflow.predict.inputs import find_inputs
-from tests.batch.cards import CARD, VERSION
 from tests.digits import digits_dataset
+from tests.predict.cards import CARD, VERSION
 
 
 def pixels() -> Any:

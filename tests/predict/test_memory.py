@@ -27,7 +27,7 @@ from chapterflow.predict.table import Joined
 from chapterflow.predict.table import Parts, write_result
 from chapterflow.predict.batch import predict_parts
 from chapterflow.predict.table import row_bytes, schema
-from tests.batch.cards import CARD
+from tests.predict.cards import CARD
 
 side = int(sys.argv[1])
 card = CARD.model_copy(update={"shape": [side, side, 1]})

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chapterflow.page.report import render, write
-from tests.report import page_runs
+from tests.page import page_runs
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -19,7 +19,7 @@ from chapterflow.page.plots import Point, pareto_front
 from chapterflow.page.questions import questions
 from chapterflow.page.report import render, write
 from chapterflow.page.svg import Draughtsman, figure, plain_ticks
-from tests.report import page_runs
+from tests.page import page_runs
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from chapterflow.cli.doctor import Check, diagnose, mend
 from chapterflow.environment import Project
 from chapterflow.tracking.store import database
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

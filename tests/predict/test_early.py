@@ -16,8 +16,8 @@ from chapterflow.kinds.dataset import DatasetCard
 from chapterflow.predict.batch import check_inputs, check_out, check_words
 from chapterflow.predict.inputs import BLOCK_BYTES, Named, find_inputs, named
 from chapterflow.tracking.versions import Version
-from tests.batch.cards import CARD, VERSION, card
 from tests.conftest import Run
+from tests.predict.cards import CARD, VERSION, card
 
 
 def check(project: Project, of: DatasetCard, version: Version, *given: Path | str) -> None:
