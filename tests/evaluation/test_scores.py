@@ -226,6 +226,24 @@ def test_what_can_be_true_is_accepted(metrics: dict[str, float]) -> None:
     check_metrics(metrics)
 
 
+@pytest.mark.parametrize(
+    ("name", "computed", "logged"),
+    [
+        ("explain/occlusion/stability", 1.0000000000000002, 1.0),
+        ("explain/occlusion/randomisation_similarity", -1.0000000000000002, -1.0),
+        ("test/accuracy", 1.0000000000000002, 1.0),
+        ("test/ece", -1e-17, 0.0),
+        ("test/log_loss", -1e-17, 0.0),
+        ("test/log_loss", 1.0000000000000002, 1.0000000000000002),
+    ],
+)
+def test_rounding_beyond_a_bound_is_clipped(name: str, computed: float, logged: float) -> None:
+    assert check_metrics({name: computed}) == {name: logged}
+    if name != "test/log_loss":
+        with pytest.raises(ImplausibleMetric, match="between"):
+            check_metrics({name: computed + math.copysign(1e-8, computed)})
+
+
 def test_no_examples_at_all_are_refused() -> None:
     with pytest.raises(ImplausibleMetric):
         check_metrics({"test/examples": 0, "test/correct": 0})

@@ -83,7 +83,7 @@ def evaluate(
         "train/chosen_epoch": float(training.chosen_epoch),
         "train/images_per_second": training.images / training.seconds,
     }
-    check_metrics(metrics)
+    metrics = check_metrics(metrics)
     np.savez_compressed(predictions, index=dataset.indices("test"), **scored.answers)
     return scored.evaluation.model_copy(update={"metrics": metrics})
 
@@ -140,7 +140,7 @@ def score(
         batch=params.latency_batch,
         repeats=params.latency_repeats,
     )
-    check_metrics(metrics)
+    metrics = check_metrics(metrics)
     evaluation = Evaluation(metrics=metrics, classes=classes, confusion=confusion)
     return Scored(evaluation, kept)
 

@@ -25,6 +25,8 @@ SHARES = (
 )
 #: Metrics between -1 and 1, by the last part of their name.
 CORRELATIONS = frozenset({"randomisation_similarity", "stability"})
+#: How far rounding may take a share or correlation beyond its bound.
+ROUNDING = 1e-9
 
 
 def accuracy_interval(correct: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -140,8 +142,7 @@ def classification_metrics(
     ):
         if total != count:
             raise ImplausibleMetric(f"The {what} must add up to {count}. Received: {total}")
-    check_metrics(metrics)
-    return metrics, scores, confusion.astype(np.int64)
+    return check_metrics(metrics), scores, confusion.astype(np.int64)
 
 
 def majority_accuracy(train_labels: NDArray[Any], test_labels: NDArray[Any]) -> float:
@@ -150,25 +151,33 @@ def majority_accuracy(train_labels: NDArray[Any], test_labels: NDArray[Any]) -> 
     return float((test_labels == values[counts.argmax()]).mean())
 
 
-def check_metrics(metrics: Mapping[str, float]) -> None:
+def check_metrics(metrics: Mapping[str, float]) -> Metrics:
     """Refuse metrics that cannot be true; everything passes here before it is logged.
+
+    Returns:
+        The metrics; shares and correlations that rounding took beyond their bound are at the bound.
 
     Raises:
         ImplausibleMetric: If a value is not finite, a share lies outside [0, 1], a correlation
             outside [-1, 1], a count or cost is negative, or counts do not add up.
     """
+    plausible: Metrics = {}
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise ImplausibleMetric(f"{name} must be finite. Received: {value}")
-        if name.rpartition("/")[2] in SHARES and not 0 <= value <= 1:
-            raise ImplausibleMetric(f"{name} is a share between 0 and 1. Received: {value}")
-        if name.rpartition("/")[2] in CORRELATIONS:
-            if not -1 <= value <= 1:
-                raise ImplausibleMetric(
-                    f"{name} is a correlation between -1 and 1. Received: {value}"
-                )
-        elif value < 0:
-            raise ImplausibleMetric(f"{name} cannot be negative. Received: {value}")
+        last = name.rpartition("/")[2]
+        lowest = -1.0 if last in CORRELATIONS else 0.0
+        highest = 1.0 if last in CORRELATIONS or last in SHARES else math.inf
+        bounded = min(max(value, lowest), highest)
+        if abs(bounded - value) > ROUNDING:
+            if last in CORRELATIONS:
+                wanted = "is a correlation between -1 and 1"
+            elif last in SHARES:
+                wanted = "is a share between 0 and 1"
+            else:
+                wanted = "cannot be negative"
+            raise ImplausibleMetric(f"{name} {wanted}. Received: {value}")
+        plausible[name] = bounded
     if metrics.get("test/brier", 0) > 2:
         raise ImplausibleMetric(f"test/brier is at most 2. Received: {metrics['test/brier']}")
     examples, correct = metrics.get("test/examples"), metrics.get("test/correct")
@@ -176,8 +185,9 @@ def check_metrics(metrics: Mapping[str, float]) -> None:
         if examples < 1:
             raise ImplausibleMetric("There must be test examples. Received: none")
         accuracy = metrics.get("test/accuracy", correct / examples)
-        if correct > examples or abs(accuracy - correct / examples) > 1e-9:
+        if correct > examples or abs(accuracy - correct / examples) > ROUNDING:
             raise ImplausibleMetric(
                 "test/accuracy must be test/correct over test/examples. "
                 f"Received: {accuracy} with {correct:g} of {examples:g}"
             )
+    return plausible

@@ -75,8 +75,7 @@ def score_variants(
         found["parameters"] = float(model.count_params())
         found["flops"] = float(flops(model, data.inputs(test[:1])))
         metrics |= {f"beside/{name}/{key}": value for key, value in found.items()}
-    check_metrics(metrics)
-    return metrics
+    return check_metrics(metrics)
 
 
 def cross_validated(
@@ -126,5 +125,4 @@ def cross_validated(
             for key, value in validated(params.variant(name), name).items():
                 told = key.removeprefix("cv/").replace("/", "_")
                 metrics[f"beside/{name}/cv_{told}"] = value
-    check_metrics(metrics)
-    return metrics
+    return check_metrics(metrics)

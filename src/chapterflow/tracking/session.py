@@ -212,8 +212,7 @@ class Session:
             runs.set_tags(self.client, run_id, {"chapterflow.explain": refused})
         self.client.log_dict(run_id, card.model_dump(), "dataset.json")
         self.client.log_dict(run_id, verdict.model_dump(), "validation/verdict.json")
-        metrics = evaluation.metrics | explanation["metrics"]
-        check_metrics(metrics)
+        metrics = check_metrics(evaluation.metrics | explanation["metrics"])
         # At step 0 the UI draws bars, one for each run, instead of single points over epochs.
         runs.log_metrics(self.client, run_id, metrics, 0)
 
