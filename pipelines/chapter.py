@@ -15,13 +15,17 @@ from chapterflow.config.load import load_settings
 from chapterflow.config.settings import Profile, Settings
 from chapterflow.environment import Project, configure, find_project
 from chapterflow.errors import ChapterflowError, FetchError, StoreUnavailable, told
+from chapterflow.evaluation.evaluate import Evaluation
+from chapterflow.explain.explanation import Explanation
 from chapterflow.loop import steps
 from chapterflow.loop.progress import tell_about
+from chapterflow.loop.run import Run
 from chapterflow.loop.tables import differences_markdown, results_markdown
 from chapterflow.models.catalog import FOLDER
-from chapterflow.tracking.records import Comparison, Outcome, Prepared, Trained
+from chapterflow.tracking.records import Comparison, Outcome, Prepared
 from chapterflow.tracking.runs import end_dead_runs
 from chapterflow.tracking.session import Session
+from chapterflow.training.fit import Training
 from chapterflow.types import Tell
 from chapterflow.validation.verdict import Verdict
 from pipelines.housekeeping import end_dead_flow_runs, sign_flow_run
@@ -91,48 +95,52 @@ def validate(settings: Settings, prepared: Prepared, flow_run_id: str) -> Verdic
     )
 
 
-@task(task_run_name="train {model}", cache_policy=NO_CACHE)
-def train(
-    settings: Settings, model: str, verdicts: list[Verdict], flow_run_id: str, force: bool
-) -> Trained:
-    """Train a model, or find the run that did."""
-    return steps.train(
-        find_project(),
-        settings,
-        model,
+# What a task hands on holds no path of this machine: any worker that shares the tracking store can
+# take the next one.
+@task(task_run_name="begin {run.model}", cache_policy=NO_CACHE)
+def begin(run: Run, verdicts: list[Verdict], flow_run_id: str, force: bool) -> Run:
+    """Find the finished run, continue the interrupted one, or start a new one."""
+    return steps.begin(
+        run,
         verdicts,
         flow_run_id=flow_run_id,
         force=force,
         tags={
-            "prefect.flow_run_id": runtime.flow_run.id,
-            "prefect.flow_run": runtime.flow_run.name,
+            "prefect.flow_run_id": str(runtime.flow_run.id),
+            "prefect.flow_run": str(runtime.flow_run.name),
         },
-        tell=telling(model),
+        tell=telling(run.model),
     )
 
 
-@task(task_run_name="evaluate {trained.model}", cache_policy=NO_CACHE)
-def evaluate(settings: Settings, trained: Trained) -> Trained:
+@task(task_run_name="train {run.model}", cache_policy=NO_CACHE)
+def train(run: Run) -> Training:
+    """Train a model."""
+    return steps.train(run, tell=telling(run.model))
+
+
+@task(task_run_name="evaluate {run.model}", cache_policy=NO_CACHE)
+def evaluate(run: Run, training: Training) -> Evaluation:
     """Score a model on the test split."""
-    return steps.evaluate(find_project(), settings, trained, tell=telling(trained.model))
+    return steps.evaluate(run, training, tell=telling(run.model))
 
 
-@task(task_run_name="explain {trained.model}", cache_policy=NO_CACHE)
-def explain(settings: Settings, trained: Trained) -> Trained:
+@task(task_run_name="explain {run.model}", cache_policy=NO_CACHE)
+def explain(run: Run, evaluation: Evaluation) -> Explanation:
     """Draw what a model looks at."""
-    return steps.explain(find_project(), settings, trained, tell=telling(trained.model))
+    return steps.explain(run, evaluation, tell=telling(run.model))
 
 
 @task(
-    task_run_name="log {trained.model}",
+    task_run_name="log {run.model}",
     cache_policy=NO_CACHE,
     retries=2,
     retry_delay_seconds=[2, 10],
     retry_condition_fn=_is_transient,
 )
-def log(settings: Settings, trained: Trained, verdict: Verdict) -> Outcome:
+def log(run: Run, verdict: Verdict, evaluation: Evaluation, explanation: Explanation) -> Outcome:
     """Log and register a model."""
-    return steps.log(find_project(), settings, trained, verdict, tell=telling(trained.model))
+    return steps.log(run, verdict, evaluation, explanation, tell=telling(run.model))
 
 
 @task(task_run_name="compare", cache_policy=NO_CACHE)
@@ -190,7 +198,7 @@ def chapter(
             },
         )
         with session.ending_on_error(flow_run_id):
-            outcomes = _run_models(project, settings, names, flow_run_id, force)
+            outcomes = _run_models(project, settings, names, session, flow_run_id, force)
             differences = _compare(settings, outcomes)
             results = document(settings.profile, time.monotonic() - started, outcomes)
             table = f"{results_markdown(outcomes)}\n{differences}"
@@ -205,7 +213,12 @@ def chapter(
 
 
 def _run_models(
-    project: Project, settings: Settings, names: list[str], flow_run_id: str, force: bool
+    project: Project,
+    settings: Settings,
+    names: list[str],
+    session: Session,
+    flow_run_id: str,
+    force: bool,
 ) -> list[Outcome]:
     # Prefect tells by the identity of objects which task a value comes from, and takes a string
     # that stands in two records for the same value. What comes from no task is quoted.
@@ -227,7 +240,7 @@ def _run_models(
         outcome = (
             _failure(settings, name, broken)
             if broken
-            else _run_model(project, settings, name, needed, flow_run_id, force, kept)
+            else _run_model(Run(project, settings, name, session), needed, flow_run_id, force, kept)
         )
         tell_about(name)(outcome.status, _summary(outcome))
         outcomes.append(outcome)
@@ -235,28 +248,37 @@ def _run_models(
 
 
 def _run_model(
-    project: Project,
-    settings: Settings,
-    name: str,
-    verdicts: Any,
-    flow_run_id: str,
-    force: bool,
-    kept: list[State[Any]],
+    run: Run, verdicts: Any, flow_run_id: str, force: bool, kept: list[State[Any]]
 ) -> Outcome:
-    quoted: Any = quote(settings)
-    with steps.claim(project, settings, name, tell=tell_about(name)):
-        state: Any = train(quoted, name, verdicts, flow_run_id, force, return_state=True)
+    def step(task: Any, *arguments: Any) -> Any:
+        """Return a task's state; a failed one ends the model."""
+        state: State[Any] = task(*arguments, return_state=True)
         kept.append(state)
-        for step in (evaluate, explain):
-            if state.is_completed():
-                state = step(quoted, state, return_state=True)
-                kept.append(state)
-        if state.is_completed():
-            state = log(quoted, state, verdicts[0], return_state=True)
-    if not state.is_completed():
-        return _failure(settings, name, state)
-    outcome: Outcome = state.result()
-    return outcome
+        if not state.is_completed():
+            raise _StepFailed(state)
+        return state
+
+    try:
+        with run.claim(tell_about(run.model)):
+            begun = step(begin, quote(run), verdicts, flow_run_id, force)
+            ready = begun.result()
+            if ready.finished:
+                return steps.reuse(ready)
+            training = step(train, begun)
+            evaluation = step(evaluate, begun, training)
+            explanation = step(explain, begun, evaluation)
+            outcome: Outcome = step(log, begun, verdicts[0], evaluation, explanation).result()
+            return outcome
+    except _StepFailed as failed:
+        return _failure(run.settings, run.model, failed.state)
+
+
+class _StepFailed(Exception):
+    """A task of a model failed; its state says why."""
+
+    def __init__(self, state: State[Any]) -> None:
+        super().__init__(str(state))
+        self.state = state
 
 
 def _compare(settings: Settings, outcomes: list[Outcome]) -> str:

@@ -202,7 +202,6 @@ def score(dataset: Dataset, folder: Path) -> Any:
         Training(history=[record], chosen_epoch=1, resumed_from=0, seconds=1.0, images=140),
         dataset,
         EvaluationParams(calibration_bins=15, latency_batch=4, latency_repeats=10),
-        predictions=folder / "predictions.npz",
     )
 
 

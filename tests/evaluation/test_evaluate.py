@@ -50,7 +50,6 @@ def score(model: Any, dataset: Dataset, folder: Path, seconds: float = 2.0) -> A
         training,
         dataset,
         PARAMS,
-        predictions=folder / "predictions.npz",
     )
 
 

@@ -152,7 +152,6 @@ def test_models_are_scored_and_cost_something(trained: dict[str, Path], embedded
             training,
             little(open_dataset(embedded.data / SETTINGS.dataset_of(name))),
             quick,
-            predictions=folder / "predictions.npz",
         )
         assert ("test/accuracy" in found.metrics) != ("test/rmse" in found.metrics), name
         assert found.metrics["cost/parameters"] > 0, name
@@ -207,8 +206,8 @@ def logged(
     """The files of every model as MLflow keeps them, each in a folder of its name."""
     import mlflow.artifacts
 
+    from chapterflow.loop.logged_model import log_keras_model
     from chapterflow.tracking import store
-    from chapterflow.tracking.logged_models import log_keras_model
     from chapterflow.training.batches import load_model, sized_for
 
     client = mlflow.MlflowClient(store.open_store(embedded))

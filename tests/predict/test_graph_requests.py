@@ -28,8 +28,8 @@ def serve(tensorflow: None, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     import mlflow.pyfunc
     from fastapi.testclient import TestClient
 
+    from chapterflow.loop.logged_model import log_keras_model
     from chapterflow.predict.server import application
-    from chapterflow.tracking.logged_models import log_keras_model
 
     settings = load_settings(REPOSITORY / "params.yaml", profile="embedded")
     project = Project(tmp_path_factory.mktemp("graphs"))

@@ -29,8 +29,8 @@ def client(tensorflow: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
     import mlflow.pyfunc
     from fastapi.testclient import TestClient
 
+    from chapterflow.loop.logged_model import log_keras_model
     from chapterflow.predict.server import application
-    from chapterflow.tracking.logged_models import log_keras_model
 
     project = Project(tmp_path_factory.mktemp("served"))
     mlflow_client = mlflow.MlflowClient(store.open_store(project))

@@ -262,8 +262,7 @@ params = MODEL.params(role="digits", epochs=1, patience=1)
 training = fit(MODEL, params, dataset, seed=5, work=work)
 class Params:
     calibration_bins, latency_batch, latency_repeats = 5, 2, 3
-evaluate(MODEL, params, work / "model.keras", training, dataset, Params,
-         predictions=work / "predictions.npz")
+evaluate(MODEL, params, work / "model.keras", training, dataset, Params)
 score_variants(MODEL, params, dataset, seed=5, work=work)
 for name in set(sys.modules) - known:
     if name.split(".")[0] == "chapterflow" and sys.modules[name].__file__:
@@ -282,4 +281,6 @@ def test_every_file_that_really_ran_is_among_the_sources(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     ran = {Path(line).relative_to(PACKAGE).as_posix() for line in done.stdout.split()}
     assert len(ran) > 8
-    assert {name for name in ran if not name.endswith("__init__.py")} <= names("cnn")
+    # These hold names, messages and paths, and change no number.
+    other = {"errors.py", "types.py", "files.py", "environment.py"}
+    assert {name for name in ran if not name.endswith("__init__.py")} - other <= names("cnn")

@@ -44,7 +44,7 @@ def model(tensorflow: None) -> Any:
 
 
 def log(model: Any, run_id: str, **options: Any) -> Any:
-    from chapterflow.tracking.logged_models import log_keras_model
+    from chapterflow.loop.logged_model import log_keras_model
 
     return log_keras_model(model, run_id=run_id, name="dnn", input_example=EXAMPLE, **options)
 
@@ -158,7 +158,7 @@ def test_registered_versions_count_up_and_say_where_they_come_from(
 ) -> None:
     import mlflow
 
-    from chapterflow.tracking.logged_models import register
+    from chapterflow.tracking.versions import register
 
     info = log(model, run_id)
     first = register(
@@ -184,7 +184,7 @@ def test_model_of_a_moved_and_of_a_copied_project_is_found(
 ) -> None:
     import mlflow
 
-    from chapterflow.tracking.logged_models import register
+    from chapterflow.tracking.versions import register
 
     uri = log(model, run_id).model_uri
     register(uri, "moving")

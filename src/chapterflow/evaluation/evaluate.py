@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from chapterflow.errors import DataError
 from chapterflow.evaluation.cost import cost_metrics
@@ -41,11 +41,15 @@ class Evaluation(Strict):
         metrics: All final metrics by name.
         classes: Scores by class; none where the target is not a class.
         confusion: Counts, rows true classes, columns predicted ones.
+        predictions: By name, for comparisons by example: `index` `(n,)`, the positions of the test
+            examples in the dataset, and `label` `(n,)` with `probability` `(n, classes)`, float32,
+            or else `prediction` `(n, length, 1)`. Not part of the JSON document.
     """
 
     metrics: Metrics
     classes: list[ClassScore]
     confusion: list[list[int]]
+    predictions: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
 
 
 def evaluate(
@@ -55,8 +59,6 @@ def evaluate(
     training: Training,
     dataset: Dataset,
     params: EvaluationParams,
-    *,
-    predictions: Path,
 ) -> Evaluation:
     """Score `model_file` on the test split of `dataset`.
 
@@ -67,8 +69,6 @@ def evaluate(
         training: How it was trained.
         dataset: Its dataset.
         params: Bins, batch and repeats.
-        predictions: Written: an `.npz` with `index` (positions in the dataset) and `label` and
-            `probability` `(n, classes)`, or else `prediction`, for comparisons by example.
 
     Raises:
         DataError: If the dataset has no test split.
@@ -77,32 +77,19 @@ def evaluate(
     check_held_out(dataset)
     dataset = sized_for(entry, chosen, dataset)
     scored = score(load_model(model_file), dataset, params, file_bytes=model_file.stat().st_size)
-    metrics = scored.evaluation.metrics | {
+    metrics = scored.metrics | {
         "train/seconds": training.seconds,
         "train/epochs": float(len(training.history)),
         "train/chosen_epoch": float(training.chosen_epoch),
         "train/images_per_second": training.images / training.seconds,
     }
     metrics = check_metrics(metrics)
-    np.savez_compressed(predictions, index=dataset.indices("test"), **scored.answers)
-    return scored.evaluation.model_copy(update={"metrics": metrics})
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A model's scores, and what they come from.
-
-    Attributes:
-        answers: `label` `(n,)` and `probability` `(n, classes)`, float32, or else `prediction`.
-    """
-
-    evaluation: Evaluation
-    answers: dict[str, Any]
+    return scored.model_copy(update={"metrics": metrics})
 
 
 def score(
     model: keras.Model, dataset: Dataset, params: EvaluationParams, *, file_bytes: int
-) -> Scored:
+) -> Evaluation:
     """Score a model on the test split of `dataset`, and measure what its answers cost.
 
     Args:
@@ -141,8 +128,12 @@ def score(
         repeats=params.latency_repeats,
     )
     metrics = check_metrics(metrics)
-    evaluation = Evaluation(metrics=metrics, classes=classes, confusion=confusion)
-    return Scored(evaluation, kept)
+    return Evaluation(
+        metrics=metrics,
+        classes=classes,
+        confusion=confusion,
+        predictions={"index": test, **kept},
+    )
 
 
 def check_held_out(dataset: Dataset) -> None:

@@ -9,8 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chapterflow.evaluation.evaluate import Evaluation
+from chapterflow.kinds.dataset import Dataset
+from chapterflow.training.fit import Training
 from chapterflow.training.history import EpochRecord
 
+#: Files of the pictures.
+LEARNING_CURVE = "learning_curve.png"
+CONFUSION_MATRIX, CURVES = "confusion_matrix.png", "curves.png"
 TRAIN, VALIDATION = "#4269d0", "#d9622b"
 
 
@@ -93,3 +99,36 @@ def smoothed_curves(
     axes.set_xlabel("sample")
     figure.axes[0].legend(frameon=False, ncols=3)
     figure.savefig(path, dpi=120)
+
+
+def draw(
+    training: Training, evaluation: Evaluation, dataset: Dataset, title: str, folder: Path
+) -> list[Path]:
+    """Draw what a run shows of its training and its scores, and return the files.
+
+    Args:
+        training: How the model learnt.
+        evaluation: How it did on the test split.
+        dataset: Its dataset.
+        title: What every heading begins with.
+        folder: Where the pictures go.
+    """
+    curve = folder / LEARNING_CURVE
+    learning_curve(
+        training.history, f"{title}: learning curve", curve, chosen_epoch=training.chosen_epoch
+    )
+    test = dataset.indices("test")
+    if dataset.card.classes:
+        scores = folder / CONFUSION_MATRIX
+        heading = f"{title}: {len(test)} test examples"
+        confusion_matrix(np.array(evaluation.confusion), dataset.card.classes, heading, scores)
+    else:
+        scores, few = folder / CURVES, test[:4]
+        smoothed_curves(
+            dataset.inputs(few),
+            dataset.targets(few),
+            evaluation.predictions["prediction"][:4],
+            f"{title}: the first test curves",
+            scores,
+        )
+    return [curve, scores]

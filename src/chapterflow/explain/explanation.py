@@ -37,53 +37,60 @@ class Explanation(Strict):
         metrics: `explain/<method>/<measure>`, all finite.
         pictures: In the order in which they are read.
         details: What the pictures show: probes with answers and scores, layers with channels.
+        refused: Why there is no explanation; None where there is one.
     """
 
     metrics: dict[str, float]
     pictures: list[Picture]
     details: dict[str, Any]
+    refused: str | None = None
 
 
 #: Names picture files with captions, figures, and what the pictures show.
 EXPLANATION = "explain.json"
 
 
-def write_explanation(found: Explanation, folder: Path, **more: Any) -> dict[str, Any]:
-    """Write `explain.json` beside the pictures, and return it.
+def write_explanation(explanation: Explanation, folder: Path, **more: Any) -> dict[str, Any]:
+    """Write `explain.json` next to the pictures, and return it.
 
     Args:
-        found: Its pictures are in `folder`.
+        explanation: Its pictures are in `folder`.
         folder: Where they are.
         more: What else the document says, by key.
     """
     document: dict[str, Any] = {
         **more,
-        "metrics": found.metrics,
+        **({"refused": explanation.refused} if explanation.refused else {}),
+        "metrics": explanation.metrics,
         "pictures": [
             {"key": one.key, "step": one.step, "file": one.path.name, "caption": one.caption}
-            for one in found.pictures
+            for one in explanation.pictures
         ],
-        "details": found.details,
+        "details": explanation.details,
     }
-    _write(folder, document)
-    return document
-
-
-def write_refusal(folder: Path, reason: str) -> None:
-    """Write an `explain.json` that says why there is no explanation."""
-    _write(folder, {"refused": reason, "metrics": {}, "pictures": [], "details": {}})
-
-
-def read_explanation(folder: Path) -> dict[str, Any]:
-    """Return what `explain.json` holds."""
-    found: dict[str, Any] = json.loads((folder / EXPLANATION).read_text(encoding="utf-8"))
-    return found
-
-
-def _write(folder: Path, document: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(document, indent=2, allow_nan=False)
     (folder / EXPLANATION).write_text(text + "\n", encoding="utf-8")
+    return document
+
+
+def load_explanation(folder: Path) -> Explanation:
+    """Return the explanation in a folder that `write_explanation` wrote."""
+    document = json.loads((folder / EXPLANATION).read_text(encoding="utf-8"))
+    return Explanation(
+        metrics=document["metrics"],
+        pictures=[
+            Picture(
+                key=picture["key"],
+                step=picture["step"],
+                path=folder / picture["file"],
+                caption=picture["caption"],
+            )
+            for picture in document["pictures"]
+        ],
+        details=document["details"],
+        refused=document.get("refused"),
+    )
 
 
 def probes(dataset: Dataset) -> NDArray[np.intp]:

@@ -302,7 +302,7 @@ def log_reproduction(
         session.experiment_id,
         name=f"reproduce {document['version']}",
         tags={
-            runs.KIND: REPRODUCTION,
+            runs.RUN_TYPE: REPRODUCTION,
             REPRODUCES: run.info.run_id,
             OUTCOME: document["verdict"],
             **{key: tags[key] for key in (runs.MODEL, runs.DATASET, runs.DIGEST) if key in tags},
@@ -333,7 +333,7 @@ def reproductions(client: MlflowClient, experiment_id: str, run_id: str) -> list
     """Return the reproductions of a run, newest first."""
     found: list[Run] = client.search_runs(
         [experiment_id],
-        f"tags.`{runs.KIND}` = '{REPRODUCTION}' and tags.`{REPRODUCES}` = '{run_id}'",
+        f"tags.`{runs.RUN_TYPE}` = '{REPRODUCTION}' and tags.`{REPRODUCES}` = '{run_id}'",
         order_by=["attributes.start_time DESC"],
     )
     return found

@@ -13,12 +13,13 @@ import numpy as np
 from chapterflow.config.settings import Settings
 from chapterflow.environment import Project
 from chapterflow.errors import StoreError
-from chapterflow.explain.explanation import read_explanation
 from chapterflow.kinds.dataset import read_card
 from chapterflow.loop import steps
 from chapterflow.loop.progress import tell_about
+from chapterflow.loop.run import Run
 from chapterflow.loop.tables import differences_markdown, results_markdown
 from chapterflow.tracking import runs
+from chapterflow.tracking.artifacts import Artifacts
 from chapterflow.tracking.session import Session
 
 
@@ -40,33 +41,28 @@ def run_stage(project: Project, settings: Settings, model: str) -> None:
         )
         for name in settings.datasets_of(model)
     ]
-    with Session(project, settings) as session:
-        runs.end_dead_runs(session.client, [session.experiment_id])
-    with steps.claim(project, settings, model, tell=tell):
-        trained = steps.train(project, settings, model, verdicts, tell=tell)
-        trained = steps.evaluate(project, settings, trained, tell=tell)
-        trained = steps.explain(project, settings, trained, tell=tell)
-        outcome = steps.log(project, settings, trained, verdicts[0], tell=tell)
+    session = Session(project, settings)
+    runs.end_dead_runs(session.client, [session.experiment_id])
+    outcome = steps.run_model(Run(project, settings, model, session), verdicts, tell=tell)
     tell(outcome.status, f"run {outcome.run_id}")
 
     folder = project.results / "models" / model
     metrics: dict[str, Any] = {}
-    with Session(project, settings) as session:
-        artifacts = Path(session.client.download_artifacts(trained.run_id, ""))
-    evaluation = json.loads((artifacts / runs.EVALUATION).read_text(encoding="utf-8"))
-    explanation = read_explanation(artifacts / runs.EXPLAIN)["metrics"]
-    for name, value in sorted((evaluation["metrics"] | explanation).items()):
+    artifacts = Artifacts(session.client, str(outcome.run_id))
+    values = artifacts.evaluation().metrics | artifacts.explanation().metrics
+    for name, value in sorted(values.items()):
         group, _, key = name.partition("/")
         metrics.setdefault(group, {})[key] = value
     _write(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    history = json.loads((artifacts / "training.json").read_text(encoding="utf-8"))["history"]
-    told = [key for key, value in history[0].items() if value is not None]
-    _write_csv(folder / "learning_curve.csv", told, ([row[key] for key in told] for row in history))
+    history = [record.model_dump() for record in artifacts.training().history]
+    columns = [key for key, value in history[0].items() if value is not None]
+    curve = ([row[key] for key in columns] for row in history)
+    _write_csv(folder / "learning_curve.csv", columns, curve)
     classes = read_card(project.data / dataset).classes
     labels = predicted = np.empty(0, int)  # curves have no classes to confuse
     if classes:
-        with np.load(artifacts / runs.PREDICTIONS, allow_pickle=False) as predictions:
-            labels, predicted = predictions["label"], predictions["probability"].argmax(axis=1)
+        predictions = artifacts.predictions()
+        labels, predicted = predictions["label"], predictions["probability"].argmax(axis=1)
     _write_csv(
         folder / "confusion.csv",
         ("actual", "predicted"),

@@ -1,217 +1,59 @@
 """The steps, in the order in which they run. Read this file first.
 
-prepare -> validate -> train -> evaluate -> explain -> log; compare and report over all. Plain
-functions: Prefect (`pipelines/`), `dvc repro` and tests call the same ones.
+prepare -> validate -> begin -> train -> evaluate -> explain -> log; compare and report over all.
+Plain functions: Prefect (`pipelines/`), `dvc repro` and tests call the same ones.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from chapterflow.config.settings import Settings
 from chapterflow.data.build import ensure_dataset, refuse_damage, verify_dataset
 from chapterflow.data.versioning import can_version, data_version, record_version
-from chapterflow.environment import Project, held, load_tensorflow
+from chapterflow.environment import Project, load_tensorflow
 from chapterflow.errors import ConfigError, ValidationFailed
-from chapterflow.kinds.dataset import CARD, open_dataset, read_card
+from chapterflow.evaluation.evaluate import Evaluation
+from chapterflow.explain.explanation import Explanation, write_explanation
+from chapterflow.kinds.dataset import CARD as DATASET_CARD
+from chapterflow.kinds.dataset import DatasetCard, open_dataset, read_card
+from chapterflow.loop.logged_model import log_trained_model
+from chapterflow.loop.run import Run
 from chapterflow.models.catalog import get_model
 from chapterflow.tracking import runs
+from chapterflow.tracking.artifacts import (
+    CARD,
+    EVALUATION,
+    EXPLANATION,
+    PREDICTIONS,
+    REPORT,
+    TRAINING,
+    VALIDATION,
+    VERDICT,
+    Artifacts,
+)
 from chapterflow.tracking.fingerprint import fingerprint, fingerprint_parts, validation_folder
-from chapterflow.tracking.records import Comparison, Outcome, Prepared, Reported, RunFacts, Trained
+from chapterflow.tracking.records import SCORES, Comparison, Outcome, Prepared, Reported, RunFacts
 from chapterflow.tracking.runs import labels, named_runs, newest_flow_run, read_run
 from chapterflow.tracking.session import Session, outcome_of
+from chapterflow.tracking.versions import register
+from chapterflow.training.fit import Training
 from chapterflow.training.history import EpochRecord
 from chapterflow.types import Tell, silent
 
 if TYPE_CHECKING:
     import keras
-    from mlflow.entities import Run
+    from mlflow.entities import Run as MlflowRun
 
     from chapterflow.evaluation.compare import Difference
     from chapterflow.validation.verdict import Verdict
-
-
-def compare(project: Project, settings: Settings) -> Comparison:
-    """Compare all models in the active profile, pair by pair where they share a test set.
-
-    A model is represented by its finished run with today's parameters, data and sources; where
-    there is none, by its newest finished run.
-    """
-    with Session(project, settings) as session:
-        chosen = newest_runs(project, settings, session)
-        found = differences_of(session, settings, chosen)
-    return Comparison(
-        profile=settings.profile,
-        models=[outcome_of(run) for run in chosen],
-        differences=found,
-    )
-
-
-def report(
-    project: Project,
-    settings: Settings,
-    *,
-    out: Path,
-    wanted: Sequence[str] = (),
-    flow_run_id: str | None = None,
-    tell: Tell = silent,
-) -> Reported:
-    """Write one page of all that runs and their data tell, and log it.
-
-    Args:
-        out: Folder of the page, `index.html`.
-        wanted: Ids of runs, or how they begin; those that `compare` compares by default.
-        flow_run_id: Run that the page is logged to; by default the newest of the wanted ones, or
-            else the newest flow's.
-
-    Raises:
-        ConfigError: If there is no finished run, a wanted one is not there, or `out` is a file.
-    """
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out must be a folder. Received: the file {out}")
-    from chapterflow.page.report import write_page
-
-    started = time.monotonic()
-    with Session(project, settings) as session, tempfile.TemporaryDirectory() as copies:
-        client, experiment = session.client, session.experiment_id
-        tell("report", "looking up runs")
-        chosen = (
-            named_runs(client, experiment, wanted)
-            if wanted
-            else newest_runs(project, settings, session)
-        )
-        if not chosen:
-            raise ConfigError(
-                f"A report needs a finished run in the profile {settings.profile!r}; "
-                "`chapterflow run` makes some. Received: a store without any"
-            )
-        names = labels(chosen)
-        facts = [
-            read_run(client, run, names[run.info.run_id], Path(copies), tell=tell) for run in chosen
-        ]
-        page = write_page(
-            project,
-            settings,
-            facts,
-            differences_of(session, settings, chosen, names),
-            docs=_data_docs(project, settings, facts),
-            out=out,
-            tell=tell,
-        )
-        run_id = (
-            flow_run_id
-            # A page of some runs must not take the place of the flow's page of all.
-            or (None if wanted else newest_flow_run(client, experiment, settings.profile))
-            or max(facts, key=lambda fact: fact.started).run_id
-        )
-        tell("report", "logging the page")
-        client.log_artifact(run_id, str(page), runs.REPORT)
-    return Reported(
-        page=page,
-        size=page.stat().st_size,
-        models=[fact.label for fact in facts],
-        run_id=run_id,
-        artifact=f"{runs.REPORT}/{page.name}",
-        seconds=round(time.monotonic() - started, 3),
-    )
-
-
-def _data_docs(project: Project, settings: Settings, facts: Sequence[RunFacts]) -> dict[str, Path]:
-    """Return the Data Docs on this machine of the datasets that the runs learned, by digest."""
-    found = {}
-    for fact in facts:
-        digest = fact.tags.get("chapterflow.dataset_digest", "")
-        if not (project.data / fact.dataset / CARD).is_file():
-            continue
-        folder = validation_folder(project, settings, fact.dataset, digest)
-        docs = folder / "data_docs" / "index.html"
-        if docs.is_file():
-            found[digest] = docs
-    return found
-
-
-def newest_runs(project: Project, settings: Settings, session: Session) -> list[Run]:
-    """Return the runs that represent the models of the active profile, by dataset and model."""
-    newest: dict[tuple[str, str], Run] = {}
-    for run in (
-        *current_runs(project, settings, session, settings.models),
-        *runs.finished_model_runs(session.client, session.experiment_id, settings.profile),
-    ):
-        tags = run.data.tags
-        newest.setdefault((tags[runs.MODEL], tags[runs.TEST_DIGEST]), run)
-    order = {name: position for position, name in enumerate(settings.models)}
-    return sorted(
-        newest.values(),
-        key=lambda run: (
-            run.data.tags[runs.DATASET],
-            order.get(run.data.tags[runs.MODEL], len(order)),
-        ),
-    )
-
-
-def differences_of(
-    session: Session,
-    settings: Settings,
-    chosen: Sequence[Run],
-    names: Mapping[str, str] | None = None,
-) -> list[Difference]:
-    """Return the differences of all pairs of runs that share a test set.
-
-    Args:
-        names: What each run is called, by run id; its model by default.
-    """
-    found = []
-    for digest in dict.fromkeys(run.data.tags[runs.TEST_DIGEST] for run in chosen):
-        same = {
-            (names or {}).get(run.info.run_id, run.data.tags[runs.MODEL]): run
-            for run in chosen
-            if run.data.tags[runs.TEST_DIGEST] == digest and "test/accuracy" in run.data.metrics
-        }
-        if same:  # None where the digest is that of curves, which have no right and wrong.
-            found.extend(_differences(session, settings, same))
-    return found
-
-
-def current_runs(
-    project: Project, settings: Settings, session: Session, models: Iterable[str]
-) -> Iterator[Run]:
-    """Yield the finished runs of models with today's parameters, data and sources."""
-    for model in models:
-        folders = [project.data / name for name in settings.datasets_of(model)]
-        if all((folder / CARD).is_file() for folder in folders):
-            cards = [read_card(folder) for folder in folders]
-            key = fingerprint(fingerprint_parts(settings, model, cards))
-            if run := runs.find_finished(session.client, session.experiment_id, key):
-                yield run
-
-
-def _differences(session: Session, settings: Settings, same: Mapping[str, Run]) -> list[Difference]:
-    import numpy as np
-
-    from chapterflow.evaluation.compare import differences
-
-    labels = np.empty(0)
-    predicted = {}
-    for name, run in same.items():
-        path = session.client.download_artifacts(run.info.run_id, runs.PREDICTIONS)
-        with np.load(path, allow_pickle=False) as predictions:
-            labels = predictions["label"]
-            predicted[name] = predictions["probability"].argmax(axis=1)
-    return differences(
-        next(iter(same.values())).data.tags[runs.DATASET],
-        labels,
-        predicted,
-        {name: run.data.metrics["train/seconds"] for name, run in same.items()},
-        resamples=settings.comparison.bootstrap_resamples,
-        seed=settings.seed,
-    )
 
 
 def preload(project: Project, settings: Settings, models: Sequence[str]) -> None:
@@ -273,7 +115,7 @@ def _is_complete(project: Project, settings: Settings) -> bool:
     other half.
     """
     names = (by_profile[settings.profile] for by_profile in settings.roles.values())
-    return all((project.data / name / CARD).is_file() for name in names)
+    return all((project.data / name / DATASET_CARD).is_file() for name in names)
 
 
 def validate(
@@ -295,19 +137,20 @@ def validate(
     """
     from chapterflow.validation.docs import PAGE
     from chapterflow.validation.validate import validate_dataset
-    from chapterflow.validation.verdict import VERDICT, read_verdict
+    from chapterflow.validation.verdict import VERDICT as VERDICT_FILE
+    from chapterflow.validation.verdict import read_verdict
 
     tell("validate", prepared.dataset)
     folder = project.data / prepared.dataset
     out = validation_folder(project, settings, prepared.dataset, prepared.digest)
     damage = verify_dataset(folder)
-    verdict = read_verdict(out) if not damage and (out / VERDICT).is_file() else None
+    verdict = read_verdict(out) if not damage and (out / VERDICT_FILE).is_file() else None
     if verdict is None or not verdict.success:
         dataset = open_dataset(folder)
         verdict = validate_dataset(dataset, settings.validation.bounds(dataset.card.kind), out)
     if flow_run_id is not None:
         with Session(project, settings) as session:
-            session.client.log_artifacts(flow_run_id, out, f"validation/{prepared.dataset}")
+            session.client.log_artifacts(flow_run_id, out, f"{VALIDATION}/{prepared.dataset}")
     try:
         verdict.raise_for_failure()
     except ValidationFailed as failure:
@@ -316,106 +159,77 @@ def validate(
     return verdict
 
 
-@contextmanager
-def claim(
-    project: Project, settings: Settings, model: str, *, tell: Tell = silent
-) -> Iterator[None]:
-    """Hold a model's fingerprint while it is trained, evaluated and logged.
-
-    Two processes that want the same run do it once: the second waits, then reuses it.
-    """
-    cards = [read_card(project.data / name) for name in settings.datasets_of(model)]
-    key = fingerprint(fingerprint_parts(settings, model, cards))[:16]
-    with held(project, f"run-{key}", lambda: tell("waiting", "another process trains this model")):
-        yield
-
-
-def train(
-    project: Project,
-    settings: Settings,
-    model: str,
+def begin(
+    run: Run,
     verdicts: Sequence[Verdict],
     *,
     flow_run_id: str | None = None,
     force: bool = False,
     tags: dict[str, str] | None = None,
     tell: Tell = silent,
-) -> Trained:
-    """Train a model, continue its interrupted training, or find the run that did it already.
+) -> Run:
+    """Return the run with its MLflow run: a finished, an interrupted, or a new one.
 
-    Call it within `claim`.
+    Call it, and the steps after it, within `run.claim`.
 
     Args:
+        run: The run of a model.
         verdicts: Of the validation of every dataset that the model reads; all must be good.
-        flow_run_id: Run to nest this one in.
+        flow_run_id: MLflow run to nest this one in.
         force: Train even where a finished run has the fingerprint.
         tags: More tags for the run.
     """
     for verdict in verdicts:
         verdict.raise_for_failure()
     tell("look up", "is there a finished run?")
-    dataset = settings.dataset_of(model)
-    dataset_folder = project.data / dataset
-    cards = [read_card(project.data / name) for name in settings.datasets_of(model)]
-    parts = fingerprint_parts(settings, model, cards)
-    key = fingerprint(parts)
-    work = project.scratch / "work" / key[:16]
-    with Session(project, settings) as session:
-        done = None if force else runs.find_finished(session.client, session.experiment_id, key)
-        if done is not None:
-            return Trained(
-                model=model,
-                dataset=dataset,
-                fingerprint=key,
-                run_id=done.info.run_id,
-                status="reused",
-                work="",
-            )
-        if force:
-            shutil.rmtree(work, ignore_errors=True)
-        done_before = 0
-        if work.is_dir():
-            history = work / "history.jsonl"
-            done_before = len(history.read_bytes().splitlines()) if history.is_file() else 0
-            behind = f" behind epoch {done_before}" if done_before else ""
-            tell("train", f"continuing an interrupted training{behind}")
-        work.mkdir(parents=True, exist_ok=True)
-        (work / "fingerprint.json").write_text(json.dumps(parts, indent=2), encoding="utf-8")
-        run_id = session.start_model_run(
-            model, parts, cards[0], work, flow_run_id=flow_run_id, tags=tags or {}
+    if force or not run.reuse():
+        run.start(flow_run_id=flow_run_id, anew=force, tags=tags or {})
+    return run
+
+
+def train(run: Run, *, tell: Tell = silent) -> Training:
+    """Train the model, or continue its interrupted training, and log it to the run."""
+    logger = runs.EpochLogger(run.session.client, run.id)
+    done_before = logger.last
+    if run.resumed:
+        after = f" after epoch {done_before}" if done_before else ""
+        tell("train", f"continuing an interrupted training{after}")
+    params = run.params
+
+    def on_epoch(record: EpochRecord) -> None:
+        logger(record)
+        if record.epoch > done_before:
+            progress = f"epoch {record.epoch}/{params.all_epochs()}, validation {record.told}"
+            tell("train", progress)
+
+    with run.session.ending_on_error(run.id):
+        tell("train", "starting TensorFlow")
+        load_tensorflow()
+        from chapterflow.training.batches import load_model, sized_for
+        from chapterflow.training.fit import fit
+
+        dataset = run.open_dataset()
+        training = fit(
+            run.entry,
+            params,
+            dataset,
+            seed=run.settings.seed,
+            work=run.folder,
+            on_epoch=on_epoch,
+            scratch=run.project.scratch,
         )
-        params = settings.params(model)
-        logger = runs.EpochLogger(session.client, run_id)
-
-        def on_epoch(record: EpochRecord) -> None:
-            logger(record)
-            if record.epoch > done_before:
-                told = f"epoch {record.epoch}/{params.all_epochs()}, validation {record.told}"
-                tell("train", told)
-
-        with session.ending_on_error(run_id):
-            tell("train", "starting TensorFlow")
-            load_tensorflow()
-            from chapterflow.training.fit import fit
-
-            training = fit(
-                get_model(model),
-                params,
-                open_dataset(dataset_folder),
-                seed=settings.seed,
-                work=work,
-                on_epoch=on_epoch,
-                scratch=project.scratch,
-            )
-        (work / "training.json").write_text(training.model_dump_json(), encoding="utf-8")
-    return Trained(
-        model=model,
-        dataset=dataset,
-        fingerprint=key,
-        run_id=run_id,
-        status="trained",
-        work=str(work),
-    )
+        run.artifacts.log_document(training.model_dump(), TRAINING)
+        log_trained_model(
+            run.session.client,
+            load_model(run.model_file()),
+            run.model_file(),
+            run_id=run.id,
+            name=run.model,
+            input_example=sized_for(run.entry, params, dataset).example(),
+            card=dataset.card,
+            params=params.model_dump(mode="json"),
+        )
+    return training
 
 
 def untrained(
@@ -438,124 +252,339 @@ def untrained(
     return built(entry, params, input_spec(entry, params, dataset))
 
 
-def evaluate(
-    project: Project, settings: Settings, trained: Trained, *, tell: Tell = silent
-) -> Trained:
-    """Score a model trained now on the test split; a reused one has its scores.
-
-    Writes `evaluation.json` and `predictions.npz` into the training's work folder.
-    """
-    if trained.status == "reused":
-        return trained
+def evaluate(run: Run, training: Training, *, tell: Tell = silent) -> Evaluation:
+    """Score the trained model on the test split, and its variants, and log scores and figures."""
     load_tensorflow()
+    from chapterflow.evaluation import figures
     from chapterflow.evaluation.evaluate import evaluate as score
     from chapterflow.evaluation.variants import cross_validated, score_variants
-    from chapterflow.training.fit import Training
 
     tell("evaluate", "scoring the test split")
-    work = Path(trained.work)
-    with Session(project, settings) as session, session.ending_on_error(trained.run_id):
-        entry, params = get_model(trained.model), settings.params(trained.model)
-        dataset = open_dataset(project.data / trained.dataset)
+    entry, params, seed = run.entry, run.params, run.settings.seed
+    with run.session.ending_on_error(run.id):
+        dataset = run.open_dataset()
         evaluation = score(
-            entry,
-            params,
-            work / "model.keras",
-            Training.model_validate_json((work / "training.json").read_text(encoding="utf-8")),
-            dataset,
-            settings.evaluation,
-            predictions=work / runs.PREDICTIONS,
+            entry, params, run.model_file(), training, dataset, run.settings.evaluation
         )
-        beside = score_variants(
+        more = score_variants(
             entry,
             params,
             dataset,
-            seed=settings.seed,
-            work=work,
-            scratch=project.scratch,
+            seed=seed,
+            work=run.folder,
+            scratch=run.project.scratch,
             tell=lambda name: tell("beside", f"variant {name}"),
         )
         if params.folds:
-            beside |= cross_validated(
+            more |= cross_validated(
                 entry,
                 params,
                 dataset,
-                seed=settings.seed,
+                seed=seed,
                 tell=lambda fold: tell("cross-validation", fold),
             )
-        evaluation = evaluation.model_copy(update={"metrics": evaluation.metrics | beside})
-        (work / runs.EVALUATION).write_text(evaluation.model_dump_json(indent=2), encoding="utf-8")
-    return trained
+        evaluation = evaluation.model_copy(update={"metrics": evaluation.metrics | more})
+        artifacts = run.artifacts
+        artifacts.log_document(evaluation.model_dump(), EVALUATION)
+        np.savez_compressed(run.folder / PREDICTIONS, **evaluation.predictions)
+        artifacts.log_file(run.folder / PREDICTIONS)
+        pictures = figures.draw(training, evaluation, dataset, run.title, run.folder)
+        for path in pictures:
+            artifacts.log_file(path)
+            # Again as an image with a step, which the UI lays next to the images of other runs.
+            artifacts.log_picture(path, key=path.stem, step=len(training.history))
+    return evaluation
 
 
-def explain(
-    project: Project, settings: Settings, trained: Trained, *, tell: Tell = silent
-) -> Trained:
-    """Draw what a model trained now looks at, and judge whether to believe it.
+def explain(run: Run, evaluation: Evaluation, *, tell: Tell = silent) -> Explanation:
+    """Draw what the trained model looks at, judge whether to believe it, and log both.
 
-    Writes pictures and `explain.json` into `explain/` of the training's work folder; where the
-    network has learnt nothing, the reason alone.
+    Where the network has learnt nothing, the explanation says so and has no pictures.
     """
-    if trained.status == "reused":
-        return trained
     load_tensorflow()
-    import numpy as np
-
     from chapterflow.explain.explain import explain as explain_model
-    from chapterflow.explain.explanation import write_explanation, write_refusal
     from chapterflow.explain.untrained import Untrained
     from chapterflow.training.batches import load_model, sized_for
 
     started = time.monotonic()
-    work = Path(trained.work)
-    entry, params = get_model(trained.model), settings.params(trained.model)
-    with Session(project, settings) as session, session.ending_on_error(trained.run_id):
-        dataset = sized_for(entry, params, open_dataset(project.data / trained.dataset))
-        with np.load(work / runs.PREDICTIONS, allow_pickle=False) as predictions:
-            probabilities = predictions.get("probability")
+    folder = run.folder / EXPLANATION
+    with run.session.ending_on_error(run.id):
+        dataset = sized_for(run.entry, run.params, run.open_dataset())
         try:
-            found = explain_model(
-                load_model(work / "model.keras"),
+            explanation = explain_model(
+                load_model(run.model_file()),
                 dataset,
-                work / runs.EXPLAIN,
-                seed=settings.seed,
-                title=f"{trained.model} on {trained.dataset}",
-                probabilities=probabilities,
+                folder,
+                seed=run.settings.seed,
+                title=run.title,
+                probabilities=evaluation.predictions.get("probability"),
                 tell=lambda detail: tell("explain", detail),
             )
         except Untrained as refusal:
             # The run is as good as its metrics; only pictures would mislead.
-            write_refusal(work / runs.EXPLAIN, str(refusal))
+            explanation = Explanation(metrics={}, pictures=[], details={}, refused=str(refusal))
         else:
-            metrics = found.metrics | {"explain/seconds": time.monotonic() - started}
-            write_explanation(found.model_copy(update={"metrics": metrics}), work / runs.EXPLAIN)
-    return trained
+            metrics = explanation.metrics | {"explain/seconds": time.monotonic() - started}
+            explanation = explanation.model_copy(update={"metrics": metrics})
+        write_explanation(explanation, folder)
+        run.artifacts.log_folder(folder, EXPLANATION)
+        for picture in explanation.pictures:
+            # The step of a feature map is its layer.
+            run.artifacts.log_picture(picture.path, key=picture.key, step=picture.step)
+    # No path of this machine leaves the step.
+    return explanation.model_copy(
+        update={
+            "pictures": [
+                picture.model_copy(update={"path": Path(picture.path.name)})
+                for picture in explanation.pictures
+            ]
+        }
+    )
 
 
 def log(
-    project: Project,
-    settings: Settings,
-    trained: Trained,
+    run: Run,
     verdict: Verdict,
+    evaluation: Evaluation,
+    explanation: Explanation,
     *,
     tell: Tell = silent,
 ) -> Outcome:
-    """Log metrics, figures and the model, register the model as challenger, and end the run.
+    """Log the final metrics, register the model as challenger, and end the run."""
+    from chapterflow.evaluation.scores import check_metrics
 
-    A reused run has all that; its version becomes the challenger.
+    tell("log", "metrics and registry")
+    client = run.session.client
+    with run.session.ending_on_error(run.id):
+        card = read_card(run.project.data / run.dataset)
+        run.artifacts.log_document(card.model_dump(), CARD)
+        run.artifacts.log_document(verdict.model_dump(), VERDICT)
+        if explanation.refused:
+            runs.set_tags(client, run.id, {"chapterflow.explain": explanation.refused})
+        metrics = check_metrics(evaluation.metrics | explanation.metrics)
+        # At step 0 the UI draws bars, one for each run, not single points over epochs.
+        runs.log_metrics(client, run.id, metrics, 0)
+        version = _register(run, card, metrics)
+        runs.set_tags(client, run.id, {runs.MODEL_VERSION: version})
+        runs.close_run(client, run.id, "FINISHED")
+        run.session.challenge(run.model, version)
+    shutil.rmtree(run.folder)
+    return run.session.outcome(run.id, "trained")
+
+
+def _register(run: Run, card: DatasetCard, metrics: Mapping[str, float]) -> str:
+    """Make the run's logged model the next version of its registered model; return the version."""
+    scores = {
+        f"chapterflow.test_{score}": f"{metrics[f'test/{score}']:.4f}"
+        for score in SCORES
+        if f"test/{score}" in metrics
+    }
+    answers = (
+        f"class, label and {len(card.classes)} probabilities out; the Keras flavour gives logits."
+        if card.classes
+        else "the smoothed curves out."
+    )
+    logged = run.session.client.get_run(run.id).data.tags[runs.LOGGED_MODEL]
+    return register(
+        f"models:/{logged}",
+        run.model,
+        tags={runs.DATASET: run.dataset, runs.PROFILE: run.settings.profile, **scores},
+        description=f"{run.entry.summary or run.model}. Raw {card.kind} in, values up to "
+        f"{card.value_max:g}; {answers}",
+        about=f"{run.introduction} Each version is one training: its tags say on which data and "
+        "how well it did there, its run has the curves, pictures and figures.",
+        about_tags=run.about_tags,
+    )
+
+
+def reuse(run: Run) -> Outcome:
+    """Return the outcome of a finished run; its version becomes the challenger."""
+    run.session.confirm(run.id)
+    return run.session.outcome(run.id, "reused")
+
+
+def run_model(run: Run, verdicts: Sequence[Verdict], *, tell: Tell = silent) -> Outcome:
+    """Take a run through all steps, or reuse the finished one."""
+    with run.claim(tell):
+        run = begin(run, verdicts, tell=tell)
+        if run.finished:
+            return reuse(run)
+        training = train(run, tell=tell)
+        evaluation = evaluate(run, training, tell=tell)
+        explanation = explain(run, evaluation, tell=tell)
+        return log(run, verdicts[0], evaluation, explanation, tell=tell)
+
+
+def compare(project: Project, settings: Settings) -> Comparison:
+    """Compare all models in the active profile, pair by pair where they share a test set.
+
+    A model is represented by its finished run with today's parameters, data and sources; where
+    there is none, by its newest finished run.
     """
     with Session(project, settings) as session:
-        if trained.status == "trained":
-            tell("log", "figures, model and registry")
-            with session.ending_on_error(trained.run_id):
-                session.finish_model_run(
-                    trained.model,
-                    trained.run_id,
-                    Path(trained.work),
-                    open_dataset(project.data / trained.dataset),
-                    verdict,
-                )
-            shutil.rmtree(trained.work)
-        else:
-            session.confirm(trained.run_id)
-        return session.outcome(trained.run_id, trained.status)
+        chosen = newest_runs(project, settings, session)
+        found = differences_of(session, settings, chosen)
+    return Comparison(
+        profile=settings.profile,
+        models=[outcome_of(run) for run in chosen],
+        differences=found,
+    )
+
+
+def report(
+    project: Project,
+    settings: Settings,
+    *,
+    out: Path,
+    wanted: Sequence[str] = (),
+    flow_run_id: str | None = None,
+    tell: Tell = silent,
+) -> Reported:
+    """Write one page of all that runs and their data tell, and log it.
+
+    Args:
+        out: Folder of the page, `index.html`.
+        wanted: Ids of runs, or how they begin; those that `compare` compares by default.
+        flow_run_id: MLflow run that the page is logged to; by default the newest of the wanted
+            ones, or else the newest flow's.
+
+    Raises:
+        ConfigError: If there is no finished run, a wanted one is not there, or `out` is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out must be a folder. Received: the file {out}")
+    from chapterflow.page.report import write_page
+
+    started = time.monotonic()
+    with Session(project, settings) as session, tempfile.TemporaryDirectory() as copies:
+        client, experiment = session.client, session.experiment_id
+        tell("report", "looking up runs")
+        chosen = (
+            named_runs(client, experiment, wanted)
+            if wanted
+            else newest_runs(project, settings, session)
+        )
+        if not chosen:
+            raise ConfigError(
+                f"A report needs a finished run in the profile {settings.profile!r}; "
+                "`chapterflow run` makes some. Received: a store without any"
+            )
+        names = labels(chosen)
+        facts = [
+            read_run(client, run, names[run.info.run_id], Path(copies), tell=tell) for run in chosen
+        ]
+        page = write_page(
+            project,
+            settings,
+            facts,
+            differences_of(session, settings, chosen, names),
+            docs=_data_docs(project, settings, facts),
+            out=out,
+            tell=tell,
+        )
+        run_id = (
+            flow_run_id
+            # A page of some runs must not take the place of the flow's page of all.
+            or (None if wanted else newest_flow_run(client, experiment, settings.profile))
+            or max(facts, key=lambda fact: fact.started).run_id
+        )
+        tell("report", "logging the page")
+        client.log_artifact(run_id, str(page), REPORT)
+    return Reported(
+        page=page,
+        size=page.stat().st_size,
+        models=[fact.label for fact in facts],
+        run_id=run_id,
+        artifact=f"{REPORT}/{page.name}",
+        seconds=round(time.monotonic() - started, 3),
+    )
+
+
+def _data_docs(project: Project, settings: Settings, facts: Sequence[RunFacts]) -> dict[str, Path]:
+    """Return the Data Docs on this machine of the datasets that the runs learned, by digest."""
+    found = {}
+    for fact in facts:
+        digest = fact.tags.get("chapterflow.dataset_digest", "")
+        if not (project.data / fact.dataset / DATASET_CARD).is_file():
+            continue
+        folder = validation_folder(project, settings, fact.dataset, digest)
+        docs = folder / "data_docs" / "index.html"
+        if docs.is_file():
+            found[digest] = docs
+    return found
+
+
+def newest_runs(project: Project, settings: Settings, session: Session) -> list[MlflowRun]:
+    """Return the runs that represent the models of the active profile, by dataset and model."""
+    newest: dict[tuple[str, str], MlflowRun] = {}
+    for run in (
+        *current_runs(project, settings, session, settings.models),
+        *runs.finished_model_runs(session.client, session.experiment_id, settings.profile),
+    ):
+        tags = run.data.tags
+        newest.setdefault((tags[runs.MODEL], tags[runs.TEST_DIGEST]), run)
+    order = {name: position for position, name in enumerate(settings.models)}
+    return sorted(
+        newest.values(),
+        key=lambda run: (
+            run.data.tags[runs.DATASET],
+            order.get(run.data.tags[runs.MODEL], len(order)),
+        ),
+    )
+
+
+def differences_of(
+    session: Session,
+    settings: Settings,
+    chosen: Sequence[MlflowRun],
+    names: Mapping[str, str] | None = None,
+) -> list[Difference]:
+    """Return the differences of all pairs of runs that share a test set.
+
+    Args:
+        names: What each run is called, by run id; its model by default.
+    """
+    found = []
+    for digest in dict.fromkeys(run.data.tags[runs.TEST_DIGEST] for run in chosen):
+        same = {
+            (names or {}).get(run.info.run_id, run.data.tags[runs.MODEL]): run
+            for run in chosen
+            if run.data.tags[runs.TEST_DIGEST] == digest and "test/accuracy" in run.data.metrics
+        }
+        if same:  # None where the digest is that of curves, which have no right and wrong.
+            found.extend(_differences(session, settings, same))
+    return found
+
+
+def current_runs(
+    project: Project, settings: Settings, session: Session, models: Iterable[str]
+) -> Iterator[MlflowRun]:
+    """Yield the finished runs of models with today's parameters, data and sources."""
+    for model in models:
+        folders = [project.data / name for name in settings.datasets_of(model)]
+        if all((folder / DATASET_CARD).is_file() for folder in folders):
+            cards = [read_card(folder) for folder in folders]
+            key = fingerprint(fingerprint_parts(settings, model, cards))
+            if run := runs.find_finished(session.client, session.experiment_id, key):
+                yield run
+
+
+def _differences(
+    session: Session, settings: Settings, same: Mapping[str, MlflowRun]
+) -> list[Difference]:
+    from chapterflow.evaluation.compare import differences
+
+    labels = np.empty(0)
+    predicted = {}
+    for name, run in same.items():
+        predictions = Artifacts(session.client, run.info.run_id).predictions()
+        labels = predictions["label"]
+        predicted[name] = predictions["probability"].argmax(axis=1)
+    return differences(
+        next(iter(same.values())).data.tags[runs.DATASET],
+        labels,
+        predicted,
+        {name: run.data.metrics["train/seconds"] for name, run in same.items()},
+        resamples=settings.comparison.bootstrap_resamples,
+        seed=settings.seed,
+    )

@@ -367,7 +367,7 @@ def start_run(
         name=f"predict {version.uri()}",
         run_id=earlier,
         tags={
-            runs.KIND: "batch",
+            runs.RUN_TYPE: "batch",
             "chapterflow.model_uri": f"models:/{version.uri()}",
             "chapterflow.model_alias": version.alias or "none",
             "chapterflow.model_run": version.run_id,

@@ -26,7 +26,7 @@ from pydantic import Field
 from chapterflow.environment import Project
 from chapterflow.errors import DataError
 from chapterflow.kinds.dataset import Dataset, DatasetCard, open_dataset
-from chapterflow.tracking import runs
+from chapterflow.tracking.artifacts import PREDICTIONS
 from chapterflow.tracking.versions import Version
 from chapterflow.types import Strict
 
@@ -299,11 +299,11 @@ def _answers(
     names = [*answer_figures(np.ones((1, 1), np.float32), classes=bool(card.classes))]
     try:
         with tempfile.TemporaryDirectory() as folder:
-            path = client.download_artifacts(version.run_id, runs.PREDICTIONS, folder)
+            path = client.download_artifacts(version.run_id, PREDICTIONS, folder)
             with np.load(path, allow_pickle=False) as kept:
                 answers = kept["probability" if card.classes else "prediction"]
     except (MlflowException, OSError, ValueError, KeyError) as error:
-        told = f"{runs.PREDICTIONS} of run {version.run_id} cannot be read ({error})"
+        told = f"{PREDICTIONS} of run {version.run_id} cannot be read ({error})"
         missing |= dict.fromkeys(names, told)
         return {}
     return answer_figures(answers, classes=bool(card.classes))

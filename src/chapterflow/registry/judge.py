@@ -19,11 +19,11 @@ from chapterflow.lineage import provenance as git
 from chapterflow.lineage.provenance import read_json
 from chapterflow.loop import steps
 from chapterflow.models.catalog import get_model, model_names
+from chapterflow.registry.fresh_process import answers_elsewhere
 from chapterflow.registry.gates import WITHDRAWN, Measured, Trial, judge
 from chapterflow.registry.ledger import now, who
 from chapterflow.registry.verdict import Candidate, Verdict
 from chapterflow.tracking import runs
-from chapterflow.tracking.logged_models import answers_elsewhere
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.versions import (
     CHALLENGER,
@@ -158,9 +158,9 @@ def _scored(
     scored = score(model, dataset, settings.evaluation, file_bytes=size)
     return replace(
         found,
-        now=scored.evaluation.metrics,
+        now=scored.metrics,
         file_bytes=size,
-        **_by_example(dataset, scored.answers),
+        **_by_example(dataset, scored.predictions),
     )
 
 

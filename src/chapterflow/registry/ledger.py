@@ -127,7 +127,7 @@ class Ledger:
             self._experiment,
             name=f"{model}@{alias}: {before or 'none'} -> {after}",
             tags={
-                runs.KIND: KIND,
+                runs.RUN_TYPE: KIND,
                 REGISTERED: model,
                 ALIAS: alias,
                 ACTION: action,
@@ -167,7 +167,7 @@ class Ledger:
         while True:
             page = self.client.search_runs(
                 [self._experiment],
-                f"tags.`{runs.KIND}` = '{KIND}' and tags.`{REGISTERED}` = '{model}'",
+                f"tags.`{runs.RUN_TYPE}` = '{KIND}' and tags.`{REGISTERED}` = '{model}'",
                 order_by=["attributes.start_time ASC"],
                 page_token=token,
             )

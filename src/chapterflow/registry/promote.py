@@ -122,7 +122,7 @@ def _in_registry(client: MlflowClient, judged: Judged) -> Version:
     member, role = judged.version, judged.target
     if member.name == role:
         return member
-    from chapterflow.tracking.logged_models import register
+    from chapterflow.tracking.versions import register
 
     for found in client.search_model_versions(f"name = '{role}'"):
         if found.source == member.source:

@@ -28,22 +28,6 @@ class Prepared(Strict):
     version: str | None
 
 
-class Trained(Strict):
-    """A model that is trained, or was.
-
-    Attributes:
-        status: `trained` now, or `reused` from the finished run `run_id`.
-        work: Folder of what evaluation needs; empty for a reused run.
-    """
-
-    model: str
-    dataset: str
-    fingerprint: str
-    run_id: str
-    status: Literal["trained", "reused"]
-    work: str
-
-
 class Outcome(Strict):
     """What became of one model.
 

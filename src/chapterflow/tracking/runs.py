@@ -17,6 +17,7 @@ from chapterflow.config.settings import Profile
 from chapterflow.environment import Project, process_identity, process_is_gone
 from chapterflow.errors import ConfigError
 from chapterflow.kinds.dataset import DatasetCard
+from chapterflow.tracking.artifacts import REPORTED, REQUIRED
 from chapterflow.tracking.records import RunFacts
 from chapterflow.training.history import EpochRecord
 from chapterflow.types import Tell, silent
@@ -26,13 +27,14 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 #: Tags, all under one prefix so that they stand together in the UI.
-KIND = "chapterflow.kind"  # `model`: one model's run; `flow`: a flow over several
+RUN_TYPE = "chapterflow.kind"  # `model`: the run of one model; `flow`: of a flow over several
 FINGERPRINT = "chapterflow.fingerprint"
 MODEL = "chapterflow.model"
 MODEL_VERSION = "chapterflow.model_version"
 MODEL_SHA256 = "chapterflow.model_sha256"  # of a logged model: its `.keras` file as it was logged
 DATASET = "chapterflow.dataset"
 PROFILE = "chapterflow.profile"
+ROLE, BOOK_SECTION = "chapterflow.role", "chapterflow.book_section"
 TEST_DIGEST = "chapterflow.test_digest"
 PROCESS = "chapterflow.process"
 ERROR = "chapterflow.error"
@@ -41,12 +43,9 @@ DIGEST, DATA_VERSION = "chapterflow.dataset_digest", "chapterflow.data_version"
 #: Where it was trained: `chapterflow.environment.machine`, and the version of Python.
 MACHINE, PYTHON = "chapterflow.machine", "chapterflow.python"
 PARENT = "mlflow.parentRunId"
-#: Without these a finished run cannot be reused or compared.
-EVALUATION, PREDICTIONS = "evaluation.json", "predictions.npz"
-#: Folder of the explanation, in a training's work folder and among the run's artifacts.
-EXPLAIN = "explain"
-#: Folder of a run that holds a report.
-REPORT = "report"
+#: Of a run: the logged model that it trained. Of a logged model: the file that was trained, which
+#: Keras writes again, with other bytes, when the model is logged.
+LOGGED_MODEL, TRAINED_SHA256 = "chapterflow.logged_model", "chapterflow.trained_sha256"
 #: Files that git tracks and no training reads.
 NOT_SOURCES = (":!data.dvc", ":!dvc.lock", ":!results")
 
@@ -177,17 +176,21 @@ def log_dataset(client: MlflowClient, run_id: str, card: DatasetCard, folder: Pa
 
 
 class EpochLogger:
-    """Logs each epoch once, also where a resumed training tells of its first epochs again."""
+    """Logs each epoch once, also where a resumed training reports its first epochs again.
+
+    Attributes:
+        last: The last epoch that the run has.
+    """
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self._client = client
         self._run_id = run_id
         logged = client.get_metric_history(run_id, "train/loss")
-        self._last = max((metric.step for metric in logged), default=0)
+        self.last = max((metric.step for metric in logged), default=0)
 
     def __call__(self, record: EpochRecord) -> None:
         """Log a record unless the run has it."""
-        if record.epoch <= self._last:
+        if record.epoch <= self.last:
             return
         metrics = {
             "train/loss": record.train_loss,
@@ -224,7 +227,7 @@ def _is_whole(client: MlflowClient, run: Run) -> bool:
     except (MlflowException, OSError, KeyError):
         return False
     whole = any(name.endswith(".keras") for name in files)
-    return whole and {EVALUATION, PREDICTIONS, EXPLAIN} <= artifacts
+    return whole and artifacts >= REQUIRED
 
 
 def finished_model_runs(client: MlflowClient, experiment_id: str, profile: str) -> list[Run]:
@@ -234,7 +237,7 @@ def finished_model_runs(client: MlflowClient, experiment_id: str, profile: str) 
     while True:
         page = client.search_runs(
             [experiment_id],
-            f"tags.`{KIND}` = 'model' and tags.`{PROFILE}` = '{profile}' "
+            f"tags.`{RUN_TYPE}` = 'model' and tags.`{PROFILE}` = '{profile}' "
             "and attributes.status = 'FINISHED'",
             order_by=["attributes.start_time DESC"],
             page_token=token,
@@ -258,9 +261,6 @@ def end_dead_runs(client: MlflowClient, experiment_ids: Iterable[str]) -> list[s
     return ended
 
 
-#: Files and folders that are copied, where a run has them.
-ARTIFACTS = (EVALUATION, PREDICTIONS, "training.json", "dataset.json")
-FOLDERS = ("validation", "explain")
 #: So few runs are named in the message of a wrong id.
 TOLD = 8
 
@@ -315,7 +315,7 @@ def read_run(
     folder = into / run_id
     folder.mkdir(parents=True, exist_ok=True)
     there = {item.path for item in client.list_artifacts(run_id)}
-    for name in (*ARTIFACTS, *FOLDERS):
+    for name in REPORTED:
         if name in there:
             client.download_artifacts(run_id, name, str(folder))
     return RunFacts(
@@ -335,7 +335,7 @@ def newest_flow_run(client: MlflowClient, experiment_id: str, profile: str) -> s
     """Return the id of the newest run of a flow in a profile; None where there is none."""
     found = client.search_runs(
         [experiment_id],
-        f"tags.`{KIND}` = 'flow' and tags.`{PROFILE}` = '{profile}'",
+        f"tags.`{RUN_TYPE}` = 'flow' and tags.`{PROFILE}` = '{profile}'",
         order_by=["attributes.start_time DESC"],
         max_results=1,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -206,3 +207,55 @@ def _lost(version: Version, error: Exception | str) -> StoreError:
     return StoreError(
         f"The files of {version.uri()} are not in the tracking store. Received: {error}"
     )
+
+
+def register(
+    model_uri: str,
+    name: str,
+    *,
+    tags: Mapping[str, str] | None = None,
+    description: str | None = None,
+    about: str | None = None,
+    about_tags: Mapping[str, str] | None = None,
+) -> str:
+    """Make a logged model the next version of a registered model, and return the version.
+
+    The registered model is created if it is missing; several processes may do so at once.
+
+    Args:
+        model_uri: The logged model.
+        name: Name of the registered model.
+        tags: Tags of the version.
+        description: Description of the version.
+        about: Description of the registered model, set when it is created.
+        about_tags: Tags of the registered model, set then too.
+
+    Raises:
+        StoreError: If the version does not become ready.
+    """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import Model
+
+    client = MlflowClient()
+    try:
+        client.create_registered_model(name, tags=dict(about_tags or {}), description=about)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    metadata = Model.load(model_uri)
+    # Waits until the version is ready.
+    made = client.create_model_version(
+        name,
+        source=model_uri,
+        run_id=metadata.run_id,
+        tags=dict(tags or {}),
+        description=description,
+        model_id=metadata.model_id,
+    )
+    if made.status != "READY":
+        raise StoreError(
+            f"Version {made.version} of the model {name!r} must become READY. "
+            f"Received: {made.status} ({made.status_message})"
+        )
+    return str(made.version)

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from chapterflow.environment import QUIET_AND_PRIVATE
 from chapterflow.errors import StoreError
 from chapterflow.files import sha256_file
 from chapterflow.kinds.dataset import DatasetCard
-from chapterflow.shipped import answers, check
+from chapterflow.shipped import answers
 from chapterflow.shipped.answers import DESCRIPTION, EXAMPLE_ANSWERS, LAYERS, Answers
 from chapterflow.tracking.fingerprint import PACKAGE, module_hashes
-from chapterflow.tracking.runs import MODEL_SHA256
+from chapterflow.tracking.runs import LOGGED_MODEL, MODEL_SHA256, TRAINED_SHA256
 
 if TYPE_CHECKING:
     import keras
+    from mlflow import MlflowClient
     from mlflow.models import Model, ModelSignature
     from mlflow.models.model import ModelInfo
     from mlflow.types import Schema
@@ -239,6 +235,38 @@ def log_keras_model(
     return info
 
 
+def log_trained_model(
+    client: MlflowClient, model: keras.Model, file: Path, *, run_id: str, **options: Any
+) -> str:
+    """Log the model that a run trained, once, and return the id of the logged model.
+
+    The run's tag `LOGGED_MODEL` names it. A run that continues after it was logged keeps it where
+    the trained model is still the same, and replaces it otherwise.
+
+    Args:
+        client: MLflow client.
+        model: The model in `file`.
+        file: The trained `.keras` file.
+        run_id: The run.
+        options: As `log_keras_model` takes them.
+    """
+    from mlflow.exceptions import MlflowException
+
+    trained = sha256_file(file)
+    if earlier := client.get_run(run_id).data.tags.get(LOGGED_MODEL):
+        try:
+            tags = client.get_logged_model(earlier).tags
+        except MlflowException:
+            tags = {}
+        if tags.get(TRAINED_SHA256) == trained:
+            return str(earlier)
+        if tags:
+            client.delete_logged_model(earlier)
+    info = log_keras_model(model, run_id=run_id, tags={TRAINED_SHA256: trained}, **options)
+    client.set_tag(run_id, LOGGED_MODEL, info.model_id)
+    return str(info.model_id)
+
+
 def _signature(model: keras.Model, example: Any, card: DatasetCard | None) -> ModelSignature:
     """Return the signature of a model: axes that it leaves open are open.
 
@@ -261,108 +289,3 @@ def _signature(model: keras.Model, example: Any, card: DatasetCard | None) -> Mo
         return ModelSignature(Schema(specs), output_schema(card))
     output = keras.tree.map_structure(keras.ops.convert_to_numpy, model(example, training=False))
     return ModelSignature(Schema(specs), infer_signature(example, output).outputs)
-
-
-def register(
-    model_uri: str,
-    name: str,
-    *,
-    tags: Mapping[str, str] | None = None,
-    description: str | None = None,
-    about: str | None = None,
-    about_tags: Mapping[str, str] | None = None,
-) -> str:
-    """Make a logged model the next version of a registered model, and return the version.
-
-    The registered model is created if it is missing; several processes may do so at once.
-
-    Args:
-        model_uri: The logged model.
-        name: Name of the registered model.
-        tags: Tags of the version.
-        description: Description of the version.
-        about: Description of the registered model, set when it is created.
-        about_tags: Tags of the registered model, set then too.
-
-    Raises:
-        StoreError: If the version does not become ready.
-    """
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-    from mlflow.models import Model
-
-    client = MlflowClient()
-    try:
-        client.create_registered_model(name, tags=dict(about_tags or {}), description=about)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    metadata = Model.load(model_uri)
-    # Waits until the version is ready.
-    made = client.create_model_version(
-        name,
-        source=model_uri,
-        run_id=metadata.run_id,
-        tags=dict(tags or {}),
-        description=description,
-        model_id=metadata.model_id,
-    )
-    if made.status != "READY":
-        raise StoreError(
-            f"Version {made.version} of the model {name!r} must become READY. "
-            f"Received: {made.status} ({made.status_message})"
-        )
-    return str(made.version)
-
-
-#: Seconds for a process that starts TensorFlow and answers a few examples.
-PATIENCE = 300
-
-
-@dataclass(frozen=True)
-class Elsewhere:
-    """How a model answered its own example in another process.
-
-    Attributes:
-        examples: Rows of the answer.
-        largest_difference: Of a probability, or of a value of a curve, to what it answered when
-            it was logged.
-        same_classes: Whether it said the same classes.
-    """
-
-    examples: int
-    largest_difference: float
-    same_classes: bool
-
-
-def answers_elsewhere(folder: Path) -> Elsewhere:
-    """Load a logged model in a fresh process without this package, and ask it its own example.
-
-    Args:
-        folder: Files of the model, as `mlflow.artifacts.download_artifacts` gives them.
-
-    Raises:
-        StoreError: If it cannot be loaded or asked there; the last line of the process says why.
-    """
-    if not (folder / EXAMPLE_ANSWERS).is_file():
-        raise StoreError(
-            f"A model must be logged with the answers to its example. Received: {folder}, without "
-            f"{EXAMPLE_ANSWERS}. It is older; `chapterflow run MODEL --force` logs it anew"
-        )
-    try:
-        done = subprocess.run(
-            [sys.executable, check.__file__, str(folder)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=PATIENCE,
-            env={**QUIET_AND_PRIVATE, **os.environ, "PYTHONWARNINGS": "ignore"},
-        )
-    except subprocess.TimeoutExpired:
-        raise StoreError(
-            f"The model must answer in a fresh process within {PATIENCE} s. Received: nothing"
-        ) from None
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise StoreError(f"The model must answer in a fresh process. Received: {last[:500]}")
-    return Elsewhere(**json.loads(done.stdout.strip().splitlines()[-1]))

@@ -1,0 +1,236 @@
+"""The run: one training of one model, from its look-up to its registration."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chapterflow.data.build import ensure_dataset
+from chapterflow.data.versioning import data_version
+from chapterflow.environment import Project, configure, find_project, held, machine
+from chapterflow.errors import DataError
+from chapterflow.kinds.dataset import Dataset, DatasetCard, open_dataset, read_card
+from chapterflow.models.base import ChapterModel, ModelParams
+from chapterflow.models.catalog import get_model
+from chapterflow.tracking import runs
+from chapterflow.tracking.artifacts import FINGERPRINT, Artifacts
+from chapterflow.tracking.fingerprint import fingerprint, fingerprint_parts
+from chapterflow.tracking.session import Session
+from chapterflow.tracking.versions import Version, model_file
+from chapterflow.types import Tell, silent
+
+if TYPE_CHECKING:
+    from chapterflow.config.settings import Settings
+
+#: The trained model in a run's folder on this machine; in the store it is a logged model.
+MODEL_FILE = "model.keras"
+
+
+class Run:
+    """One training of a model: what decides it, and where what it leaves lies.
+
+    Its folder on this machine is a cache; what the steps hand to each other is in the tracking
+    store as soon as a step has ended. A pickled run carries settings, fingerprint and id, and no
+    path: a process in another checkout that shares the tracking store can take the next step.
+
+    Attributes:
+        project: The checkout that this process works in.
+        settings: Checked settings, profile chosen.
+        model: Name of the chapter model.
+        dataset: Name of the dataset that it learns.
+        parts: All that decides the run (`tracking.fingerprint.fingerprint_parts`).
+        id: Id of the MLflow run; empty before `start`.
+        finished: Whether the run was found finished, so that nothing is left to do.
+        resumed: Whether an interrupted training continues.
+    """
+
+    def __init__(
+        self, project: Project, settings: Settings, model: str, session: Session | None = None
+    ) -> None:
+        self.project = project
+        self.settings = settings
+        self.model = model
+        self.dataset = settings.dataset_of(model)
+        cards = [read_card(project.data / name) for name in settings.datasets_of(model)]
+        self.parts = fingerprint_parts(settings, model, cards)
+        self.id = ""
+        self.finished = False
+        self.resumed = False
+        self._session = session
+
+    def __getstate__(self) -> dict[str, Any]:
+        left_here = {"project", "_session", "artifacts"}
+        return {name: value for name, value in vars(self).items() if name not in left_here}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, project=find_project(), _session=None)
+        configure(self.project)
+
+    @property
+    def session(self) -> Session:
+        """The tracking store, opened once in a process."""
+        if self._session is None:
+            self._session = Session(self.project, self.settings)
+        return self._session
+
+    @cached_property
+    def artifacts(self) -> Artifacts:
+        """What the run leaves, by name and type."""
+        return Artifacts(self.session.client, self.id, self.folder)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all that decides the run."""
+        return fingerprint(self.parts)
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder on this machine: checkpoints, and copies of artifacts."""
+        return self.project.scratch / "work" / self.fingerprint[:16]
+
+    @property
+    def entry(self) -> ChapterModel[Any]:
+        """The chapter model."""
+        return get_model(self.model)
+
+    @property
+    def params(self) -> ModelParams:
+        """The model's parameters."""
+        return self.settings.params(self.model)
+
+    @property
+    def title(self) -> str:
+        """Model and dataset, for headings."""
+        return f"{self.model} on {self.dataset}"
+
+    def open_dataset(self) -> Dataset:
+        """Open the dataset, building it where this checkout does not have it.
+
+        Raises:
+            DataError: If the bytes here are not those of the fingerprint.
+        """
+        card: DatasetCard | None = None
+        for name in self.settings.datasets_of(self.model):
+            params = self.settings.datasets[name]
+            built, _ = ensure_dataset(self.project, name, params, on_progress=lambda *_: None)
+            card = card or built
+        wanted = self.parts["dataset"]["digest"]
+        if card is None or card.digest != wanted:
+            raise DataError(
+                f"data/{self.dataset} is not the data of this run. Received: "
+                f"{card.digest[:12] if card else 'none'}, the run's is {wanted[:12]}. "
+                "Check out the commit of the run, or start a new run"
+            )
+        return open_dataset(self.project.data / self.dataset)
+
+    def model_file(self) -> Path:
+        """Return the trained model's `.keras` file, fetched where this machine does not have it."""
+        path = self.folder / MODEL_FILE
+        if not path.is_file():
+            client = self.session.client
+            logged = client.get_run(self.id).data.tags[runs.LOGGED_MODEL]
+            trained = Version(
+                self.model, "unregistered", None, self.id, self.model, f"models:/{logged}"
+            )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(model_file(client, trained), path)
+        return path
+
+    @contextmanager
+    def claim(self, tell: Tell = silent) -> Iterator[None]:
+        """Hold the fingerprint from look-up to registration.
+
+        Two processes of this machine that want the same run do it once: the second waits, then
+        reuses it.
+        """
+        with held(
+            self.project,
+            f"run-{self.fingerprint[:16]}",
+            lambda: tell("waiting", "another process trains this model"),
+        ):
+            yield
+
+    def reuse(self) -> bool:
+        """Take over the finished run of the fingerprint; tell whether there is one."""
+        done = runs.find_finished(self.session.client, self.session.experiment_id, self.fingerprint)
+        if done is not None:
+            self.id, self.finished = str(done.info.run_id), True
+        return self.finished
+
+    def start(
+        self, *, flow_run_id: str | None = None, anew: bool = False, tags: dict[str, str]
+    ) -> None:
+        """Open the MLflow run, or continue the one that was interrupted on this machine.
+
+        Args:
+            flow_run_id: Run to nest this one in.
+            anew: Drop what an interrupted training left.
+            tags: More tags for the run.
+        """
+        if anew:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.resumed = self.folder.is_dir()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        marker = self.folder / "run_id"
+        card = read_card(self.project.data / self.dataset)
+        client = self.session.client
+        self.id = runs.open_run(
+            client,
+            self.session.experiment_id,
+            name=self.title,
+            run_id=marker.read_text(encoding="utf-8") if marker.is_file() else None,
+            tags={
+                runs.RUN_TYPE: "model",
+                runs.MODEL: self.model,
+                runs.DATASET: self.dataset,
+                runs.PROFILE: self.settings.profile,
+                runs.FINGERPRINT: self.fingerprint,
+                runs.TEST_DIGEST: card.test_digest,
+                runs.DIGEST: card.digest,
+                runs.DATA_VERSION: data_version(self.project) or "none",
+                runs.MACHINE: machine(),
+                runs.PYTHON: platform.python_version(),
+                **self.about_tags,
+                "mlflow.note.content": f"{self.introduction} Trained on `{self.dataset}`: "
+                f"{card.title}.",
+                **({runs.PARENT: flow_run_id} if flow_run_id else {}),
+                **runs.git_tags(self.project),
+                **tags,
+            },
+        )
+        marker.write_text(self.id, encoding="utf-8")
+        runs.log_params(
+            client,
+            self.id,
+            {
+                "model": self.model,
+                "dataset": self.dataset,
+                "seed": self.parts["seed"],
+                **self.parts["params"],
+            },
+        )
+        runs.log_dataset(client, self.id, card, self.project.data / self.dataset)
+        client.log_text(self.id, json.dumps(self.parts, indent=2), FINGERPRINT)
+
+    @property
+    def about_tags(self) -> dict[str, str]:
+        """Tags of the run and of the registered model: role, and place in the book."""
+        section = self.entry.section
+        return {
+            runs.ROLE: self.params.role,
+            **({runs.BOOK_SECTION: section} if section else {}),
+        }
+
+    @property
+    def introduction(self) -> str:
+        """What the model is and where in the book it stands, in markdown."""
+        entry = self.entry
+        summary = f": {entry.summary}" if entry.summary else ""
+        section = f" Book chapter 5, “{entry.section}”." if entry.section else ""
+        return f"**{entry.name}**{summary}.{section}"

@@ -1,0 +1,181 @@
+"""What a run leaves behind, by name and type: the one place that spells an artifact's name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
+
+from chapterflow.errors import StoreError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from numpy.typing import NDArray
+
+    from chapterflow.evaluation.evaluate import Evaluation
+    from chapterflow.explain.explanation import Explanation
+    from chapterflow.kinds.dataset import DatasetCard
+    from chapterflow.training.fit import Training
+    from chapterflow.validation.verdict import Verdict
+
+#: Of a model's run.
+FINGERPRINT = "fingerprint.json"
+CARD = "dataset.json"
+VERDICT = "validation/verdict.json"
+TRAINING = "training.json"
+EVALUATION = "evaluation.json"
+PREDICTIONS = "predictions.npz"
+EXPLANATION = "explain"  # a folder: `explain.json` and its pictures
+#: Of a flow's run.
+RESULTS, RESULTS_TABLE = "results.json", "results.md"
+VALIDATION = "validation"  # a folder: one folder a dataset
+REPORT = "report"  # a folder: the page
+#: Of a promotion's run, and of the run of the version that was judged.
+PROMOTION = "promotion/verdict.json"
+#: Of a reproduction's run.
+REPRODUCTION = "verdict.json"
+
+#: What a finished run must hold to be reused and compared.
+REQUIRED = frozenset({EVALUATION, PREDICTIONS, EXPLANATION})
+#: What a report reads.
+REPORTED = (TRAINING, EVALUATION, PREDICTIONS, CARD, VALIDATION, EXPLANATION)
+
+T = TypeVar("T")
+
+
+class Artifacts:
+    """The artifacts of one run: a local folder is a cache, the tracking store is the truth.
+
+    Args:
+        client: MLflow client.
+        run_id: The run.
+        folder: Where local copies lie or go; without one, where MLflow puts them.
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str, folder: Path | None = None) -> None:
+        self._client = client
+        self.run_id = run_id
+        self.folder = folder
+
+    def path(self, name: str) -> Path:
+        """Return an artifact's file or folder on this machine, downloaded where it is missing.
+
+        Raises:
+            StoreError: If the run has no such artifact.
+        """
+        from mlflow.exceptions import MlflowException
+
+        if self.folder is not None and (self.folder / name).exists():
+            return self.folder / name
+        into = None
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            into = str(self.folder)
+        try:
+            return Path(self._client.download_artifacts(self.run_id, name, into))
+        except (MlflowException, OSError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise StoreError(
+                f"Run {self.run_id} has no readable artifact {name}. Received: {reason}"
+            ) from None
+
+    def log_file(self, path: Path, folder: str | None = None) -> None:
+        """Log a file under its own name, into a folder of the run where one is named."""
+        self._client.log_artifact(self.run_id, str(path), folder)
+
+    def log_folder(self, path: Path, name: str) -> None:
+        """Log what a local folder holds as the run's folder `name`."""
+        self._client.log_artifacts(self.run_id, str(path), name)
+
+    def log_document(self, document: Mapping[str, Any], name: str) -> None:
+        """Log a JSON document."""
+        self._client.log_text(self.run_id, json.dumps(document, indent=2), name)
+
+    def log_picture(self, path: Path, *, key: str, step: int) -> None:
+        """Log a PNG as an image with a step, which the UI compares over runs; once, if repeated."""
+        import PIL.Image
+
+        # MLflow adds the time to the name, so a repeated step would show the image twice.
+        prefix = f"images/{key.replace('/', '#')}%step%{step}%"
+        if any(
+            item.path.startswith(prefix)
+            for item in self._client.list_artifacts(self.run_id, "images")
+        ):
+            return
+        with PIL.Image.open(path) as image:
+            self._client.log_image(self.run_id, image, key=key, step=step)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return the parts of the run's fingerprint."""
+        return self._read(FINGERPRINT, _object)
+
+    def card(self) -> DatasetCard:
+        """Return the card of the dataset that the run learnt."""
+        from chapterflow.kinds.dataset import DatasetCard
+
+        return self._read(CARD, DatasetCard.model_validate_json)
+
+    def verdict(self) -> Verdict:
+        """Return the verdict of the validation before the training."""
+        from chapterflow.validation.verdict import Verdict
+
+        return self._read(VERDICT, Verdict.model_validate_json)
+
+    def training(self) -> Training:
+        """Return how the model was trained."""
+        from chapterflow.training.fit import Training
+
+        return self._read(TRAINING, Training.model_validate_json)
+
+    def evaluation(self) -> Evaluation:
+        """Return the scores on the test split."""
+        from chapterflow.evaluation.evaluate import Evaluation
+
+        return self._read(EVALUATION, Evaluation.model_validate_json)
+
+    def predictions(self) -> dict[str, NDArray[Any]]:
+        """Return the answers on the test split.
+
+        `index` `(n,)`, and `label` `(n,)` with `probability` `(n, classes)`, or `prediction`
+        `(n, length, 1)`.
+        """
+        import numpy as np
+
+        path = self.path(PREDICTIONS)
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"{PREDICTIONS} of run {self.run_id} cannot be read. Received: {error}"
+            ) from None
+
+    def explanation(self) -> Explanation:
+        """Return the explanation, its pictures on this machine."""
+        from chapterflow.explain.explanation import load_explanation
+
+        return load_explanation(self.path(EXPLANATION))
+
+    def document(self, name: str) -> dict[str, Any]:
+        """Return any JSON document of the run."""
+        return self._read(name, _object)
+
+    def _read(self, name: str, parse: Callable[[str], T]) -> T:
+        path = self.path(name)
+        try:
+            return parse(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, ValidationError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise StoreError(
+                f"{name} of run {self.run_id} cannot be read. Received: {reason}"
+            ) from None
+
+
+def _object(text: str) -> dict[str, Any]:
+    document = json.loads(text)
+    if not isinstance(document, dict):
+        raise ValueError(f"a JSON object is needed, not {type(document).__name__}")
+    return document
