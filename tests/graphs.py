@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from chapterflow.kinds.dataset import CARD, SPLITS, Dataset, DatasetCard, open_dataset
 from chapterflow.kinds.edges import NO_SPLIT, both_ways, offsets
-from chapterflow.models.base import Kind
 
 
 def ring(nodes: int, skip: int) -> NDArray[np.int32]:
@@ -27,7 +26,7 @@ def star(nodes: int) -> NDArray[np.int32]:
     return both_ways(np.stack([np.zeros_like(leaves), leaves], axis=1))
 
 
-def save(folder: Path, kind: Kind, arrays: Mapping[str, NDArray[Any]], **card: Any) -> Dataset:
+def save(folder: Path, kind: str, arrays: Mapping[str, NDArray[Any]], **card: Any) -> Dataset:
     """Write arrays and a card for them, and open the dataset."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, array in arrays.items():

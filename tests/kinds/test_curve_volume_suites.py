@@ -19,7 +19,8 @@ from chapterflow.data.sources.solids import Solids
 from chapterflow.errors import DataError
 from chapterflow.kinds import curves as curve_suite
 from chapterflow.kinds.curves import CurveExpectations
-from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, kind_class
+from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard
+from chapterflow.kinds.kind import get_kind
 from chapterflow.kinds.pixels import ImageExpectations
 
 CURVE_BOUNDS = CurveExpectations(
@@ -34,9 +35,10 @@ Change = Callable[[Any], None]
 def dataset(source: SourceData, change: Change = lambda arrays: None) -> Dataset:
     """Return what a source gives, its arrays changed and its card not."""
     split = source.arrays["split"]
+    kind = "curves" if "targets" in source.arrays else "volumes"
     card = DatasetCard(
         name="made",
-        kind=source.kind,
+        kind=kind,
         title=source.title,
         source=source.source,
         licence=source.licence,
@@ -51,7 +53,7 @@ def dataset(source: SourceData, change: Change = lambda arrays: None) -> Dataset
     )
     arrays = SimpleNamespace(**{name: np.array(array) for name, array in source.arrays.items()})
     change(arrays)
-    return kind_class(source.kind)(card, Path("in memory"), vars(arrays))
+    return get_kind(kind).data(card, Path("in memory"), vars(arrays))
 
 
 def failures(made: Dataset, bounds: Any) -> set[str]:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from chapterflow.data.sources.csv_series import series_options
 from chapterflow.errors import DataError
-from chapterflow.loop.own_data import series_options
 
 SHARES = {"validation": 0.1, "test": 0.2}
 

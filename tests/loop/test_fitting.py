@@ -1,19 +1,24 @@
 """Which data a model can learn, and in which profile."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from chapterflow.config.load import load_settings
-from chapterflow.config.settings import KINDS
+from chapterflow.data.source import get_source, source_names
 from chapterflow.errors import ConfigError
-from chapterflow.loop.own_data import CANONICAL, fitting_models, fitting_profile, role_overrides
+from chapterflow.kinds.kind import kind_names
+from chapterflow.loop.own_data import fitting_models, fitting_profile, role_overrides
 
 PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
 
 
-def test_every_kind_of_source_has_a_canonical_form() -> None:
-    assert CANONICAL.keys() == KINDS
+@pytest.mark.parametrize("name", source_names())
+def test_a_source_has_the_name_of_its_blocks_and_gives_a_kind(name: str) -> None:
+    source = get_source(name)
+    assert get_args(source.params.model_fields["kind"].annotation) == (name,)
+    assert source.kind.name in kind_names()
 
 
 def test_models_learn_another_dataset_of_their_kind_for_a_call() -> None:

@@ -10,13 +10,14 @@ import pytest
 from pydantic import TypeAdapter
 
 from chapterflow.config.settings import DatasetParams
+from chapterflow.data.source import UserData, own_sources
 from chapterflow.errors import ChapterflowError, DataError
-from chapterflow.loop.own_data import BUILDERS, Wish, build_block
+from chapterflow.loop.own_data import build_block
 from tests.data.test_graph_sources import old_pickle
 
 
 def block(kind: str, path: Path, **said: Any) -> dict[str, Any]:
-    return build_block(kind, Wish(path, 5, **said))
+    return build_block(kind, UserData(path, 5, **said))
 
 
 def touch(path: Path, content: bytes = b"x") -> Path:
@@ -159,7 +160,7 @@ def test_every_block_is_one_that_params_yaml_could_hold(tmp_path: Path) -> None:
         "tu": touch(tmp_path / "a.zip"),
         "planetoid": planetoid(tmp_path / "planetoid", 10),
     }
-    assert paths.keys() == BUILDERS.keys()
+    assert paths.keys() == own_sources().keys()
     for kind, path in paths.items():
         TypeAdapter(DatasetParams).validate_python(block(kind, path))
 

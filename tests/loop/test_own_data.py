@@ -8,17 +8,18 @@ import yaml
 
 from chapterflow.config.load import load_settings
 from chapterflow.data.build import verify_dataset
+from chapterflow.data.source import UserData
 from chapterflow.environment import Project
 from chapterflow.errors import ChapterflowError, ConfigError, DataError, ValidationFailed
 from chapterflow.kinds.dataset import read_card
 from chapterflow.loop import steps
-from chapterflow.loop.own_data import Wish, add_dataset, build_block, check_name
+from chapterflow.loop.own_data import add_dataset, build_block, check_name
 from chapterflow.tracking.fingerprint import validation_folder
 from tests.photos import photo_folder, picture
 
 
 def add(project: Project, folder: Path, name: str = "pets", **options: Any) -> Any:
-    block = build_block("images", Wish(folder, 5))
+    block = build_block("images", UserData(folder, 5))
     return add_dataset(project, name, block, **options)
 
 
@@ -137,7 +138,7 @@ def test_shares_that_cannot_be_are_refused(
     tmp_path: Path, kind: str, shares: dict[str, float], says: str
 ) -> None:
     with pytest.raises(ConfigError, match=says):
-        build_block(kind, Wish(tmp_path, 5, **shares))
+        build_block(kind, UserData(tmp_path, 5, **shares))
 
 
 @pytest.mark.slow
@@ -155,7 +156,7 @@ def test_what_was_added_before_stays(project: Project, tmp_path: Path) -> None:
         ("dataset: {}", "datasets.yaml: unknown key 'dataset'. Did you mean 'datasets'"),
         ("datasets: [1]", "datasets.yaml: datasets must be a mapping"),
         ("datasets: {mnist: {kind: idx}}", "'mnist' stands in params.yaml too"),
-        ("datasets: {a: {kind: idxx}}", "datasets.a.kind: unknown kind 'idxx'"),
+        ("datasets: {a: {kind: idxx}}", "datasets.a.kind: unknown source 'idxx'"),
         ("datasets: {a: {}, a: {}}", "datasets.yaml, line 1: the key 'a' stands twice"),
         ("roles: {photo: {book: mnist}}", "roles.photo must be a role of params.yaml"),
         ("roles: {photos: {book: nist}}", "roles.photos.book: unknown dataset 'nist'"),

@@ -78,10 +78,10 @@ def test_what_names_nothing_is_told(project: Project, tmp_path: Path) -> None:
 
 def drift_of(images: Any, predicted: Any) -> dict[str, str]:
     """Return the reading of each figure against the last 449 digits, of class 0 to 9 in turn."""
-    figures = input_figures(pixels()[-449:]) | {PREDICTED: np.arange(449.0) % 10}
+    figures = input_figures("images", pixels()[-449:]) | {PREDICTED: np.arange(449.0) % 10}
     reference = Reference("the test digits", figures, {})
     tallies = [Tally(name, reference, CARD.classes) for name in figures]
-    here = input_figures(images) | {PREDICTED: predicted}
+    here = input_figures("images", images) | {PREDICTED: predicted}
     for tally, name in zip(tallies, figures, strict=True):
         for block in np.array_split(here[name], 3):
             tally.add(block)

@@ -13,11 +13,12 @@ from chapterflow.config.settings import Settings
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError, DataError
 from chapterflow.kinds.dataset import Dataset, DatasetCard, open_dataset
+from chapterflow.kinds.kind import get_kind
 from chapterflow.loop import steps
 from chapterflow.models.base import with_softmax
 from chapterflow.models.catalog import get_model
 from chapterflow.predict.batch import predict_parts
-from chapterflow.predict.inputs import GRAPHS, example_shape, find_inputs, fits, photo_size
+from chapterflow.predict.inputs import example_shape, find_inputs, fits, photo_size
 from chapterflow.predict.table import Parts
 from chapterflow.tracking.versions import Version
 from chapterflow.training.batches import input_spec, predict, sized_for
@@ -65,7 +66,7 @@ class Batch:
             card,
             inputs.sources,
             parts,
-            shape=() if card.kind in GRAPHS else example_shape(card, size),
+            shape=() if get_kind(card.kind).file is None else example_shape(card, size),
             figures=[],
             on_chunk=lambda *_: None,
         )

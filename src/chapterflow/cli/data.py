@@ -160,14 +160,14 @@ def data_add(
     fetch --force NAME` builds them anew.
     """
     project, settings = start()
+    from chapterflow.data.source import UserData
     from chapterflow.loop import own_data as adding
-    from chapterflow.loop.own_data import Wish, build_block
     from chapterflow.loop.progress import shown, tell_about
 
     adding.check_name(project, name, force=force)
     place = Path(os.path.abspath(Path(path).expanduser()))
-    wish = Wish(place, settings.seed, validation, test, title, say)
-    block = build_block(kind, wish)
+    data = UserData(place, settings.seed, validation, test, title, say)
+    block = adding.build_block(kind, data)
     console = Console()
     with shown(console, [name]) as progress:
         tell = tell_about(name)

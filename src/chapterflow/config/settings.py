@@ -3,67 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, create_model
 
-from chapterflow.data.sources.csv_series import CsvSeries
-from chapterflow.data.sources.curves import Curves
-from chapterflow.data.sources.idx import Idx
-from chapterflow.data.sources.image_folder import ImageFolder
-from chapterflow.data.sources.karate import Karate
-from chapterflow.data.sources.planetoid import Planetoid
-from chapterflow.data.sources.random_graphs import RandomGraphs
-from chapterflow.data.sources.sklearn_digits import SklearnDigits
-from chapterflow.data.sources.solids import Solids
-from chapterflow.data.sources.tu import Tu
-from chapterflow.data.sources.voxels import Voxels
+from chapterflow.data.source import get_source, source_names
 from chapterflow.errors import ConfigError, nearest
-from chapterflow.kinds.curves import CurveExpectations
-from chapterflow.kinds.edges import GraphExpectations
-from chapterflow.kinds.photos import PhotoExpectations
-from chapterflow.kinds.pixels import ImageExpectations
-from chapterflow.models.base import Kind, ModelParams
+from chapterflow.kinds.kind import get_kind, kind_names
+from chapterflow.models.base import ModelParams
 from chapterflow.models.catalog import model_names
 from chapterflow.types import Name, PositiveInt, Seed, Share, Strict
 
 
 class ValidationParams(Strict):
-    """Bounds of the validation suites, by kind of data."""
+    """Bounds of the validation suites: a block for each kind of data, of its class `bounds`."""
 
-    images: ImageExpectations
-    # Voxels are held against what pixels are.
-    volumes: ImageExpectations
-    curves: CurveExpectations
-    photos: PhotoExpectations
-    graphs: GraphExpectations
-    citations: GraphExpectations
-
-    def bounds(self, kind: Kind) -> Strict:
+    def bounds(self, kind: str) -> Strict:
         """Return the bounds for a kind of data."""
-        found: Strict = getattr(self, kind)
-        return found
+        bounds: Strict = getattr(self, kind.replace("-", "_"))
+        return bounds
 
 
-DatasetParams = Annotated[
-    SklearnDigits
-    | Idx
-    | ImageFolder
-    | Curves
-    | CsvSeries
-    | Solids
-    | Voxels
-    | RandomGraphs
-    | Tu
-    | Karate
-    | Planetoid,
-    Field(discriminator="kind"),
-]
-#: Values of `kind`, one for each class of the union.
-KINDS = frozenset(
-    get_args(source.model_fields["kind"].annotation)[0]
-    for source in get_args(get_args(DatasetParams)[0])
-)
+class SourceParams(Strict):
+    """A block of `datasets:`; `kind` names the source, which decides the other keys."""
+
+    kind: str
+
+
+def _bounds_field(name: str) -> Any:
+    """Return the field of a kind, which may be left out where all its bounds have defaults."""
+    bounds = get_kind(name).bounds
+    needed = any(field.is_required() for field in bounds.model_fields.values())
+    return bounds, Field(alias=name) if needed else Field(alias=name, default_factory=bounds)
+
+
+if TYPE_CHECKING:
+    DatasetParams = SourceParams
+    AllBounds = ValidationParams
+else:
+    DatasetParams = Annotated[
+        Union[tuple(get_source(name).params for name in source_names())],  # noqa: UP007
+        Field(discriminator="kind"),
+    ]
+    AllBounds = create_model(
+        "ValidationParams",
+        __base__=ValidationParams,
+        **{name.replace("-", "_"): _bounds_field(name) for name in kind_names()},
+    )
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 #: Tags of a union, which pydantic puts into the place of a fault; users do not write them.
 ONE, EACH = "one number", "one for each"
@@ -179,7 +165,7 @@ class Settings(Strict):
     profile: Profile
     roles: dict[Name, dict[Profile, Name]]
     datasets: dict[Name, DatasetParams]
-    validation: ValidationParams
+    validation: AllBounds
     evaluation: EvaluationParams
     comparison: ComparisonParams
     promotion: PromotionParams
@@ -204,7 +190,7 @@ class Settings(Strict):
         """Return the names of all datasets that a model reads, that which it learns first."""
         return [self.roles[role][self.profile] for role in self.params(model).roles()]
 
-    def check_names(self, names: Iterable[str], valid: Iterable[str], kind: str) -> None:
+    def check_names(self, names: Iterable[str], valid: Iterable[str], what: str) -> None:
         """Raise a `ConfigError` that names the nearest valid name for each unknown one."""
         valid = sorted(valid)
         wrong = [name for name in names if name not in valid]
@@ -213,8 +199,8 @@ class Settings(Strict):
                 "\n".join(
                     f"{name}: chapterflow/models has its file, params.yaml no block for it below "
                     "`models:`."
-                    if kind == "model" and name in model_names()
-                    else f"Unknown {kind}: {name!r}.{nearest(name, valid)}"
+                    if what == "model" and name in model_names()
+                    else f"Unknown {what}: {name!r}.{nearest(name, valid)}"
                     for name in wrong
                 )
             )

@@ -1,7 +1,6 @@
 """Building `data/<name>/` once, atomically, and checking it byte for byte."""
 
 import hashlib
-import importlib
 import os
 import shutil
 import tempfile
@@ -12,7 +11,7 @@ import numpy as np
 from filelock import FileLock
 
 from chapterflow.data.fetch import OnProgress, fetch
-from chapterflow.data.source import SourceData
+from chapterflow.data.source import SourceData, get_source
 from chapterflow.environment import Project
 from chapterflow.errors import ChapterflowError, DataError
 from chapterflow.files import sha256_file
@@ -22,11 +21,11 @@ from chapterflow.kinds.dataset import (
     Dataset,
     DatasetCard,
     FileRecord,
-    kind_class,
     open_dataset,
     read_array,
     read_card,
 )
+from chapterflow.kinds.kind import Kind
 from chapterflow.types import RemoteFile
 
 
@@ -74,7 +73,14 @@ def ensure_dataset(
             # A file that is wrong, though it arrived whole, would be wrong the next time too.
             shutil.rmtree(downloads, ignore_errors=True)
             raise
-        card = _publish(source, name, wanted, folder, project.scratch / "staging")
+        card = _publish(
+            source,
+            get_source(params.kind).kind,
+            name,
+            wanted,
+            folder,
+            project.scratch / "staging",
+        )
         shutil.rmtree(downloads, ignore_errors=True)
         return card, True
 
@@ -129,7 +135,12 @@ def refuse_damage(folder: Path, damage: list[str]) -> None:
 
 
 def _publish(
-    source: SourceData, name: str, wanted: dict[str, Any], folder: Path, staging: Path
+    source: SourceData,
+    kind: Kind,
+    name: str,
+    wanted: dict[str, Any],
+    folder: Path,
+    staging: Path,
 ) -> DatasetCard:
     """Write everything beside its place, then rename: a reader sees all of it or nothing."""
     staging.mkdir(parents=True, exist_ok=True)
@@ -151,7 +162,7 @@ def _publish(
                     files[path] = _write(
                         fresh / path, lambda out, read=read: shutil.copyfileobj(read, out)
                     )
-            card = _card(source, name, wanted, files, fresh)
+            card = _card(source, kind, name, wanted, files, fresh)
             _write(fresh / CARD, lambda out: out.write(card.to_json().encode()))
         except OSError as error:
             raise ChapterflowError(
@@ -166,6 +177,7 @@ def _publish(
 
 def _card(
     source: SourceData,
+    kind: Kind,
     name: str,
     wanted: dict[str, Any],
     files: dict[str, FileRecord],
@@ -174,7 +186,7 @@ def _card(
     split = source.arrays["split"]
     card = DatasetCard(
         name=name,
-        kind=source.kind,
+        kind=kind.name,
         title=source.title,
         source=source.source,
         licence=source.licence,
@@ -189,7 +201,7 @@ def _card(
     )
     written = {array: read_array(folder, array) for array in source.arrays}
     test = hashlib.sha256()
-    dataset = kind_class(source.kind)(card, folder, written)
+    dataset = kind.data(card, folder, written)
     for piece in dataset.content("test"):
         test.update(piece)
     return card.model_copy(
@@ -239,6 +251,4 @@ def read_source(params: Any, *, cache: Path, on_progress: OnProgress) -> SourceD
             on_progress=on_progress,
         )
 
-    module = importlib.import_module(f"chapterflow.data.sources.{params.kind.replace('-', '_')}")
-    found: SourceData = module.read(params, local)
-    return found
+    return get_source(params.kind).read(params, local)

@@ -113,7 +113,9 @@ def cost_metrics(
     """
     test = dataset.indices("test")
     one = dataset.inputs(test[:1])
-    if dataset.WHOLE:  # the profiler counts no sparse operation, but this is how such models answer
+    if (
+        dataset.kind.whole
+    ):  # the profiler counts no sparse operation, but this is how such models answer
         whole = importlib.import_module("chapterflow.training.full_batch")
         single: Any = latency(whole.forward(model), whole.sparse_inputs(dataset), repeats)
     else:
@@ -126,7 +128,7 @@ def cost_metrics(
         "cost/latency_ms_median": single[0],
         "cost/latency_ms_p95": single[1],
     }
-    if dataset.WHOLE:
+    if dataset.kind.whole:
         return metrics  # a batch is the same call
     many: Any = latency(forward, dataset.inputs(np.resize(test, batch)), repeats)
     return metrics | {

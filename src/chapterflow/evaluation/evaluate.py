@@ -105,7 +105,7 @@ def score(
     classes: list[ClassScore] = []
     confusion: list[list[int]] = []
     kept: dict[str, Any]
-    if dataset.card.classes:
+    if dataset.card.task.classes:
         answers = predict(with_softmax(model), dataset, "test")
         labels = np.asarray(dataset.labels[test])
         metrics, classes, counts = classification_metrics(

@@ -118,7 +118,7 @@ def draw(
         training.history, f"{title}: learning curve", curve, chosen_epoch=training.chosen_epoch
     )
     test = dataset.indices("test")
-    if dataset.card.classes:
+    if dataset.card.task.classes:
         scores = folder / CONFUSION_MATRIX
         heading = f"{title}: {len(test)} test examples"
         confusion_matrix(np.array(evaluation.confusion), dataset.card.classes, heading, scores)

@@ -56,7 +56,7 @@ def score_variants(
             model = load_model(folder / "model.keras")
             answers = predict(model, data, "test")
             found["train_seconds"] = training.seconds
-            if data.card.classes:
+            if data.card.task.classes:
                 correct = int((answers.argmax(axis=-1) == data.labels[test]).sum())
                 found["accuracy"] = correct / len(test)
                 found["accuracy_low"], found["accuracy_high"] = accuracy_interval(
@@ -102,7 +102,7 @@ def cross_validated(
     Raises:
         ConfigError: If the data are no set of graphs: no other kind is cross-validated.
     """
-    if dataset.card.kind != "graphs":
+    if not dataset.kind.folds:
         raise ConfigError(
             f"folds must be 0 for data of the kind {dataset.card.kind!r}: graphs alone are "
             f"cross-validated. Received: {params.folds}"

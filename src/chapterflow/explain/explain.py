@@ -260,9 +260,6 @@ def explain_input(
     )
 
 
-GRAPHS = ("graphs", "citations")
-
-
 def explain(
     model: keras.Model,
     dataset: Dataset,
@@ -288,11 +285,11 @@ def explain(
         Untrained: If the model has the weights that it was built with; it names the layers.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if dataset.card.kind in GRAPHS:
+    if dataset.kind.look == "graph":
         found = explain_nodes(model, dataset, folder, seed=seed, title=title, tell=tell)
     else:
         found = explain_pixels(model, dataset, folder, seed, title, tell)
-    if probabilities is None or not dataset.card.classes:
+    if probabilities is None or not dataset.card.task.classes:
         return found
     labels = np.asarray(dataset.labels[dataset.indices("test")])
     sorts = reactions(labels, probabilities, len(dataset.card.classes))
@@ -306,7 +303,7 @@ def explain(
         }
     }
     pictures = list(found.pictures)
-    if dataset.card.kind not in GRAPHS:
+    if dataset.kind.look != "graph":
         tell("reactions")
         path = folder / "reactions.png"
         draw_reactions(dataset, sorts, probabilities, f"{title}: what the model reacts to", path)

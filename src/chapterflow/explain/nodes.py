@@ -168,7 +168,7 @@ def node_probes(
     the chosen one that is at most one longer than the model has convolutions: farther nodes do not
     reach it, and those at the end only count in the degrees of others.
     """
-    if dataset.card.kind == "graphs":
+    if not dataset.kind.whole:
         probes = []
         for one in chosen:
             given = dataset.inputs(np.array([one]))

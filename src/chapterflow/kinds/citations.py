@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 
 from chapterflow.errors import DataError
 from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, Split
-from chapterflow.kinds.edges import NO_SPLIT, check_arrays, edge_checks, edge_faults, feature_checks
+from chapterflow.kinds.edges import (
+    NO_SPLIT,
+    GraphExpectations,
+    check_arrays,
+    edge_checks,
+    edge_faults,
+    feature_checks,
+)
+from chapterflow.kinds.kind import Kind
 from chapterflow.kinds.rows import (
     UNKNOWN_SPLIT,
     check,
@@ -29,15 +37,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from great_expectations.expectations.expectation import Expectation
 
-    from chapterflow.kinds.edges import GraphExpectations
-
 
 class Data(Dataset):
     """The whole graph in, class numbers of nodes out."""
 
     ARRAYS = ("labels", "split")
     MORE_ARRAYS = ("features", "edges")
-    WHOLE = True
 
     @classmethod
     def expected_count(cls, card: DatasetCard) -> int:
@@ -195,3 +200,22 @@ def _contents(
         digest.update(neighbours[node].tobytes())
         hashes.append(digest.hexdigest() if split[node] != NO_SPLIT else f"{NONE}-{node}")
     return hashes
+
+
+def _edges_out(dataset: Dataset, position: int) -> int:
+    return int((np.asarray(dataset.arrays["edges"])[:, 0] == position).sum())
+
+
+KIND = Kind(
+    "citations",
+    Data,
+    GraphExpectations,
+    rows,
+    expectations,
+    look="graph",
+    file=None,
+    whole=True,
+    # There is one graph: its nodes are what the model answers, not separate inputs.
+    figures={},
+    columns={"edges out": _edges_out},
+)

@@ -21,6 +21,7 @@ from pydantic import Field
 
 from chapterflow.errors import DataError
 from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, Split
+from chapterflow.kinds.kind import REGRESSION, Kind
 from chapterflow.kinds.rows import check, copy_checks, count_checks, example_rows, value_facts
 from chapterflow.types import Share, Strict
 
@@ -345,3 +346,6 @@ def _time_checks(card: DatasetCard, tolerance: float) -> list[Expectation]:
                 )
             )
     return checks
+
+
+KIND = Kind("curves", Data, CurveExpectations, rows, expectations, look="curve", task=REGRESSION)

@@ -5,7 +5,6 @@ Nothing in it depends on the machine or the day, so the same source gives the sa
 """
 
 import hashlib
-import importlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +14,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from chapterflow.errors import DataError
-from chapterflow.models.base import InputSpec, Kind
+from chapterflow.kinds.kind import Kind, Task, get_kind, kind_names
+from chapterflow.models.base import InputSpec
 from chapterflow.types import Strict
 
 Split = Literal["train", "validation", "test"]
@@ -38,7 +38,7 @@ class DatasetCard(Strict):
     """What a dataset is, where it comes from, and the hashes of its bytes.
 
     Attributes:
-        kind: Canonical form: a module of `chapterflow.kinds`, which says what it holds.
+        kind: Name of the kind of data.
         shape: Shape of one example; null where it varies.
         classes: Names of the classes; none where the target is not a class.
         value_max: Largest raw value that the source can hold (16 for 17 grey levels).
@@ -53,7 +53,7 @@ class DatasetCard(Strict):
     """
 
     name: str
-    kind: Kind
+    kind: str
     title: str
     source: str
     licence: str
@@ -66,6 +66,18 @@ class DatasetCard(Strict):
     probes: list[int] = Field(default_factory=list)
     facts: dict[str, Any] = Field(default_factory=dict)
     recipe: dict[str, Any]
+
+    @field_validator("kind")
+    @classmethod
+    def _known_kind(cls, name: str) -> str:
+        if name not in kind_names():
+            raise ValueError(f"must be one of {', '.join(kind_names())}")
+        return name
+
+    @property
+    def task(self) -> Task:
+        """What models learn of the data."""
+        return get_kind(self.kind).task
 
     def to_json(self) -> str:
         """Return the text of `dataset.json`: sorted keys, so equal cards are equal bytes."""
@@ -105,8 +117,11 @@ class Dataset(ABC):
     ARRAYS: ClassVar[tuple[str, ...]]
     #: Names of the others.
     MORE_ARRAYS: ClassVar[tuple[str, ...]] = ()
-    #: Whether the examples are parts of one whole (the nodes of a graph) that models read at once.
-    WHOLE: ClassVar[bool] = False
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of data."""
+        return get_kind(self.card.kind)
 
     @property
     def labels(self) -> NDArray[Any]:
@@ -138,7 +153,7 @@ class Dataset(ABC):
         Where there are no classes, those of the first four test examples.
         """
         test = self.indices("test")
-        if not self.card.classes:
+        if not self.card.task.classes:
             return [int(position) for position in test[:4]]
         _, first = np.unique(np.asarray(self.labels[test]), return_index=True)
         return [int(position) for position in test[first[:10]]]
@@ -190,15 +205,6 @@ def shape_text(shape: Sequence[int | None]) -> str:
     return " x ".join("any" if side is None else str(side) for side in shape)
 
 
-def kind_class(kind: Kind) -> type[Dataset]:
-    """Return the class of datasets of a kind.
-
-    The module is found by name, so that a model's fingerprint covers the kind of its own data only.
-    """
-    found: type[Dataset] = importlib.import_module(f"chapterflow.kinds.{kind}").Data
-    return found
-
-
 def read_card(folder: Path) -> DatasetCard:
     """Return the card of `data/<name>/`.
 
@@ -225,7 +231,7 @@ def open_dataset(folder: Path) -> Dataset:
         DataError: If the card or an array is missing, unreadable, or they disagree on the count.
     """
     card = read_card(folder)
-    found = kind_class(card.kind)
+    found = get_kind(card.kind).data
     names = (*found.ARRAYS, *found.MORE_ARRAYS)
     arrays = {name: read_array(folder, name) for name in names}
     counts = {name: len(arrays[name]) for name in found.ARRAYS}

@@ -16,19 +16,19 @@ from numpy.typing import NDArray
 from chapterflow.errors import DataError
 from chapterflow.kinds.dataset import Dataset, DatasetCard, Split
 from chapterflow.kinds.edges import (
+    GraphExpectations,
     check_arrays,
     content_hash,
     edge_checks,
     edge_faults,
     feature_checks,
 )
+from chapterflow.kinds.kind import Kind
 from chapterflow.kinds.rows import check, copy_checks, count_checks, example_rows, label_checks
 
 if TYPE_CHECKING:
     import pandas as pd
     from great_expectations.expectations.expectation import Expectation
-
-    from chapterflow.kinds.edges import GraphExpectations
 
 
 class Data(Dataset):
@@ -186,3 +186,34 @@ def _offsets(dataset: Dataset, name: str) -> NDArray[np.int64]:
             f"from {begins[:1].tolist()} to {begins[-1:].tolist()}"
         )
     return begins
+
+
+def _nodes(inputs: Any) -> NDArray[np.float64]:
+    return np.asarray(inputs["sizes"], np.float64)
+
+
+def _edges_per_node(inputs: Any) -> NDArray[np.float64]:
+    edges: NDArray[np.float64] = inputs["adjacency"].sum((1, 2), dtype=np.float64)
+    return edges / np.maximum(_nodes(inputs), 1)
+
+
+def _size(dataset: Dataset, offsets: str, position: int) -> int:
+    places = dataset.arrays[offsets]
+    return int(places[position + 1] - places[position])
+
+
+KIND = Kind(
+    "graphs",
+    Data,
+    GraphExpectations,
+    rows,
+    expectations,
+    look="graph",
+    file=None,
+    folds=True,
+    figures={"nodes": _nodes, "edges per node": _edges_per_node},
+    columns={
+        "nodes": lambda dataset, position: _size(dataset, "node_offsets", position),
+        "edges": lambda dataset, position: _size(dataset, "edge_offsets", position),
+    },
+)

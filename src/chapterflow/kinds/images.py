@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chapterflow.kinds.dataset import Dataset, DatasetCard
-from chapterflow.kinds.pixels import pixel_rows, pixel_suite
+from chapterflow.kinds.kind import Kind
+from chapterflow.kinds.pixels import ImageExpectations, pixel_rows, pixel_suite
 
 if TYPE_CHECKING:
     import pandas as pd
     from great_expectations.expectations.expectation import Expectation
-
-    from chapterflow.kinds.pixels import ImageExpectations
 
 
 class Data(Dataset):
@@ -38,3 +37,15 @@ def expectations(card: DatasetCard, bounds: ImageExpectations) -> list[Expectati
 def rows(dataset: Dataset) -> pd.DataFrame:
     """Describe every example of the arrays that training reads (see `pixel_rows`)."""
     return pixel_rows(dataset, "images", ("height", "width", "channels"))
+
+
+KIND = Kind(
+    "images",
+    Data,
+    ImageExpectations,
+    rows,
+    expectations,
+    look="picture",
+    file="picture",
+    bounded=True,
+)

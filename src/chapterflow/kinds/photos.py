@@ -24,6 +24,7 @@ from pydantic import Field
 from chapterflow.errors import DataError
 from chapterflow.files import sha256_file
 from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, Split
+from chapterflow.kinds.kind import Kind
 from chapterflow.kinds.rows import (
     check,
     copy_checks,
@@ -426,3 +427,16 @@ def file_checks(card: DatasetCard, bounds: PhotoExpectations) -> list[Expectatio
             value_set=[False],
         ),
     ]
+
+
+KIND = Kind(
+    "photos",
+    Data,
+    PhotoExpectations,
+    rows,
+    expectations,
+    look="picture",
+    file="picture",
+    bounded=True,
+    resized=True,
+)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from chapterflow.errors import DataError
 from chapterflow.kinds.dataset import Dataset, DatasetCard
@@ -40,6 +41,13 @@ class ImageExpectations(Strict):
     duplicates: Share
     value_use: Share
     mean_value: Annotated[list[Share], Field(min_length=2, max_length=2)]
+
+    @field_validator("mean_value")
+    @classmethod
+    def _ascending(cls, value: list[float]) -> list[float]:
+        if value[0] >= value[1]:
+            raise PydanticCustomError("ascending", "must be [lowest, highest]")
+        return value
 
 
 def pixel_rows(dataset: Dataset, name: str, axes: tuple[str, ...]) -> pd.DataFrame:

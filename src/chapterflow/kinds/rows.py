@@ -97,11 +97,11 @@ def _finite_facts(pixels: NDArray[Any], finite: NDArray[np.bool_]) -> dict[str, 
     return {name: np.where(some, values, np.nan) for name, values in facts.items()}
 
 
-def check(kind: str, name: str, expected: str, reason: str, **kwargs: Any) -> Expectation:
+def check(expectation: str, name: str, expected: str, reason: str, **kwargs: Any) -> Expectation:
     """Return one expectation of a suite for rows.
 
     Args:
-        kind: Class in `great_expectations.expectations`.
+        expectation: Class in `great_expectations.expectations`.
         name: Its name, unique in the suite, which verdicts use.
         expected: The requirement in a few words.
         reason: The mistake that it guards against.
@@ -110,12 +110,12 @@ def check(kind: str, name: str, expected: str, reason: str, **kwargs: Any) -> Ex
     import great_expectations.expectations as gxe
 
     # Data Docs show the description in place of a sentence made from the arguments.
-    expectation: Expectation = getattr(gxe, kind)(
+    built: Expectation = getattr(gxe, expectation)(
         description=f"{name}: {expected}. {reason}",
         meta={"name": name, "expected": expected, "reason": reason},
         **kwargs,
     )
-    return expectation
+    return built
 
 
 #: Splits that no gradient is computed on.

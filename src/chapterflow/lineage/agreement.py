@@ -120,7 +120,7 @@ def compare_models(
     weights = compare_weights(recorded.get_weights(), retrained.get_weights())
     answers = [predict(model, dataset, "test") for model in (recorded, retrained)]
     test = dataset.indices("test")
-    if dataset.card.classes:
+    if dataset.card.task.classes:
         labels = np.asarray(dataset.labels[test])
         said = [answer.argmax(axis=1) for answer in answers]
         return Agreement(

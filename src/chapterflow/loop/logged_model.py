@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from chapterflow.errors import StoreError
 from chapterflow.files import sha256_file
 from chapterflow.kinds.dataset import DatasetCard
+from chapterflow.kinds.kind import get_kind
 from chapterflow.shipped import answers
 from chapterflow.shipped.answers import DESCRIPTION, EXAMPLE_ANSWERS, LAYERS, Answers
 from chapterflow.tracking.fingerprint import PACKAGE, module_hashes
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from mlflow.models.model import ModelInfo
     from mlflow.types import Schema
 
-#: Kinds of data whose raw values lie between 0 and the card's `value_max`.
-BOUNDED = ("images", "photos", "volumes")
 #: What layers of our own need beside Keras, by the module that defines them.
 MORE_REQUIREMENTS = {"chapterflow.models.layers.hub": ("tensorflow-hub", "setuptools")}
 
@@ -50,7 +49,7 @@ def description(model: keras.Model, card: DatasetCard, example: Any) -> dict[str
         {"name": name, "shape": list(symbols[name].shape), "dtype": str(np.asarray(given).dtype)}
         for name, given in named.items()
     ]
-    bounds = (0.0, card.value_max) if card.kind in BOUNDED else (None, None)
+    bounds = (0.0, card.value_max) if get_kind(card.kind).bounded else (None, None)
     return {
         "kind": card.kind,
         "inputs": inputs,
@@ -67,7 +66,7 @@ def output_schema(card: DatasetCard) -> Schema:
     from mlflow.types.schema import Array
 
     numbers = Array(DataType.double)
-    if not card.classes:
+    if not card.task.classes:
         return Schema([ColSpec(numbers, "curve")])
     return Schema(
         [

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
@@ -19,190 +16,24 @@ from pydantic import TypeAdapter, ValidationError
 from chapterflow.config.load import OWN, load_settings, read_own
 from chapterflow.config.settings import PROFILES, Profile, Settings
 from chapterflow.data.build import ensure_dataset
-from chapterflow.data.sources.csv_series import CsvSeries, read_rows, read_series
-from chapterflow.data.sources.idx import read_idx
-from chapterflow.data.sources.planetoid import read_one_hot
-from chapterflow.data.sources.voxels import read_classes
+from chapterflow.data.source import UserData, get_source, own_sources
 from chapterflow.data.versioning import can_version, record_version
 from chapterflow.environment import Project
-from chapterflow.errors import ConfigError, DataError, ValidationFailed, nearest
+from chapterflow.errors import ConfigError, ValidationFailed, nearest
 from chapterflow.kinds.dataset import DatasetCard, open_dataset
-from chapterflow.models.base import Kind
 from chapterflow.tracking.fingerprint import validation_folder
 from chapterflow.tracking.records import Prepared
 from chapterflow.types import Name, Tell, silent
 
-#: Most samples in a window, and fewest: below, there is nothing to smooth.
-LONGEST, SHORTEST = 32, 8
-#: Train windows of one column that are enough; longer series have theirs further apart.
-ENOUGH = 2000
+
+def kind_of(settings: Settings, dataset: str) -> str:
+    """Return the name of the kind of data that a dataset's source gives."""
+    return get_source(settings.datasets[dataset].kind).gives
 
 
-def series_options(
-    path: Path, *, seed: int, shares: Mapping[str, float], say: Callable[[str], None]
-) -> dict[str, Any]:
-    """Return columns, step, window and stride for a CSV file, having read all of it.
-
-    The first column holds the times. Columns of words, and columns that miss values where others
-    have them, are left out, which is said.
-
-    Args:
-        shares: Shares `validation` and `test` of the time span.
-        say: Told of what is left out or taken for granted.
-
-    Raises:
-        DataError: If the file is no CSV with a header, has no whole column of numbers, a damaged
-            value, times that do not increase, or fewer rows than three windows need.
-    """
-    found: dict[str, Any] = _columns(path, say)
-
-    def series(step: str) -> Any:
-        return CsvSeries.model_validate(
-            {"kind": "csv-series", "seed": seed, "upstream": [str(path.parent)]}
-            | {"file": {"name": path.name}, **found, **shares, "step": step}
-        )
-
-    # Reading without a claim tells every other fault; then each claim is tried.
-    times = read_series(path, series("irregular")).times
-    found["step"] = "irregular"
-    for step in ("regular", "month"):
-        try:
-            read_series(path, series(step))
-        except DataError:
-            continue
-        found["step"] = step
-        break
-    else:
-        steps = np.diff(times) / np.median(np.diff(times))
-        say(
-            f"{path.name}: the times are not equally far apart (steps of {steps.min():.3g} to "
-            f"{steps.max():.3g} times the usual one); they are taken as they are "
-            "(`step: irregular`)."
-        )
-    windows = _windows(path.name, len(times), shares)
-    say(
-        f"{path.name}: cut into windows of {windows['window']} rows. In each a part is hidden and "
-        "predicted from the rest, for the clean curve is not known. Windows to train on begin "
-        f"every {windows['stride']} rows; those that validate and test do not overlap, so they are "
-        "few."
-    )
-    return found | windows
-
-
-def _columns(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    rows = read_rows(path)
-    _, header = next(rows, (0, []))
-    names = [name.strip() for name in header]
-    if len(names) < 2 or not all(names):
-        advice = " Its fields seem to be separated by semicolons." if ";" in "".join(names) else ""
-        raise DataError(
-            f"{path.name} must begin with the names of its columns, first that of the time, with "
-            f"commas between them. Received: {','.join(header)!r}.{advice}"
-        )
-    if all(_is_number(name) for name in names[1:]) and (_is_number(names[0]) or _is_date(names[0])):
-        raise DataError(
-            f"{path.name} must begin with the names of its columns, first that of the time. "
-            f"Received: a row of values, {','.join(header)!r}. Write a row of names above it."
-        )
-    # Rows of a wrong length are told, with their line, when the series is read.
-    body = [(line, row) for line, row in rows if len(row) == len(names)]
-    values, left_out = [], []
-    for position, name in enumerate(names[1:], start=1):
-        texts = [(line, row[position].strip()) for line, row in body if row[position].strip()]
-        if any(_is_number(text) for _, text in texts):
-            values.append(name)
-            continue
-        for line, text in islice(texts, 1):
-            if _is_number(text.replace(".", "").replace(",", ".")):
-                raise DataError(
-                    f"{path.name}, line {line}, column {name!r}: numbers must have a decimal "
-                    f"point. Received: {text!r}"
-                )
-        left_out.append(name)
-    if not values:
-        raise DataError(
-            f"{path.name} must have a column of numbers beside that of the time ({names[0]!r}). "
-            f"Received: {', '.join(left_out)}"
-        )
-    if left_out:
-        say(f"{path.name}: left out, as no numbers are in them: {', '.join(left_out)}.")
-    kept = {name: names.index(name) for name in values}
-    blank = {line for line, row in body if not any(row[column].strip() for column in kept.values())}
-    gaps = {
-        name: [line for line, row in body if line not in blank and not row[column].strip()]
-        for name, column in kept.items()
-    }
-    # Where no column is whole, the first missing value is told when the series is read.
-    if any(gaps.values()) and not all(gaps.values()):
-        places = ", ".join(
-            f"{name} ({len(lines)} missing, the first in line {lines[0]})"
-            for name, lines in gaps.items()
-            if lines
-        )
-        say(
-            f"{path.name}: left out, as values are missing in them: {places}. Fill them, or delete "
-            "the rows, to have them too."
-        )
-        values = [name for name in values if not gaps[name]]
-    if blank:
-        say(f"{path.name}: {len(blank):,} rows without any value are passed over.")
-    return {
-        "time": names[0],
-        "values": values,
-        "blank_rows": "skip" if blank else "refuse",
-    }
-
-
-def _is_date(text: str) -> bool:
-    try:
-        datetime.fromisoformat(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _windows(name: str, count: int, shares: Mapping[str, float]) -> dict[str, int]:
-    """Return the longest window that fits into every split, and how far apart windows begin."""
-    held_out = [round(share * count) for share in shares.values()]
-    shortest = min(*held_out, count - sum(held_out))
-    if shortest < SHORTEST:
-        raise DataError(
-            f"{name} is too short: train, validation and test each need {SHORTEST} rows or more. "
-            f"Received: {count} rows, of which the smallest of them gets {max(0, shortest)}. "
-            "Give more rows, or larger --validation and --test."
-        )
-    window = min(LONGEST, shortest)
-    stride = max(window // 8, -(-count // ENOUGH))
-    return {"window": window, "stride": min(window, stride)}
-
-
-#: Canonical form of what each kind of source gives.
-CANONICAL: dict[str, Kind] = {
-    "sklearn-digits": "images",
-    "idx": "images",
-    "image-folder": "photos",
-    "curves": "curves",
-    "csv-series": "curves",
-    "solids": "volumes",
-    "voxels": "volumes",
-    "random-graphs": "graphs",
-    "tu": "graphs",
-    "karate": "citations",
-    "planetoid": "citations",
-}
-
-
-def role_kinds(settings: Settings, role: str) -> set[Kind]:
-    """Return the canonical forms that a role's datasets have, over all profiles."""
-    return {CANONICAL[settings.datasets[name].kind] for name in settings.roles[role].values()}
+def role_kinds(settings: Settings, role: str) -> set[str]:
+    """Return the kinds of data that a role's datasets have, over all profiles."""
+    return {kind_of(settings, name) for name in settings.roles[role].values()}
 
 
 def check_fits(settings: Settings, dataset: str, role: str, who: str) -> None:
@@ -214,7 +45,7 @@ def check_fits(settings: Settings, dataset: str, role: str, who: str) -> None:
     Raises:
         ConfigError: If it does not fit.
     """
-    kind = CANONICAL[settings.datasets[dataset].kind]
+    kind = kind_of(settings, dataset)
     expected = role_kinds(settings, role)
     if kind not in expected:
         raise ConfigError(
@@ -226,8 +57,8 @@ def check_fits(settings: Settings, dataset: str, role: str, who: str) -> None:
 def fitting_profile(settings: Settings, models: Sequence[str], dataset: str) -> Profile:
     """Return the profile whose parameters are made for data like a dataset.
 
-    It is the one whose own data, for the roles of all the models, come from the same kind of
-    source; or else are of the same canonical form; or else the active one, which also goes first
+    It is the one whose own data, for the roles of all the models, come from the same source; or
+    else are of the same kind; or else the active one, which also goes first
     where several fit.
 
     Raises:
@@ -235,22 +66,19 @@ def fitting_profile(settings: Settings, models: Sequence[str], dataset: str) -> 
     """
     settings.check_names([dataset], settings.datasets, "dataset")
     settings.check_names(models, settings.models, "model")
-    source = settings.datasets[dataset].kind
     profiles = sorted(PROFILES, key=lambda profile: profile != settings.profile)
+    source, kind = settings.datasets[dataset].kind, kind_of(settings, dataset)
+    learnt = {
+        profile: [settings.roles[settings.models[model][profile].role][profile] for model in models]
+        for profile in profiles
+    }
     for profile in profiles:
-        if all(kind == source for kind in _sources(settings, models, profile)):
+        if all(settings.datasets[name].kind == source for name in learnt[profile]):
             return profile
     for profile in profiles:
-        if all(CANONICAL[k] == CANONICAL[source] for k in _sources(settings, models, profile)):
+        if all(kind_of(settings, name) == kind for name in learnt[profile]):
             return profile
     return settings.profile
-
-
-def _sources(settings: Settings, models: Sequence[str], profile: Profile) -> Iterator[str]:
-    """Yield the kinds of source of what models learn in a profile."""
-    for model in models:
-        role = settings.models[model][profile].role
-        yield settings.datasets[settings.roles[role][profile]].kind
 
 
 def fitting_models(settings: Settings, dataset: str) -> list[str]:
@@ -280,207 +108,40 @@ def role_overrides(settings: Settings, models: Sequence[str], dataset: str) -> l
     return [f"roles.{role}.{settings.profile}={value}" for role in dict.fromkeys(roles.values())]
 
 
-def _silent(said: str) -> None:
-    """Say nothing."""
-
-
-#: Nodes for early stopping in the split of Kipf & Welling (2017).
-USUAL_NODES = 500
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What a user says about data of their own.
-
-    Attributes:
-        path: File or folder, absolute.
-        seed: Seed of drawn splits.
-        validation: Share for early stopping; None where nothing is said.
-        test: Share held out for evaluation; None where nothing is said.
-        title: Title on the card; None where nothing is said.
-        say: Told of what was chosen for the user, a line at a time.
-    """
-
-    path: Path
-    seed: int
-    validation: float | None = None
-    test: float | None = None
-    title: str | None = None
-    say: Callable[[str], None] = _silent
-
-
-def build_block(kind: str, wish: Wish) -> dict[str, Any]:
-    """Return the block of `datasets:` for data of a user.
+def build_block(source: str, data: UserData) -> dict[str, Any]:
+    """Return the block of `datasets:` for a user's own data.
 
     Args:
-        kind: `images`, `idx`, `csv`, `voxels`, `tu` or `planetoid`.
-        wish: Where the data are, and what else was said.
+        source: `images`, `idx`, `csv`, `voxels`, `tu`, `planetoid` or another one of
+            `own_sources`; or the kind of data that one of them gives.
+        data: Where the data are, and how to split them.
 
     Raises:
-        ConfigError: If the kind is unknown, the path does not lead to data of the kind, or a share
-            is given for data whose splits are given.
-        DataError: If a file that tells about the data cannot be read.
+        ConfigError: If the source is unknown, the path does not lead to data of the source, or a
+            share is given for data whose splits are given.
+        DataError: If a file that says how the data are laid out cannot be read.
     """
-    kind = SYNONYMS.get(kind, kind)
-    if kind not in BUILDERS:
-        raise ConfigError(f"Unknown kind: {kind!r}.{nearest(kind, BUILDERS)}")
-    _check_shares(wish)
-    if not wish.path.exists():
-        raise ConfigError(f"There must be a file or folder. Received: {wish.path}")
-    return BUILDERS[kind](wish)
+    sources = own_sources()
+    by_kind = {entry.gives: entry for entry in sources.values()}
+    entry = sources.get(source) or by_kind.get(source)
+    if entry is None or entry.own is None:
+        raise ConfigError(f"Unknown source: {source!r}.{nearest(source, sources)}")
+    _check_shares(data)
+    if not data.path.exists():
+        raise ConfigError(f"There must be a file or folder. Received: {data.path}")
+    return entry.own(data)
 
 
-def _check_shares(wish: Wish) -> None:
-    for option, share in (("--validation", wish.validation), ("--test", wish.test)):
+def _check_shares(data: UserData) -> None:
+    for option, share in (("--validation", data.validation), ("--test", data.test)):
         if share is not None and not 0 < share < 1:
             raise ConfigError(f"{option} is a share between 0 and 1. Received: {share:g}")
-    held_out = (wish.validation or 0) + (wish.test or 0)
+    held_out = (data.validation or 0) + (data.test or 0)
     if held_out >= 1:
         raise ConfigError(
             "--validation and --test must leave something to train on: together less than 1. "
             f"Received: {held_out:g}"
         )
-
-
-def _image_folder(wish: Wish) -> dict[str, Any]:
-    block = {"kind": "image-folder", "seed": wish.seed}
-    if wish.path.is_dir():
-        return block | {"path": str(wish.path)} | _shares(wish) | _title(wish)
-    return block | _file(wish, ".zip") | _shares(wish) | _title(wish)
-
-
-def _idx(wish: Wish) -> dict[str, Any]:
-    _refuse_shares(wish, "idx", "the test files are the test set", validation=False)
-    _need_folder(wish, "the four IDX files")
-    names = [path.name for path in sorted(wish.path.iterdir()) if path.is_file()]
-    files = {
-        f"{part}_{what}": {"name": _only(names, tells, what, wish.path)}
-        for part, tells in (("train", ("train",)), ("test", ("test", "t10k")))
-        for what in ("images", "labels")
-    }
-    labels = read_idx(wish.path / files["train_labels"]["name"], dims=1)
-    return {
-        "kind": "idx",
-        "seed": wish.seed,
-        "upstream": [str(wish.path)],
-        "files": files,
-        "classes": int(labels.max()) + 1,
-        **_shares(wish, test=False),
-        **_title(wish),
-    }
-
-
-def _only(names: Sequence[str], tells: Iterable[str], what: str, folder: Path) -> str:
-    """Return the one name that holds one of the words, and says what is in it."""
-    found = [
-        name
-        for name in names
-        if what in name.lower() and any(word in name.lower() for word in tells)
-    ]
-    if len(found) != 1:
-        raise ConfigError(
-            f"{folder} must hold one file with {' or '.join(tells)!r} and {what!r} in its name. "
-            f"Received: {', '.join(found) or 'none'}"
-        )
-    return found[0]
-
-
-def _csv_series(wish: Wish) -> dict[str, Any]:
-    place, shares = _file(wish, ".csv"), _shares(wish)
-    options = series_options(wish.path, seed=wish.seed, shares=shares, say=wish.say)
-    return {"kind": "csv-series", "seed": wish.seed} | place | options | shares | _title(wish)
-
-
-def _voxels(wish: Wish) -> dict[str, Any]:
-    _refuse_shares(wish, "voxels", "the archive holds the splits")
-    return {
-        "kind": "voxels",
-        **_file(wish, ".npz"),
-        "classes": [str(number) for number in range(read_classes(wish.path))],
-        "title": wish.title or wish.path.stem,
-    }
-
-
-def _tu(wish: Wish) -> dict[str, Any]:
-    if wish.path.is_file():
-        _file(wish, ".zip")
-    elif not list(wish.path.rglob("*_graph_indicator.txt")):
-        raise ConfigError(
-            f"{wish.path} must hold the files of one TU dataset (NAME_A.txt, "
-            "NAME_graph_indicator.txt, NAME_graph_labels.txt). Received: no "
-            "NAME_graph_indicator.txt"
-        )
-    block = {"kind": "tu", "seed": wish.seed, "path": str(wish.path)}
-    return block | _shares(wish) | {"title": wish.title or wish.path.name.removesuffix(".zip")}
-
-
-def _planetoid(wish: Wish) -> dict[str, Any]:
-    _refuse_shares(wish, "planetoid", "the files hold the splits")
-    _need_folder(wish, "files ind.NAME.x and so on")
-    names = [path.name.split(".")[1] for path in sorted(wish.path.glob("ind.*.allx"))]
-    if len(names) != 1:
-        raise ConfigError(
-            f"{wish.path} must hold the files ind.NAME.* of one dataset. "
-            f"Received: {', '.join(names) or 'none'}"
-        )
-    block = {"kind": "planetoid", "path": str(wish.path), "name": names[0]}
-    return block | _few_nodes(wish, names[0]) | {"title": wish.title or names[0]}
-
-
-def _few_nodes(wish: Wish, name: str) -> dict[str, int]:
-    """Return how many nodes are for early stopping, where there are fewer than the usual 500."""
-    known = len(read_one_hot(wish.path / f"ind.{name}.ally"))
-    train = len(read_one_hot(wish.path / f"ind.{name}.y"))
-    if not 0 < known - train < USUAL_NODES:
-        return {}
-    wish.say(f"The {known - train} labelled nodes that are not for training are for validation.")
-    return {"validation_nodes": known - train}
-
-
-#: What makes the block, by the kind that a user names.
-BUILDERS: dict[str, Callable[[Wish], dict[str, Any]]] = {
-    "images": _image_folder,
-    "idx": _idx,
-    "csv": _csv_series,
-    "voxels": _voxels,
-    "tu": _tu,
-    "planetoid": _planetoid,
-}
-#: What cards call the forms of data that these kinds of files become.
-SYNONYMS = {
-    "photos": "images",
-    "curves": "csv",
-    "volumes": "voxels",
-    "graphs": "tu",
-    "citations": "planetoid",
-}
-
-
-def _file(wish: Wish, suffix: str) -> dict[str, Any]:
-    if not wish.path.is_file() or wish.path.suffix.lower() != suffix:
-        raise ConfigError(f"PATH must name a {suffix} file. Received: {wish.path}")
-    return {"upstream": [str(wish.path.parent)], "file": {"name": wish.path.name}}
-
-
-def _need_folder(wish: Wish, what: str) -> None:
-    if not wish.path.is_dir():
-        raise ConfigError(f"PATH must name a folder with {what}. Received: {wish.path}")
-
-
-def _shares(wish: Wish, *, test: bool = True) -> dict[str, float]:
-    shares = {"validation": 0.1 if wish.validation is None else wish.validation}
-    return shares | ({"test": 0.2 if wish.test is None else wish.test} if test else {})
-
-
-def _refuse_shares(wish: Wish, kind: str, why: str, *, validation: bool = True) -> None:
-    given = [("--test", wish.test), ("--validation", wish.validation if validation else None)]
-    for option, share in given:
-        if share is not None:
-            raise ConfigError(f"{option} is not for {kind}: {why}. Received: {share:g}")
-
-
-def _title(wish: Wish) -> dict[str, str]:
-    return {"title": wish.title} if wish.title else {}
 
 
 _HEAD = """\

@@ -24,6 +24,7 @@ from chapterflow.evaluation.evaluate import Evaluation
 from chapterflow.explain.explanation import Explanation, write_explanation
 from chapterflow.kinds.dataset import CARD as DATASET_CARD
 from chapterflow.kinds.dataset import DatasetCard, open_dataset, read_card
+from chapterflow.kinds.kind import CLASSIFICATION
 from chapterflow.loop.logged_model import log_trained_model
 from chapterflow.loop.run import Run
 from chapterflow.models.catalog import get_model
@@ -381,7 +382,7 @@ def _register(run: Run, card: DatasetCard, metrics: Mapping[str, float]) -> str:
     }
     answers = (
         f"class, label and {len(card.classes)} probabilities out; the Keras flavour gives logits."
-        if card.classes
+        if card.task.classes
         else "the smoothed curves out."
     )
     logged = run.session.client.get_run(run.id).data.tags[runs.LOGGED_MODEL]
@@ -549,7 +550,8 @@ def differences_of(
         same = {
             (names or {}).get(run.info.run_id, run.data.tags[runs.MODEL]): run
             for run in chosen
-            if run.data.tags[runs.TEST_DIGEST] == digest and "test/accuracy" in run.data.metrics
+            if run.data.tags[runs.TEST_DIGEST] == digest
+            and CLASSIFICATION.metric in run.data.metrics
         }
         if same:  # None where the digest is that of curves, which have no right and wrong.
             found.extend(_differences(session, settings, same))

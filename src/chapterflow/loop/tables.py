@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from chapterflow.evaluation.compare import Difference
+from chapterflow.kinds.kind import task_of
 from chapterflow.tracking.records import SCORES, Outcome
 
 Cells = list[str]
@@ -55,7 +56,7 @@ def results_table(outcomes: Sequence[Outcome], *, curves: bool) -> tuple[Cells, 
     columns = (CURVES if curves else CLASSES) | COSTS
     rows = []
     for outcome in outcomes:
-        if ("test/rmse" in outcome.metrics) != curves:
+        if (not task_of(outcome.metrics).classes) != curves:
             continue
         failed = outcome.status == "failed"
         cells = ["" if failed else text(outcome.metrics) for text in columns.values()]

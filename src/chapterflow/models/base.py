@@ -13,9 +13,6 @@ from chapterflow.types import Fraction, PositiveInt, Strict
 if TYPE_CHECKING:
     import keras
 
-#: Canonical forms of data; `docs/architecture.md` says which arrays each has.
-Kind = Literal["images", "photos", "volumes", "curves", "graphs", "citations"]
-
 
 class Variant(Strict):
     """A variant that a run sets beside its model: the same data, seed and code, other parameters.
@@ -90,7 +87,7 @@ class InputSpec:
             images; None where it varies.
         classes: Number of classes; 0 where the target is not a class.
         value_max: Largest raw value (255 for 8-bit pixels); the model rescales by it.
-        kind: Canonical form of the data.
+        kind: Name of the kind of data (`chapterflow.kinds`).
         centre: Mean of each feature in the training data, where features have scales of their own.
         spread: Standard deviation of each, as long as `centre`.
     """
@@ -98,7 +95,7 @@ class InputSpec:
     shape: tuple[int | None, ...]
     classes: int
     value_max: float
-    kind: Kind = "images"
+    kind: str = "images"
     centre: tuple[float, ...] = ()
     spread: tuple[float, ...] = ()
 

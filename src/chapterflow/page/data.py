@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, shape_text
-from chapterflow.page.hardest import SEEN, examples
+from chapterflow.page.hardest import examples
 from chapterflow.page.material import Entry, Material
 from chapterflow.page.parts import NONE, Album, Cell, Picture, Table
 from chapterflow.page.plots import balance
@@ -124,7 +124,7 @@ def _said(fact: Any) -> str:
 def _thumbnails(dataset: Dataset, album: Album) -> list[Picture]:
     """Return training examples, classes in turn; none of a kind that cannot be looked at."""
     card = dataset.card
-    if card.kind not in SEEN:
+    if dataset.kind.look != "picture":
         return []
     train = dataset.indices("train")
     labels = np.asarray(dataset.labels[train])

@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chapterflow.kinds.dataset import Dataset
+from chapterflow.kinds.kind import get_kind
 from chapterflow.page.material import Entry
 from chapterflow.page.parts import Album, Cell, Picture, Table, answered, number, shown
 from chapterflow.page.plots import curve
 from chapterflow.page.svg import Draughtsman, Drawing
 
-#: Kinds whose examples can be looked at.
-SEEN = ("images", "photos", "volumes")
 TILES, ROWS, CURVES = 12, 8, 3
 
 
@@ -49,7 +48,7 @@ def hardest(entry: Entry, album: Album, pen: Draughtsman) -> Hardest | None:
         f"{len(label):,} are answered wrongly."
     )
     classes = entry.card.classes if entry.card else [str(n) for n in range(probability.shape[1])]
-    if entry.card is not None and entry.card.kind in SEEN:
+    if entry.card is not None and get_kind(entry.card.kind).look == "picture":
         if entry.dataset is None:
             return Hardest(lead, table=_table(entry, order, classes), missing=_absent(entry))
         chosen = order[:TILES]
@@ -82,41 +81,27 @@ def _table(entry: Entry, order: NDArray[Any], classes: Sequence[str]) -> Table:
         entry.predictions[name] for name in ("index", "label", "probability")
     )
     rows = []
-    sizes = _sizes(entry)
+    dataset = entry.dataset
+    columns = dataset.kind.columns if dataset else {}
+
+    def counts(position: int) -> list[int]:
+        return [count(dataset, position) for count in columns.values()] if dataset else []
+
     for place in order[:ROWS]:
         answer = int(probability[place].argmax())
         rows.append(
             [
                 Cell(str(index[place]), float(index[place])),
-                *(Cell(f"{count:,}", float(count)) for count in sizes(int(index[place]))),
+                *(Cell(f"{count:,}", float(count)) for count in counts(int(index[place]))),
                 Cell(classes[label[place]]),
                 answered(classes[answer], right=bool(answer == label[place])),
                 number(float(probability[place, label[place]]), 3),
             ]
         )
-    more = SIZES.get(entry.card.kind if entry.card else "", ()) if entry.dataset else ()
-    headings = ["example", *more, "true", "answer", "probability of true"]
-    numeric = [True, *[True] * len(more), False, False, True]
+    headings = ["example", *columns, "true", "answer", "probability of true"]
+    numeric = [True, *[True] * len(columns), False, False, True]
     return Table(
         f"Hardest examples of {entry.label}", headings, rows, numeric, sortable=False, small=True
-    )
-
-
-#: What there is to say about an example that cannot be shown, by kind.
-SIZES = {"graphs": ("nodes", "edges"), "citations": ("edges out",)}
-
-
-def _sizes(entry: Entry) -> Any:
-    dataset = entry.dataset
-    if dataset is None or dataset.card.kind not in SIZES:
-        return lambda position: ()
-    arrays = dataset.arrays
-    if dataset.card.kind == "citations":
-        sources = np.asarray(arrays["edges"])[:, 0]
-        return lambda position: (int((sources == position).sum()),)
-    return lambda position: tuple(
-        int(arrays[f"{what}_offsets"][position + 1] - arrays[f"{what}_offsets"][position])
-        for what in ("node", "edge")
     )
 
 
@@ -175,7 +160,7 @@ def probes(entries: Sequence[Entry], album: Album) -> list[Probe]:
     for told, place in chosen.items():
         name = classes[label[place]]
         picture = None
-        if first.dataset is not None and first.dataset.card.kind in SEEN:
+        if first.dataset is not None and first.dataset.kind.look == "picture":
             image = examples(first.dataset, index[place : place + 1])[0]
             picture = album.picture(image, f"Test example {index[place]}, true class {name}")
         rows = []

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from chapterflow.errors import DataError
 from chapterflow.evaluation.compare import Difference
 from chapterflow.kinds.dataset import Dataset, DatasetCard, open_dataset
+from chapterflow.kinds.kind import task_of
 from chapterflow.tracking.records import RunFacts
 from chapterflow.training.history import EpochRecord
 
@@ -64,7 +65,7 @@ class Entry:
     @property
     def score(self) -> str:
         """What the model is judged by: `accuracy`, or `rmse` where the target is no class."""
-        return "accuracy" if "test/accuracy" in self.facts.metrics else "rmse"
+        return task_of(self.facts.metrics).score
 
     @cached_property
     def card(self) -> DatasetCard | None:

@@ -21,6 +21,7 @@ from chapterflow.environment import Project, held, load_tensorflow, machine
 from chapterflow.errors import ConfigError, DataError
 from chapterflow.evaluation.cost import compiled_forward
 from chapterflow.kinds.dataset import CARD, DatasetCard, open_dataset, read_card
+from chapterflow.kinds.kind import get_kind
 from chapterflow.kinds.photos import EXTENSIONS, open_photo
 from chapterflow.models.base import with_softmax
 from chapterflow.predict import table as kept
@@ -28,7 +29,6 @@ from chapterflow.predict.drift import Drift, Reference, draw_drift, overall, rea
 from chapterflow.predict.inputs import (
     ARRAY,
     BLOCK_BYTES,
-    GRAPHS,
     Chunk,
     DatasetPart,
     Inputs,
@@ -312,7 +312,7 @@ def predict_parts(
 
 def is_labelled(sources: Sequence[Source]) -> bool:
     """Tell whether some examples come with their class."""
-    return any(isinstance(one, DatasetPart) and bool(one.dataset.card.classes) for one in sources)
+    return any(isinstance(one, DatasetPart) and one.dataset.card.task.classes for one in sources)
 
 
 def _chunks(sources: Sequence[Source], done: int) -> Iterator[tuple[Source, int]]:
@@ -326,11 +326,11 @@ def _forward(
     network: keras.Model, card: DatasetCard, sources: Sequence[Source], shape: tuple[int, ...]
 ) -> Callable[[Chunk], Any]:
     """Return the model as a function of batches; of one whole graph, the model itself."""
-    model: Any = with_softmax(network) if card.classes else network
+    model: Any = with_softmax(network) if card.task.classes else network
     shapes: Any = ((None, *shape), "float32")
     for source in sources:
         if isinstance(source, DatasetPart):
-            if source.dataset.WHOLE:
+            if source.dataset.kind.whole:
                 found: Callable[[Chunk], Any] = model
                 return found
             shapes = source.dataset.input_shapes()
@@ -549,7 +549,7 @@ def batch_predict(
                     card,
                     inputs.sources,
                     parts,
-                    shape=() if card.kind in GRAPHS else example_shape(card, size),
+                    shape=() if get_kind(card.kind).file is None else example_shape(card, size),
                     figures=sorted(reference.figures),
                     on_chunk=on_chunk,
                 )

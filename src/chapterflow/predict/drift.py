@@ -26,6 +26,7 @@ from pydantic import Field
 from chapterflow.environment import Project
 from chapterflow.errors import DataError
 from chapterflow.kinds.dataset import Dataset, DatasetCard, open_dataset
+from chapterflow.kinds.kind import get_kind
 from chapterflow.tracking.artifacts import PREDICTIONS
 from chapterflow.tracking.versions import Version
 from chapterflow.types import Strict
@@ -115,23 +116,9 @@ class Reference:
     missing: Mapping[str, str]
 
 
-def input_figures(inputs: Any) -> Figures:
-    """Return figures of raw inputs: mean and spread of values, or sizes and edges of graphs.
-
-    Args:
-        inputs: `(n, ...)`, or the arrays of padded graphs by name; {} gives none.
-    """
-    if isinstance(inputs, dict):
-        if "sizes" not in inputs:
-            return {}
-        nodes = np.asarray(inputs["sizes"], np.float64)
-        edges = inputs["adjacency"].sum((1, 2), dtype=np.float64)
-        return {"nodes": nodes, "edges per node": edges / np.maximum(nodes, 1)}
-    flat = inputs.reshape(len(inputs), -1)
-    return {
-        "input mean": flat.mean(1, dtype=np.float64),
-        "input spread": flat.std(1, dtype=np.float64),
-    }
+def input_figures(kind: str, inputs: Any) -> Figures:
+    """Return the figures of raw inputs that the kind of data compares, by name."""
+    return {name: figure(inputs) for name, figure in get_kind(kind).figures.items()}
 
 
 def answer_figures(answers: NDArray[np.float32], *, classes: bool) -> Figures:
@@ -286,9 +273,7 @@ def read_reference(
 
 def input_names(card: DatasetCard) -> list[str]:
     """Return the names of the figures of inputs of a kind of data."""
-    if card.kind == "citations":
-        return []
-    return ["nodes", "edges per node"] if card.kind == "graphs" else ["input mean", "input spread"]
+    return list(get_kind(card.kind).figures)
 
 
 def _answers(
@@ -296,17 +281,17 @@ def _answers(
 ) -> Figures:
     from mlflow.exceptions import MlflowException
 
-    names = [*answer_figures(np.ones((1, 1), np.float32), classes=bool(card.classes))]
+    names = [*answer_figures(np.ones((1, 1), np.float32), classes=card.task.classes)]
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = client.download_artifacts(version.run_id, PREDICTIONS, folder)
             with np.load(path, allow_pickle=False) as kept:
-                answers = kept["probability" if card.classes else "prediction"]
+                answers = kept[card.task.answer]
     except (MlflowException, OSError, ValueError, KeyError) as error:
         told = f"{PREDICTIONS} of run {version.run_id} cannot be read ({error})"
         missing |= dict.fromkeys(names, told)
         return {}
-    return answer_figures(answers, classes=bool(card.classes))
+    return answer_figures(answers, classes=card.task.classes)
 
 
 def _inputs(project: Project, card: DatasetCard, size: tuple[int, int]) -> Figures:
@@ -325,7 +310,7 @@ def _inputs(project: Project, card: DatasetCard, size: tuple[int, int]) -> Figur
         raise DataError(f"{card.name} has no test examples")
     chosen = test[np.unique(np.linspace(0, len(test) - 1, min(len(test), EXAMPLES), dtype=int))]
     parts = [
-        input_figures(dataset.inputs(chosen[start : start + AT_ONCE]))
+        input_figures(card.kind, dataset.inputs(chosen[start : start + AT_ONCE]))
         for start in range(0, len(chosen), AT_ONCE)
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in input_names(card)}

@@ -15,9 +15,8 @@ from chapterflow.config.settings import Settings
 from chapterflow.environment import Project, load_tensorflow
 from chapterflow.errors import ConfigError, nearest
 from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard
+from chapterflow.kinds.kind import get_kind
 from chapterflow.predict.inputs import (
-    GRAPHS,
-    PICTURES,
     dataset_for,
     example_shape,
     photo_size,
@@ -103,7 +102,7 @@ def explain_with(
         code = int(dataset.split[position])
         split = SPLITS[code] if code < len(SPLITS) else "no"
         what = f"example {position} of {name} ({split} split)"
-        if card.classes:
+        if card.task.classes:
             what += f", class {card.classes[int(dataset.labels[position])]}"
     elif place.exists():
         raise ConfigError(f"INPUT must be one file, or a dataset. Received: the folder {given}")
@@ -113,7 +112,7 @@ def explain_with(
             f"Received: {given!r}."
             + ("" if Path(name).suffix else nearest(name, settings.datasets))
         )
-    if card.kind in GRAPHS:
+    if get_kind(card.kind).file is None:
         raise ConfigError(
             f"{version.name} reads graphs: they are explained as a dataset, `chapterflow explain "
             f"{model} {card.name}`. Received: {given!r}"
@@ -184,7 +183,7 @@ def _read(path: Path, card: DatasetCard, size: tuple[int, int]) -> tuple[NDArray
     """Return one input `(1, ...)` from a file, and what was done to it."""
     if path.suffix == ".npy":
         return read_array(path, example_shape(card, size))[np.newaxis], []
-    if card.kind not in PICTURES:
+    if get_kind(card.kind).file != "picture":
         raise ConfigError(
             f"A model of {card.kind} takes an .npy array of one example, or DATASET:INDEX. "
             f"Received: {path.name}"

@@ -23,6 +23,7 @@ from chapterflow.environment import Project
 from chapterflow.errors import ConfigError, DataError, nearest
 from chapterflow.files import sha256_file
 from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, shape_text
+from chapterflow.kinds.kind import get_kind
 from chapterflow.kinds.photos import EXTENSIONS, in_threads, open_photo
 from chapterflow.loop import steps
 from chapterflow.models.catalog import get_model, model_names
@@ -30,11 +31,6 @@ from chapterflow.tracking import runs
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.versions import Version
 from chapterflow.types import Strict, Tell, silent
-
-#: Kinds whose examples are pictures: files that Pillow reads become inputs.
-PICTURES = ("images", "photos")
-#: Kinds whose inputs are several arrays, which no single file holds.
-GRAPHS = ("graphs", "citations")
 
 
 def settings_of(
@@ -99,7 +95,7 @@ def fits(version: Version, card: DatasetCard, shown: DatasetCard) -> None:
             f"{version.told()} reads {card.kind} of {shape_text(card.shape)} ({card.name}). "
             f"Received: {shape_text(shown.shape)} ({shown.name})"
         )
-    if card.kind in (*PICTURES, "volumes") and card.value_max != shown.value_max:
+    if get_kind(card.kind).bounded and card.value_max != shown.value_max:
         # The model divides by the range that it learnt, so it would see another brightness.
         raise ConfigError(
             f"{version.told()} reads raw values from 0 to {card.value_max:g} ({card.name}). "
@@ -131,7 +127,7 @@ def example_shape(card: DatasetCard, size: tuple[int, int]) -> tuple[int, ...]:
         card: Of the data that the model learnt; not of graphs.
         size: Height and width of photos, which come in any size.
     """
-    sides = (*size, 3) if card.kind == "photos" else card.shape
+    sides = (*size, 3) if get_kind(card.kind).resized else card.shape
     return tuple(int(side) for side in sides if side is not None)
 
 
@@ -365,7 +361,7 @@ class DatasetPart:
 
     @property
     def _size(self) -> int:
-        if self.dataset.WHOLE:
+        if self.dataset.kind.whole:
             return max(1, self.count)
         shapes = self.dataset.input_shapes()
         if isinstance(shapes, dict):  # graphs are padded to the largest of a chunk
@@ -392,12 +388,12 @@ class DatasetPart:
             DataError: If the dataset is damaged.
         """
         chosen = self.positions[chunk * self._size : (chunk + 1) * self._size]
-        whole = self.dataset.WHOLE
+        whole = self.dataset.kind.whole
         return Chunk(
             {} if whole else self.dataset.inputs(chosen),
             [f"{self.dataset.card.name}:{position}" for position in chosen],
             [None] * len(chosen),
-            truth=self.dataset.targets(chosen).tolist() if self.dataset.card.classes else None,
+            truth=self.dataset.targets(chosen).tolist() if self.dataset.card.task.classes else None,
             whole=(self.dataset, chosen) if whole else None,
         )
 
@@ -509,7 +505,7 @@ def array_file(
         received = "values that are not finite" if len(array) else "no example"
         raise DataError(f"{path} must hold finite numbers. Received: {received}")
     notes = []
-    if card.kind in (*PICTURES, "volumes"):
+    if get_kind(card.kind).bounded:
         if low < 0 or high > card.value_max:
             raise DataError(
                 f"{path} must hold raw values from 0 to {card.value_max:g}, as {card.name} does. "
@@ -602,14 +598,18 @@ def _extension(path: str) -> str:
 def _extensions(card: DatasetCard | None) -> frozenset[str]:
     if card is None:
         return EXTENSIONS | {ARRAY}
-    return EXTENSIONS if card.kind in PICTURES else frozenset({ARRAY})
+    return EXTENSIONS if get_kind(card.kind).file == "picture" else frozenset({ARRAY})
 
 
 def _sort(card: DatasetCard | None) -> str:
     """Return the files that are searched for, in words."""
     if card is None:
         return "pictures, or .npy files for a model of curves or volumes"
-    return "pictures" if card.kind in PICTURES else f".npy files, for a model of {card.kind}"
+    return (
+        "pictures"
+        if get_kind(card.kind).file == "picture"
+        else f".npy files, for a model of {card.kind}"
+    )
 
 
 @dataclass
@@ -775,7 +775,7 @@ def refuse_files(card: DatasetCard, version: Version, word: str) -> None:
     Raises:
         ConfigError: If it is one.
     """
-    if card.kind in GRAPHS:
+    if get_kind(card.kind).file is None:
         raise ConfigError(
             f"{version.name} reads graphs, which come as a dataset: {card.name}, or "
             f"{card.name}:test. Received: {word}"
@@ -803,7 +803,7 @@ def add_files(
                 close()
                 found.sources.append(source)
                 found.notes.extend(notes)
-            elif card.kind in PICTURES:
+            elif get_kind(card.kind).file == "picture":
                 marks += mark_of(path)
                 pictures.append(path)
             else:

@@ -39,7 +39,7 @@ def schema(card: DatasetCard, *, labelled: bool, figures: Sequence[str] = ()) ->
     import pyarrow as pa
 
     columns = [(INPUT, pa.string()), (SHA256, pa.string())]
-    if card.classes:
+    if card.task.classes:
         columns += [(CLASS, pa.int32()), ("label", pa.string()), ("confidence", pa.float32())]
         columns += [(f"probability_{label}", pa.float32()) for label in card.classes]
     else:
@@ -60,7 +60,7 @@ def rows(chunk: Chunk, answers: NDArray[np.float32], card: DatasetCard, wanted: 
     import pyarrow as pa
 
     columns: dict[str, Any] = {INPUT: chunk.names, SHA256: chunk.hashes}
-    if card.classes:
+    if card.task.classes:
         classes = answers.argmax(1)
         columns |= {
             CLASS: classes.astype(np.int32),
@@ -77,7 +77,9 @@ def rows(chunk: Chunk, answers: NDArray[np.float32], card: DatasetCard, wanted: 
         flat = answers.reshape(len(answers), -1)
         offsets = np.arange(len(flat) + 1, dtype=np.int32) * flat.shape[1]
         columns[SMOOTHED] = pa.ListArray.from_arrays(offsets, flat.ravel())
-    found = input_figures(chunk.inputs) | answer_figures(answers, classes=bool(card.classes))
+    found = input_figures(card.kind, chunk.inputs) | answer_figures(
+        answers, classes=card.task.classes
+    )
     columns |= {HIDDEN + name: values for name, values in found.items()}
     arrays = [
         pa.array(columns[name], type_) if name in columns else pa.nulls(len(chunk.names), type_)

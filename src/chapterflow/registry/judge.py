@@ -166,7 +166,7 @@ def _scored(
 
 def _by_example(dataset: Dataset, answers: dict[str, Any]) -> dict[str, Any]:
     """Return what a paired comparison needs of each test example."""
-    if dataset.card.classes:
+    if dataset.card.task.classes:
         return {"right": answers["probability"].argmax(axis=1) == answers["label"]}
     test = dataset.indices("test")
     squared = (answers["prediction"] - dataset.targets(test)).squeeze(-1) ** 2
@@ -316,7 +316,7 @@ def _judge(
             "rescored_difference": params.rescored_difference,
             "reload_difference": params.reload_difference,
         },
-        classes=data.dataset is None or bool(data.dataset.card.classes),
+        classes=data.dataset is None or data.dataset.card.task.classes,
         here=data.digest,
         role=role,
         resamples=settings.comparison.bootstrap_resamples,
@@ -430,7 +430,7 @@ def _best_of_role(
             "`chapterflow run` makes challengers."
         )
     # The best first; of equals, the one that params.yaml names first.
-    lower = not data.dataset.card.classes
+    lower = not data.dataset.card.task.higher_is_better
     found.sort(key=lambda one: one[0].validation if lower else -one[0].validation)
     return found[0][1], [candidate for candidate, _ in found]
 

@@ -14,7 +14,9 @@ import chapterflow
 from chapterflow.environment import Project
 from chapterflow.files import sha256_file
 from chapterflow.kinds.dataset import DatasetCard, read_card
-from chapterflow.models.base import Kind
+from chapterflow.kinds.kind import kind_modules
+from chapterflow.models.catalog import model_modules
+from chapterflow.plugins import source_file
 
 if TYPE_CHECKING:
     from chapterflow.config.settings import Settings
@@ -64,12 +66,12 @@ def content_hash(path: Path) -> str:
     return found.hexdigest()
 
 
-def source_hashes(model: str, kind: Kind, package: Path = PACKAGE) -> dict[str, str]:
+def source_hashes(model: str, kind: str, package: Path = PACKAGE) -> dict[str, str]:
     """Return path and hash of every source file that decides what a model learns and scores.
 
     These are the model's own file, the kind of its data, and all of `models/layers`, `training`
     and `evaluation`: the files that `dvc.yaml` lists. Another model's file, or the command line,
-    changes nothing.
+    changes nothing. Of a model or a kind from another package its one file counts.
 
     Args:
         model: Name of the chapter model.
@@ -77,18 +79,23 @@ def source_hashes(model: str, kind: Kind, package: Path = PACKAGE) -> dict[str, 
         package: Folder of the `chapterflow` package.
     """
     files = [
-        package / "models" / f"{model.replace('-', '_')}.py",
-        package / "models" / "base.py",
-        package / "kinds" / f"{kind}.py",
-        package / "kinds" / "dataset.py",
+        *(package / "models" / name for name in ("base.py",)),
+        *(package / "kinds" / name for name in ("dataset.py", "kind.py")),
         *(package / "models" / "layers").glob("*.py"),
         *(package / "training").glob("*.py"),
         *(package / "evaluation").glob("*.py"),
     ]
-    return {
-        f"src/{path.relative_to(package.parent).as_posix()}": sha256_file(path)
-        for path in sorted(files)
+    hashes = {}
+    for module in (model_modules().get(model, ""), kind_modules().get(kind, "")):
+        top, _, inside = module.partition(".")
+        if top == package.name:
+            files.append(package.joinpath(*inside.split(".")).with_suffix(".py"))
+        elif module and (outside := source_file(module)):
+            hashes[f"{module.replace('.', '/')}.py"] = sha256_file(outside)
+    hashes |= {
+        f"src/{path.relative_to(package.parent).as_posix()}": sha256_file(path) for path in files
     }
+    return dict(sorted(hashes.items()))
 
 
 def module_hashes(roots: Sequence[str], package: Path = PACKAGE) -> dict[str, str]:

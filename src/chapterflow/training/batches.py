@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chapterflow.kinds.dataset import Dataset, Split
+from chapterflow.kinds.kind import get_kind
 from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def sized_for(entry: ChapterModel[Any], params: ModelParams, dataset: Dataset) -
 def input_spec(entry: ChapterModel[Any], params: ModelParams, dataset: Dataset) -> InputSpec:
     """Return what a model is built for: photos have any size where the model resizes them."""
     spec = dataset.card.input_spec
-    if spec.kind == "photos" and entry.size is None:
+    if get_kind(spec.kind).resized and entry.size is None:
         return dataclasses.replace(spec, shape=(*PHOTO_SIZE, *spec.shape[2:]))
     return spec
 
@@ -101,7 +102,7 @@ def load_model(path: Path) -> keras.Model:
 
 def predict(model: keras.Model, dataset: Dataset, split: Split) -> NDArray[Any]:
     """Return a model's answers `(n, ...)` for the examples of a split, in stored order."""
-    if dataset.WHOLE:
+    if dataset.kind.whole:
         # Found by name, so that the fingerprints of other models do not cover it.
         whole = importlib.import_module("chapterflow.training.full_batch")
         answers: NDArray[Any] = whole.predict_full(model, dataset)

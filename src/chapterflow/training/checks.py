@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chapterflow.errors import ConfigError
+from chapterflow.kinds.kind import get_kind
 from chapterflow.models.base import InputSpec
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ PASSING = ("Dropout", "Flatten", "Identity", "Reshape")
 #: Span of the values that reach the weights, from a black and a white example, at least. A network
 #: that divides by the largest value has 1; one that divides twice by 16 has 0.06.
 NARROWEST = 0.1
-PIXELS = ("images", "photos", "volumes")
 
 
 def check_logits(model: keras.Model, classes: int) -> None:
@@ -78,15 +78,16 @@ def check_layers(model: keras.Model) -> None:
                 f"in it. Received: {layer.name}, a Lambda. Make it a class of your own, with "
                 f"{register} above it"
             )
-        kind = type(layer)
+        layer_class = type(layer)
         # Keras gives a class that nobody registered its plain name.
         if (
-            not kind.__module__.startswith("keras.")
-            and keras.saving.get_registered_name(kind) == kind.__name__
+            not layer_class.__module__.startswith("keras.")
+            and keras.saving.get_registered_name(layer_class) == layer_class.__name__
         ):
             raise ConfigError(
                 f"check_layers: Keras must know every class of layers by name to load it from a "
-                f"file. Received: {kind.__name__}, unregistered. Put {register} above the class"
+                f"file. Received: {layer_class.__name__}, unregistered. Put {register} above the "
+                "class"
             )
 
 
@@ -124,10 +125,10 @@ def _activation(layer: Any) -> str | None:
         name = getattr(own, "__name__", type(own).__name__)
         return None if name == "linear" else str(name)
     # Layers and operations that are an activation: `layers.Softmax`, `ops.sigmoid(x)`.
-    kind = type(layer)
-    name = kind.__name__.lower()
+    layer_class = type(layer)
+    name = layer_class.__name__.lower()
     known = {str(one).replace("_", "") for one in vars(keras.activations)}
-    return kind.__name__ if name in known and name != "linear" else None
+    return layer_class.__name__ if name in known and name != "linear" else None
 
 
 def check_scaled_once(model: keras.Model, data: InputSpec) -> None:
@@ -146,7 +147,7 @@ def check_scaled_once(model: keras.Model, data: InputSpec) -> None:
     """
     import keras
 
-    if data.kind not in PIXELS or not isinstance(model.input, keras.KerasTensor):
+    if not get_kind(data.kind).bounded or not isinstance(model.input, keras.KerasTensor):
         return
     first = next((layer for layer in model.layers if layer.weights), None)
     if first is None or not isinstance(first.input, keras.KerasTensor):

@@ -92,7 +92,7 @@ def fit(
                     on_epoch=on_epoch,
                 ),
             )
-    if dataset.WHOLE:
+    if dataset.kind.whole:
         whole = importlib.import_module("chapterflow.training.full_batch")
         return cast(
             Training,
@@ -210,16 +210,18 @@ def compiled(entry: ChapterModel[Any], params: ModelParams, dataset: Dataset) ->
     model = built(entry, params, spec)
     check_layers(model)
     check_scaled_once(model, spec)
-    if spec.classes:
+    if dataset.card.task.classes:
         check_logits(model, spec.classes)
     model.compile(
         optimizer=keras.optimizers.Adam(
             learning_rate(params, steps_per_epoch(dataset, params.batch_size))
         ),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        if spec.classes
+        if dataset.card.task.classes
         else keras.losses.MeanSquaredError(),
-        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")] if spec.classes else [],
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+        if dataset.card.task.classes
+        else [],
         steps_per_execution=params.steps_per_execution,
         # XLA is slower for convolutions on CPUs.
         jit_compile=False,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import tempfile
 import threading
@@ -66,7 +65,9 @@ def describe(outcome: Any) -> ExpectationResult:
     )
 
 
-def _observed(kind: str, column: str, result: dict[str, Any], trouble: dict[str, Any]) -> str:
+def _observed(
+    expectation: str, column: str, result: dict[str, Any], trouble: dict[str, Any]
+) -> str:
     if "unexpected_count" in result:
         return _examples(column, result)
     if "partial_missing_list" in result:
@@ -75,7 +76,7 @@ def _observed(kind: str, column: str, result: dict[str, Any], trouble: dict[str,
     value = result.get("observed_value")
     if value is None:
         return _reason(result, trouble)
-    text = f"{_number(value)}{UNITS.get(kind, '')}"
+    text = f"{_number(value)}{UNITS.get(expectation, '')}"
     shares = result.get("details", {}).get("observed_partition")
     if shares:
         by_share = sorted(zip(shares["weights"], shares["values"], strict=True))
@@ -143,10 +144,10 @@ def validate_dataset(dataset: Dataset, bounds: Strict, out: Path) -> Verdict:
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
 
-    kind = importlib.import_module(f"chapterflow.kinds.{dataset.card.kind}")
+    kind = dataset.kind
     rows = kind.rows(dataset)
     suite = gx.ExpectationSuite(
-        name=dataset.card.kind, expectations=kind.expectations(dataset.card, bounds)
+        name=kind.name, expectations=kind.expectations(dataset.card, bounds)
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     with (

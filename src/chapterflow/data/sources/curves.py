@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from chapterflow.data.source import Fetch, SourceData
+from chapterflow.data.source import Fetch, Source, SourceData
 from chapterflow.data.splits import stratified_split
 from chapterflow.types import Seed, SplitShare, Strict
 
@@ -55,7 +55,6 @@ def read(params: Curves, fetch: Fetch) -> SourceData:
     inputs, targets = _quantised(noisy), _quantised(clean)
     times = np.arange(params.length, dtype=np.float64)
     return SourceData(
-        kind="curves",
         arrays={
             "inputs": inputs,
             "targets": targets,
@@ -111,3 +110,6 @@ def _families(rng: np.random.Generator) -> tuple[bool, bool, bool]:
 def _quantised(values: NDArray[np.float64]) -> NDArray[np.float32]:
     """Return float32 `(n, length, 1)` on the grid; every multiple in range is a float32."""
     return (np.rint(values / QUANTUM) * QUANTUM).astype(np.float32)[..., np.newaxis]
+
+
+SOURCE = Source("curves", Curves, "curves", read)

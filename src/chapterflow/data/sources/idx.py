@@ -2,17 +2,18 @@
 
 import math
 import struct
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from chapterflow.data.fetch import MAX_BYTES, open_decompressed
-from chapterflow.data.source import Fetch, SourceData
+from chapterflow.data.source import Fetch, Source, SourceData, UserData
 from chapterflow.data.splits import stratified_split
-from chapterflow.errors import DataError
+from chapterflow.errors import ConfigError, DataError
 from chapterflow.kinds.dataset import SPLITS
 from chapterflow.types import PositiveInt, RemoteFile, Seed, SplitShare, Strict
 
@@ -167,7 +168,6 @@ def read(params: Idx, fetch: Fetch) -> SourceData:
         "split": np.concatenate([split, np.full(len(test_labels), SPLITS.index("test"), np.uint8)]),
     }
     return SourceData(
-        kind="images",
         arrays=arrays,
         shape=arrays["images"].shape[1:],
         classes=[str(number) for number in range(params.classes)],
@@ -176,3 +176,43 @@ def read(params: Idx, fetch: Fetch) -> SourceData:
         source=f"IDX files: {params.mirror or params.title}",
         licence=params.licence,
     )
+
+
+def own(data: UserData) -> dict[str, Any]:
+    """Return the block for a folder with four IDX files, whose names tell them apart."""
+    data.refuse_shares("idx", "the test files are the test set", validation=False)
+    data.need_folder("the four IDX files")
+    names = [path.name for path in sorted(data.path.iterdir()) if path.is_file()]
+    files = {
+        f"{part}_{content}": {"name": _only(names, words, content, data.path)}
+        for part, words in (("train", ("train",)), ("test", ("test", "t10k")))
+        for content in ("images", "labels")
+    }
+    labels = read_idx(data.path / files["train_labels"]["name"], dims=1)
+    return {
+        "kind": "idx",
+        "seed": data.seed,
+        "upstream": [str(data.path)],
+        "files": files,
+        "classes": int(labels.max()) + 1,
+        **data.shares(test=False),
+        **data.titled(),
+    }
+
+
+def _only(names: Sequence[str], words: Sequence[str], content: str, folder: Path) -> str:
+    """Return the one name with the content and one of the words in it."""
+    matches = [
+        name
+        for name in names
+        if content in name.lower() and any(word in name.lower() for word in words)
+    ]
+    if len(matches) != 1:
+        raise ConfigError(
+            f"{folder} must hold one file with {' or '.join(words)!r} and {content!r} in its name. "
+            f"Received: {', '.join(matches) or 'none'}"
+        )
+    return matches[0]
+
+
+SOURCE = Source("idx", Idx, "images", read, own)

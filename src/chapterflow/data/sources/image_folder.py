@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from pydantic import Field
 
 from chapterflow.data.archive import extract_zip
 from chapterflow.data.fetch import MIRROR
-from chapterflow.data.source import Fetch, SourceData
+from chapterflow.data.source import Fetch, Source, SourceData, UserData
 from chapterflow.data.splits import stratified_split
 from chapterflow.errors import DataError
 from chapterflow.kinds.dataset import SPLITS, Split
@@ -225,7 +225,6 @@ def read(params: ImageFolder, fetch: Fetch) -> SourceData:
         for code, label, path in zip(codes, labels, paths, strict=True)
     ]
     return SourceData(
-        kind="photos",
         arrays={
             "labels": np.array(labels, np.min_scalar_type(len(classes) - 1)),
             "split": codes,
@@ -312,3 +311,12 @@ def _drawn(numbers: NDArray[np.intp], params: ImageFolder, tree: Tree) -> NDArra
 
 def _all(numbers: NDArray[np.intp], split: Split) -> NDArray[np.uint8]:
     return np.full(len(numbers), SPLITS.index(split), np.uint8)
+
+
+def own(data: UserData) -> dict[str, Any]:
+    """Return the block for a folder of photos, or a `.zip` archive of one."""
+    place = {"path": str(data.path)} if data.path.is_dir() else data.file(".zip")
+    return {"kind": "image-folder", "seed": data.seed} | place | data.shares() | data.titled()
+
+
+SOURCE = Source("image-folder", ImageFolder, "photos", read, own, option="images")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from chapterflow.data.source import Fetch, SourceData
+from chapterflow.data.source import Fetch, Source, SourceData
 from chapterflow.kinds.dataset import SPLITS
 from chapterflow.kinds.edges import both_ways
 from chapterflow.types import Seed, Strict
@@ -46,7 +46,6 @@ def read(params: Karate, fetch: Fetch) -> SourceData:
         split[drawn] = SPLITS.index(name)
     edges = both_ways(np.array(graph.edges, np.int32))
     return SourceData(
-        kind="citations",
         arrays={
             "labels": labels,
             "split": split,
@@ -66,3 +65,6 @@ def read(params: Karate, fetch: Fetch) -> SourceData:
             "features": "the number of the node, one-hot",
         },
     )
+
+
+SOURCE = Source("karate", Karate, "citations", read)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from chapterflow.data.fetch import open_decompressed
-from chapterflow.data.source import Fetch, SourceData
-from chapterflow.errors import DataError
+from chapterflow.data.source import Fetch, Source, SourceData, UserData
+from chapterflow.errors import ConfigError, DataError
 from chapterflow.kinds.dataset import SPLITS
 from chapterflow.kinds.edges import NO_SPLIT, both_ways
 from chapterflow.types import (
@@ -213,7 +213,6 @@ def read(params: Planetoid, fetch: Fetch) -> SourceData:
     names = CLASSES.get(params.name, [])
     classes = one_hot.shape[1]
     return SourceData(
-        kind="citations",
         arrays={
             "labels": one_hot.argmax(axis=1).astype(np.uint8),
             "split": split,
@@ -287,3 +286,34 @@ def _check(
             f"{name}.allx must hold the {train} train nodes and {params.validation_nodes} for "
             f"validation. Received: {len(features)}. Lower `validation_nodes`."
         )
+
+
+#: Nodes for early stopping in the split of Kipf & Welling (2017).
+USUAL_NODES = 500
+
+
+def own(data: UserData) -> dict[str, Any]:
+    """Return the block for a folder with the eight files `ind.NAME.*`."""
+    data.refuse_shares("planetoid", "the files hold the splits")
+    data.need_folder("files ind.NAME.x and so on")
+    names = [path.name.split(".")[1] for path in sorted(data.path.glob("ind.*.allx"))]
+    if len(names) != 1:
+        raise ConfigError(
+            f"{data.path} must hold the files ind.NAME.* of one dataset. "
+            f"Received: {', '.join(names) or 'none'}"
+        )
+    block = {"kind": "planetoid", "path": str(data.path), "name": names[0]}
+    return block | _few_nodes(data, names[0]) | {"title": data.title or names[0]}
+
+
+def _few_nodes(data: UserData, name: str) -> dict[str, int]:
+    """Return how many nodes are for early stopping, where there are fewer than the usual 500."""
+    known = len(read_one_hot(data.path / f"ind.{name}.ally"))
+    train = len(read_one_hot(data.path / f"ind.{name}.y"))
+    if not 0 < known - train < USUAL_NODES:
+        return {}
+    data.say(f"The {known - train} labelled nodes that are not for training are for validation.")
+    return {"validation_nodes": known - train}
+
+
+SOURCE = Source("planetoid", Planetoid, "citations", read, own)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from chapterflow.data.source import Fetch, SourceData
+from chapterflow.data.source import Fetch, Source, SourceData
 from chapterflow.data.splits import grouped_split
 from chapterflow.kinds.edges import both_ways, content_hash, offsets
 from chapterflow.types import PositiveInt, Seed, SplitShare, Strict
@@ -87,7 +87,6 @@ def read(params: RandomGraphs, fetch: Fetch) -> SourceData:
     )
     edges = np.concatenate(graphs)
     return SourceData(
-        kind="graphs",
         arrays={
             "labels": classes,
             "split": split,
@@ -147,3 +146,6 @@ def _degree_features(edges: NDArray[np.int32], nodes: int, cap: int) -> NDArray[
     """Return the degree of each node, one-hot `(nodes, cap + 1)`."""
     degrees = np.minimum(np.bincount(edges[:, 0], minlength=nodes), cap)
     return np.eye(cap + 1, dtype=np.float32)[degrees]
+
+
+SOURCE = Source("random-graphs", RandomGraphs, "graphs", read)

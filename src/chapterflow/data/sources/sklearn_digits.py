@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from chapterflow.data.source import Fetch, SourceData
+from chapterflow.data.source import Fetch, Source, SourceData
 from chapterflow.data.splits import stratified_split
 from chapterflow.errors import DataError
 from chapterflow.kinds.dataset import SPLITS
@@ -62,7 +62,6 @@ def read(params: SklearnDigits, fetch: Fetch) -> SourceData:
     if params.train_per_class is not None:
         split = _few_labels(labels, split, params.train_per_class, params.seed)
     return SourceData(
-        kind="images",
         arrays={"images": images, "labels": labels, "split": split},
         shape=images.shape[1:],
         classes=[str(digit) for digit in chosen],
@@ -90,3 +89,6 @@ def _few_labels(
             )
         split[random.permutation(members)[per_class:]] = test
     return split
+
+
+SOURCE = Source("sklearn-digits", SklearnDigits, "images", read)

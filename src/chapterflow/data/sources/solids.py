@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from chapterflow.data.source import Fetch, SourceData
+from chapterflow.data.source import Fetch, Source, SourceData
 from chapterflow.data.splits import stratified_split
 from chapterflow.types import Seed, SplitShare, Strict
 
@@ -58,7 +58,6 @@ def read(params: Solids, fetch: Fetch) -> SourceData:
         labels, validation=params.validation, test=params.test, seed=params.seed
     )
     return SourceData(
-        kind="volumes",
         arrays={"volumes": volumes[..., np.newaxis], "labels": labels, "split": split},
         shape=(params.side, params.side, params.side, 1),
         classes=list(BODIES),
@@ -166,3 +165,6 @@ def cross(x: Integers, y: Integers, z: Integers, size: int, n: int) -> Voxels:
 BODIES: dict[str, Inside] = {
     body.__name__: body for body in (ball, box, cylinder, cone, torus, tetrahedron, cross)
 }
+
+
+SOURCE = Source("solids", Solids, "volumes", read)

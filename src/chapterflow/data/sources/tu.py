@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from chapterflow.data.archive import extract_zip
-from chapterflow.data.source import Fetch, SourceData
+from chapterflow.data.source import Fetch, Source, SourceData, UserData
 from chapterflow.data.splits import grouped_split
-from chapterflow.errors import DataError
+from chapterflow.errors import ConfigError, DataError
 from chapterflow.kinds.dataset import SPLITS
 from chapterflow.kinds.edges import check_counts, content_hash, offsets
 from chapterflow.types import FolderOrArchive, Seed, SplitShare
@@ -92,7 +92,6 @@ def _read(folder: Path, params: Tu) -> SourceData:
     )
     in_train = split[indicator - 1] == SPLITS.index("train")
     return SourceData(
-        kind="graphs",
         arrays={
             "labels": labels,
             "split": split,
@@ -245,3 +244,20 @@ def _edges(
     pairs, graphs = pairs[order], graphs[order, 0]
     local = pairs - begins[graphs][:, None]
     return local.astype(np.int32), np.bincount(graphs, minlength=len(begins) - 1)
+
+
+def own(data: UserData) -> dict[str, Any]:
+    """Return the block for a folder of TU files, or a `.zip` archive of one."""
+    if data.path.is_file():
+        data.file(".zip")
+    elif not list(data.path.rglob("*_graph_indicator.txt")):
+        raise ConfigError(
+            f"{data.path} must hold the files of one TU dataset (NAME_A.txt, "
+            "NAME_graph_indicator.txt, NAME_graph_labels.txt). Received: no "
+            "NAME_graph_indicator.txt"
+        )
+    block = {"kind": "tu", "seed": data.seed, "path": str(data.path)}
+    return block | data.shares() | {"title": data.title or data.path.name.removesuffix(".zip")}
+
+
+SOURCE = Source("tu", Tu, "graphs", read, own)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from chapterflow.data.source import Fetch, SourceData
+from chapterflow.data.source import Fetch, Source, SourceData, UserData
 from chapterflow.errors import DataError
 from chapterflow.kinds.dataset import SPLITS
 from chapterflow.types import RemoteFile, Strict
@@ -74,7 +74,6 @@ def read(params: Voxels, fetch: Fetch) -> SourceData:
     ]
     counts = [len(array) for array in volumes]
     return SourceData(
-        kind="volumes",
         arrays={
             "volumes": np.concatenate(volumes),
             "labels": np.concatenate(labels),
@@ -179,3 +178,17 @@ def _labels(
             f"Received: {array.ravel()[wrong[0]]} at position {wrong[0]} ({len(wrong)} in all)"
         )
     return array.ravel().astype(np.uint8)
+
+
+def own(data: UserData) -> dict[str, Any]:
+    """Return the block for an `.npz` file; its labels are counted."""
+    data.refuse_shares("voxels", "the archive holds the splits")
+    return {
+        "kind": "voxels",
+        **data.file(".npz"),
+        "classes": [str(number) for number in range(read_classes(data.path))],
+        "title": data.title or data.path.stem,
+    }
+
+
+SOURCE = Source("voxels", Voxels, "volumes", read, own)

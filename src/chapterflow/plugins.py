@@ -1,0 +1,75 @@
+"""Kinds, sources and models are files: of this package, or of others that name theirs.
+
+Another package names a file of its own by an entry point of the group `chapterflow.kinds`,
+`chapterflow.sources` or `chapterflow.models`, in its `pyproject.toml`:
+
+    [project.entry-points."chapterflow.kinds"]
+    spectra = "weather.spectra"
+"""
+
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Collection
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, TypeVar
+
+from chapterflow.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def modules(package: str, *, skip: Collection[str] = ()) -> dict[str, str]:
+    """Return the module of every kind, source or model, by its name, sorted.
+
+    The file of the name `gcn-node` is `gcn_node.py`.
+
+    Args:
+        package: Package of ours that holds the files; the group of entry points is called
+            `chapterflow.` and its last part.
+        skip: Files of the package that are something else.
+
+    Raises:
+        ConfigError: If two files have the same name.
+    """
+    found = {
+        module.name.replace("_", "-"): f"{package}.{module.name}"
+        for module in pkgutil.iter_modules(importlib.import_module(package).__path__)
+        if not module.ispkg and module.name not in skip
+    }
+    for name, module in _entry_points(f"chapterflow.{package.rpartition('.')[2]}"):
+        if found.setdefault(name, module) != module:
+            raise ConfigError(
+                f"Two files are called {name!r} in {package}: {found[name]} and {module}. "
+                "Uninstall the package of one of them."
+            )
+    return dict(sorted(found.items()))
+
+
+@cache
+def _entry_points(group: str) -> list[tuple[str, str]]:
+    return [(point.name, point.module) for point in entry_points(group=group)]
+
+
+def load(module: str, attribute: str, record: type[T], name: str) -> T:
+    """Return what a file registers under `attribute`.
+
+    Raises:
+        ConfigError: If it is not a record of this class and name.
+    """
+    registered: Any = getattr(importlib.import_module(module), attribute, None)
+    if not isinstance(registered, record) or getattr(registered, "name", None) != name:
+        raise ConfigError(
+            f"{module.replace('.', '/')}.py must end with "
+            f"{attribute} = {record.__name__}({name!r}, ...). "
+            f"Received: {getattr(registered, 'name', registered)!r}"
+        )
+    return registered
+
+
+def source_file(module: str) -> Path | None:
+    """Return the source file of a module; None where it has none."""
+    spec = importlib.util.find_spec(module)
+    return None if spec is None or spec.origin is None else Path(spec.origin)
