@@ -1,5 +1,8 @@
 """Fixtures: projects in temporary folders, the real mirror, and a private environment."""
 
+import contextlib
+import io
+import json
 import os
 import shutil
 import signal
@@ -7,10 +10,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import hypothesis
 import pytest
+from filelock import FileLock
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 GUARD = Path(__file__).resolve().parent / "loop" / "guard"
@@ -21,6 +25,7 @@ for name in USERS_OWN:
     os.environ.pop(name, None)
 
 from chapterflow.environment import QUIET_AND_PRIVATE, Project, load_tensorflow  # noqa: E402
+from tests.loop import stores  # noqa: E402
 
 os.environ.update(QUIET_AND_PRIVATE)
 
@@ -163,6 +168,116 @@ def run(checkout: Path) -> Run:
         return call(checkout, *words, **keywords)
 
     return in_checkout
+
+
+def invoke(root: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Call `chapterflow` in this process, in `root`, and return what it said.
+
+    It saves the seconds in which a new process imports the libraries. For commands whose text and
+    exit code are tested; one that starts Prefect, or that is interrupted, needs `call`.
+    """
+    from chapterflow import cli
+
+    environment = {k: v for k, v in os.environ.items() if k not in {*USERS_OWN, "PREFECT_HOME"}}
+    environment |= {"COLUMNS": "80"} | variables
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setattr(sys, "argv", ["chapterflow", *words])
+        before = dict(os.environ)
+        os.environ.clear()
+        os.environ.update(environment)
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                cli.main()
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+    return subprocess.CompletedProcess(
+        ["chapterflow", *words], code, out.getvalue(), err.getvalue()
+    )
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Return a folder that `make` fills once in a test session, however many processes ask."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder = base / name
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "whole").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            (folder / "whole").touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fetched_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout with the embedded data and an empty store. Copy it with `copy_project`."""
+
+    def make(folder: Path) -> None:
+        root = folder / "checkout"
+        root.mkdir()
+        copy_checkout(root)
+        for words in (["data", "fetch"], ["compare"]):
+            done = call(root, "chapterflow", *words)
+            assert done.returncode == 0, done.stderr
+
+    return once(tmp_path_factory, "fetched", make) / "checkout"
+
+
+class Finished(NamedTuple):
+    """A checkout in which `chapterflow run` went through, its document, and its stderr."""
+
+    root: Path
+    document: dict[str, Any]
+    stderr: str
+
+
+#: Models of the finished checkout, with the number of their epochs.
+FINISHED = {"dnn": 12, "cnn": 12, "lenet5": 3}
+
+
+@pytest.fixture(scope="session")
+def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the finished checkout (`checkout`) and of a copy (`copy`) to make copies of.
+
+    One module alone looks at the first, where the run took place.
+    """
+
+    def make(folder: Path) -> None:
+        root = folder / "checkout"
+        root.mkdir()
+        copy_checkout(root)
+        for model, epochs in FINISHED.items():
+            stores.set_param(root, f"models.{model}.epochs", epochs)
+        call(root, "git", "commit", "-qam", "fewer epochs")
+        done = call(root, "chapterflow", "run", *FINISHED, "--json")
+        assert done.returncode == 0, done.stderr
+        (folder / "said.json").write_text(json.dumps([json.loads(done.stdout), done.stderr]))
+        shutil.copytree(root, folder / "copy", symlinks=True)
+
+    return once(tmp_path_factory, "finished", make)
+
+
+def copy_project(source: Path, root: Path) -> Path:
+    """Copy a checkout with its data and store, whose paths are rewritten."""
+    from chapterflow.tracking.store import relocate
+
+    shutil.copytree(source, root, symlinks=True)
+    relocate(Project(root))
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(finished_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A copy of the finished checkout for the tests of one module."""
+    root = copy_project(finished_once / "copy", tmp_path_factory.mktemp("finished") / "checkout")
+    return Finished(root, *json.loads((finished_once / "said.json").read_text()))
 
 
 @pytest.fixture

@@ -58,6 +58,14 @@ def model_runs(root: Path) -> list[dict[str, Any]]:
     return [run for run in mlflow_runs(root) if run["tags"].get("chapterflow.kind") == "model"]
 
 
+def artifacts(root: Path, run_id: str, folder: str) -> list[str]:
+    """Return the paths of what a run keeps in a folder of its artifacts."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{root}/mlruns/mlflow.db")
+    return [item.path for item in client.list_artifacts(run_id, folder)]
+
+
 def flow_states(root: Path) -> list[str]:
     """Return the states of Prefect's flow runs, oldest first."""
     rows = query(

@@ -13,20 +13,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import call, copy_checkout
+from tests.conftest import call, copy_project, invoke
 from tests.data import servers
 from tests.loop import stores
 
 
 @pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ready(fetched_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout with the embedded data and a store, and nothing trained."""
-    root = tmp_path_factory.mktemp("bad") / "checkout"
-    root.mkdir()
-    copy_checkout(root)
-    assert call(root, "chapterflow", "data", "fetch").returncode == 0
-    assert call(root, "chapterflow", "compare").returncode == 0
-    return root
+    return copy_project(fetched_once, tmp_path_factory.mktemp("bad") / "checkout")
+
+
+@pytest.fixture
+def root(ready: Path, tmp_path: Path) -> Path:
+    """A copy of it for one test, which may break it."""
+    return copy_project(ready, tmp_path / "checkout")
 
 
 def fails(told: Any, code: int, *says: str) -> str:
@@ -52,7 +53,7 @@ def test_params_yaml(ready: Path, content: str, says: str) -> None:
     (ready / "params.yaml").write_text(content)
     try:
         for command in (["run"], ["compare"], ["data", "list"]):
-            fails(call(ready, "chapterflow", *command), 2, says)
+            fails(invoke(ready, *command), 2, says)
     finally:
         (ready / "params.yaml").write_text(kept)
     assert len(stores.mlflow_runs(ready)) == runs
@@ -60,29 +61,27 @@ def test_params_yaml(ready: Path, content: str, says: str) -> None:
 
 def test_overrides_and_names(ready: Path) -> None:
     override = ("--set", "models.cnn.batch_size=-4")
-    fails(call(ready, "chapterflow", "run", *override), 2, "models.cnn.batch_size", "-4")
-    fails(call(ready, "chapterflow", "run", "lenet"), 2, "'lenet'", "Did you mean 'lenet5'?")
-    fails(call(ready, "chapterflow", "run", "--profile", "bok"), 2, "'bok'")
-    fails(call(ready, "chapterflow", "data", "fetch", "mnst"), 2, "Did you mean 'mnist'?")
-    fails(call(ready, "chapterflow", "rum"), 2)
-    fails(call(ready.parent, "chapterflow", "run"), 2, "No params.yaml")
+    fails(invoke(ready, "run", *override), 2, "models.cnn.batch_size", "-4")
+    fails(invoke(ready, "run", "lenet"), 2, "'lenet'", "Did you mean 'lenet5'?")
+    fails(invoke(ready, "run", "--profile", "bok"), 2, "'bok'")
+    fails(invoke(ready, "data", "fetch", "mnst"), 2, "Did you mean 'mnist'?")
+    fails(invoke(ready, "rum"), 2)
+    fails(invoke(ready.parent, "run"), 2, "No params.yaml")
 
 
 def test_an_address_of_no_tracking_server(ready: Path) -> None:
-    told = call(ready, "chapterflow", "compare", MLFLOW_TRACKING_URI="htp://nowhere")
+    told = invoke(ready, "compare", MLFLOW_TRACKING_URI="htp://nowhere")
     fails(told, 2, "htp")
 
 
 def test_debug_adds_a_traceback_and_keeps_the_exit_code(ready: Path) -> None:
-    told = call(ready, "chapterflow", "--debug", "run", "lenet")
+    told = invoke(ready, "--debug", "run", "lenet")
     assert told.returncode == 2
     assert "Traceback" in told.stderr
     assert "Did you mean 'lenet5'?" in told.stderr
 
 
-def test_data_that_no_mirror_holds_come_from_upstream(tmp_path: Path, ready: Path) -> None:
-    root = tmp_path / "checkout"
-    shutil.copytree(ready, root, symlinks=True)
+def test_data_that_no_mirror_holds_come_from_upstream(tmp_path: Path, root: Path) -> None:
     mine, other = small_mirror(tmp_path / "mine"), small_mirror(tmp_path / "other")
     shutil.rmtree(other / "mnist")
     stores.set_param(root, "datasets.mnist.mirror", None)
@@ -92,7 +91,7 @@ def test_data_that_no_mirror_holds_come_from_upstream(tmp_path: Path, ready: Pat
 
 
 def test_json_keeps_stdout_clean_on_errors(ready: Path) -> None:
-    told = call(ready, "chapterflow", "run", "--json", "lenet")
+    told = invoke(ready, "run", "--json", "lenet")
     assert told.stdout == ""
     assert "lenet5" in told.stderr
 
@@ -123,10 +122,8 @@ def with_nan(images: Any) -> Any:
     ],
 )
 def test_data_that_break_expectations_stop_the_run_and_are_documented(
-    tmp_path: Path, ready: Path, spoil: Any, says: list[str]
+    root: Path, spoil: Any, says: list[str]
 ) -> None:
-    root = tmp_path / "checkout"
-    shutil.copytree(ready, root, symlinks=True)
     _spoil(root / "data" / "digits", spoil)
     told = call(root, "chapterflow", "run", "dnn", "cnn", "--json")
     text = fails(told, 3, "expectations failed")
@@ -145,17 +142,15 @@ def test_data_that_break_expectations_stop_the_run_and_are_documented(
 
 
 @pytest.mark.slow
-def test_a_flipped_byte_is_found_by_verify_and_stops_a_run(tmp_path: Path, ready: Path) -> None:
-    root = tmp_path / "checkout"
-    shutil.copytree(ready, root, symlinks=True)
+def test_a_flipped_byte_is_found_by_verify_and_stops_a_run(root: Path) -> None:
     path = root / "data" / "digits" / "images.npy"
     content = bytearray(path.read_bytes())
     content[5000] ^= 1
     path.write_bytes(content)
-    fails(call(root, "chapterflow", "data", "verify"), 2, "images.npy", "content changed")
+    fails(invoke(root, "data", "verify"), 2, "images.npy", "content changed")
     fails(call(root, "chapterflow", "run", "dnn"), 2, "images.npy", "content changed")
-    assert call(root, "chapterflow", "data", "fetch", "--force").returncode == 0
-    assert call(root, "chapterflow", "data", "verify").returncode == 0
+    assert invoke(root, "data", "fetch", "--force").returncode == 0
+    assert invoke(root, "data", "verify").returncode == 0
     assert call(root, "git", "diff", "--quiet", "data.dvc").returncode == 0
 
 
@@ -185,17 +180,8 @@ UNPINNED = [
 ]
 
 
-def fetch(root: Path, mirror: str, *words: str, **variables: str) -> Any:
-    return call(
-        root,
-        "chapterflow",
-        "data",
-        "fetch",
-        "mnist",
-        *words,
-        CHAPTERFLOW_MIRROR=mirror,
-        **variables,
-    )
+def fetch(root: Path, mirror: str, *words: str) -> Any:
+    return invoke(root, "data", "fetch", "mnist", *words, CHAPTERFLOW_MIRROR=mirror)
 
 
 def truncate(mnist: Path) -> None:
@@ -251,27 +237,22 @@ def test_a_mirror_that_is_not_there(tmp_path: Path, ready: Path) -> None:
     fails(fetch(ready, "http://127.0.0.1:9/"), 1, "127.0.0.1:9")
 
 
-def test_a_small_mirror_works_and_changes_the_version(tmp_path: Path, ready: Path) -> None:
-    root = tmp_path / "checkout"
-    shutil.copytree(ready, root, symlinks=True)
+def test_a_small_mirror_works_and_changes_the_version(tmp_path: Path, root: Path) -> None:
     mirror = small_mirror(tmp_path / "mirror")
     told = fetch(root, str(mirror), *UNPINNED)
     assert told.returncode == 0, told.stdout + told.stderr
     assert call(root, "git", "diff", "--quiet", "data.dvc").returncode == 1
-    listed = call(root, "chapterflow", "data", "list")
+    listed = invoke(root, "data", "list")
     assert "360 / 40 / 100" in listed.stdout
-    assert call(root, "chapterflow", "data", "verify").returncode == 0
+    assert invoke(root, "data", "verify").returncode == 0
 
 
-def test_a_locked_store_is_told_and_keeps_what_it_has(tmp_path: Path, ready: Path) -> None:
-    root = tmp_path / "checkout"
-    shutil.copytree(ready, root, symlinks=True)
-    call(root, "chapterflow", "compare")  # a copied store first mends its paths
+def test_a_locked_store_is_told_and_keeps_what_it_has(root: Path) -> None:
     before = stores.mlflow_runs(root)
     holder = sqlite3.connect(root / "mlruns" / "mlflow.db")
     holder.execute("BEGIN EXCLUSIVE")
     try:
-        told = call(root, "chapterflow", "compare", CHAPTERFLOW_STORE_WAIT="1")
+        told = invoke(root, "compare", CHAPTERFLOW_STORE_WAIT="1")
     finally:
         holder.rollback()
         holder.close()
@@ -279,25 +260,18 @@ def test_a_locked_store_is_told_and_keeps_what_it_has(tmp_path: Path, ready: Pat
     assert stores.mlflow_runs(root) == before
 
 
-def test_a_store_of_a_newer_mlflow_is_left_alone(tmp_path: Path, ready: Path) -> None:
-    root = tmp_path / "checkout"
-    shutil.copytree(ready, root, symlinks=True)
-    call(root, "chapterflow", "compare")
+def test_a_store_of_a_newer_mlflow_is_left_alone(root: Path) -> None:
     database = root / "mlruns" / "mlflow.db"
     with sqlite3.connect(database) as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
     connection.close()
     before = database.read_bytes()
-    fails(call(root, "chapterflow", "compare"), 1, "newer")
+    fails(invoke(root, "compare"), 1, "newer")
     assert database.read_bytes() == before
 
 
 @pytest.mark.slow
-def test_a_full_disk_in_mid_fetch_is_told_and_the_fetch_resumes(
-    tmp_path: Path, ready: Path, mirror: Path
-) -> None:
-    root = tmp_path / "checkout"
-    shutil.copytree(ready, root, symlinks=True)
+def test_a_full_disk_in_mid_fetch_is_told_and_the_fetch_resumes(root: Path, mirror: Path) -> None:
     limited = (
         "import resource, runpy, sys;resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000,) * 2);"
         "sys.argv = ['chapterflow', 'data', 'fetch', 'mnist']; "

@@ -10,25 +10,19 @@ import pytest
 import yaml
 
 from chapterflow.config.load import load_settings
-from tests.conftest import call, copy_checkout
+from tests.conftest import FINISHED, Finished, call, copy_checkout, invoke
 from tests.loop import stores
 
 #: Quick ones; `make run` of continuous integration runs all of them.
-MODELS = ("dnn", "cnn", "lenet5")
+MODELS = tuple(FINISHED)
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
-    """A checkout in which `chapterflow run` went through, its document, and its stderr."""
-    root = tmp_path_factory.mktemp("loop") / "checkout"
-    root.mkdir()
-    copy_checkout(root)
-    for model, epochs in (("dnn", 6), ("cnn", 3), ("lenet5", 3)):
-        stores.set_param(root, f"models.{model}.epochs", epochs)
-    call(root, "git", "commit", "-qam", "fewer epochs")
-    told = call(root, "chapterflow", "run", *MODELS, "--json")
-    assert told.returncode == 0, told.stderr
-    return root, json.loads(told.stdout), told.stderr
+def done(finished_once: Path) -> Finished:
+    """The checkout in which the run took place: no other module looks at it."""
+    return Finished(
+        finished_once / "checkout", *json.loads((finished_once / "said.json").read_text())
+    )
 
 
 def test_stdout_is_one_document_of_the_promised_shape(done: Any) -> None:
@@ -102,8 +96,8 @@ def test_a_model_run_holds_metrics_by_epoch_figures_data_and_model(done: Any) ->
     run = client.get_run(dnn["run_id"])
     for name in ("train/loss", "validation/accuracy", "train/learning_rate"):
         steps = [metric.step for metric in client.get_metric_history(dnn["run_id"], name)]
-        assert steps == [1, 2, 3, 4, 5, 6]
-    assert run.data.params["epochs"] == "6"
+        assert steps == list(range(1, FINISHED["dnn"] + 1))
+    assert run.data.params["epochs"] == str(FINISHED["dnn"])
     (used,) = run.inputs.dataset_inputs
     assert used.dataset.name == "digits"
     names = {item.path for item in client.list_artifacts(dnn["run_id"])}
@@ -142,9 +136,37 @@ def test_the_registered_model_gives_the_logged_predictions_on_raw_pixels(done: A
         assert info.saved_input_example_info is not None
 
 
+def test_a_run_ends_with_a_page_that_everything_leads_to(done: Any) -> None:
+    root, document, stderr = done
+    page = root / "report" / "index.html"
+    text = page.read_text()
+    for model in document["models"]:
+        assert model["run_id"] in text
+        assert f"{model['metrics']['test/accuracy']:.4f}" in text
+    assert page.as_uri() in stderr
+    flow, *_ = stores.mlflow_runs(root)
+    assert flow["tags"]["chapterflow.kind"] == "flow"
+    assert stores.artifacts(root, flow["id"], "report") == ["report/index.html"]
+    ((data,),) = stores.query(
+        root / ".prefect" / "prefect.db", "SELECT data FROM artifact WHERE key = 'results'"
+    )
+    assert page.as_uri() in data
+    assert flow["id"] in data
+    assert call(root, "git", "status", "--porcelain").stdout == ""
+
+
+def test_the_page_leads_to_data_docs_that_are_there(done: Any) -> None:
+    root, _, _ = done
+    text = (root / "report" / "index.html").read_text()
+    address = text.split('">Data Docs of digits</a>')[0].rpartition('href="')[2]
+    assert (root / "report" / address).resolve().is_file()
+    assert not address.startswith(("/", "file:"))
+
+
 def test_a_second_run_reuses_everything(done: Any) -> None:
     root, document, _ = done
     before = len(stores.model_runs(root))
+    page = (root / "report" / "index.html").stat().st_mtime_ns
     told = call(root, "chapterflow", "run", *MODELS, "--json")
     assert told.returncode == 0, told.stderr
     again = json.loads(told.stdout)
@@ -153,11 +175,14 @@ def test_a_second_run_reuses_everything(done: Any) -> None:
         assert second["run_id"] == first["run_id"]
         assert second["metrics"] == first["metrics"]
     assert len(stores.model_runs(root)) == before
+    # Nor does the page change.
+    assert "report: reused" in told.stderr
+    assert (root / "report" / "index.html").stat().st_mtime_ns == page
 
 
 def test_compare_tells_which_differences_are_real(done: Any) -> None:
     root, document, _ = done
-    told = call(root, "chapterflow", "compare", "--json")
+    told = invoke(root, "compare", "--json")
     assert told.returncode == 0, told.stderr
     found = json.loads(told.stdout)
     assert [model["run_id"] for model in found["models"]] == [
@@ -171,10 +196,10 @@ def test_compare_tells_which_differences_are_real(done: Any) -> None:
         difference = accuracy[pair["b"]] - accuracy[pair["a"]]
         assert pair["accuracy_difference"] == pytest.approx(difference)
         assert pair["low"] <= difference <= pair["high"]
-    told = call(root, "chapterflow", "compare", "dnn", "cnn", "--json")
+    told = invoke(root, "compare", "dnn", "cnn", "--json")
     (pair,) = json.loads(told.stdout)["differences"]
     assert pair == found["differences"][0]
-    table = call(root, "chapterflow", "compare").stdout
+    table = invoke(root, "compare").stdout
     assert "Is the difference real? 449 test examples of digits" in table
 
 
