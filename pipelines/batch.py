@@ -45,7 +45,7 @@ def batch(
     """Predict files or datasets with a registered model. A killed flow goes on when called again.
 
     Args:
-        model: `NAME`, `NAME/VERSION` or `NAME@ALIAS`; the champion of a name alone.
+        model: `NAME`, `NAME/VERSION` or `NAME@ALIAS` in the registry.
         inputs: Files, folders, `DATASET`, `DATASET:SPLIT` or `DATASET:INDEX`.
         out: Parquet file to write.
         profile: Profile in place of the one in `params.yaml`.

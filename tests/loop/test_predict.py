@@ -52,8 +52,9 @@ def test_a_folder_with_a_broken_picture(root: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_text("no picture")
     (tmp_path / "notes.txt").write_text("neither")
     out = tmp_path / "out.parquet"
-    told = call(root, "chapterflow", "predict", MODEL, str(tmp_path), "--out", str(out))
+    told = call(root, "chapterflow", "predict", "dnn", str(tmp_path), "--out", str(out))
     assert told.returncode == 0, told.stderr
+    assert "dnn: version 1 (challenger; no champion yet)" in told.stderr
     assert "broken.png" in told.stdout + told.stderr
     table = pd.read_parquet(out)
     assert [Path(name).name for name in table["input"]] == [f"{n}.png" for n in range(5)]
@@ -102,7 +103,7 @@ def test_it_is_no_model_run_and_names_its_data(root: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["dnn", "digits"], "dnn@champion"),
+        (["dnn@champion", "digits"], "`chapterflow promote dnn` promotes one"),
         ([MODEL, "digts"], "digits"),
         ([MODEL, "digits:tst"], "'tst'"),
         ([MODEL, "."], "must hold pictures"),

@@ -13,6 +13,7 @@ from chapterflow.environment import Project, configure, find_project
 
 if TYPE_CHECKING:
     from chapterflow.config.settings import Settings
+    from chapterflow.tracking.versions import Version
 
 ProfileOption = Annotated[
     str | None,
@@ -22,12 +23,23 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change params.yaml for this call."),
 ]
+#: What `MODEL` is, wherever a command reads a registered version (`tracking.versions`).
+MODEL_HELP = (
+    "NAME, NAME/VERSION or NAME@ALIAS of a registered model. NAME is its champion; before the "
+    "first promotion its challenger, or else its newest version."
+)
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
 def say(message: str, style: str = "") -> None:
     """Tell people something, on stderr."""
     Console(stderr=True).print(Text(message, style=style), soft_wrap=True)
+
+
+def say_version(version: Version) -> None:
+    """Tell people which version a command takes."""
+    say(version.notice())
 
 
 def start(

@@ -12,7 +12,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from chapterflow.cli.common import JsonOption, ProfileOption, SetOption, print_json, start
+from chapterflow.cli.common import (
+    JsonOption,
+    ModelArgument,
+    ProfileOption,
+    SetOption,
+    print_json,
+    say_version,
+    start,
+)
 
 
 def print_explained(console: Console, document: Mapping[str, Any]) -> None:
@@ -66,7 +74,7 @@ def _methods(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
 
 
 def explain(
-    model: Annotated[str, typer.Argument(help="NAME, NAME/VERSION or NAME@ALIAS.")],
+    model: ModelArgument,
     given: Annotated[
         str,
         typer.Argument(metavar="INPUT", help="Picture, .npy file, DATASET:INDEX or DATASET."),
@@ -113,6 +121,7 @@ def explain(
             methods=method,
             layer=layer,
             target=target,
+            on_version=say_version,
             tell=live.tell_about(model),
         )
     from chapterflow.explain.explanation import EXPLANATION, write_explanation

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from chapterflow.cli.common import JsonOption, print_json, start
+from chapterflow.cli.common import MODEL_HELP, JsonOption, print_json, say_version, start
 
 if TYPE_CHECKING:
     from chapterflow.lineage.reproduce import Reproduction
@@ -27,8 +27,6 @@ STYLES: dict[State, tuple[str, str]] = {
 
 def print_lineage(console: Console, lineage: Lineage) -> None:
     """Print the tree of links, and in the last line which are broken."""
-    if lineage.note:
-        console.print(Text(lineage.note, style="yellow"), soft_wrap=True)
     root = Tree(_line(lineage.root), guide_style="dim")
     _add(root, lineage.root)
     console.print(root)  # not softly: a tree crops lines that are not to be wrapped
@@ -58,8 +56,6 @@ def _line(link: Link) -> Text:
 
 def print_reproduction(console: Console, done: Reproduction) -> None:
     """Print the environment then and now, where the data came from, and the verdict."""
-    if done.note:
-        console.print(Text(done.note, style="yellow"), soft_wrap=True)
     table = Table(title=f"{done.version} made again: run {done.reproduces}")
     for heading in ("", "recorded", "today", "same?"):
         table.add_column(heading, overflow="fold")
@@ -80,14 +76,20 @@ def print_reproduction(console: Console, done: Reproduction) -> None:
     )
 
 
+RecordedArgument = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help=f"{MODEL_HELP} A run's id or its beginning works too."),
+]
+
+
 def why(
-    model: Annotated[str, typer.Argument(help="NAME, NAME/VERSION or NAME@ALIAS.")],
+    model: RecordedArgument,
     as_json: JsonOption = False,
 ) -> None:
     """Show what stands behind a registered model, each link checked.
 
     Run, data, validation, source code and gates. Each link is checked; where one is broken, the
-    exit code is 1. NAME alone is the champion, or else its challenger.
+    exit code is 1.
     """
     project, settings = start(models=False)
     from chapterflow.lineage.why import why as find_out
@@ -95,7 +97,9 @@ def why(
 
     console = live.console()
     with live.shown(live.console(stderr=True), [model]):
-        lineage = find_out(project, settings, model, tell=live.tell_about(model))
+        lineage = find_out(
+            project, settings, model, on_version=say_version, tell=live.tell_about(model)
+        )
     if as_json:
         print_json(lineage.document())
     else:
@@ -105,12 +109,7 @@ def why(
 
 
 def reproduce(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="NAME, NAME/VERSION or NAME@ALIAS, or a run's id or its start."
-        ),
-    ],
+    model: RecordedArgument,
     as_json: JsonOption = False,
 ) -> None:
     """Train a recorded model again, and compare both.
@@ -125,7 +124,9 @@ def reproduce(
 
     console = live.console(stderr=as_json)
     with live.shown(console, [model]):
-        done = make_again(project, settings, model, tell=live.tell_about(model))
+        done = make_again(
+            project, settings, model, on_version=say_version, tell=live.tell_about(model)
+        )
     if as_json:
         print_json(done.model_dump(mode="json"))
     else:

@@ -12,7 +12,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from chapterflow.cli.common import JsonOption, ProfileOption, SetOption, print_json, say, start
+from chapterflow.cli.common import (
+    JsonOption,
+    ModelArgument,
+    ProfileOption,
+    SetOption,
+    print_json,
+    say,
+    say_version,
+    start,
+)
 
 ALIKE = "like the test data"
 #: Unreadable inputs that are named on the screen; the run has all of them.
@@ -76,7 +85,7 @@ def _counted(count: int, noun: str) -> str:
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help="NAME (its champion), NAME/VERSION or NAME@ALIAS.")],
+    model: ModelArgument,
     inputs: Annotated[
         list[str],
         typer.Argument(
@@ -103,7 +112,7 @@ def predict(
     from pipelines.server import prefect_server
 
     # What is wrong with the words of the command is told before any server starts.
-    check_batch(project, settings, model, inputs, out)
+    check_batch(project, settings, model, inputs, out, on_version=say_version)
     console = live.console(stderr=as_json)
     with live.shown(console, [model]) as progress:
         progress.update(model, "starting", "Prefect")

@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from chapterflow.cli.common import JsonOption, ProfileOption, SetOption, print_json, say, start
+from chapterflow.cli.common import (
+    JsonOption,
+    ProfileOption,
+    SetOption,
+    print_json,
+    say,
+    say_version,
+    start,
+)
 from chapterflow.errors import PromotionRefused
 
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for the ledger.")]
@@ -16,7 +24,12 @@ ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for the ledger
 
 def promote(
     model: Annotated[
-        str, typer.Argument(help="NAME (its challenger), NAME/VERSION, NAME@ALIAS, or a role.")
+        str,
+        typer.Argument(
+            metavar="NAME[/VERSION|@ALIAS]",
+            help="Registered model, whose challenger is judged, or that version of it; or a role, "
+            "whose best model is judged.",
+        ),
     ],
     to: Annotated[str, typer.Option(metavar="ALIAS", help="Alias to take.")] = "champion",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge, and change nothing.")] = False,
@@ -61,7 +74,9 @@ def promote(
     console = live.console(stderr=as_json)
     try:
         with live.shown(console, [model]):
-            verdict = promote_version(project, request, tell=live.tell_about(model))
+            verdict = promote_version(
+                project, request, on_version=say_version, tell=live.tell_about(model)
+            )
     except NothingToJudge as nothing:
         if as_json:
             print_json({"model": model, "verdict": "nothing to judge", "reason": str(nothing)})
@@ -77,7 +92,7 @@ def promote(
 
 
 def rollback(
-    model: Annotated[str, typer.Argument(help="Registered model.")],
+    model: Annotated[str, typer.Argument(metavar="NAME", help="Registered model.")],
     to: Annotated[
         str | None,
         typer.Option(metavar="VERSION", help="An earlier champion; the one before by default."),
@@ -113,7 +128,8 @@ def rollback(
 
 
 def history(
-    model: Annotated[str, typer.Argument(help="Registered model.")], as_json: JsonOption = False
+    model: Annotated[str, typer.Argument(metavar="NAME", help="Registered model.")],
+    as_json: JsonOption = False,
 ) -> None:
     """Show who promoted, refused or rolled back what, when and why."""
     project, _ = start(models=False)

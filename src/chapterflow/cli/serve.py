@@ -8,14 +8,11 @@ from typing import Annotated
 
 import typer
 
-from chapterflow.cli.common import say, start
+from chapterflow.cli.common import ModelArgument, say, say_version, start
 
 
 def serve(
-    model: Annotated[
-        str,
-        typer.Argument(help="NAME (its champion), NAME/VERSION or NAME@ALIAS."),
-    ],
+    model: ModelArgument,
     port: Annotated[
         int, typer.Option(help="Port on 127.0.0.1; 0 for any that is free.", min=0, max=65535)
     ] = 5001,
@@ -33,7 +30,7 @@ def serve(
     listener = server.bind(port)
     say(f"Loading {model}")
     with contextlib.suppress(KeyboardInterrupt):  # also while it loads: nothing is lost
-        served = server.load(project, settings, model)
+        served = server.load(project, settings, model, on_version=say_version)
         if not server.serve(served, listener, max_mb * 1_000_000, say):
             # Python would wait for a computation that nobody waits for any more.
             os._exit(0)

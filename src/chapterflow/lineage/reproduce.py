@@ -24,13 +24,12 @@ from chapterflow.kinds.dataset import open_dataset, read_card
 from chapterflow.lineage import provenance as past_data
 from chapterflow.lineage.agreement import Agreement, Verdict, compare_models
 from chapterflow.lineage.provenance import read_json
-from chapterflow.lineage.why import find_run
 from chapterflow.models.base import ChapterModel, ModelParams
 from chapterflow.models.catalog import get_model
 from chapterflow.tracking import runs
 from chapterflow.tracking.fingerprint import PACKAGE, content_hash
 from chapterflow.tracking.session import Session
-from chapterflow.tracking.versions import Version, model_file
+from chapterflow.tracking.versions import OnVersion, Version, find_version, ignore, model_file
 from chapterflow.training.history import EpochRecord
 from chapterflow.types import Strict, Tell, silent
 
@@ -372,7 +371,12 @@ class Reproduction(Strict):
 
 
 def reproduce(
-    project: Project, settings: Settings, reference: str, *, tell: Tell = silent
+    project: Project,
+    settings: Settings,
+    reference: str,
+    *,
+    on_version: OnVersion = ignore,
+    tell: Tell = silent,
 ) -> Reproduction:
     """Train a recorded model again, with its parameters, seed and data, and compare both.
 
@@ -383,7 +387,8 @@ def reproduce(
     Args:
         project: The project.
         settings: Its settings; of them, only the comparison's.
-        reference: A run's id or how it begins, or `NAME`, `NAME/VERSION` or `NAME@ALIAS`.
+        reference: `NAME`, `NAME/VERSION` or `NAME@ALIAS`, or a run's id or its beginning.
+        on_version: Called with the version that the reference names.
         tell: Hears how it goes on.
 
     Raises:
@@ -393,9 +398,11 @@ def reproduce(
     """
     with Session(project, settings) as session, tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder)
-        run, asked = find_run(session.client, session.experiment_id, reference)
-        version = asked.version
-        tell("look up", f"{version.told()}, run {run.info.run_id}")
+        client = session.client
+        version = find_version(client, reference, experiment_id=session.experiment_id)
+        on_version(version)
+        run = _run_of(client, version)
+        tell("look up", f"{version}, run {run.info.run_id}")
         parts = read_json(run.info.run_id, "fingerprint.json")
         recorded = recorded_model(version, run, parts)
         kept = model_file(session.client, version)
@@ -408,7 +415,7 @@ def reproduce(
         verdict = comparison.verdict(same_environment=same)
         done = Reproduction(
             asked=reference,
-            note=asked.note,
+            note=version.notice() if version.fallback else None,
             version=version.uri(),
             model=recorded.model,
             reproduces=run.info.run_id,
@@ -425,6 +432,21 @@ def reproduce(
         tell("log", "the outcome")
         run_id = log_reproduction(project, session, run, done.model_dump(exclude={"run_id"}))
     return done.model_copy(update={"run_id": run_id})
+
+
+def _run_of(client: MlflowClient, version: Version) -> Run:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(version.run_id)
+    except MlflowException:
+        run = None
+    if run is None or run.info.lifecycle_stage != "active":
+        raise StoreError(
+            f"The run that trained {version} must be in the tracking store. "
+            f"Received: no run {version.run_id}"
+        )
+    return run
 
 
 def _retrain(recorded: Recorded, data: Path, temporary: Path, tell: Tell) -> tuple[Path, float]:

@@ -1,132 +1,36 @@
-"""Which version or run people mean."""
+"""Where a registered model comes from: each link checked."""
 
 from __future__ import annotations
 
-import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from chapterflow.config.settings import Profile, Settings
+from chapterflow.config.settings import Settings
 from chapterflow.environment import Project
-from chapterflow.errors import ConfigError, StoreError
+from chapterflow.errors import StoreError
 from chapterflow.lineage.provenance import evidence, read_json
 from chapterflow.lineage.tree import Lineage, Link, State
 from chapterflow.tracking import runs
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.versions import (
-    CHALLENGER,
     CHAMPION,
     VERDICT,
     VERDICT_FILE,
     VERDICT_RUN,
+    OnVersion,
     Version,
     find_version,
     holder,
+    ignore,
     model_file,
-    version_of,
 )
 from chapterflow.types import Tell, silent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-
-#: How a run's id begins; fewer characters could be meant as anything.
-_RUN = re.compile(r"[0-9a-f]{4,32}")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A version that was asked for.
-
-    Attributes:
-        note: Which version was taken, where the reference did not say.
-    """
-
-    version: Version
-    note: str | None = None
-
-
-def find(client: MlflowClient, reference: str) -> Asked:
-    """Return the version that `NAME`, `NAME/VERSION` or `NAME@ALIAS` names.
-
-    NAME alone is the champion; before there is one, the challenger, or else the newest version.
-
-    Raises:
-        ConfigError: If there is none.
-    """
-    if "@" in reference or "/" in reference:
-        return Asked(find_version(client, reference))
-    if champion := holder(client, reference, CHAMPION):
-        return Asked(champion)
-    if challenger := holder(client, reference, CHALLENGER):
-        return Asked(challenger, f"{reference} has no champion; this is its challenger.")
-    newest = find_version(client, reference)
-    return Asked(newest, f"{reference} has no champion and no challenger; this is its newest.")
-
-
-def find_run(client: MlflowClient, experiment_id: str, reference: str) -> tuple[Run, Asked]:
-    """Return the finished model run that a reference names, and the version that it made.
-
-    Args:
-        client: MlflowClient.
-        experiment_id: Where runs are looked for.
-        reference: A run's id or how it begins, or what `find` takes.
-
-    Raises:
-        ConfigError: If there is none, or several begin so.
-        StoreError: If a version's run, or a run's version, is gone.
-    """
-    from mlflow.exceptions import MlflowException
-
-    fitting = []
-    if _RUN.fullmatch(reference) and not _is_registered(client, reference):
-        fitting = [
-            run
-            for profile in get_args(Profile)
-            for run in runs.finished_model_runs(client, experiment_id, profile)
-            if run.info.run_id.startswith(reference)
-        ]
-        if len(fitting) > 1:
-            raise ConfigError(
-                f"The id of a run must be given in full, or as far as it is one run's. "
-                f"Received: {reference!r}, with which {len(fitting)} runs begin"
-            )
-    if not fitting:
-        asked = find(client, reference)
-        try:
-            run = client.get_run(asked.version.run_id)
-        except MlflowException:
-            run = None
-        if run is None or run.info.lifecycle_stage != "active":
-            raise StoreError(
-                f"{asked.version.told()} was made by a run that the store must still have. "
-                f"Received: no run {asked.version.run_id}"
-            )
-        return run, asked
-    (run,) = fitting
-    tags = run.data.tags
-    try:
-        made = client.get_model_version(tags[runs.MODEL], tags[runs.MODEL_VERSION])
-    except (MlflowException, KeyError):
-        raise StoreError(
-            f"Run {run.info.run_id} must have a version in the registry: its model is compared "
-            f"with. Received: {tags.get(runs.MODEL)}/{tags.get(runs.MODEL_VERSION)}, which is gone"
-        ) from None
-    return run, Asked(version_of(made))
-
-
-def _is_registered(client: MlflowClient, name: str) -> bool:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.get_registered_model(name)
-    except MlflowException:
-        return False
-    return True
 
 
 def gates(client: MlflowClient, version: Version) -> Link:
@@ -188,7 +92,14 @@ def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def why(project: Project, settings: Settings, reference: str, *, tell: Tell = silent) -> Lineage:
+def why(
+    project: Project,
+    settings: Settings,
+    reference: str,
+    *,
+    on_version: OnVersion = ignore,
+    tell: Tell = silent,
+) -> Lineage:
     """Follow the links from a registered model back to what made it, and check each.
 
     Nothing is changed, and no model is loaded.
@@ -196,18 +107,18 @@ def why(project: Project, settings: Settings, reference: str, *, tell: Tell = si
     Args:
         project: The project.
         settings: Its settings.
-        reference: `NAME`, `NAME/VERSION` or `NAME@ALIAS`; the champion of a name alone, or else
-            its challenger, or else its newest version.
+        reference: `NAME`, `NAME/VERSION` or `NAME@ALIAS`, or a run's id or its beginning.
+        on_version: Called with the version that the reference names.
         tell: Hears which link is looked at.
 
     Raises:
-        ConfigError: If no such version is in the registry.
+        ConfigError: If no such version is in the registry, and no such run in the store.
     """
     with Session(project, settings) as session:
         client = session.client
-        asked = find(client, reference)
-        version = asked.version
-        tell("why", version.told())
+        version = find_version(client, reference, experiment_id=session.experiment_id)
+        on_version(version)
+        tell("why", str(version))
         run = _run(client, version)
         root = _version(
             client,
@@ -225,7 +136,7 @@ def why(project: Project, settings: Settings, reference: str, *, tell: Tell = si
         asked=reference,
         version=version.uri(),
         run_id=version.run_id,
-        note=asked.note,
+        note=version.notice() if version.fallback else None,
         root=root,
     )
 

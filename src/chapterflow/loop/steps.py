@@ -42,7 +42,7 @@ from chapterflow.tracking.artifacts import (
 )
 from chapterflow.tracking.fingerprint import fingerprint, fingerprint_parts, validation_folder
 from chapterflow.tracking.records import SCORES, Comparison, Outcome, Prepared, Reported, RunFacts
-from chapterflow.tracking.runs import labels, named_runs, newest_flow_run, read_run
+from chapterflow.tracking.runs import find_runs, labels, newest_flow_run, read_run
 from chapterflow.tracking.session import Session, outcome_of
 from chapterflow.tracking.versions import register
 from chapterflow.training.fit import Training
@@ -461,7 +461,7 @@ def report(
         client, experiment = session.client, session.experiment_id
         tell("report", "looking up runs")
         chosen = (
-            named_runs(client, experiment, wanted)
+            find_runs(client, experiment, wanted)
             if wanted
             else newest_runs(project, settings, session)
         )

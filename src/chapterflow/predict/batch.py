@@ -63,7 +63,14 @@ from chapterflow.predict.table import (
 from chapterflow.tracking import runs
 from chapterflow.tracking.runs import end_dead_runs
 from chapterflow.tracking.session import Session
-from chapterflow.tracking.versions import CHAMPION, Version, card_of, find_version, read_version
+from chapterflow.tracking.versions import (
+    OnVersion,
+    Version,
+    card_of,
+    find_version,
+    ignore,
+    read_version,
+)
 from chapterflow.types import Strict, Tell, silent
 
 if TYPE_CHECKING:
@@ -77,7 +84,13 @@ MOST_CHARACTERS = 400_000
 
 
 def check_batch(
-    project: Project, settings: Settings, model: str, given: Sequence[str], out: Path
+    project: Project,
+    settings: Settings,
+    model: str,
+    given: Sequence[str],
+    out: Path,
+    *,
+    on_version: OnVersion = ignore,
 ) -> None:
     """Refuse a batch that cannot come to anything, in the words of the batch itself.
 
@@ -92,7 +105,8 @@ def check_batch(
     check_words(words)
     check_out(out)
     with Session(project, settings) as session:
-        version = find_version(session.client, model, default=CHAMPION)
+        version = find_version(session.client, model)
+        on_version(version)
         card = card_of(session.client, version)
         settings = settings_of(project, settings, session, version)
     check_inputs(project, settings, version, card, words)
@@ -374,7 +388,7 @@ def start_run(
             "chapterflow.output": str(out.resolve()),
             runs.MACHINE: machine(),
             runs.PYTHON: platform.python_version(),
-            "mlflow.note.content": f"Predictions of **{version.told()}** for "
+            "mlflow.note.content": f"Predictions of **{version}** for "
             f"{sum(source.count for source in inputs.sources)} examples; `drift.json` says whether "
             "they are like the data that it was tested on.",
             **data,
@@ -498,7 +512,7 @@ def batch_predict(
     whole part. `out` is replaced when all is done, and not before.
 
     Args:
-        model: `NAME`, `NAME/VERSION` or `NAME@ALIAS` in the registry; the champion of a name alone.
+        model: `NAME`, `NAME/VERSION` or `NAME@ALIAS` in the registry.
         given: Files, folders, `DATASET`, `DATASET:SPLIT` or `DATASET:INDEX`.
         out: File to write.
         tags: More tags for the run.
@@ -510,9 +524,9 @@ def batch_predict(
     check_out(out)
     with Session(project, settings) as session:
         end_dead_runs(session.client, [session.experiment_id])
-        version = find_version(session.client, model, default=CHAMPION)
+        version = find_version(session.client, model)
         settings = settings_of(project, settings, session, version)
-        tell("load", version.told())
+        tell("load", str(version))
         load_tensorflow()
         network, card = read_version(session.client, version)
         size = photo_size(settings, version)

@@ -25,7 +25,7 @@ from chapterflow.predict.inputs import (
     settings_of,
 )
 from chapterflow.tracking.session import Session
-from chapterflow.tracking.versions import Version, find_version, read_version
+from chapterflow.tracking.versions import OnVersion, Version, find_version, ignore, read_version
 from chapterflow.types import Tell, silent
 
 if TYPE_CHECKING:
@@ -60,19 +60,20 @@ def explain_with(
     methods: Sequence[str] | None = None,
     layer: str | None = None,
     target: str | None = None,
+    on_version: OnVersion = ignore,
     tell: Tell = silent,
 ) -> Explained:
     """Explain what a registered model answers to an input of the user's.
 
     Args:
-        model: `NAME`, `NAME/VERSION` or `NAME@ALIAS` in the registry; the newest version of a name
-            alone.
+        model: `NAME`, `NAME/VERSION` or `NAME@ALIAS` in the registry.
         given: A picture, an `.npy` array of one example, `DATASET:INDEX` (a position in the
             dataset), or `DATASET` for its probes.
         folder: Where the pictures go.
         methods: Of attribution; all that the model allows unless given.
         layer: For `grad-cam`.
         target: Name of the class to explain; the one that the model says unless given.
+        on_version: Called with the version that `model` names.
 
     Raises:
         ConfigError: If the model, the input or an option is not there.
@@ -82,11 +83,12 @@ def explain_with(
         raise ConfigError(f"--out must be a folder. Received: the file {folder}")
     with Session(project, settings) as session:
         version = find_version(session.client, model)
-        tell("explain", f"loading {version.told()}")
+        on_version(version)
+        tell("explain", f"loading {version}")
         load_tensorflow()
         network, card = read_version(session.client, version)
         settings = settings_of(project, settings, session, version)
-    title = f"{version.told()}"
+    title = str(version)
     name, _, index = given.partition(":")
     place = Path(given).expanduser()
     if place.is_file():

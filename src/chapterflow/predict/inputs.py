@@ -86,19 +86,19 @@ def fits(version: Version, card: DatasetCard, shown: DatasetCard) -> None:
     """
     if (card.kind, card.classes) != (shown.kind, shown.classes):
         raise ConfigError(
-            f"{version.told()} must be shown data like those that it learnt: {card.kind} of "
+            f"{version} must be shown data like those that it learnt: {card.kind} of "
             f"{len(card.classes)} classes ({card.name}). Received: {shown.kind} of "
             f"{len(shown.classes)} classes ({shown.name})"
         )
     if not _same_shape(card.shape, shown.shape):
         raise ConfigError(
-            f"{version.told()} reads {card.kind} of {shape_text(card.shape)} ({card.name}). "
+            f"{version} reads {card.kind} of {shape_text(card.shape)} ({card.name}). "
             f"Received: {shape_text(shown.shape)} ({shown.name})"
         )
     if get_kind(card.kind).bounded and card.value_max != shown.value_max:
         # The model divides by the range that it learnt, so it would see another brightness.
         raise ConfigError(
-            f"{version.told()} reads raw values from 0 to {card.value_max:g} ({card.name}). "
+            f"{version} reads raw values from 0 to {card.value_max:g} ({card.name}). "
             f"Received: 0 to {shown.value_max:g} ({shown.name})"
         )
 

@@ -25,7 +25,14 @@ from chapterflow.environment import Project, load_tensorflow
 from chapterflow.errors import ConfigError, StoreError
 from chapterflow.shipped.answers import DESCRIPTION, Inputs
 from chapterflow.tracking.session import Session
-from chapterflow.tracking.versions import CHAMPION, Version, find_version, model_file, model_folder
+from chapterflow.tracking.versions import (
+    OnVersion,
+    Version,
+    find_version,
+    ignore,
+    model_file,
+    model_folder,
+)
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -232,11 +239,14 @@ class Served:
     folder: Path
 
 
-def load(project: Project, settings: Settings, reference: str) -> Served:
+def load(
+    project: Project, settings: Settings, reference: str, *, on_version: OnVersion = ignore
+) -> Served:
     """Load a version and let it answer its own example once, so that the first client waits not.
 
     Args:
-        reference: `NAME` (its champion), `NAME/VERSION` or `NAME@ALIAS`.
+        reference: `NAME`, `NAME/VERSION` or `NAME@ALIAS` in the registry.
+        on_version: Called with the version that it names.
 
     Raises:
         ConfigError: If it is not in the registry.
@@ -245,11 +255,12 @@ def load(project: Project, settings: Settings, reference: str) -> Served:
     import mlflow
 
     with Session(project, settings) as session:
-        version = find_version(session.client, reference, default=CHAMPION)
+        version = find_version(session.client, reference)
+        on_version(version)
         folder = model_folder(version)
         if not (folder / DESCRIPTION).is_file():
             raise StoreError(
-                f"A served model must say what it answers. Received: {version.told()}, which was "
+                f"A served model must say what it answers. Received: {version}, which was "
                 f"logged without {DESCRIPTION}. `chapterflow run {version.model} --force` trains "
                 "and logs it anew"
             )
@@ -382,7 +393,7 @@ def serve(
             await super().startup(sockets)
             seconds = time.time() - psutil.Process().create_time()
             tell(
-                f"{served.version.told()} answers at {invocations}, {seconds:.1f} s after it was "
+                f"{served.version} answers at {invocations}, {seconds:.1f} s after it was "
                 "started (Ctrl-C ends it). Try:"
             )
             tell(

@@ -29,9 +29,12 @@ from chapterflow.tracking.versions import (
     CHALLENGER,
     CHAMPION,
     PREVIOUS_CHAMPION,
+    OnVersion,
     Version,
+    check_registered,
     find_version,
     holder,
+    ignore,
     model_file,
     model_folder,
 )
@@ -186,7 +189,8 @@ class Request:
     """What is asked of the gatekeeper.
 
     Attributes:
-        model: `NAME` (its challenger), `NAME/VERSION`, `NAME@ALIAS`, or a role.
+        model: A registered model, whose challenger is judged; `NAME/VERSION` or `NAME@ALIAS`, one
+            version; or a role.
         alias: Alias that the version is to take.
         reason: Why, for the ledger.
         allow_dirty: Whether code and data that no commit has will do.
@@ -230,8 +234,13 @@ class NothingToJudge(ChapterflowError):
     exit_code = 0
 
 
-def judge_request(project: Project, request: Request, *, tell: Tell = silent) -> Judged:
+def judge_request(
+    project: Project, request: Request, *, on_version: OnVersion = ignore, tell: Tell = silent
+) -> Judged:
     """Judge a version against the holder of the alias, on the data that are here now.
+
+    Args:
+        on_version: Called with the version that is judged.
 
     Raises:
         ConfigError: If the model, the alias or a threshold's name is wrong.
@@ -260,6 +269,7 @@ def judge_request(project: Project, request: Request, *, tell: Tell = silent) ->
         else:
             version = _challenger(client, request)
             target = version.name
+        on_version(version)
         champion = holder(client, target, request.alias)
         if champion is not None and champion.source == version.source:
             raise _held_already(client, version, target, request.alias)
@@ -301,7 +311,7 @@ def _judge(
     problems = dict(challenger.problems) | ({"reload": problem} if problem else {})
     held_against, without = None, f"no version is {request.alias} yet"
     if champion is not None:
-        tell("promote", f"scoring {champion.told()}")
+        tell("promote", f"scoring {champion}")
         held_against = measure(project, settings, client, champion, data)
         if request.without_champion and held_against.test_digest != data.digest:
             without = f"{champion.uri()} was set aside: it was scored on other test data"
@@ -368,17 +378,18 @@ def _data(project: Project, settings: Settings, dataset: str, tell: Tell) -> Tes
 
 
 def _challenger(client: MlflowClient, request: Request) -> Version:
-    named = find_version(client, request.model)  # A wrong name is told in the registry's words.
     if any(mark in request.model for mark in "/@"):
-        return named
+        return find_version(client, request.model)
+    check_registered(client, request.model)
     version = holder(client, request.model, CHALLENGER)
     if version is not None:
         return version
     champion = holder(client, request.model, request.alias)
     if champion is None:
+        newest = find_version(client, request.model)
         raise ConfigError(
             f"{request.model} has no challenger. `chapterflow run {request.model}` makes one, or "
-            f"name a version: `chapterflow promote {named.uri()}`."
+            f"name a version: `chapterflow promote {newest.uri()}`."
         )
     raise _held_already(client, champion, request.model, request.alias)
 

@@ -19,7 +19,7 @@ from chapterflow.registry.verdict import FOLDER, Verdict
 from chapterflow.tracking import runs
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.store import ensure_experiment
-from chapterflow.tracking.versions import VERDICT_FILE, find_version, holder
+from chapterflow.tracking.versions import VERDICT_FILE, check_registered, holder
 from chapterflow.types import Strict
 
 if TYPE_CHECKING:
@@ -224,5 +224,5 @@ def history(project: Project, model: str) -> list[Entry]:
     with opened(project) as (client, ledger):
         past = ledger.entries(model)
         if not past:
-            find_version(client, model)
+            check_registered(client, model)
         return past

@@ -21,9 +21,11 @@ from chapterflow.tracking.versions import (
     VERDICT,
     VERDICT_FILE,
     VERDICT_RUN,
+    OnVersion,
     Version,
     find_version,
     holder,
+    ignore,
 )
 from chapterflow.types import Tell, silent
 
@@ -41,14 +43,19 @@ def previous(alias: str) -> str:
     return PREVIOUS_CHAMPION if alias == CHAMPION else f"previous-{alias}"
 
 
-def promote(project: Project, request: Request, *, tell: Tell = silent) -> Verdict:
+def promote(
+    project: Project, request: Request, *, on_version: OnVersion = ignore, tell: Tell = silent
+) -> Verdict:
     """Judge a version and, where every gate is passed, give it the alias.
+
+    Args:
+        on_version: Called with the version that is judged.
 
     Raises:
         ConfigError: If the request names what is not there.
         NothingToJudge: If nothing challenges the version that holds the alias.
     """
-    judged = judge_request(project, request, tell=tell)
+    judged = judge_request(project, request, on_version=on_version, tell=tell)
     return judged.verdict if request.dry_run else carry_out(project, judged, tell=tell)
 
 

@@ -17,6 +17,7 @@ from chapterflow.tracking.versions import (
     VERDICT,
     VERDICT_RUN,
     Version,
+    check_registered,
     find_version,
     holder,
     model_file,
@@ -61,7 +62,7 @@ def roll_back(
         PromotionRefused: If somebody else changed the champion meanwhile.
     """
     with opened(project) as (client, ledger):
-        find_version(client, model)  # A wrong name is told in the registry's words.
+        check_registered(client, model)
         champion = holder(client, model, CHAMPION)
         if champion is None:
             raise ConfigError(f"{model} has no champion to roll back.")

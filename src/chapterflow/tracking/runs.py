@@ -261,40 +261,40 @@ def end_dead_runs(client: MlflowClient, experiment_ids: Iterable[str]) -> list[s
     return ended
 
 
-#: So few runs are named in the message of a wrong id.
-TOLD = 8
+#: Most runs that a message lists.
+LISTED = 8
 
 
-def named_runs(client: MlflowClient, experiment_id: str, wanted: Sequence[str]) -> list[Run]:
-    """Return the finished model runs of any profile whose ids begin with the words, in their order.
+def find_runs(client: MlflowClient, experiment_id: str, prefixes: Sequence[str]) -> list[Run]:
+    """Return the finished model runs whose ids begin with the prefixes, in that order, each once.
 
     Raises:
-        ConfigError: If a word fits no run, or several.
+        ConfigError: If no run's id begins with a prefix, or several do.
     """
-    there = [
+    candidates = [
         run
         for profile in get_args(Profile)
         for run in finished_model_runs(client, experiment_id, profile)
     ]
-    found: dict[str, Run] = {}
-    for word in wanted:
-        fitting = [run for run in there if word and run.info.run_id.startswith(word)]
-        if len(fitting) != 1:
-            problem = f"{len(fitting)} runs begin so" if fitting else "no finished run begins so"
+    runs: dict[str, Run] = {}
+    for prefix in prefixes:
+        matches = [run for run in candidates if prefix and run.info.run_id.startswith(prefix)]
+        if len(matches) != 1:
+            number = f"the ids of {len(matches)} runs begin" if matches else "no run's id begins"
             raise ConfigError(
-                f"--runs takes ids of finished model runs, or how one of them begins: {problem}. "
-                f"Received: {word!r}. {_told(fitting or there)}"
+                f"RUN must be the id of a finished model run, or its beginning: {number} with "
+                f"this. Received: {prefix!r}. {_listed(matches or candidates)}"
             )
-        found[fitting[0].info.run_id] = fitting[0]
-    return list(found.values())
+        runs[matches[0].info.run_id] = matches[0]
+    return list(runs.values())
 
 
-def _told(there: Sequence[Run]) -> str:
-    if not there:
-        return "There is none yet; `chapterflow run` makes some."
-    names = [f"{run.info.run_id[:8]} ({run.data.tags[MODEL]})" for run in there[:TOLD]]
-    more = f" and {len(there) - TOLD} more" if len(there) > TOLD else ""
-    return f"There: {', '.join(names)}{more}."
+def _listed(runs: Sequence[Run]) -> str:
+    if not runs:
+        return "No run has finished yet; `chapterflow run` starts one."
+    names = [f"{run.info.run_id[:8]} ({run.data.tags[MODEL]})" for run in runs[:LISTED]]
+    more = f" and {len(runs) - LISTED} more" if len(runs) > LISTED else ""
+    return f"Runs: {', '.join(names)}{more}."
 
 
 def labels(chosen: Sequence[Run]) -> dict[str, str]:

@@ -1,22 +1,23 @@
-"""Versions of registered models: found by number or alias, and read back."""
+"""Versions of registered models: which one a reference names, and its files."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from chapterflow.errors import ConfigError, StoreError, nearest
 from chapterflow.files import sha256_file
 from chapterflow.kinds.dataset import DatasetCard
 from chapterflow.models.catalog import model_names
-from chapterflow.tracking.runs import MODEL, MODEL_SHA256
+from chapterflow.tracking.runs import MODEL, MODEL_SHA256, MODEL_VERSION, find_runs
 
 if TYPE_CHECKING:
     import keras
     from mlflow import MlflowClient
+    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
 #: Aliases of registered models; what they mean: `docs/promotion.md`.
@@ -27,6 +28,8 @@ VERDICT, VERDICT_RUN = "chapterflow.verdict", "chapterflow.verdict_run"
 VERDICT_FILE = "promotion/verdict.json"
 #: `NAME`, `NAME/VERSION` or `NAME@ALIAS`.
 _REFERENCE = re.compile(r"(?P<name>[^@/]+)(?:/(?P<version>\d+)|@(?P<alias>[^@/]+))?")
+#: The beginning of a run's id; shorter ones are too easily something else.
+_RUN_ID = re.compile(r"[0-9a-f]{4,32}")
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,11 @@ class Version:
     """One version of a registered model.
 
     Attributes:
-        alias: Alias by which it was asked for.
+        alias: Alias through which it was found.
         run_id: Run that trained it.
-        model: Chapter model that it is; another name than `name` for the model of a role.
+        model: Chapter model; differs from `name` in the registered model of a role.
         source: Logged model, `models:/m-...`.
+        fallback: Why a bare `NAME` that has no champion means this version.
     """
 
     name: str
@@ -46,26 +50,47 @@ class Version:
     run_id: str
     model: str
     source: str
+    fallback: Literal["challenger", "newest"] | None = None
 
-    def told(self) -> str:
-        """Return what it is called: `cnn@champion (version 3)`, `cnn/3`."""
+    def __str__(self) -> str:
+        """Return the version in words: `cnn@champion (version 3)`, `cnn/3`."""
         return f"{self.name}@{self.alias} (version {self.number})" if self.alias else self.uri()
 
     def uri(self) -> str:
         """Return name and number, `cnn/3`."""
         return f"{self.name}/{self.number}"
 
+    def notice(self) -> str:
+        """Return the sentence in which every command says which version it took."""
+        reason = f"{self.fallback}; no champion yet" if self.fallback else self.alias
+        return f"{self.name}: version {self.number}" + (f" ({reason})" if reason else "")
 
-def find_version(client: MlflowClient, reference: str, *, default: str | None = None) -> Version:
-    """Return the version that `NAME`, `NAME/VERSION` or `NAME@ALIAS` names.
+
+#: Called with the version that a reference names, before anything is done with it.
+OnVersion = Callable[[Version], None]
+
+
+def ignore(_version: Version) -> None:
+    """Do nothing with the version that a reference names."""
+
+
+def find_version(
+    client: MlflowClient, reference: str, *, experiment_id: str | None = None
+) -> Version:
+    """Return the version that `MODEL` names; every command that reads a version asks here.
+
+    `NAME/VERSION` and `NAME@ALIAS` name one version. `NAME` is the champion; before the first
+    promotion it is the challenger, and without a challenger the newest version.
 
     Args:
         client: MLflow client.
-        reference: What people write.
-        default: Alias that NAME alone stands for; without one it stands for the newest version.
+        reference: `NAME`, `NAME/VERSION` or `NAME@ALIAS`.
+        experiment_id: Experiment whose finished model runs the reference may name too, by their
+            id or its beginning. A registered model of that name takes precedence.
 
     Raises:
-        ConfigError: If there is none, with what is there.
+        ConfigError: If there is no such version, with a list of those that exist.
+        StoreError: If the run's version is no longer in the registry.
     """
     from mlflow.exceptions import MlflowException
 
@@ -75,10 +100,48 @@ def find_version(client: MlflowClient, reference: str, *, default: str | None = 
             "MODEL must be NAME, NAME/VERSION or NAME@ALIAS of a registered model. "
             f"Received: {reference!r}"
         )
-    name, number = parts["name"], parts["version"]
-    alias = parts["alias"] or (None if number else default)
+    name, number, alias = parts["name"], parts["version"], parts["alias"]
     try:
-        registered = client.get_registered_model(name)
+        aliases = check_registered(client, name)
+    except ConfigError:
+        if experiment_id is None or not _RUN_ID.fullmatch(reference):
+            raise
+        (run,) = find_runs(client, experiment_id, [reference])
+        return version_of_run(client, run)
+    try:
+        if number:
+            return version_of(client.get_model_version(name, number))
+        if alias:
+            # Search results carry no aliases in MLflow 3.
+            return version_of(client.get_model_version_by_alias(name, alias), alias)
+        if CHAMPION in aliases:
+            return version_of(client.get_model_version(name, aliases[CHAMPION]), CHAMPION)
+        if CHALLENGER in aliases:
+            challenger = client.get_model_version(name, aliases[CHALLENGER])
+            return version_of(challenger, CHALLENGER, fallback="challenger")
+        versions = client.search_model_versions(f"name = '{name}'")
+        newest = max(versions, key=lambda version: int(version.version))
+        return version_of(newest, fallback="newest")
+    except (MlflowException, ValueError):
+        numbers = sorted(int(v.version) for v in client.search_model_versions(f"name = '{name}'"))
+        existing = f"versions {', '.join(map(str, numbers))}" if numbers else "no versions"
+        hint = f" `chapterflow promote {name}` promotes one." if alias == CHAMPION else ""
+        raise ConfigError(
+            f"{reference!r} is not in the registry. {name} has {existing}; aliases: "
+            f"{', '.join(sorted(aliases)) or 'none'}.{hint}"
+        ) from None
+
+
+def check_registered(client: MlflowClient, name: str) -> dict[str, str]:
+    """Return the aliases of a registered model, each with the number of its version.
+
+    Raises:
+        ConfigError: If no registered model has this name.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return dict(client.get_registered_model(name).aliases)
     except MlflowException:
         if name in model_names():
             raise ConfigError(
@@ -87,36 +150,41 @@ def find_version(client: MlflowClient, reference: str, *, default: str | None = 
         names = sorted(model.name for model in client.search_registered_models())
         hint = nearest(name, names) if names else " `chapterflow run` registers models."
         raise ConfigError(f"No registered model is called {name!r}.{hint}") from None
+
+
+def version_of_run(client: MlflowClient, run: Run) -> Version:
+    """Return the version that a finished model run registered.
+
+    Raises:
+        StoreError: If it is no longer in the registry.
+    """
+    from mlflow.exceptions import MlflowException
+
+    tags = run.data.tags
     try:
-        if alias:
-            # Search results carry no aliases in MLflow 3.
-            found = client.get_model_version_by_alias(name, alias)
-        elif number:
-            found = client.get_model_version(name, number)
-        else:
-            versions = client.search_model_versions(f"name = '{name}'")
-            found = max(versions, key=lambda version: int(version.version))
-    except (MlflowException, ValueError):
-        numbers = sorted(int(v.version) for v in client.search_model_versions(f"name = '{name}'"))
-        there = f"versions {', '.join(map(str, numbers))}" if numbers else "no versions"
-        aliases = ", ".join(sorted(registered.aliases)) or "none"
-        asked = reference if parts["version"] or parts["alias"] else f"{name}@{alias}"
-        hint = f" `chapterflow promote {name}` judges a champion." if alias == CHAMPION else ""
-        raise ConfigError(
-            f"{asked!r} is not in the registry. {name} has {there}; aliases: {aliases}.{hint}"
+        return version_of(client.get_model_version(tags[MODEL], tags[MODEL_VERSION]))
+    except (MlflowException, KeyError):
+        raise StoreError(
+            f"Run {run.info.run_id} has no version in the registry. "
+            f"Received: {tags.get(MODEL)}/{tags.get(MODEL_VERSION)}, which does not exist"
         ) from None
-    return version_of(found, alias)
 
 
-def version_of(found: ModelVersion, alias: str | None = None) -> Version:
+def version_of(
+    record: ModelVersion,
+    alias: str | None = None,
+    *,
+    fallback: Literal["challenger", "newest"] | None = None,
+) -> Version:
     """Return MLflow's record of a version as one of ours."""
     return Version(
-        str(found.name),
-        str(found.version),
+        str(record.name),
+        str(record.version),
         alias,
-        str(found.run_id),
-        model=found.tags.get(MODEL, str(found.name)),
-        source=str(found.source),
+        str(record.run_id),
+        model=record.tags.get(MODEL, str(record.name)),
+        source=str(record.source),
+        fallback=fallback,
     )
 
 
