@@ -14,7 +14,7 @@ TARGETS = np.array([0, 2, 1, 1])
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("method", ["integrated-gradients", "occlusion"])
 def test_of_a_linear_model_both_are_weight_times_difference(axes: int, method: str) -> None:
-    from chapterflow.explain.attributions import attribute, background
+    from chapterflow.explain.attributions import attribute, default_baseline
 
     shape = SHAPES[axes]
     model, inputs = linear(shape), values(4, shape)
@@ -22,26 +22,28 @@ def test_of_a_linear_model_both_are_weight_times_difference(axes: int, method: s
     found = attribute(model, inputs, TARGETS, method, **options)
     kernel = np.asarray(model.layers[-1].kernel)
     weights = kernel.T[TARGETS].reshape(inputs.shape)
-    expected = (weights * (inputs - background(inputs))).sum(axis=-1)
+    expected = (weights * (inputs - default_baseline(inputs))).sum(axis=-1)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_integrated_gradients_are_complete(axes: int) -> None:
-    from chapterflow.explain.attributions import answers, attribute, background
+    from chapterflow.explain.attributions import attribute, default_baseline
+    from chapterflow.explain.outputs import outputs
 
     shape = SHAPES[axes]
     model, inputs = convolutional(shape), values(4, shape)
     found = attribute(model, inputs, TARGETS, "integrated-gradients", steps=300)
-    base = np.broadcast_to(background(inputs), inputs.shape)
-    rise = answers(model, inputs) - answers(model, np.array(base, np.float32))
+    base = np.broadcast_to(default_baseline(inputs), inputs.shape)
+    rise = outputs(model, inputs) - outputs(model, np.array(base, np.float32))
     sums = found.reshape(4, -1).sum(axis=1)
     np.testing.assert_allclose(sums, rise[np.arange(4), TARGETS], atol=5e-3)
     assert np.abs(sums).max() > 0.05
 
 
 def test_occlusion_is_the_mean_fall_over_the_windows_that_cover_a_place() -> None:
-    from chapterflow.explain.attributions import answers, attribute
+    from chapterflow.explain.attributions import attribute
+    from chapterflow.explain.outputs import outputs
 
     model, inputs = convolutional((6, 6, 1)), values(2, (6, 6, 1))
     found = attribute(model, inputs, TARGETS[:2], "occlusion", window=3, stride=2, baseline=0.5)
@@ -53,7 +55,7 @@ def test_occlusion_is_the_mean_fall_over_the_windows_that_cover_a_place() -> Non
                 if rows.start <= place[0] < rows.stop and columns.start <= place[1] < columns.stop:
                     covered = inputs[one : one + 1].copy()
                     covered[0, rows, columns] = 0.5
-                    before, after = answers(model, inputs[one : one + 1]), answers(model, covered)
+                    before, after = outputs(model, inputs[one : one + 1]), outputs(model, covered)
                     falls.append((before - after)[0, target])
         assert found[one][place] == pytest.approx(np.mean(falls), abs=1e-5)
 
@@ -94,14 +96,12 @@ def test_grad_cam_of_a_chosen_layer_has_the_size_of_the_input() -> None:
 
 
 def test_interpolation_keeps_a_slope_and_the_places_of_the_middles() -> None:
-    from chapterflow.explain.attributions import interpolated
+    from chapterflow.explain.attributions import interpolate
 
     slope = np.arange(4.0).reshape(1, 4)
     expected = [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3]
-    np.testing.assert_allclose(interpolated(slope, (8,))[0], expected)
-    assert (
-        interpolated(np.full((2, 1, 1), 3.0), (4, 5)).tolist() == np.full((2, 4, 5), 3.0).tolist()
-    )
+    np.testing.assert_allclose(interpolate(slope, (8,))[0], expected)
+    assert interpolate(np.full((2, 1, 1), 3.0), (4, 5)).tolist() == np.full((2, 4, 5), 3.0).tolist()
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])

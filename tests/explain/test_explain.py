@@ -21,7 +21,7 @@ def digits() -> Any:
 
 
 def test_probes_are_the_first_of_each_class_unless_the_card_names_some(digits: Any) -> None:
-    from chapterflow.explain.explanation import probes
+    from chapterflow.explain.explain import probes
 
     chosen = probes(digits)
     assert digits.labels[chosen].tolist() == list(range(10))
@@ -31,8 +31,11 @@ def test_probes_are_the_first_of_each_class_unless_the_card_names_some(digits: A
         assert digits.labels[one] not in digits.labels[earlier]
     named = dataclasses.replace(digits, card=digits.card.model_copy(update={"probes": [7, 3]}))
     assert probes(named).tolist() == [7, 3]
-    without = digits.card.model_copy(update={"probes": [], "classes": []})
-    assert probes(dataclasses.replace(digits, card=without)).tolist() == test[:4].tolist()
+    curves = {"probes": [], "classes": [], "kind": "curves"}
+    assert (
+        probes(dataclasses.replace(digits, card=digits.card.model_copy(update=curves))).tolist()
+        == test[:4].tolist()
+    )
 
 
 def test_all_of_it(digits: Any, tmp_path: Path) -> None:
@@ -72,8 +75,25 @@ def test_all_of_it(digits: Any, tmp_path: Path) -> None:
     assert json.loads(found.model_dump_json())["metrics"] == found.metrics
 
 
+def test_an_explanation_is_read_as_it_was_saved(tmp_path: Path) -> None:
+    from chapterflow.explain.explanation import Explanation, Picture
+
+    path = tmp_path / "walk.png"
+    path.write_bytes(b"PNG")
+    picture = Picture(key="walk", step=0, path=path, caption="A walk.")
+    explained = Explanation(metrics={"explain/m/x": 0.5}, pictures=[picture], details={"a": [1]})
+    document = explained.save(tmp_path, model="cnn/1")
+    assert document == json.loads((tmp_path / "explain.json").read_text())
+    assert document["model"] == "cnn/1"
+    assert document["pictures"][0]["file"] == "walk.png"
+    assert Explanation.load(tmp_path) == explained
+    refused = Explanation(refusal="cnn must be trained")
+    assert refused.save(tmp_path / "none")["refused"] == "cnn must be trained"
+    assert Explanation.load(tmp_path / "none") == refused
+
+
 def test_reactions_are_the_surest_the_least_sure_and_the_surely_wrong() -> None:
-    from chapterflow.explain.reactions import reactions
+    from chapterflow.explain.outputs import reactions
 
     labels = np.array([0, 0, 0, 0, 0, 0, 1])
     first = np.array([0.9, 0.6, 0.2, 0.55, 0.4, 0.8, 0.3])
@@ -131,14 +151,14 @@ def test_an_untrained_network_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_network_without_convolutions_has_no_grad_cam() -> None:
-    from chapterflow.explain.overlays import usable_methods
+    from chapterflow.explain.attributions import usable_methods
 
     assert usable_methods(linear((6, 6, 1))) == ["integrated-gradients", "occlusion"]
 
 
 def test_a_map_that_does_not_beat_random_says_so_on_the_picture(tmp_path: Path) -> None:
     from chapterflow.explain.faithfulness import Faithfulness
-    from chapterflow.explain.overlays import draw_attributions
+    from chapterflow.explain.pictures import draw_attributions
 
     inputs = values(1, (6, 6, 1))
     random = np.linspace(0.4, 0.6, 8)[:, np.newaxis]

@@ -24,7 +24,7 @@ def test_areas_of_an_additive_score_are_known() -> None:
     from chapterflow.explain.faithfulness import faithfulness
 
     weights = np.array([[0.4, 0.3, 0.2, 0.1]])
-    found = faithfulness(additive(weights), {"true": weights}, seed=5, fractions=4)["true"]
+    found = faithfulness(additive(weights), {"true": weights}, seed=5, steps=4)["true"]
     assert found.insertion[0] == pytest.approx((0.4 + 0.7 + 0.9 + 0.5) / 4)
     assert found.deletion[0] == pytest.approx((0.1 + 0.3 + 0.6 + 0.5) / 4)
     assert found.random.shape == (8, 1)
@@ -104,7 +104,7 @@ def test_deletion_is_that_of_quantus() -> None:
     # Quantus puts equal values into an order of its own: here no two are equal.
     maps = maps + np.linspace(0, 1e-6, maps.size).reshape(maps.shape)
     score = pixel_score(model, inputs, targets, baseline=0.0)
-    ours = faithfulness(score, {"ig": maps}, seed=5, fractions=12)["ig"]
+    ours = faithfulness(score, {"ig": maps}, seed=5, steps=12)["ig"]
     theirs = quantus.PixelFlipping(
         features_in_step=3,
         perturb_baseline=0.0,
@@ -129,7 +129,7 @@ def test_deletion_is_that_of_quantus() -> None:
 
 
 def test_random_weights_are_gone_afterwards_and_drawn_by_each_initialiser() -> None:
-    from chapterflow.explain.faithfulness import randomised, weighted_layers
+    from chapterflow.explain.sanity import randomised, weighted_layers
 
     model = convolutional((6, 6, 1))
     before = [np.array(weight) for weight in model.weights]
@@ -152,7 +152,7 @@ def test_random_weights_are_gone_afterwards_and_drawn_by_each_initialiser() -> N
 
 def test_the_cascade_tells_a_map_of_the_weights_from_one_of_the_input() -> None:
     from chapterflow.explain.attributions import attribute
-    from chapterflow.explain.faithfulness import cascade
+    from chapterflow.explain.sanity import cascade
 
     model, inputs = convolutional((6, 6, 1)), values(3, (6, 6, 1))
 
@@ -171,7 +171,7 @@ def test_the_cascade_tells_a_map_of_the_weights_from_one_of_the_input() -> None:
 def test_similarity_is_spearmans_over_the_places_compared() -> None:
     from scipy.stats import spearmanr
 
-    from chapterflow.explain.faithfulness import similarity
+    from chapterflow.explain.sanity import similarity
 
     rng = np.random.default_rng(5)
     a, b = rng.normal(size=(2, 3, 5, 5))
@@ -179,6 +179,8 @@ def test_similarity_is_spearmans_over_the_places_compared() -> None:
     expected = [spearmanr(x[w], y[w]).statistic for x, y, w in zip(a, b, where, strict=True)]
     np.testing.assert_allclose(similarity(a, b, where), expected)
     assert similarity(np.ones((1, 5, 5)), a[:1], where[:1]).tolist() == [0]
+    many = rng.normal(size=(200, 5, 5))
+    assert similarity(many, many, np.ones((200, 5, 5), bool)).max() <= 1  # rounding included
 
 
 def test_the_score_of_values_is_1_for_the_whole_and_falls_with_the_distance() -> None:

@@ -100,13 +100,13 @@ def test_the_strongest_channels_come_first() -> None:
 @pytest.mark.parametrize("shape", [(30,), (9, 7), (6, 5, 4)])
 @pytest.mark.parametrize(("layers", "rows"), [(1, 2), (3, 4), (40, 13)])
 def test_the_walk(shape: tuple[int, ...], layers: int, rows: int, tmp_path: Path) -> None:
-    from chapterflow.explain.feature_maps import draw_feature_maps
+    from chapterflow.explain.pictures import draw_walk
 
     rng = np.random.default_rng(5)
     maps = {f"layer_{number}": rng.normal(size=(*shape, 5)) for number in range(layers)}
     maps["layer_0"][..., 0] = 0.0
     path = tmp_path / "maps.png"
-    draw_feature_maps(rng.uniform(0, 255, (*shape, 3)), maps, "cnn", path, value_max=255.0)
+    draw_walk(rng.uniform(0, 255, (*shape, 3)), maps, "cnn", path, value_max=255.0)
     found = image.imread(path)
     assert found.shape[0] == 108 + 122 * rows
     last = found[-110:-30, 200:600, :3]
@@ -117,10 +117,10 @@ def test_the_walk(shape: tuple[int, ...], layers: int, rows: int, tmp_path: Path
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_each_layer_has_a_picture_of_all_inputs(axes: int, tmp_path: Path) -> None:
-    from chapterflow.explain.feature_maps import look_inside
+    from chapterflow.explain.pictures import draw_layers
 
     model, inputs = convolutional(SHAPES[axes]), values(3, SHAPES[axes])
-    pictures, layers = look_inside(model, inputs, ["a", "b", "c"], tmp_path, "small", 1.0)
+    pictures, layers = draw_layers(model, inputs, ["a", "b", "c"], tmp_path, "small", 1.0)
     assert [(one.key, one.step) for one in pictures] == [
         ("walk", 0),
         ("feature_maps", 0),

@@ -28,7 +28,7 @@ def print_explained(console: Console, document: Mapping[str, Any]) -> None:
 
     Args:
         console: Where.
-        document: As `write_explanation` returns it, with `model`, `input` and `notes`.
+        document: Content of `explain.json`, with `model`, `input` and `notes`.
     """
     notes = f" ({', '.join(document['notes'])})" if document["notes"] else ""
     console.print(Text(f"{document['model']}: {document['input']}{notes}"), soft_wrap=True)
@@ -124,10 +124,10 @@ def explain(
             on_version=say_version,
             tell=live.tell_about(model),
         )
-    from chapterflow.explain.explanation import EXPLANATION, write_explanation
+    from chapterflow.explain.explanation import EXPLANATION
 
-    document = write_explanation(
-        done.explanation, folder, model=done.version.uri(), input=done.what, notes=done.notes
+    document = done.explanation.save(
+        folder, model=done.version.uri(), input=done.what, notes=done.notes
     )
     if as_json:
         print_json(document)

@@ -1,28 +1,33 @@
-"""Pictures measured in pixels: a canvas of tiles with text, and inputs and maps as tiles."""
+"""A canvas measured in pixels: a grid of tiles with text, and how inputs and maps become tiles."""
 
 from __future__ import annotations
 
 import functools
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+#: Left, top, width, height in pixels.
+Box = tuple[int, int, int, int]
 DPI = 100
+#: Pixels around the whole picture.
+MARGIN = 20
 GREY, RED = "#5f5f5f", "#b3261e"
-#: Bytes from which on a PNG is written with fewer colours.
+#: A larger PNG, in bytes, is written with fewer colours.
 LARGE = 100_000
-#: Names of matplotlib's alignments, which the rest of the project uses, in Pillow's letters.
+#: Pillow's letters for the alignments of matplotlib.
 ANCHORS = {"left": "l", "center": "m", "right": "r", "top": "a", "bottom": "d"}
 
 
 class Canvas:
-    """Tiles, text and curves of one picture.
+    """One picture: tiles, text, curves and graphs.
 
-    All tiles are copied into one array that is drawn once: an axes, or an image of matplotlib, for
-    each tile takes ten times as long.
+    All tiles are copied into one array that is drawn once: an axes of matplotlib for each tile
+    takes ten times as long.
 
     Args:
         width: Pixels.
@@ -38,33 +43,39 @@ class Canvas:
         self._nodes: list[tuple[NDArray[Any], NDArray[Any], float]] = []
         self._rings: list[tuple[NDArray[Any], float]] = []
 
-    def tile(
-        self, left: int, top: int, width: int, height: int, colours: NDArray[np.uint8]
-    ) -> None:
-        """Copy an image `(h, w, 3)` into a box, as large as fits, its pixels square, centred."""
+    def heading(self, title: str, note: str) -> None:
+        """Write the title at the top, and a note of one line or more below it."""
+        self.text(MARGIN, MARGIN, title, size=12)
+        self.text(MARGIN, MARGIN + 26, note, color=GREY)
+
+    def caption(self, box: Box, text: str, *, size: float = 8, color: str = GREY) -> None:
+        """Write text below a box, centred."""
+        left, top, width, height = box
+        self.text(left + width / 2, top + height + 3, text, size=size, ha="center", color=color)
+
+    def tile(self, box: Box, colours: NDArray[np.uint8]) -> None:
+        """Copy an image `(h, w, 3)` into a box: as large as fits, centred, its pixels square."""
+        left, top, width, height = box
         h, w = colours.shape[:2]
         scale = min(height / h, width / w)
-        size = max(1, round(w * scale)), max(1, round(h * scale))
-        left += (width - size[0]) // 2
-        top += (height - size[1]) // 2
-        self._copy(left, top, size, colours)
+        fitted = max(1, round(w * scale)), max(1, round(h * scale))
+        self.fill(
+            (left + (width - fitted[0]) // 2, top + (height - fitted[1]) // 2, *fitted), colours
+        )
 
-    def stretched(
-        self, left: int, top: int, width: int, height: int, colours: NDArray[np.uint8]
-    ) -> None:
+    def fill(self, box: Box, colours: NDArray[Any]) -> None:
         """Copy an image `(h, w, 3)` so that it fills a box."""
-        self._copy(left, top, (width, height), colours)
-
-    def _copy(self, left: int, top: int, size: tuple[int, int], colours: NDArray[Any]) -> None:
         from PIL import Image
 
-        enlarged = colours.shape[0] <= size[1]
-        way = Image.Resampling.NEAREST if enlarged else Image.Resampling.BOX
-        image = Image.fromarray(np.ascontiguousarray(colours)).resize(size, way)
-        self.pixels[top : top + size[1], left : left + size[0]] = np.asarray(image)
+        left, top, width, height = box
+        enlarged = colours.shape[0] <= height
+        resampling = Image.Resampling.NEAREST if enlarged else Image.Resampling.BOX
+        image = Image.fromarray(np.ascontiguousarray(colours)).resize((width, height), resampling)
+        self.pixels[top : top + height, left : left + width] = np.asarray(image)
 
-    def frame(self, left: int, top: int, width: int, height: int, colour: tuple[int, ...]) -> None:
-        """Draw the frame of a box, one pixel wide, around it."""
+    def frame(self, box: Box, colour: tuple[int, ...]) -> None:
+        """Draw a frame one pixel wide around a box."""
+        left, top, width, height = box
         self.pixels[top - 1, left - 1 : left + width + 1] = colour
         self.pixels[top + height, left - 1 : left + width + 1] = colour
         self.pixels[top - 1 : top + height + 1, left - 1] = colour
@@ -72,15 +83,13 @@ class Canvas:
 
     def curve(
         self,
-        left: int,
-        top: int,
-        width: int,
-        height: int,
+        box: Box,
         values: NDArray[Any],
         limits: tuple[float, float],
         colour: str = "#1f3b73",
     ) -> None:
         """Draw values `(length,)` as a curve in a box that spans `limits` from bottom to top."""
+        left, top, width, height = box
         low, high = limits
         x = left + (np.arange(len(values)) + 0.5) * width / len(values)
         share = (values - low) / (high - low) if high > low else np.full(len(values), 0.5)
@@ -114,7 +123,7 @@ class Canvas:
         color: str = "#000000",
         weight: str = "normal",
     ) -> None:
-        """Write text of a size in points; its upper left is at the point unless told otherwise."""
+        """Write text of a size in points, with its upper left corner at the point by default."""
         self._texts.append((x, y, text, size, ANCHORS[ha] + ANCHORS[va], color, weight))
 
     def save(self, path: Path) -> None:
@@ -126,7 +135,7 @@ class Canvas:
             image = Image.fromarray(self._with_lines())
         draw = ImageDraw.Draw(image)
         for x, y, text, size, anchor, colour, weight in self._texts:
-            # Pillow writes the text: of a picture with hundreds of numbers, it takes a tenth.
+            # Pillow needs a tenth of matplotlib's time for a picture with hundreds of numbers.
             draw.multiline_text(
                 (x, y),
                 text,
@@ -136,14 +145,14 @@ class Canvas:
                 align={"l": "left", "m": "center", "r": "right"}[anchor[0]],
                 spacing=5,
             )
-        written = io.BytesIO()
-        image.save(written, "PNG", compress_level=6)
-        if written.tell() > LARGE and not self._nodes:
-            # Pale edges of curves and large maps compress badly; the eye misses nothing. Small
-            # nodes of a strong colour would lose it.
-            written = io.BytesIO()
-            image.quantize(200, method=Image.Quantize.MEDIANCUT).save(written, "PNG")
-        path.write_bytes(written.getvalue())
+        file = io.BytesIO()
+        image.save(file, "PNG", compress_level=6)
+        if file.tell() > LARGE and not self._nodes:
+            # Smooth edges of curves and large maps compress badly, and 200 colours look the same.
+            # Small nodes of a strong colour would lose it.
+            file = io.BytesIO()
+            image.quantize(200, method=Image.Quantize.MEDIANCUT).save(file, "PNG")
+        path.write_bytes(file.getvalue())
 
     def _with_lines(self) -> NDArray[np.uint8]:
         """Return the tiles with curves, lines and graphs over them, smooth at their edges."""
@@ -178,8 +187,7 @@ class Canvas:
                 zorder=4,
             )
         plane.set(xlim=(0, width), ylim=(height, 0))
-        # The tiles stay out of matplotlib: it would resample them, and take longer for that than
-        # for all the rest.
+        # Tiles stay out of matplotlib, which would spend most of its time on resampling them.
         agg = FigureCanvasAgg(figure)
         agg.draw()
         drawn = np.asarray(agg.buffer_rgba())
@@ -199,12 +207,55 @@ def _font(weight: str, size: float) -> Any:
     return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / name), size)
 
 
-#: Colour of a map that is the same everywhere.
-FLAT = 217
-#: Slices shown of a volume, two by two, from the first along the depth to the last.
+@dataclass(frozen=True)
+class Grid:
+    """Tiles in rows and columns, below a heading and right of the names of the rows.
+
+    Attributes:
+        left: Left side of the first tile.
+        top: Upper side of the first tile.
+        width: Width of a tile.
+        height: Height of a tile.
+        gap: Pixels between two columns.
+        row_gap: Pixels between two rows, captions included.
+        breaks: Columns before which the gap is wider.
+        break_width: By how much.
+    """
+
+    left: int
+    top: int
+    width: int
+    height: int
+    gap: int
+    row_gap: int
+    breaks: tuple[int, ...] = ()
+    break_width: int = 0
+
+    def box(self, row: int, column: int) -> Box:
+        """Return the box of a tile."""
+        wider = sum(column >= first for first in self.breaks)
+        left = self.left + column * (self.width + self.gap) + wider * self.break_width
+        return left, self.top + row * (self.height + self.row_gap), self.width, self.height
+
+    def canvas(self, rows: int, columns: int, *, least: int = 0, bottom: int = 0) -> Canvas:
+        """Return an empty canvas for so many tiles.
+
+        Args:
+            rows: Rows of tiles.
+            columns: Columns of tiles.
+            least: Least width, for the heading.
+            bottom: Pixels below the last row's gap.
+        """
+        right = self.box(0, columns)[0] + MARGIN
+        return Canvas(max(least, right), self.box(rows, 0)[1] + bottom)
+
+
+#: Grey level of a constant map.
+CONSTANT = 217
+#: Slices drawn of a volume, two by two, evenly spaced along the depth.
 SLICES = 4
-#: Left, top, width, height in pixels.
-Box = tuple[int, int, int, int]
+#: Grey level of the area of a curve, and colour of its line.
+PAPER, LINE = 246, "#303030"
 
 
 def coloured(
@@ -214,14 +265,13 @@ def coloured(
     import matplotlib as mpl
 
     if not high > low:
-        return np.full((*values.shape, 3), FLAT, np.uint8)
+        return np.full((*values.shape, 3), CONSTANT, np.uint8)
     shares = np.clip((values - low) / (high - low), 0, 1)
-    found: NDArray[np.uint8] = mpl.colormaps[colours](shares, bytes=True)[..., :3]
-    return found
+    return np.asarray(mpl.colormaps[colours](shares, bytes=True)[..., :3], np.uint8)
 
 
 def grey(values: NDArray[Any], value_max: float) -> NDArray[np.uint8]:
-    """Return colours `(..., 3)` of raw values `(..., channels)`: RGB as it is, else the first."""
+    """Return colours `(..., 3)` of raw values `(..., channels)`: RGB, or the first channel grey."""
     shares = np.clip(values / value_max, 0, 1)
     if shares.shape[-1] != 3:
         shares = np.repeat(shares[..., :1], 3, axis=-1)
@@ -229,71 +279,71 @@ def grey(values: NDArray[Any], value_max: float) -> NDArray[np.uint8]:
 
 
 def flattened(colours: NDArray[np.uint8], between: int = 255) -> NDArray[np.uint8]:
-    """Return an image of colours `(h, w, 3)` or `(d, h, w, 3)`; of the latter, four slices.
+    """Return an image as it is, or a volume as an image of four slices.
 
     Args:
-        colours: Of pixels or voxels.
+        colours: `(h, w, 3)`, or `(d, h, w, 3)`.
         between: Grey level between slices.
     """
     if colours.ndim == 3:
         return colours
     depth, height, width, _ = colours.shape
-    shown = np.unique(np.linspace(0, depth - 1, SLICES + 2)[1:-1].round().astype(int))
+    chosen = np.unique(np.linspace(0, depth - 1, SLICES + 2)[1:-1].round().astype(int))
     if depth <= SLICES:
-        shown = np.arange(depth)
-    columns = 2 if len(shown) == SLICES else len(shown)
-    rows = -(-len(shown) // columns)
+        chosen = np.arange(depth)
+    columns = 2 if len(chosen) == SLICES else len(chosen)
+    rows = -(-len(chosen) // columns)
     gap = max(1, round(width / 16))
     sheet = np.full(
         (rows * (height + gap) - gap, columns * (width + gap) - gap, 3), between, np.uint8
     )
-    for place, position in enumerate(shown):
+    for place, position in enumerate(chosen):
         top, left = (place // columns) * (height + gap), (place % columns) * (width + gap)
         sheet[top : top + height, left : left + width] = colours[position]
     return sheet
 
 
 def draw_map(canvas: Canvas, box: Box, values: NDArray[Any], limits: tuple[float, float]) -> None:
-    """Draw a map of one, two or three axes; volumes as slices, curves as curves."""
+    """Draw a map `(*spatial)`: a curve, an image, or the slices of a volume."""
     if values.ndim > 1:
-        canvas.tile(*box, flattened(coloured(values, *limits)))
+        canvas.tile(box, flattened(coloured(values, *limits)))
         return
     colour = "#1f3b73" if limits[1] > limits[0] else "#a0a0a0"
-    canvas.stretched(*box, np.full((1, 1, 3), 246, np.uint8))
-    canvas.curve(*box, values, limits, colour)
+    canvas.fill(box, np.full((1, 1, 3), PAPER, np.uint8))
+    canvas.curve(box, values, limits, colour)
 
 
 def draw_input(canvas: Canvas, box: Box, values: NDArray[Any], value_max: float) -> None:
     """Draw raw values `(*spatial, channels)`."""
     if values.ndim > 2:
-        canvas.tile(*box, flattened(grey(values, value_max)))
+        canvas.tile(box, flattened(grey(values, value_max)))
         return
     curve = values[..., 0]
-    canvas.stretched(*box, np.full((1, 1, 3), 246, np.uint8))
-    canvas.curve(*box, curve, (float(curve.min()), float(curve.max())), "#303030")
+    canvas.fill(box, np.full((1, 1, 3), PAPER, np.uint8))
+    canvas.curve(box, curve, (float(curve.min()), float(curve.max())), LINE)
 
 
 def draw_overlay(
     canvas: Canvas, box: Box, values: NDArray[Any], attribution: NDArray[Any], value_max: float
 ) -> None:
-    """Draw an attribution `(*spatial)` over its input: red speaks for the answer, blue against.
+    """Draw an attribution `(*spatial)` over its input: red raises the output, blue lowers it.
 
-    The strongest place of each map has the full colour.
+    The largest absolute value of each map has the full colour.
     """
     limit = float(np.abs(attribution).max())
     tint = coloured(attribution, -limit, limit, "bwr").astype(np.float64)
     share = 0.9 * np.abs(attribution)[..., np.newaxis] / limit if limit else 0.0
     if attribution.ndim == 1:
-        ground = np.full((1, len(attribution), 3), 246.0)
-        canvas.stretched(*box, blended(ground, tint, share))
+        paper = np.full((1, len(attribution), 3), float(PAPER))
+        canvas.fill(box, _blended(paper, tint, share))
         curve = values[..., 0]
-        canvas.curve(*box, curve, (float(curve.min()), float(curve.max())), "#303030")
+        canvas.curve(box, curve, (float(curve.min()), float(curve.max())), LINE)
         return
-    # Half as bright as the input, so that both black and white parts take the tint.
+    # Half as bright as the input, so that both its black and its white parts take the tint.
     pale = 60 + grey(values, value_max) * 0.6
-    canvas.tile(*box, flattened(blended(pale, tint, share)))
+    canvas.tile(box, flattened(_blended(pale, tint, share)))
 
 
-def blended(ground: NDArray[Any], tint: NDArray[Any], share: Any) -> NDArray[np.uint8]:
-    """Return colours between two, `share` of the tint."""
+def _blended(ground: NDArray[Any], tint: NDArray[Any], share: Any) -> NDArray[np.uint8]:
+    """Return colours between two, with `share` of the tint."""
     return np.asarray(np.round((1 - share) * ground + share * tint), np.uint8)

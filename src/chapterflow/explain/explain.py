@@ -1,4 +1,4 @@
-"""The examples that are explained: the same for every model of a dataset."""
+"""Explaining a trained model: on the probes of its dataset, or on one input."""
 
 from __future__ import annotations
 
@@ -9,53 +9,124 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chapterflow.errors import ConfigError, nearest
+from chapterflow.errors import ConfigError
 from chapterflow.explain.attributions import (
-    METHODS,
     STEPS,
-    answers,
     attribute,
-    background,
-    usual_stride,
-    values_of,
-)
-from chapterflow.explain.explanation import Explanation, Picture, probes
-from chapterflow.explain.faithfulness import (
-    NOISE,
-    as_details,
-    as_metrics,
-    faithful_metrics,
-    faithfulness,
-    is_classifier,
-    judge,
-    pixel_score,
-    with_scores,
-)
-from chapterflow.explain.feature_maps import has_feature_maps, look_inside
-from chapterflow.explain.nodes import explain_nodes
-from chapterflow.explain.overlays import (
-    answered,
-    draw_attributions,
+    check_method,
+    default_baseline,
+    default_stride,
     ranking,
-    target_number,
     usable_methods,
 )
-from chapterflow.explain.reactions import draw_reactions, reactions
-from chapterflow.explain.untrained import check_trained
+from chapterflow.explain.explanation import Explanation, Picture
+from chapterflow.explain.faithfulness import Faithfulness, faithfulness, pixel_score
+from chapterflow.explain.feature_maps import has_feature_maps
+from chapterflow.explain.nodes import node_maps, node_probes, node_score, padded
+from chapterflow.explain.outputs import (
+    default_targets,
+    is_classifier,
+    outputs,
+    probability,
+    reactions,
+    target_number,
+    values_per_input,
+)
+from chapterflow.explain.pictures import (
+    draw_attributions,
+    draw_layers,
+    draw_nodes,
+    draw_reactions,
+)
+from chapterflow.explain.sanity import NOISE, Judgement, judge
+from chapterflow.explain.untrained import Untrained, check_trained
 from chapterflow.kinds.dataset import Dataset
 
 if TYPE_CHECKING:
     import keras
 
-
-#: Values that all layers may compute, together, for the maps of all probes, and for the judgement:
-#: a large network is judged on fewer probes, so that it takes no longer than a small one.
+#: Values that all layers may compute for one part of an explanation. A large network is explained
+#: on fewer probes, so it takes no longer than a small one.
 BUDGET = 2e8
-PASSES, JUDGING_PASSES = 300, 600
-JUDGED, RANDOMISED = 10, 3
+#: Forward passes for each probe: for its maps with deletion and insertion, and for sanity checks.
+MAP_PASSES, SANITY_PASSES = 300, 600
+#: Least and most probes with maps, and least and most of them with sanity checks.
+MAPPED, CHECKED = (3, 10), (2, 3)
+#: Most graphs with maps, and with sanity checks.
+MAPPED_GRAPHS, CHECKED_GRAPHS = 4, 2
 
 
-def explain_pixels(
+def probes(dataset: Dataset) -> NDArray[np.intp]:
+    """Return the positions of the dataset's probes, `(at most 10,)`.
+
+    A fixed rule chose them when the data were built, so two models are explained with the same
+    examples, and nobody selects the best looking ones.
+    """
+    return np.asarray(dataset.card.probes or dataset.choose_probes(), np.intp)
+
+
+def explain(
+    model: keras.Model,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    seed: int,
+    title: str,
+    probabilities: NDArray[Any] | None = None,
+    tell: Callable[[str], None] = lambda detail: None,
+) -> Explanation:
+    """Explain a trained model on the probes of its dataset.
+
+    A model with initial weights is refused, because pictures of it would mislead: the explanation
+    then holds the reason and nothing else.
+
+    Args:
+        model: Trained. Its weights change during the explanation and are restored.
+        dataset: Its dataset, photos at the model's size.
+        folder: Folder of the pictures.
+        seed: Seed of random orders, random weights and noise.
+        title: First words of all headings.
+        probabilities: `(n, classes)` of the test split in stored order; None for no reactions.
+        tell: Reports progress.
+    """
+    try:
+        check_trained(model)
+    except Untrained as error:
+        return Explanation(refusal=str(error))
+    folder.mkdir(parents=True, exist_ok=True)
+    graphs = dataset.kind.look == "graph"
+    explanation = (_explain_nodes if graphs else _explain_pixels)(
+        model, dataset, folder, seed, title, tell
+    )
+    classes = dataset.card.classes
+    if probabilities is None or not dataset.card.task.classes:
+        return explanation
+    test = dataset.indices("test")
+    examples = reactions(np.asarray(dataset.labels[test]), probabilities, len(classes))
+    positions = {
+        classes[int(number)]: {sort: test[places].tolist() for sort, places in sorts.items()}
+        for number, sorts in examples.items()
+    }
+    pictures = list(explanation.pictures)
+    if not graphs:
+        tell("reactions")
+        path = folder / "reactions.png"
+        heading = f"{title}: what the model reacts to"
+        draw_reactions(dataset, examples, probabilities, heading, path)
+        pictures.append(
+            Picture(
+                key="reactions",
+                step=0,
+                path=path,
+                caption="For each class the test examples that the model is surest of, least sure "
+                "of, and wrong about with most confidence.",
+            )
+        )
+    details = explanation.details | {"reactions": positions}
+    return explanation.model_copy(update={"pictures": pictures, "details": details})
+
+
+def _explain_pixels(
     model: keras.Model,
     dataset: Dataset,
     folder: Path,
@@ -63,101 +134,150 @@ def explain_pixels(
     title: str,
     tell: Callable[[str], None],
 ) -> Explanation:
-    """Explain what a model says of the probes of its dataset; see `explain`.
-
-    Raises:
-        Untrained: If the model has the weights that it was built with.
-    """
-    check_trained(model)
+    """Explain a model of images, photos, volumes or curves."""
     card = dataset.card
-    chosen = probes(dataset)
-    inputs = np.asarray(dataset.inputs(chosen), np.float32)
-    classes = card.classes
+    positions = probes(dataset)
+    inputs = np.asarray(dataset.inputs(positions), np.float32)
     names = (
-        [classes[int(one)] for one in dataset.labels[chosen]]
-        if classes
-        else [f"curve {one}" for one in chosen]
+        [card.classes[int(label)] for label in dataset.labels[positions]]
+        if card.task.classes
+        else [f"curve {position}" for position in positions]
     )
     pictures: list[Picture] = []
     layers: list[dict[str, Any]] = []
     if has_feature_maps(model):
         tell("feature maps")
-        pictures, layers = look_inside(model, inputs, names, folder, title, card.value_max)
-    targets, described = answered(model, inputs, classes)
-    methods = usable_methods(model)
-    tell("attributions")
-    within = _within(model, PASSES, 3, JUDGED)
-    maps = {name: attribute(model, inputs[:within], targets[:within], name) for name in methods}
-    faithful = faithfulness(
-        pixel_score(model, inputs[:within], targets[:within]), ranking(model, maps), seed=seed
-    )
-    tell("checks of the attributions")
-    few = _within(model, JUDGING_PASSES, 2, RANDOMISED)
-    noise = np.random.default_rng([seed, 7]).normal(0, NOISE * card.value_max, inputs[:few].shape)
+        pictures, layers = draw_layers(model, inputs, names, folder, title, card.value_max)
 
-    # Coarser than the maps that are drawn, since there are many to compare. The background is the
-    # same with noise as without, or the map of the noise would be compared.
-    base = background(inputs[:few])
-    checked: dict[str, dict[str, Any]] = {
+    tell("attributions")
+    targets, rows = default_targets(model, inputs, card.classes)
+    methods = usable_methods(model)
+    mapped = inputs[: _affordable(model, MAP_PASSES, *MAPPED)]
+    maps = {name: attribute(model, mapped, targets[: len(mapped)], name) for name in methods}
+    score = pixel_score(model, mapped, targets[: len(mapped)])
+    faithful = faithfulness(score, ranking(model, maps), seed=seed)
+
+    tell("checks of the attributions")
+    checked = inputs[: _affordable(model, SANITY_PASSES, *CHECKED)]
+    noise = np.random.default_rng([seed, 7]).normal(0, NOISE * card.value_max, checked.shape)
+    # Coarser than the maps that are drawn, because many are compared. The baseline is the same with
+    # noise, so that it is not the noise of the baseline that is measured.
+    base = default_baseline(checked)
+    options: dict[str, dict[str, Any]] = {
         "integrated-gradients": {"steps": STEPS // 2, "baseline": base},
-        "occlusion": {"stride": 2 * usual_stride(inputs.shape[1:-1]), "baseline": base},
+        "occlusion": {"stride": 2 * default_stride(inputs.shape[1:-1]), "baseline": base},
     }
 
     def make(noisy: bool) -> Mapping[str, NDArray[Any]]:
-        given = inputs[:few] + noise * noisy
+        values = checked + noise * noisy
         return {
-            name: attribute(model, given, targets[:few], name, **checked.get(name, {}))
+            name: attribute(model, values, targets[: len(values)], name, **options.get(name, {}))
             for name in methods
         }
 
-    where = np.abs(inputs[:few] - base).max(axis=-1) > 0
-    judged = judge(model, make, faithful, where=where, seed=seed)
+    where = np.abs(checked - base).max(axis=-1) > 0
+    judgements = judge(model, make, faithful, where=where, seed=seed)
     path = folder / "attributions.png"
-    said = described["text"]
     draw_attributions(
-        inputs[:within],
+        mapped,
         maps,
         f"{title}: what speaks for the answer",
         path,
         value_max=card.value_max,
         captions=[
-            f"{name}\n{text}" + ("" if row.get("predicted", name) == name else "\n(wrong)")
-            for name, text, row in zip(names, said, described["rows"], strict=True)
+            f"{name}\n{_answer(row)}" + ("" if row.get("predicted", name) == name else "\n(wrong)")
+            for name, row in zip(names, rows, strict=True)
         ],
         faithful=faithful,
-        doubts={name: one.doubts for name, one in judged.items()},
-        marks=None if classes else targets,
+        doubts={name: judgement.doubts for name, judgement in judgements.items()},
+        targets=None if card.task.classes else targets,
     )
-    believed = [name for name, one in faithful.items() if one.beats_random]
-    pictures.append(
-        Picture(
-            key="attributions",
-            step=0,
-            path=path,
-            caption=f"{within} inputs, and over each what speaks for the model's answer by "
-            f"{', '.join(maps)}; better than random orders: {', '.join(believed) or 'none'}.",
-        )
+    caption = (
+        f"{len(mapped)} inputs, and over each what speaks for the model's answer by "
+        f"{', '.join(maps)}; better than random orders: {_believed(faithful)}."
     )
+    pictures.append(Picture(key="attributions", step=0, path=path, caption=caption))
     rows = [
-        {"index": int(index), "name": name, **row}
-        for index, name, row in zip(chosen, names, described["rows"], strict=True)
+        {"index": int(position), "name": name, **row}
+        for position, name, row in zip(positions, names, rows, strict=True)
     ]
-    if classes:
-        rows = [{**row, "class": classes[int(dataset.labels[row["index"]])]} for row in rows]
-    return Explanation(
-        metrics=as_metrics(judged),
-        pictures=pictures,
-        details={
-            "probes": with_scores(rows, faithful),
-            "layers": layers,
-            "methods": as_details(judged),
-        },
+    if card.task.classes:
+        rows = [{**row, "class": row["name"]} for row in rows]
+    return _explanation(pictures, rows, layers, faithful, judgements)
+
+
+def _explain_nodes(
+    model: keras.Model,
+    dataset: Dataset,
+    folder: Path,
+    seed: int,
+    title: str,
+    tell: Callable[[str], None],
+) -> Explanation:
+    """Explain a model of graphs, or of the nodes of one graph."""
+    tell("nodes")
+    card = dataset.card
+    positions = probes(dataset)[:MAPPED_GRAPHS]
+    network, graphs = node_probes(model, dataset, positions)
+    logits = np.concatenate(
+        [network.logits(graph, np.ones((1, len(graph.nodes)), bool)) for graph in graphs]
+    )
+    predicted = logits.argmax(axis=1)
+    confidences, targets = probability(logits, predicted), predicted.tolist()
+    maps = node_maps(network, graphs, targets)
+    faithful = faithfulness(
+        node_score(network, graphs, targets),
+        maps,
+        seed=seed,
+        free=padded([graph.free for graph in graphs]),
     )
 
-
-def _within(model: keras.Model, passes: int, least: int, most: int) -> int:
-    """Return how many probes the budget allows, between `least` and `most`."""
-    return int(np.clip(BUDGET / (values_of(model) * passes), least, most))
+    tell("checks of the nodes")
+    checked = graphs[:CHECKED_GRAPHS]
+    noisy = [graph.with_noise(card.value_max, seed) for graph in checked]
+    judgements = judge(
+        model,
+        lambda noise: node_maps(network, noisy if noise else checked, targets[: len(checked)]),
+        faithful,
+        seed=seed,
+        where=padded([graph.free for graph in checked]),
+    )
+    names = [card.classes[int(label)] for label in dataset.labels[positions]]
+    rows = [
+        {
+            "index": int(position),
+            "class": name,
+            "predicted": card.classes[target],
+            "confidence": float(confidence),
+            "most": [
+                int(graph.nodes[place]) for place in np.argsort(-values[: len(graph.nodes)])[:5]
+            ],
+        }
+        for position, name, target, confidence, graph, values in zip(
+            positions, names, targets, confidences, graphs, maps["node-occlusion"], strict=True
+        )
+    ]
+    path = folder / "nodes.png"
+    draw_nodes(
+        graphs,
+        maps,
+        f"{title}: the nodes that speak for the answer",
+        path,
+        captions=[
+            f"{'graph' if graph.focus is None else 'node'} {row['index']}\n"
+            f"true: {row['class']}\n{_answer(row)}"
+            for graph, row in zip(graphs, rows, strict=True)
+        ],
+        faithful=faithful,
+        doubts={name: judgement.doubts for name, judgement in judgements.items()},
+        seed=seed,
+    )
+    caption = (
+        f"{len(graphs)} graphs whose nodes are coloured by how much they speak for the model's "
+        f"answer; better than random orders: {_believed(faithful)}."
+    )
+    pictures = [Picture(key="nodes", step=0, path=path, caption=caption)]
+    return _explanation(pictures, rows, [], faithful, judgements)
 
 
 def explain_input(
@@ -173,147 +293,126 @@ def explain_input(
     title: str = "",
     seed: int = 0,
 ) -> Explanation:
-    """Explain a trained model's answer for one input.
+    """Explain a trained model's output for one input.
 
     Args:
         model: Trained.
-        inputs: One input as the model takes it, `(1, *spatial, channels)`, raw values.
+        inputs: One input with its batch axis, `(1, *spatial, channels)`, raw values.
         classes: Names of the classes; none for a model of curves.
         value_max: Largest raw value.
-        folder: Where the pictures go.
-        methods: Of `METHODS`; all that the model allows unless given.
-        layer: For `grad-cam`: whose maps are weighed.
-        target: Name or number of the class to explain (of a curve: the sample); the one that the
-            model says unless given.
-        title: What all headings begin with.
-        seed: Of the random orders.
+        folder: Folder of the pictures.
+        methods: Names of attribution methods; all that apply to the model by default.
+        layer: For `grad-cam`: the layer whose maps are weighed.
+        target: Name or number of the class to explain, or number of the sample of a curve; the
+            predicted class or the middle of the curve by default.
+        title: First words of all headings.
+        seed: Seed of the random orders.
 
     Raises:
-        ConfigError: If an option or the form of the input is wrong.
-        Untrained: If the model has the weights that it was built with.
+        ConfigError: If an option or the shape of the input is wrong.
+        Untrained: If the model has initial weights.
     """
-    given = np.asarray(inputs, np.float32)
-    wanted = tuple(model.input.shape) if hasattr(model.input, "shape") else None
-    if wanted is None or given.ndim != len(wanted) or len(given) != 1 or not 3 <= given.ndim <= 5:
+    values = np.asarray(inputs, np.float32)
+    shape = tuple(model.input.shape) if hasattr(model.input, "shape") else None
+    if shape is None or values.ndim != len(shape) or len(values) != 1 or not 3 <= values.ndim <= 5:
         raise ConfigError(
             "explain_input: one curve, image or volume with its batch axis is explained, of the "
-            f"form {wanted}. Received: {given.shape}"
+            f"form {shape}. Received: {values.shape}"
         )
     check_trained(model)
-    folder.mkdir(parents=True, exist_ok=True)
     methods = list(methods or usable_methods(model))
     for name in methods:
-        if name not in METHODS:
-            raise ConfigError(
-                f"method must be one of {', '.join(METHODS)}.{nearest(name, METHODS)} "
-                f"Received: {name!r}"
-            )
-    targets, described = answered(model, given, classes)
+        check_method(name)
+    targets, rows = default_targets(model, values, classes)
+    caption = f"input\n{_answer(rows[0])}"
     if target is not None:
-        targets = np.array([target_number(target, classes, answers(model, given).shape[1])])
+        targets = np.array([target_number(target, classes, outputs(model, values).shape[1])])
+        caption += f"\nexplained: {classes[targets[0]] if classes else f'sample {targets[0]}'}"
+    folder.mkdir(parents=True, exist_ok=True)
     pictures: list[Picture] = []
     layers: list[dict[str, Any]] = []
     if has_feature_maps(model):
-        pictures, layers = look_inside(
-            model, given, ["input"], folder, title, value_max, channels=False
+        pictures, layers = draw_layers(
+            model, values, ["input"], folder, title, value_max, channels=False
         )
     maps = {
-        name: attribute(model, given, targets, name, layer=layer if name == "grad-cam" else None)
+        name: attribute(model, values, targets, name, layer=layer if name == "grad-cam" else None)
         for name in methods
     }
-    faithful = faithfulness(pixel_score(model, given, targets), ranking(model, maps), seed=seed)
+    faithful = faithfulness(pixel_score(model, values, targets), ranking(model, maps), seed=seed)
     path = folder / "attributions.png"
-    text = described["text"][0]
-    if target is not None:
-        explained = classes[int(targets[0])] if classes else f"sample {targets[0]}"
-        text += f"\nexplained: {explained}"
     draw_attributions(
-        given,
+        values,
         maps,
         f"{title}: what speaks for the answer",
         path,
         value_max=value_max,
-        captions=[f"input\n{text}"],
+        captions=[caption],
         faithful=faithful,
-        marks=None if is_classifier(model) else targets,
+        targets=None if is_classifier(model) else targets,
     )
-    pictures.append(
-        Picture(
-            key="attributions",
-            step=0,
-            path=path,
-            caption=f"The input, and over it what speaks for the answer by {', '.join(maps)}.",
-        )
-    )
-    return Explanation(
-        metrics={
-            f"explain/{name}/{measure}": value
-            for name, one in faithful.items()
-            for measure, value in faithful_metrics(one).items()
-        },
-        pictures=pictures,
-        details={
-            "probes": with_scores(described["rows"], faithful),
-            "explained": int(targets[0]),
-            "layers": layers,
-        },
-    )
+    caption = f"The input, and over it what speaks for the answer by {', '.join(maps)}."
+    pictures.append(Picture(key="attributions", step=0, path=path, caption=caption))
+    explanation = _explanation(pictures, rows, layers, faithful)
+    details = {**explanation.details, "explained": int(targets[0])}
+    return explanation.model_copy(update={"details": details})
 
 
-def explain(
-    model: keras.Model,
-    dataset: Dataset,
-    folder: Path,
-    *,
-    seed: int,
-    title: str,
-    probabilities: NDArray[Any] | None = None,
-    tell: Callable[[str], None] = lambda detail: None,
+def _affordable(model: keras.Model, passes: int, least: int, most: int) -> int:
+    """Return the number of probes within the budget, between `least` and `most`."""
+    return int(np.clip(BUDGET / (values_per_input(model) * passes), least, most))
+
+
+def _answer(row: Mapping[str, Any]) -> str:
+    """Return what the model outputs for a probe, for a picture."""
+    if "value" in row:
+        return f"value {row['value']:.3g}\nin the middle"
+    return f"model: {row['predicted']}, {row['confidence']:.2f}"
+
+
+def _believed(faithful: Mapping[str, Faithfulness]) -> str:
+    return ", ".join(name for name, measured in faithful.items() if measured.beats_random) or "none"
+
+
+def _explanation(
+    pictures: Sequence[Picture],
+    rows: Sequence[Mapping[str, Any]],
+    layers: Sequence[Mapping[str, Any]],
+    faithful: Mapping[str, Faithfulness],
+    judgements: Mapping[str, Judgement] | None = None,
 ) -> Explanation:
-    """Explain a trained model on the probes of its dataset.
+    """Return pictures and measures as an explanation.
 
     Args:
-        model: Trained; its weights are changed for a while, and are as they were afterwards.
-        dataset: Its dataset, photos at the size that it takes.
-        folder: Where the pictures go.
-        seed: Of random orders, random weights and noise.
-        title: What all headings begin with.
-        probabilities: `(n, classes)` of the test split in stored order; None draws no reactions.
-        tell: Is told what is being done.
-
-    Raises:
-        Untrained: If the model has the weights that it was built with; it names the layers.
+        pictures: All pictures.
+        rows: Name and output of each probe; the first ones have maps.
+        layers: Layers with the channels drawn.
+        faithful: Deletion and insertion, by method.
+        judgements: With the sanity checks; None if there were none.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if dataset.kind.look == "graph":
-        found = explain_nodes(model, dataset, folder, seed=seed, title=title, tell=tell)
-    else:
-        found = explain_pixels(model, dataset, folder, seed, title, tell)
-    if probabilities is None or not dataset.card.task.classes:
-        return found
-    labels = np.asarray(dataset.labels[dataset.indices("test")])
-    sorts = reactions(labels, probabilities, len(dataset.card.classes))
-    test = dataset.indices("test")
-    details = found.details | {
-        "reactions": {
-            dataset.card.classes[int(number)]: {
-                sort: [int(test[one]) for one in several] for sort, several in own.items()
+    measured = judgements or faithful
+    details: dict[str, Any] = {
+        "probes": [
+            {
+                **row,
+                "maps": {
+                    method: result.of_example(number)
+                    for method, result in faithful.items()
+                    if number < len(result.deletion)
+                },
             }
-            for number, own in sorts.items()
-        }
+            for number, row in enumerate(rows)
+        ],
+        "layers": list(layers),
     }
-    pictures = list(found.pictures)
-    if dataset.kind.look != "graph":
-        tell("reactions")
-        path = folder / "reactions.png"
-        draw_reactions(dataset, sorts, probabilities, f"{title}: what the model reacts to", path)
-        pictures.append(
-            Picture(
-                key="reactions",
-                step=0,
-                path=path,
-                caption="For each class the test examples that the model is surest of, least sure "
-                "of, and wrong about with most confidence.",
-            )
-        )
-    return Explanation(metrics=found.metrics, pictures=pictures, details=details)
+    if judgements:
+        details["methods"] = {name: result.details for name, result in judgements.items()}
+    return Explanation(
+        metrics={
+            f"explain/{method}/{measure}": value
+            for method, result in measured.items()
+            for measure, value in result.metrics.items()
+        },
+        pictures=list(pictures),
+        details=details,
+    )

@@ -1,4 +1,4 @@
-"""Has a network learnt anything yet? Its picture would not tell."""
+"""Whether a network has been trained: pictures of an untrained one look just as good."""
 
 from __future__ import annotations
 
@@ -11,73 +11,80 @@ from chapterflow.errors import ChapterflowError
 if TYPE_CHECKING:
     import keras
 
-#: Layers that an untrained network is told by, beside convolutions: they follow one at once.
+#: The layer directly after a convolution whose weights show that both were trained.
 NORMALISATION = "BatchNormalization"
 #: The layer that holds a whole SavedModel.
 SAVED = "HubLayer"
-#: Weights of this project's layers that begin at 0.
+#: Weights of this project's layers that start at 0.
 ZEROS = {"GraphConvolution": ("bias",), "GINConvolution": ("eps",)}
 
 
 class Untrained(ChapterflowError):
-    """A network, or a part of it, has the weights that it was built with."""
+    """A network, or a part of it, has its initial weights."""
 
 
 def check_trained(model: keras.Model) -> None:
-    """Refuse a network whose weights are still those that it was built with.
+    """Refuse a network that has its initial weights.
 
-    A layer counts as trained once one of its weights that begin as a known constant (biases at 0,
-    the scales, shifts and running averages of a batch normalisation) has another value: the first
-    step of training moves them. A convolution shares what the batch normalisation right behind it
-    shows. A layer without such weights is judged by the layers that read it, if they were trained
-    with it or frozen with it.
+    A layer counts as trained if one of the weights that start at a known constant (biases at 0; the
+    scales, shifts and running averages of a batch normalisation) has another value: the first step
+    of training moves them. A convolution is also judged by the batch normalisation directly after
+    it. A layer without such weights is judged by the layers that read it, if they were trained, or
+    frozen, together with it.
 
-    All convolutions must be trained, because they are what is looked into; where there are none,
-    all layers but a SavedModel, which is trained before it is one. So a pretrained backbone passes
-    before its head is trained, and a head trained on a random backbone does not. What it cannot
-    see: whether a training was long enough, and random convolutions that are frozen before a batch
-    normalisation that is not.
+    All convolution layers must be trained, because they are drawn. A network without any needs all
+    layers trained, except for a SavedModel, which was trained before it was saved. So a pretrained
+    backbone passes before its head is trained, and a head trained on a random backbone does not.
+    Two things stay unnoticed: a training that was too short, and random convolutions that are
+    frozen before a batch normalisation that is not.
 
     Args:
         model: A functional model, or one loaded from a file.
 
     Raises:
-        Untrained: If a layer is untouched; it names the layers.
+        Untrained: If a layer has its initial weights; the message names the layers.
     """
-    weighted = [one for one in model.layers if one.weights and type(one).__name__ != SAVED]
-    looked_into = [layer for layer in weighted if is_convolution(layer)] or weighted
-    untouched = [layer.name for layer in looked_into if not _trained(layer)]
-    if untouched:
-        some = ", ".join(untouched[:5]) + (", ..." if len(untouched) > 5 else "")
+    weighted = [layer for layer in model.layers if layer.weights and type(layer).__name__ != SAVED]
+    required = [layer for layer in weighted if is_convolution(layer)] or weighted
+    untrained = [layer.name for layer in required if not _is_trained(layer)]
+    if untrained:
+        names = ", ".join(untrained[:5]) + (", ..." if len(untrained) > 5 else "")
         raise Untrained(
-            f"check_trained: {model.name} must be trained before it is looked into. Received: "
-            f"weights as they were built in {len(untouched)} of {len(looked_into)} layers "
-            f"({some}). Train it first, or load trained weights"
+            f"check_trained: {model.name} must be trained before it is explained. Received: "
+            f"initial weights in {len(untrained)} of {len(required)} layers ({names}). Train it "
+            "first, or load trained weights"
         )
 
 
 def is_convolution(layer: Any) -> bool:
-    """Return whether a layer is a convolution over one, two or three axes, of any sort."""
-    import keras
+    """Return whether a layer is a convolution of any sort, over one, two or three axes."""
+    from keras import layers
 
-    sorts = (
-        *(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D),
-        *(keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose),
-        *(keras.layers.Conv3DTranspose, keras.layers.DepthwiseConv1D),
-        *(keras.layers.DepthwiseConv2D, keras.layers.SeparableConv1D),
-        keras.layers.SeparableConv2D,
+    return isinstance(
+        layer,
+        (
+            layers.Conv1D,
+            layers.Conv2D,
+            layers.Conv3D,
+            layers.Conv1DTranspose,
+            layers.Conv2DTranspose,
+            layers.Conv3DTranspose,
+            layers.DepthwiseConv1D,
+            layers.DepthwiseConv2D,
+            layers.SeparableConv1D,
+            layers.SeparableConv2D,
+        ),
     )
-    return isinstance(layer, sorts)
 
 
-def _trained(layer: Any) -> bool:
-    """Return whether a layer, or what its outputs enter, has left its first values."""
+def _is_trained(layer: Any) -> bool:
+    """Return whether a layer, or a layer that reads its outputs, has left its initial values."""
     moved = _moved(layer)
     if moved:
         return True
     readers = _readers(layer)
     if moved is not None:
-        return any(_moved(one) for one in readers if type(one).__name__ == NORMALISATION)
+        return any(_moved(reader) for reader in readers if type(reader).__name__ == NORMALISATION)
     seen: set[int] = set()
     while readers:
         reader = readers.pop()
@@ -93,7 +100,7 @@ def _trained(layer: Any) -> bool:
 
 
 def _moved(layer: Any) -> bool | None:
-    """Return whether a weight has left its constant first value; None where none begins so."""
+    """Return whether a weight has left its constant initial value; None if no weight has one."""
     import keras
 
     constants = (
@@ -101,18 +108,18 @@ def _moved(layer: Any) -> bool | None:
         keras.initializers.Ones,
         keras.initializers.Constant,
     )
-    found = None
+    moved = None
     for weight in layer.weights:
-        first = getattr(layer, f"{weight.name}_initializer", None)
-        if isinstance(first, constants):
-            if not np.array_equal(np.asarray(weight), np.asarray(first(weight.shape))):
+        initialiser = getattr(layer, f"{weight.name}_initializer", None)
+        if isinstance(initialiser, constants):
+            if not np.array_equal(np.asarray(weight), np.asarray(initialiser(weight.shape))):
                 return True
-            found = False
+            moved = False
         elif weight.name in ZEROS.get(type(layer).__name__, ()):
             if np.any(np.asarray(weight)):
                 return True
-            found = False
-    return found
+            moved = False
+    return moved
 
 
 def _readers(layer: Any) -> list[Any]:

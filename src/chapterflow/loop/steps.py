@@ -21,7 +21,7 @@ from chapterflow.data.versioning import can_version, data_version, record_versio
 from chapterflow.environment import Project, load_tensorflow
 from chapterflow.errors import ConfigError, ValidationFailed
 from chapterflow.evaluation.evaluate import Evaluation
-from chapterflow.explain.explanation import Explanation, write_explanation
+from chapterflow.explain.explanation import Explanation
 from chapterflow.kinds.dataset import CARD as DATASET_CARD
 from chapterflow.kinds.dataset import DatasetCard, open_dataset, read_card
 from chapterflow.kinds.kind import CLASSIFICATION
@@ -304,30 +304,25 @@ def explain(run: Run, evaluation: Evaluation, *, tell: Tell = silent) -> Explana
     """
     load_tensorflow()
     from chapterflow.explain.explain import explain as explain_model
-    from chapterflow.explain.untrained import Untrained
     from chapterflow.training.batches import load_model, sized_for
 
     started = time.monotonic()
     folder = run.folder / EXPLANATION
     with run.session.ending_on_error(run.id):
         dataset = sized_for(run.entry, run.params, run.open_dataset())
-        try:
-            explanation = explain_model(
-                load_model(run.model_file()),
-                dataset,
-                folder,
-                seed=run.settings.seed,
-                title=run.title,
-                probabilities=evaluation.predictions.get("probability"),
-                tell=lambda detail: tell("explain", detail),
-            )
-        except Untrained as refusal:
-            # The run is as good as its metrics; only pictures would mislead.
-            explanation = Explanation(metrics={}, pictures=[], details={}, refused=str(refusal))
-        else:
+        explanation = explain_model(
+            load_model(run.model_file()),
+            dataset,
+            folder,
+            seed=run.settings.seed,
+            title=run.title,
+            probabilities=evaluation.predictions.get("probability"),
+            tell=lambda detail: tell("explain", detail),
+        )
+        if explanation.refusal is None:
             metrics = explanation.metrics | {"explain/seconds": time.monotonic() - started}
             explanation = explanation.model_copy(update={"metrics": metrics})
-        write_explanation(explanation, folder)
+        explanation.save(folder)
         run.artifacts.log_folder(folder, EXPLANATION)
         for picture in explanation.pictures:
             # The step of a feature map is its layer.
@@ -360,8 +355,8 @@ def log(
         card = read_card(run.project.data / run.dataset)
         run.artifacts.log_document(card.model_dump(), CARD)
         run.artifacts.log_document(verdict.model_dump(), VERDICT)
-        if explanation.refused:
-            runs.set_tags(client, run.id, {"chapterflow.explain": explanation.refused})
+        if explanation.refusal:
+            runs.set_tags(client, run.id, {"chapterflow.explain": explanation.refusal})
         metrics = check_metrics(evaluation.metrics | explanation.metrics)
         # At step 0 the UI draws bars, one for each run, not single points over epochs.
         runs.log_metrics(client, run.id, metrics, 0)

@@ -169,6 +169,7 @@ def _explain_dataset(
     tell: Tell,
 ) -> Explained:
     from chapterflow.explain.explain import explain
+    from chapterflow.explain.untrained import Untrained
 
     found = explain(
         network,
@@ -178,6 +179,8 @@ def _explain_dataset(
         title=title,
         tell=lambda detail: tell("explain", detail),
     )
+    if found.refusal:
+        raise Untrained(found.refusal)
     return Explained(version, f"the probes of {dataset.card.name}", [], found)
 
 

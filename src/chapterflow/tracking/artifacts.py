@@ -155,9 +155,9 @@ class Artifacts:
 
     def explanation(self) -> Explanation:
         """Return the explanation, its pictures on this machine."""
-        from chapterflow.explain.explanation import load_explanation
+        from chapterflow.explain.explanation import Explanation
 
-        return load_explanation(self.path(EXPLANATION))
+        return Explanation.load(self.path(EXPLANATION))
 
     def document(self, name: str) -> dict[str, Any]:
         """Return any JSON document of the run."""
