@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from chapterflow.kinds.dataset import Dataset, DatasetCard, open_dataset, read_c
 from chapterflow.models.base import ChapterModel, ModelParams
 from chapterflow.models.catalog import get_model
 from chapterflow.tracking import runs
-from chapterflow.tracking.artifacts import FINGERPRINT, Artifacts
+from chapterflow.tracking.artifacts import CARD, FINGERPRINT, Artifacts
 from chapterflow.tracking.fingerprint import fingerprint, fingerprint_parts
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.versions import Version, model_file
@@ -216,7 +215,8 @@ class Run:
             },
         )
         runs.log_dataset(client, self.id, card, self.project.data / self.dataset)
-        client.log_text(self.id, json.dumps(self.parts, indent=2), FINGERPRINT)
+        self.artifacts.log_document(self.parts, FINGERPRINT)
+        self.artifacts.log_document(card.model_dump(), CARD)
 
     @property
     def about_tags(self) -> dict[str, str]:

@@ -30,7 +30,6 @@ from chapterflow.loop.run import Run
 from chapterflow.models.catalog import get_model
 from chapterflow.tracking import runs
 from chapterflow.tracking.artifacts import (
-    CARD,
     EVALUATION,
     EXPLANATION,
     PREDICTIONS,
@@ -352,15 +351,13 @@ def log(
     tell("log", "metrics and registry")
     client = run.session.client
     with run.session.ending_on_error(run.id):
-        card = read_card(run.project.data / run.dataset)
-        run.artifacts.log_document(card.model_dump(), CARD)
         run.artifacts.log_document(verdict.model_dump(), VERDICT)
         if explanation.refusal:
             runs.set_tags(client, run.id, {"chapterflow.explain": explanation.refusal})
         metrics = check_metrics(evaluation.metrics | explanation.metrics)
         # At step 0 the UI draws bars, one for each run, not single points over epochs.
         runs.log_metrics(client, run.id, metrics, 0)
-        version = _register(run, card, metrics)
+        version = _register(run, run.artifacts.card(), metrics)
         runs.set_tags(client, run.id, {runs.MODEL_VERSION: version})
         runs.close_run(client, run.id, "FINISHED")
         run.session.challenge(run.model, version)
