@@ -1,10 +1,10 @@
-# `make run` and `make test` set up what they need, once.
+# `make run` and `make test` set up the environment they need, once.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-# An environment holds absolute paths: one that was moved with its folder is made anew.
+# An environment contains absolute paths, so a moved one is created again.
 MOVED := $(shell [ ! -f $(VENV)/.root ] || [ "$$(cat $(VENV)/.root)" = "$(CURDIR)" ] || rm -rf $(VENV))
 
 .PHONY: run test test-all check format bench repro lock clean
@@ -35,7 +35,7 @@ repro: $(VENV)/.run
 	@chapterflow data fetch
 	@dvc repro
 
-# The lock files name no index: they install from whichever one pip or uv is set to.
+# The lock files name no index: they install from the one that pip or uv is configured for.
 COMPILE = uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml
 lock: $(VENV)/.run
@@ -53,7 +53,7 @@ $(BIN)/python:
 	@printf '%s\n' "$(CURDIR)" > $(VENV)/.root
 	-@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 
-# uv installs in seconds; where it cannot (no wheel, another index set-up), pip does the same.
+# uv installs in seconds; if it fails (no wheel, other index configuration), pip does the same.
 define install
 	@echo "Installing $(1) into $(VENV)"
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r $(1) || \
