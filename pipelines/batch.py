@@ -48,7 +48,7 @@ def batch(
         model: `NAME`, `NAME/VERSION` or `NAME@ALIAS` in the registry.
         inputs: Files, folders, `DATASET`, `DATASET:SPLIT` or `DATASET:INDEX`.
         out: Parquet file to write.
-        profile: Profile in place of the one in `params.yaml`.
+        profile: Profile; by default the one in `params.yaml`.
         overrides: `path=value` changes of `params.yaml` for this run.
 
     Returns:

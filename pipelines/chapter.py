@@ -14,7 +14,7 @@ from prefect.utilities.annotations import quote
 from chapterflow.config.load import load_settings
 from chapterflow.config.settings import Profile, Settings
 from chapterflow.environment import Project, configure, find_project
-from chapterflow.errors import ChapterflowError, FetchError, StoreUnavailable, told
+from chapterflow.errors import ChapterflowError, FetchError, StoreUnavailable, describe
 from chapterflow.evaluation.evaluate import Evaluation
 from chapterflow.explain.explanation import Explanation
 from chapterflow.loop import steps
@@ -62,12 +62,12 @@ def error_of(state: State[Any]) -> BaseException | None:
 
 def telling(subject: str) -> Tell:
     """Tell the progress display of everything, and Prefect's log of each new step."""
-    shown, logger = tell_about(subject), get_run_logger()
+    display, logger = tell_about(subject), get_run_logger()
     last = ""
 
     def tell(step: str, detail: str) -> None:
         nonlocal last
-        shown(step, detail)
+        display(step, detail)
         if step != last:
             logger.info("%s: %s: %s", subject, step, detail)
             last = step
@@ -95,8 +95,8 @@ def validate(settings: Settings, prepared: Prepared, flow_run_id: str) -> Verdic
     )
 
 
-# What a task hands on holds no path of this machine: any worker that shares the tracking store can
-# take the next one.
+# No argument or result of these tasks holds a path of this machine: any worker that shares the
+# tracking store can take the next task.
 @task(task_run_name="begin {run.model}", cache_policy=NO_CACHE)
 def begin(run: Run, verdicts: list[Verdict], flow_run_id: str, force: bool) -> Run:
     """Find the finished run, continue the interrupted one, or start a new one."""
@@ -168,7 +168,7 @@ def chapter(
 
     Args:
         models: Names; all of `params.yaml` by default.
-        profile: Profile in place of the one in `params.yaml`.
+        profile: Profile; by default the one in `params.yaml`.
         overrides: `path=value` changes of `params.yaml` for this run.
         force: Train even what a finished run has done already.
 
@@ -220,8 +220,8 @@ def _run_models(
     flow_run_id: str,
     force: bool,
 ) -> list[Outcome]:
-    # Prefect tells by the identity of objects which task a value comes from, and takes a string
-    # that stands in two records for the same value. What comes from no task is quoted.
+    # Prefect recognises by object identity which task a value comes from, and takes one string in
+    # two records for the same value. A value that no task returned is quoted.
     quoted: Any = quote(settings)
     # An object made where a forgotten result lay would be taken for that result: all are kept.
     kept: list[State[Any]] = []
@@ -311,7 +311,7 @@ def _report(
         tell("failed", str(error).partition("\n")[0])
         return f"\nThe report failed: {type(error).__name__}: {error}\n"
     tell("built", made.page.as_uri())
-    # A browser does not follow a link from Prefect's pages into the file system: the path is told.
+    # Browsers follow no link from Prefect's pages into the file system: the path is printed too.
     return (
         f"\nReport: [{made.artifact}]({made.page.as_uri()}), the file `{made.page}`; also with run "
         f"`{made.run_id}` in MLflow.\n"
@@ -332,7 +332,7 @@ def _failure(settings: Settings, name: str, state: State[Any]) -> Outcome:
         model=name,
         dataset=settings.dataset_of(name),
         status="failed",
-        error=told(error, FOLDER) if error else None,
+        error=describe(error, FOLDER) if error else None,
         exit_code=getattr(error, "exit_code", 1),
     )
 
@@ -340,7 +340,7 @@ def _failure(settings: Settings, name: str, state: State[Any]) -> Outcome:
 def _summary(outcome: Outcome) -> str:
     if outcome.status == "failed":
         return (outcome.error or "").partition("\n")[0]
-    return outcome.told() + (f", run {outcome.run_id}" if outcome.status == "reused" else "")
+    return outcome.summary() + (f", run {outcome.run_id}" if outcome.status == "reused" else "")
 
 
 def document(profile: str, seconds: float, outcomes: Sequence[Outcome]) -> dict[str, Any]:

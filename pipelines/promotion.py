@@ -63,7 +63,7 @@ def promotion(
     Args:
         models: Registered models and roles; by default every model of `params.yaml` that has a
             challenger, then every role that several models share.
-        profile: Profile in place of the one in `params.yaml`.
+        profile: Profile; by default the one in `params.yaml`.
         overrides: `path=value` changes of `params.yaml` for this run.
         alias: Alias that they are to take.
         allow_dirty: Whether code and data that no commit has will do.

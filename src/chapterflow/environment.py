@@ -129,8 +129,8 @@ def machine() -> str:
 
 
 @contextlib.contextmanager
-def held(project: Project, name: str, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Hold the project's lock of a name, so that processes do the same work one after the other.
+def project_lock(project: Project, name: str, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold a named lock of the project, so that processes do the same work one after another.
 
     Args:
         on_wait: Called where another process holds it, before waiting.

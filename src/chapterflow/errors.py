@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class ChapterflowError(Exception):
-    """A failure told in one line: what was expected, what was received, what to do.
+    """A failure in one line: what was expected, what was received, what to do.
 
     Attributes:
         exit_code: Exit status of the command line (1 where nothing more precise is known).
@@ -41,7 +41,7 @@ class ValidationFailed(ChapterflowError):
 
 
 class PromotionRefused(ChapterflowError):
-    """A version may not take an alias: a gate is shut, or somebody else was first."""
+    """A version may not take an alias: a gate failed, or another process was first."""
 
     exit_code = 4
 
@@ -58,11 +58,11 @@ class StoreUnavailable(StoreError):
     """The tracking store does not answer now (locked, or out of reach); a retry may help."""
 
 
-def told(error: BaseException, folder: Path) -> str:
+def describe(error: BaseException, folder: Path) -> str:
     """Return an error in a few words, with the last place in a folder's files that it came through.
 
     Args:
-        error: Any; one of ours speaks for itself.
+        error: Any exception; the message of a `ChapterflowError` is returned as it is.
         folder: Files whose authors want to know the line.
     """
     if isinstance(error, ChapterflowError):

@@ -66,9 +66,9 @@ class FolderOrArchive(Strict):
         return self
 
 
-#: Told of what a step does right now: `tell("train", "epoch 3/25")`.
+#: Reports what a step does right now: `tell("train", "epoch 3/25")`.
 Tell = Callable[[str, str], None]
 
 
 def silent(step: str, detail: str) -> None:
-    """Tell nobody."""
+    """Report nothing."""

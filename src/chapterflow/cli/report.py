@@ -40,4 +40,4 @@ def report(
     if as_json:
         print_json(made.model_dump(mode="json"))
     else:
-        console.print(Text(made.told()), soft_wrap=True)
+        console.print(Text(made.summary()), soft_wrap=True)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from chapterflow.config.settings import EACH, ONE, PROFILES, Profile, Settings
 from chapterflow.data.source import source_names
-from chapterflow.errors import ConfigError, nearest, told
+from chapterflow.errors import ConfigError, describe, nearest
 from chapterflow.models.base import ModelParams
 from chapterflow.models.catalog import FOLDER, get_model, model_names
 
@@ -318,7 +318,7 @@ def _model_params(name: str, block: Any, faults: list[str]) -> dict[Profile, Mod
         )
         return {}
     except Exception as error:  # Whatever a file does when it is imported.
-        faults.append(f"{path}: {told(error, FOLDER)}")
+        faults.append(f"{path}: {describe(error, FOLDER)}")
         return {}
     if not isinstance(block, dict):
         faults.append(f"{path}: must be a mapping of parameters. Received: {block!r}")

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from mlflow.models.model import ModelInfo
     from mlflow.types import Schema
 
-#: What layers of our own need beside Keras, by the module that defines them.
+#: Packages that layers of this project need in addition to Keras, by their module.
 MORE_REQUIREMENTS = {"chapterflow.models.layers.hub": ("tensorflow-hub", "setuptools")}
 
 
 def description(model: keras.Model, card: DatasetCard, example: Any) -> dict[str, Any]:
-    """Return what `Answers` has to know of a model: what it takes, and what it answers.
+    """Return what `Answers` needs to know about a model: its inputs and its answers.
 
     Args:
         model: Takes raw values; ends in logits where the card has classes.
@@ -78,7 +78,7 @@ def output_schema(card: DatasetCard) -> Schema:
 
 
 def requirements(model: keras.Model) -> list[str]:
-    """Return the packages that the model's own layers need beside Keras, pinned."""
+    """Return the packages that the model's own layers need in addition to Keras, pinned."""
     needed = {name for module in _own(model) for name in MORE_REQUIREMENTS.get(module, ())}
     return [f"{package}=={version(package)}" for package in sorted(needed)]
 
@@ -125,7 +125,7 @@ def _own(model: keras.Model) -> set[str]:
 
 
 def _layer_modules(model: keras.Model) -> list[str]:
-    """Return the modules that define a model's own layers, and all of `models.layers` beside them.
+    """Return the modules that define a model's own layers, and all of `models.layers`.
 
     A process that has imported the layers of one model finds those of the next there too.
     """

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from chapterflow.data.build import ensure_dataset
 from chapterflow.data.versioning import data_version
-from chapterflow.environment import Project, configure, find_project, held, machine
+from chapterflow.environment import Project, configure, find_project, machine, project_lock
 from chapterflow.errors import DataError
 from chapterflow.kinds.dataset import Dataset, DatasetCard, open_dataset, read_card
 from chapterflow.models.base import ChapterModel, ModelParams
@@ -32,11 +32,11 @@ MODEL_FILE = "model.keras"
 
 
 class Run:
-    """One training of a model: what decides it, and where what it leaves lies.
+    """One training of a model: its inputs, its id in the tracking store, and its artifacts.
 
-    Its folder on this machine is a cache; what the steps hand to each other is in the tracking
-    store as soon as a step has ended. A pickled run carries settings, fingerprint and id, and no
-    path: a process in another checkout that shares the tracking store can take the next step.
+    The local folder is a cache; each step logs its results to the tracking store before it ends. A
+    pickled run carries settings, fingerprint and id, but no path: a process in another checkout
+    that shares the tracking store can take the next step.
 
     Attributes:
         project: The checkout that this process works in.
@@ -45,7 +45,7 @@ class Run:
         dataset: Name of the dataset that it learns.
         parts: All that decides the run (`tracking.fingerprint.fingerprint_parts`).
         id: Id of the MLflow run; empty before `start`.
-        finished: Whether the run was found finished, so that nothing is left to do.
+        finished: Whether the store has a finished run of this fingerprint.
         resumed: Whether an interrupted training continues.
     """
 
@@ -80,7 +80,7 @@ class Run:
 
     @cached_property
     def artifacts(self) -> Artifacts:
-        """What the run leaves, by name and type."""
+        """The artifacts of the run, by name and type."""
         return Artifacts(self.session.client, self.id, self.folder)
 
     @property
@@ -148,7 +148,7 @@ class Run:
         Two processes of this machine that want the same run do it once: the second waits, then
         reuses it.
         """
-        with held(
+        with project_lock(
             self.project,
             f"run-{self.fingerprint[:16]}",
             lambda: tell("waiting", "another process trains this model"),
@@ -156,23 +156,23 @@ class Run:
             yield
 
     def reuse(self) -> bool:
-        """Take over the finished run of the fingerprint; tell whether there is one."""
+        """Adopt the finished run of this fingerprint; return whether there is one."""
         done = runs.find_finished(self.session.client, self.session.experiment_id, self.fingerprint)
         if done is not None:
             self.id, self.finished = str(done.info.run_id), True
         return self.finished
 
     def start(
-        self, *, flow_run_id: str | None = None, anew: bool = False, tags: dict[str, str]
+        self, *, flow_run_id: str | None = None, restart: bool = False, tags: dict[str, str]
     ) -> None:
         """Open the MLflow run, or continue the one that was interrupted on this machine.
 
         Args:
             flow_run_id: Run to nest this one in.
-            anew: Drop what an interrupted training left.
+            restart: Discard an interrupted training.
             tags: More tags for the run.
         """
-        if anew:
+        if restart:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.resumed = self.folder.is_dir()
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -82,7 +82,7 @@ def prepare(
     rebuild: bool = False,
     tell: Tell = silent,
 ) -> Prepared:
-    """Bring a dataset onto this machine; the last one of the profile brings them under DVC.
+    """Bring a dataset onto this machine; record a DVC version once the profile is complete.
 
     Raises:
         DataError: If the source is damaged, or `build` is off and the dataset is not there.
@@ -183,7 +183,7 @@ def begin(
         verdict.raise_for_failure()
     tell("look up", "is there a finished run?")
     if force or not run.reuse():
-        run.start(flow_run_id=flow_run_id, anew=force, tags=tags or {})
+        run.start(flow_run_id=flow_run_id, restart=force, tags=tags or {})
     return run
 
 
@@ -416,11 +416,11 @@ def compare(project: Project, settings: Settings) -> Comparison:
     """
     with Session(project, settings) as session:
         chosen = newest_runs(project, settings, session)
-        found = differences_of(session, settings, chosen)
+        differences = differences_of(session, settings, chosen)
     return Comparison(
         profile=settings.profile,
         models=[outcome_of(run) for run in chosen],
-        differences=found,
+        differences=differences,
     )
 
 
@@ -545,7 +545,7 @@ def differences_of(
             if run.data.tags[runs.TEST_DIGEST] == digest
             and CLASSIFICATION.metric in run.data.metrics
         }
-        if same:  # None where the digest is that of curves, which have no right and wrong.
+        if same:  # Empty for curves: their predictions are not right or wrong.
             found.extend(_differences(session, settings, same))
     return found
 

@@ -66,15 +66,15 @@ def results_table(outcomes: Sequence[Outcome], *, curves: bool) -> tuple[Cells, 
 
 
 def beside_table(outcomes: Sequence[Outcome]) -> list[Cells]:
-    """Return the cells of each variant that stands beside a model, under `BESIDE_HEADINGS`."""
+    """Return the cells of each variant of a model, under `BESIDE_HEADINGS`."""
     rows = []
     for outcome in outcomes:
-        found = outcome.metrics
-        names = [key.split("/")[1] for key in found if key.startswith("beside/")]
+        metrics = outcome.metrics
+        names = [key.split("/")[1] for key in metrics if key.startswith("beside/")]
         for name in dict.fromkeys(names):
-            of = {k.rpartition("/")[2]: v for k, v in found.items() if f"beside/{name}/" in k}
+            of = {k.rpartition("/")[2]: v for k, v in metrics.items() if f"beside/{name}/" in k}
             score = next(
-                (f"{of[key]:.4f} / {found[f'test/{key}']:.4f}" for key in SCORES if key in of),
+                (f"{of[key]:.4f} / {metrics[f'test/{key}']:.4f}" for key in SCORES if key in of),
                 "not trained",
             )
             rows.append(
@@ -83,8 +83,8 @@ def beside_table(outcomes: Sequence[Outcome]) -> list[Cells]:
                     name.replace("_", " "),
                     score,
                     f"{of['train_seconds']:.1f}" if "train_seconds" in of else "",
-                    f"{of['parameters']:,.0f} / {found['cost/parameters']:,.0f}",
-                    f"{of['flops'] / 1e6:,.2f} / {found['cost/flops'] / 1e6:,.2f}",
+                    f"{of['parameters']:,.0f} / {metrics['cost/parameters']:,.0f}",
+                    f"{of['flops'] / 1e6:,.2f} / {metrics['cost/flops'] / 1e6:,.2f}",
                 ]
             )
     return rows
@@ -94,17 +94,18 @@ def folds_table(outcomes: Sequence[Outcome]) -> list[Cells]:
     """Return the cells of each model and variant that was cross-validated, by protocol."""
     rows = []
     for outcome in outcomes:
-        found = outcome.metrics
-        names = [key.split("/")[1] for key in found if key.endswith("/cv_inner_accuracy_mean")]
+        metrics = outcome.metrics
+        names = [key.split("/")[1] for key in metrics if key.endswith("/cv_inner_accuracy_mean")]
         for name, pattern in [
-            *([("", "cv/{}/accuracy_{}")] if "cv/inner/accuracy_mean" in found else []),
+            *([("", "cv/{}/accuracy_{}")] if "cv/inner/accuracy_mean" in metrics else []),
             *((name, f"beside/{name}/cv_{{}}_accuracy_{{}}") for name in names),
         ]:
             scores = [
-                f"{found[pattern.format(p, 'mean')]:.3f} +- {found[pattern.format(p, 'std')]:.3f}"
-                for p in ("inner", "gin")
+                f"{metrics[pattern.format(protocol, 'mean')]:.3f} +- "
+                f"{metrics[pattern.format(protocol, 'std')]:.3f}"
+                for protocol in ("inner", "gin")
             ]
-            majority = f"{found[pattern.format('majority', 'mean')]:.3f}"
+            majority = f"{metrics[pattern.format('majority', 'mean')]:.3f}"
             rows.append([outcome.model, name.replace("_", " "), *scores, majority])
     return rows
 
@@ -168,21 +169,21 @@ def print_results(
     colours = {"trained": "green", "reused": "cyan", "failed": "red"}
     for curves in (False, True):
         headings, rows = results_table(outcomes, curves=curves)
-        shown = [
+        columns = [
             name
             for position, name in enumerate(headings)
             if (position == 0 or console.width >= WIDE or name in NARROW)
             and (show_status or name != "status")
         ]
         table = Table(title=CURVES_TITLE if curves else RESULTS_TITLE)
-        for heading in shown:
+        for heading in columns:
             numbers = heading not in ("model", "dataset", "status", "run")
             table.add_column(heading, justify="right" if numbers else "left")
         for row in rows:
             cells = dict(zip(headings, row, strict=True))
             style = colours[cells["status"]]
             table.add_row(
-                *(Text(cells[name], style=style if name == "status" else "") for name in shown)
+                *(Text(cells[name], style=style if name == "status" else "") for name in columns)
             )
         if rows:
             console.print(table)
@@ -219,14 +220,14 @@ def print_differences(
             if len(pairs) == total
             else f"adjusted (Holm) for all {total} pairs of models that ran on {dataset}",
         )
-        shown = [
+        columns = [
             name
             for name in DIFFERENCE_HEADINGS
             if console.width >= DIFFERENCES_WIDE or name in DIFFERENCES_NARROW
         ]
-        for name in shown:
+        for name in columns:
             table.add_column(name, justify="left" if name in ("A", "B", "verdict") else "right")
         for pair in pairs:
             cells = dict(zip(DIFFERENCE_HEADINGS, difference_row(pair), strict=True))
-            table.add_row(*(cells[name] for name in shown))
+            table.add_row(*(cells[name] for name in columns))
         console.print(table)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from chapterflow.config.settings import Settings
 from chapterflow.data.build import recipe
 from chapterflow.data.versioning import data_version
-from chapterflow.environment import Project, held, load_tensorflow, machine
+from chapterflow.environment import Project, load_tensorflow, machine, project_lock
 from chapterflow.errors import ConfigError, DataError
 from chapterflow.evaluation.cost import compiled_forward
 from chapterflow.kinds.dataset import CARD, DatasetCard, open_dataset, read_card
@@ -539,7 +539,7 @@ def batch_predict(
         key = _key([FORMAT, version_of_package("chapterflow"), version.source, size, identity])
         above = project.scratch / "predict"
         # Two processes that want the same batch must not mix their parts.
-        with held(
+        with project_lock(
             project,
             f"predict-{key}",
             lambda: tell("waiting", "another process predicts the same"),

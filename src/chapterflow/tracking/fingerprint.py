@@ -58,7 +58,7 @@ def fingerprint(parts: dict[str, Any]) -> str:
 
 
 def content_hash(path: Path) -> str:
-    """Return a hash over a file or a folder; that of nothing where there is neither."""
+    """Return a hash over a file or a folder; of no bytes where neither exists."""
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     found = hashlib.sha256()
     for file in files:

@@ -1,4 +1,4 @@
-"""Small records that steps hand to each other: names, ids and paths, never arrays."""
+"""Records of what became of datasets, runs and reports: names, ids and metrics, no arrays."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -47,8 +47,8 @@ class Outcome(Strict):
     error: str | None = None
     exit_code: int = 0
 
-    def told(self) -> str:
-        """Return what the model is judged by, in a few words."""
+    def summary(self) -> str:
+        """Return the score that the model is judged by, in a few words."""
         name = next(name for name in SCORES if f"test/{name}" in self.metrics)
         return f"test {name} {self.metrics[f'test/{name}']:.4f}"
 
@@ -64,7 +64,7 @@ class Comparison(Strict):
         """Return what concerns some models alone."""
         return self.model_copy(
             update={
-                "models": [one for one in self.models if one.model in names],
+                "models": [outcome for outcome in self.models if outcome.model in names],
                 "differences": [
                     pair for pair in self.differences if pair.a in names and pair.b in names
                 ],
@@ -73,11 +73,10 @@ class Comparison(Strict):
 
 
 class RunFacts(Strict):
-    """A finished model run as it stands in the tracking store, its small artifacts in a folder.
+    """A finished model run, read from the tracking store, with its small artifacts in a folder.
 
     Attributes:
-        label: What the run is called beside others: the model's name, with the run where one model
-            is there twice.
+        label: The model's name, with the run's id where several runs are of one model.
         params: Parameters, as the text that the store keeps.
         started: Milliseconds since 1970, UTC.
         folder: Copies of the artifacts that were there, below their own paths.
@@ -113,7 +112,7 @@ class Reported(Strict):
     artifact: str
     seconds: float
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """Return what was written and where, with an address that a browser opens."""
         return (
             f"{self.page.as_uri()}\n{len(self.models)} models, {self.size / 1e6:.1f} MB, "

@@ -1,4 +1,4 @@
-"""MLflow runs: opened or resumed, fed while they go on, found and read again."""
+"""MLflow runs: opened or resumed, logged to, found and read again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-#: Tags, all under one prefix so that they stand together in the UI.
+#: Tags, all under one prefix so that the UI lists them together.
 RUN_TYPE = "chapterflow.kind"  # `model`: the run of one model; `flow`: of a flow over several
 FINGERPRINT = "chapterflow.fingerprint"
 MODEL = "chapterflow.model"
@@ -54,8 +54,7 @@ NOT_SOURCES = (":!data.dvc", ":!dvc.lock", ":!results")
 def unbroken() -> Iterator[None]:
     """Let Ctrl-C wait until a write to the store is over, which takes milliseconds.
 
-    Within a transaction it would leave SQLite's lock behind, and nobody could say any more that the
-    run was ended.
+    Interrupted within a transaction, SQLite would stay locked and the run could not be ended.
     """
     usual = signal.getsignal(signal.SIGINT)
     # Python interrupts the main thread alone, and only where a function of its own does it.
@@ -200,8 +199,8 @@ class EpochLogger:
             "train/learning_rate": record.learning_rate,
             "train/epoch_seconds": record.seconds,
         }
-        told = {name: value for name, value in metrics.items() if value is not None}
-        log_metrics(self._client, self._run_id, told, record.epoch)
+        known = {name: value for name, value in metrics.items() if value is not None}
+        log_metrics(self._client, self._run_id, known, record.epoch)
 
 
 def find_finished(client: MlflowClient, experiment_id: str, fingerprint: str) -> Run | None:

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 
 EXPERIMENT_NOTE = (
-    "Models of a textbook chapter on convolution. A run of kind `flow` is one pass over several "
-    "models; the runs nested in it are the models. To compare: tick the models and press Compare. "
+    "Models of a textbook chapter on convolution. A run with the tag `chapterflow.kind` = `flow` "
+    "is one pass over several models; the runs nested in it are the models. To compare: tick the "
+    "models and press Compare. "
     "`test/...` was measured once on the held-out split, `train/...` and `validation/...` have one "
     "value an epoch, `cost/...` is what a prediction costs."
 )

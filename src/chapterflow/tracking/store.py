@@ -106,7 +106,7 @@ def partial_of(path: Path) -> Path:
 
 
 def discard(path: Path) -> None:
-    """Remove a database and the journals beside it."""
+    """Remove a database and its journals."""
     for suffix in ("", "-journal", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
@@ -137,13 +137,13 @@ def store_errors(place: Path | str) -> Iterator[None]:
         if isinstance(place, str) and isinstance(cause, OSError):
             raise StoreUnavailable(f"{without_password(place)} does not answer: {cause}") from error
         if cause is not None:
-            raise _told(place, cause) from error
+            raise _store_error(place, cause) from error
         if type(error).__module__.startswith("mlflow."):
             raise StoreError(f"MLflow refused. Received: {error}") from error
         raise
 
 
-def _told(place: Path | str, error: BaseException) -> StoreError:
+def _store_error(place: Path | str, error: BaseException) -> StoreError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StoreUnavailable(
