@@ -13,9 +13,9 @@ from chapterflow.config.load import load_settings
 from chapterflow.config.settings import Profile, Settings
 from chapterflow.environment import configure, find_project
 from chapterflow.errors import ChapterflowError
+from chapterflow.registry.decision import Decision
 from chapterflow.registry.judge import Judged, NothingToJudge, Request, judge_request
 from chapterflow.registry.promote import carry_out
-from chapterflow.registry.verdict import Verdict
 from pipelines.chapter import error_of, telling
 from pipelines.housekeeping import end_dead_flow_runs, sign_flow_run
 
@@ -43,7 +43,7 @@ def judge(name: str, request: Request) -> Judged | str:
 
 
 @task(task_run_name="decide {name}", cache_policy=NO_CACHE)
-def decide(name: str, judged: Judged) -> Verdict:
+def decide(name: str, judged: Judged) -> Decision:
     """Write a verdict down, and move the aliases where it is good."""
     return carry_out(find_project(), judged, tell=telling(name))
 
@@ -122,11 +122,11 @@ def _result(name: str, request: Any, dry_run: bool) -> dict[str, Any]:
     if isinstance(judged, str):
         return {"model": name, "verdict": "nothing to judge", "told": judged}
     if judged is not None and dry_run:
-        return {"model": name, "verdict": judged.verdict.verdict, "told": judged.verdict.told}
+        return {"model": name, "verdict": judged.decision.verdict, "told": judged.decision.summary}
     if judged is not None:
         state = decide(name, state, return_state=True)
         error = error_of(state)
     if error is not None:
         return {"model": name, "verdict": "failed", "told": str(error).partition("\n")[0]}
-    verdict: Verdict = state.result()
-    return {"model": name, "verdict": verdict.verdict, "told": verdict.told}
+    decision: Decision = state.result()
+    return {"model": name, "verdict": decision.verdict, "told": decision.summary}

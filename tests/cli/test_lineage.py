@@ -4,13 +4,15 @@ import io
 
 from rich.console import Console
 
+from chapterflow.checks import Check
 from chapterflow.cli.lineage import print_lineage
-from chapterflow.lineage.tree import Lineage, Link
+from chapterflow.lineage.why import Lineage
 
 
 def test_long_links_go_on_below() -> None:
     told = " ".join(f"word{number}" for number in range(60))
-    root = Link(name="version", told="cnn/1", below=[Link(name="gates", told=told)])
+    gates = Check(name="gates", state="passed", observed=told)
+    root = Check(name="version", state="passed", observed="cnn/1", checks=[gates])
     shown = Lineage(asked="cnn", version="cnn/1", run_id="r", note=None, root=root)
     console = Console(file=io.StringIO(), width=50)
     print_lineage(console, shown)

@@ -59,7 +59,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def test_clean_graphs_pass(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     dataset = request.getfixturevalue(kind)
     verdict = run.validate_dataset(dataset, BOUNDS, tmp_path / "out")
-    assert verdict.success, [r for r in verdict.results if not r.success]
+    assert verdict.success, [r for r in verdict.results if not r.passed]
     assert (tmp_path / "out" / "index.html").is_file()
 
 

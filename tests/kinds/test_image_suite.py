@@ -161,8 +161,8 @@ def test_mistake_is_caught_and_named(
 ) -> None:
     verdict = validate_dataset(corrupt(mistake), bounds, tmp_path / "out")
     found = {
-        result.expectation: (result.offending_count, result.offending)
-        if result.offending_count is not None
+        result.name: (result.examples_count, result.examples)
+        if result.examples_count is not None
         else None
         for result in verdict.failures
     }
@@ -187,14 +187,14 @@ def test_repeats_within_the_bound_pass_and_are_still_named(
         arrays.images[train[1:18]] = arrays.images[train[0]]  # 17 of 1797 are 0.946 %
 
     verdict = validate_dataset(corrupt(change), bounds, tmp_path / "out")
-    (repeats,) = [result for result in verdict.results if result.expectation == "repeats"]
+    (repeats,) = [result for result in verdict.results if result.name == "repeats"]
     assert verdict.success
-    assert repeats.offending_count == 17
+    assert repeats.examples_count == 17
     assert repeats.observed == "unexpected in 17 of 1,797 examples (0.946%)"
 
 
 def test_observed_says_what_was_found(failed: tuple[Verdict, Path]) -> None:
-    observed = {result.expectation: result.observed for result in failed[0].results}
+    observed = {result.name: result.observed for result in failed[0].results}
     assert observed["count"] == "1,797 examples"
     assert observed["held-out"] == "some of each"
     assert observed["dtype"] == "unexpected in 1,797 of 1,797 examples (100%), such as float32"
@@ -210,7 +210,7 @@ def test_examples_without_a_label_are_not_counted_as_well_labelled(
     corrupt: Corrupt, bounds: ImageExpectations, tmp_path: Path
 ) -> None:
     verdict = validate_dataset(corrupt(label_missing), bounds, tmp_path / "out")
-    observed = {result.expectation: result.observed for result in verdict.results}
+    observed = {result.name: result.observed for result in verdict.results}
     assert observed["label-set"] == "all 1,796 examples as expected"
 
 
@@ -222,9 +222,9 @@ def test_an_expectation_that_cannot_be_computed_fails_in_its_place_and_says_why(
     names = [(expectation.meta or {})["name"] for expectation in suite.expectations]
     rows = images.rows(digits).drop(columns="nan")
     results = [describe(outcome) for outcome in run._run_suite(suite, rows, tmp_path / "site")]
-    assert [result.expectation for result in results] == names
-    (broken,) = [result for result in results if not result.success]
-    assert broken.expectation == "finite"
+    assert [result.name for result in results] == names
+    (broken,) = [result for result in results if not result.passed]
+    assert broken.name == "finite"
     assert broken.observed.startswith("nothing: ")
     assert '"nan"' in broken.observed
 
@@ -236,7 +236,7 @@ def test_an_empty_split_is_a_failure_not_a_crash(
         arrays.split[arrays.split == 2] = 0
 
     verdict = validate_dataset(corrupt(change), bounds, tmp_path / "out")
-    found = {result.expectation: result.observed for result in verdict.failures}
+    found = {result.name: result.observed for result in verdict.failures}
     assert found.keys() == {"count-train", "count-test", "held-out", "class-balance-test"}
     assert found["held-out"] == "none of test"
     assert found["count-test"] == "0 examples"

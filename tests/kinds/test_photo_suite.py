@@ -184,13 +184,13 @@ def test_mistake_is_caught_by_its_check(mistake: Callable[[Photos], None], tmp_p
     photos = clean()
     mistake(photos)
     verdict = validate_dataset(write(photos, tmp_path / "pets"), BOUNDS, tmp_path / "out")
-    assert {result.expectation for result in verdict.failures} == MISTAKES[mistake]
+    assert {result.name for result in verdict.failures} == MISTAKES[mistake]
 
 
 def test_clean_photos_pass_and_every_check_has_its_own_name(tmp_path: Path) -> None:
     verdict = validate_dataset(write(clean(), tmp_path / "pets"), BOUNDS, tmp_path / "out")
     assert verdict.failures == []
-    names = [result.expectation for result in verdict.results]
+    names = [result.name for result in verdict.results]
     assert len({*names}) == len(names) == 20
 
 
@@ -199,7 +199,7 @@ def test_near_duplicates_are_named_on_both_sides_with_their_distance(tmp_path: P
     compressed_anew_in_validation(photos)
     verdict = validate_dataset(write(photos, tmp_path / "pets"), BOUNDS, tmp_path / "out")
     (failure,) = verdict.failures
-    assert failure.offending == [
+    assert failure.examples == [
         photos.names[at].removeprefix("photos/") for at in (4, first(photos, "validation"))
     ]
     assert "unexpected in 2 of 34 examples (5.88%): " in failure.observed

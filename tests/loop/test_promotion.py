@@ -93,7 +93,7 @@ def test_too_weak_a_challenger_is_refused_and_stays_a_challenger(root: Path) -> 
     assert [gate["name"] for gate in weak["gates"] if not gate["passed"]] == ["floor"]
     assert aliases(root, "cnn") == {"challenger": 1}
     (entry,) = past(root, "cnn")
-    assert (entry["action"], entry["gates"]) == ("refused", "13 of 14 gates passed; shut: floor")
+    assert (entry["action"], entry["gates"]) == ("refused", "13 of 14 gates passed; failed: floor")
 
 
 def test_of_two_promotions_at_once_one_wins_and_rolling_back_undoes_it(root: Path) -> None:
@@ -111,7 +111,7 @@ def test_of_two_promotions_at_once_one_wins_and_rolling_back_undoes_it(root: Pat
     assert aliases(root, "dnn") == {"champion": 2, "previous-champion": 1}
     assert {entry["gates"] for entry in past(root, "dnn")} == {
         "14 of 14 gates passed",
-        "14 of 15 gates passed; shut: unchanged",
+        "14 of 15 gates passed; failed: unchanged",
     }
 
     (source,) = stores.query(

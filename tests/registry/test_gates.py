@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chapterflow.checks import Check, State
 from chapterflow.registry.gates import Measured, Trial, judge
-from chapterflow.registry.verdict import Gate
 
 THRESHOLDS = {
     "floor": 0.9,
@@ -42,6 +42,20 @@ def scores(accuracy: float, **more: float) -> dict[str, float]:
     }
 
 
+def origin(question: str = "", state: State = "passed") -> dict[str, Check]:
+    """Return a provenance in which one question has another answer."""
+    return {
+        name: Check(
+            name=name,
+            state=state if name == question else "passed",
+            expected="d" * 12,
+            observed=f"what is known of the {name}",
+            details={"value": "d" * 12},
+        )
+        for name in ("validation", "source commit", "data version")
+    }
+
+
 def measured(version: str, accuracy: float = 0.95, **changes: Any) -> Measured:
     right = np.arange(EXAMPLES) < round(accuracy * EXAMPLES)
     one = Measured(
@@ -51,13 +65,7 @@ def measured(version: str, accuracy: float = 0.95, **changes: Any) -> Measured:
         right=right,
         file_bytes=500_000,
         test_digest="t" * 64,
-        data_digest="d" * 64,
-        validated="d" * 64,
-        commit="c" * 40,
-        dirty=False,
-        commit_known=True,
-        data_version="v" * 32,
-        data_known=True,
+        provenance=origin(),
         withdrawn="",
         reloaded=0.0,
     )
@@ -76,7 +84,7 @@ def trial(**changes: Any) -> Trial:
     return replace(base, **changes)
 
 
-def gate(found: list[Gate], name: str) -> Gate:
+def gate(found: list[Check], name: str) -> Check:
     return next(one for one in found if one.name == name)
 
 
@@ -117,21 +125,28 @@ def test_equals_pass_every_gate() -> None:
     # The whole table has what it was held against and what was seen.
     for one in judge(trial()):
         assert one.title
-        assert one.threshold is not None
-        assert one.challenger is not None
+        assert one.expected is not None
+        assert one.observed is not None
 
 
 def test_the_first_version_needs_no_champion_but_everything_else() -> None:
     assert shut(trial(champion=None)) == set()
     first = gate(judge(trial(champion=None)), "non-inferiority")
-    assert (first.champion, first.challenger) == (None, 0.95)
-    assert "no version is champion yet" in first.note
+    assert (first.details["champion"], first.observed) == (None, 0.95)
+    assert "no version is champion yet" in first.reason
     assert shut(trial(champion=None, challenger=Measured("cnn/2"))) == {
         one.name for one in judge(trial(champion=None))
     }
 
 
-#: What shuts which gate: a value that is too bad, and every way for a value to be missing.
+#: The question of provenance that each gate asks.
+QUESTIONS = {
+    "validation": "validation",
+    "code": "source commit",
+    "data-version": "data version",
+}
+STATES: tuple[State, ...] = get_args(State)
+#: What fails which gate: a value that is too bad, and every way for a value to be missing.
 TABLE: list[tuple[str, Callable[[], Trial]]] = [
     ("test-data", lambda: trial(here=None)),
     ("test-data", lambda: trial(here="x" * 64)),
@@ -193,12 +208,6 @@ TABLE: list[tuple[str, Callable[[], Trial]]] = [
     ("file-size", lambda: trial(challenger=measured("cnn/2", file_bytes=None))),
     ("file-size", lambda: trial(challenger=measured("cnn/2", file_bytes=0))),
     ("file-size", lambda: trial(thresholds=THRESHOLDS | {"file_megabytes": None})),
-    ("validation", lambda: trial(challenger=measured("cnn/2", validated=None))),
-    ("validation", lambda: trial(challenger=measured("cnn/2", validated="x" * 64))),
-    (
-        "validation",
-        lambda: trial(challenger=measured("cnn/2", validated=None, data_digest=None)),
-    ),
     ("explanations", lambda: trial(challenger=measured("cnn/2", logged=scores(0.95)))),
     (
         "explanations",
@@ -221,17 +230,18 @@ TABLE: list[tuple[str, Callable[[], Trial]]] = [
     ("reload", lambda: trial(challenger=measured("cnn/2", reloaded=math.nan))),
     ("reload", lambda: trial(challenger=measured("cnn/2", reloaded=math.inf))),
     ("reload", lambda: trial(thresholds=THRESHOLDS | {"reload_difference": None})),
-    ("code", lambda: trial(challenger=measured("cnn/2", commit=None))),
-    ("code", lambda: trial(challenger=measured("cnn/2", dirty=True))),
-    ("code", lambda: trial(challenger=measured("cnn/2", dirty=None))),
-    ("code", lambda: trial(challenger=measured("cnn/2", commit_known=False))),
-    ("code", lambda: trial(challenger=measured("cnn/2", commit_known=None))),
-    ("data-version", lambda: trial(challenger=measured("cnn/2", data_version=None))),
-    ("data-version", lambda: trial(challenger=measured("cnn/2", data_known=False))),
-    ("data-version", lambda: trial(challenger=measured("cnn/2", data_known=None))),
     ("not-withdrawn", lambda: trial(challenger=measured("cnn/2", withdrawn=None))),
     ("not-withdrawn", lambda: trial(challenger=measured("cnn/2", withdrawn="it hallucinates"))),
     ("not-withdrawn", lambda: trial(reinstate=True, challenger=Measured("cnn/2"))),
+    *(
+        (name, lambda given=given: trial(challenger=measured("cnn/2", provenance=given)))
+        for name, question in QUESTIONS.items()
+        for given in (
+            {},
+            {other: check for other, check in origin().items() if other != question},
+            *(origin(question, state) for state in STATES if state != "passed"),
+        )
+    ),
 ]
 
 
@@ -239,21 +249,21 @@ TABLE: list[tuple[str, Callable[[], Trial]]] = [
 def test_each_gate_is_shut_by_what_is_bad_or_missing(name: str, made: Callable[[], Trial]) -> None:
     found = gate(judge(made()), name)
     assert not found.passed
-    if name != "floor" or found.challenger is None:
-        assert found.note or found.challenger != found.threshold
-    if found.challenger is None:
-        assert found.note, "a missing value must say why"
+    if name != "floor" or found.observed is None:
+        assert found.reason or found.observed != found.expected
+    if found.observed is None:
+        assert found.reason, "a missing value must say why"
 
 
 def test_every_gate_is_in_the_table() -> None:
     assert {name for name, _ in TABLE} == {one.name for one in judge(trial(superiority=True))}
 
 
-@given(st.sets(st.sampled_from([one.name for one in fields(Measured) if one.name != "problems"])))
+@given(st.sets(st.sampled_from([one.name for one in fields(Measured) if one.name[:2] != "un"])))
 def test_whatever_is_missing_of_a_challenger_it_is_refused(missing: set[str]) -> None:
     empty = {one.name: one for one in fields(Measured)}
     changes = {
-        name: {} if name in ("logged", "now") else None
+        name: {} if name in ("logged", "now", "provenance") else None
         for name in missing - {"version", "errors"}
         if name in empty
     }
@@ -269,7 +279,7 @@ def test_margins_are_met_at_their_very_bound() -> None:
 def test_a_better_challenger_is_shown_to_be_better() -> None:
     better = trial(superiority=True, challenger=measured("cnn/2", 0.99))
     assert shut(better) == set()
-    assert gate(judge(better), "superiority").note.startswith("difference +0.0400")
+    assert gate(judge(better), "superiority").reason.startswith("difference +0.0400")
     errors = replace(curve_trial().challenger, errors=np.full(EXAMPLES, 0.0016))
     assert shut(curve_trial(superiority=True, challenger=errors)) == set()
 
@@ -281,11 +291,15 @@ def test_curves_have_errors_instead_of_classes() -> None:
 
 
 def test_allow_dirty_opens_two_gates_and_no_other() -> None:
-    dirty = measured("cnn/2", dirty=True, data_known=False)
+    dirty = measured(
+        "cnn/2",
+        provenance=origin("source commit", "warning")
+        | {"data version": origin("data version", "failed")["data version"]},
+    )
     assert shut(trial(challenger=dirty)) == {"code", "data-version"}
     opened = judge(trial(challenger=dirty, allow_dirty=True))
     assert all(one.passed for one in opened)
-    assert "allowed by --allow-dirty" in gate(opened, "code").note
+    assert "allowed by --allow-dirty" in gate(opened, "code").reason
     nothing = Measured("cnn/2")
     assert shut(trial(challenger=nothing, allow_dirty=True)) == {
         one.name for one in opened if one.name not in ("code", "data-version")
@@ -295,9 +309,9 @@ def test_allow_dirty_opens_two_gates_and_no_other() -> None:
 def test_reinstated_versions_may_come_back() -> None:
     back = measured("cnn/2", withdrawn="it was slow")
     assert shut(trial(challenger=back, reinstate=True)) == set()
-    assert "it was slow" in gate(judge(trial(challenger=back)), "not-withdrawn").note
+    assert "it was slow" in gate(judge(trial(challenger=back)), "not-withdrawn").reason
 
 
 def test_what_could_not_be_measured_says_why() -> None:
-    lost = Measured("cnn/2", problems={"floor": "StoreError: its files are gone"})
-    assert gate(judge(trial(challenger=lost)), "floor").note == "StoreError: its files are gone"
+    lost = Measured("cnn/2", unscored="StoreError: its files are gone")
+    assert gate(judge(trial(challenger=lost)), "floor").reason == "StoreError: its files are gone"

@@ -99,7 +99,7 @@ def test_data_docs_keep_what_great_expectations_says(
         results = Page((out / "data_docs" / "index.html").read_text(encoding="utf-8"))
         suite = Page((out / "data_docs" / "suite.html").read_text(encoding="utf-8"))
         for result in verdict.results:
-            told = f"{result.expectation}: {result.expected}. {result.description}"
+            told = f"{result.name}: {result.expected}. {result.title}"
             assert told in results.text
             assert told in suite.text
         assert ("Succeeded" if verdict.success else "Failed") in results.text
@@ -116,7 +116,7 @@ def test_the_page_tells_failures_first_with_ids(failed: tuple[Verdict, Path]) ->
     text = (out / "index.html").read_text(encoding="utf-8")
     assert f"Failed: {len(verdict.failures)} of 21 expectations are not met" in text
     names = re.findall(r'<span class="name">([\w-]+)</span>', text)
-    assert names[: len(verdict.failures)] == [result.expectation for result in verdict.failures]
+    assert names[: len(verdict.failures)] == [result.name for result in verdict.failures]
     assert len(names) == 21
     assert "<code>train/00003</code>" in text
     assert "and 2 more" in text  # of seven labels that are out of range
@@ -140,8 +140,9 @@ def test_hostile_names_are_shown_and_not_run(passed: tuple[Verdict, Path], digit
         passed[0]
         .results[0]
         .model_copy(
-            update={"observed": hostile, "expected": hostile, "offending": [hostile]}
-            | {"offending_count": 1, "column": hostile, "description": hostile}
+            update={"observed": hostile, "expected": hostile, "examples": [hostile]}
+            | {"examples_count": 1, "title": hostile}
+            | {"details": {"type": "x", "column": hostile}}
         )
     )
     text = render_page(

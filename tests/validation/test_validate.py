@@ -147,7 +147,7 @@ def test_a_failure_stops_the_run_and_names_what_is_wrong(failed: tuple[Verdict, 
     assert caught.value.exit_code == 3
     assert first == "digits: 5 of 21 expectations failed"
     assert [line.split()[0].rstrip(":") for line in lines] == [
-        result.expectation for result in verdict.failures
+        result.name for result in verdict.failures
     ]
     assert (
         "  label-set (label): expected 0 to 9. Received: unexpected in 7 of 1,797 examples "

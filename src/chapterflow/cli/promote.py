@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from chapterflow.cli.common import (
@@ -19,7 +22,51 @@ from chapterflow.cli.common import (
 )
 from chapterflow.errors import PromotionRefused
 
+if TYPE_CHECKING:
+    from chapterflow.registry.decision import Decision
+    from chapterflow.registry.ledger import Entry
+
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for the ledger.")]
+
+
+def print_decision(console: Console, decision: Decision) -> None:
+    """Print every gate, and the decision."""
+    from chapterflow.checks import print_checks
+
+    if decision.selection:
+        console.print(Text(f"{decision.selection}."), soft_wrap=True)
+    print_checks(
+        console, decision.gates, {**decision.columns, "reason": "note"}, title=decision.title
+    )
+    style = "green" if decision.verdict == "promoted" else "red"
+    console.print(Text(decision.summary, style=style), soft_wrap=True)
+
+
+def print_history(console: Console, model: str, past: Sequence[Entry]) -> None:
+    """Print the ledger of a model, oldest first."""
+    if not past:
+        console.print(
+            f"{model} has not been judged yet. `chapterflow promote {model}` judges it.",
+            soft_wrap=True,
+        )
+        return
+    table = Table(title=f"History of {model}")
+    for heading in ("when (UTC)", "who", "what", "alias", "from", "to", "gates", "reason"):
+        table.add_column(heading, overflow="fold")
+    styles = {"promoted": "green", "refused": "red", "rolled back": "yellow"}
+    for entry in past:
+        action = entry.action if entry.done else f"{entry.action}: unfinished"
+        table.add_row(
+            entry.when[:19].replace("T", " "),
+            Text(entry.who),
+            Text(action, style=styles[entry.action]),
+            Text(entry.alias),
+            Text(entry.before or "-"),
+            Text(entry.after),
+            Text(entry.gates),
+            Text(entry.reason or "-"),
+        )
+    console.print(table)
 
 
 def promote(
@@ -57,7 +104,6 @@ def promote(
     project, _ = start(profile, set_)
     from chapterflow.loop import progress as live
     from chapterflow.registry.judge import NothingToJudge, Request
-    from chapterflow.registry.page import print_verdict
     from chapterflow.registry.promote import promote as promote_version
 
     request = Request(
@@ -74,7 +120,7 @@ def promote(
     console = live.console(stderr=as_json)
     try:
         with live.shown(console, [model]):
-            verdict = promote_version(
+            decision = promote_version(
                 project, request, on_version=say_version, tell=live.tell_about(model)
             )
     except NothingToJudge as nothing:
@@ -84,10 +130,10 @@ def promote(
             say(str(nothing))
         return
     if as_json:
-        print_json(verdict.model_dump())
+        print_json(decision.model_dump())
     else:
-        print_verdict(console, verdict)
-    if verdict.verdict == "refused":
+        print_decision(console, decision)
+    if decision.verdict == "refused":
         sys.exit(PromotionRefused.exit_code)
 
 
@@ -135,7 +181,6 @@ def history(
     project, _ = start(models=False)
     from chapterflow.loop.progress import console
     from chapterflow.registry.ledger import history as entries
-    from chapterflow.registry.page import print_history
 
     past = entries(project, model)
     if as_json:

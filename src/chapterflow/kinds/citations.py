@@ -108,6 +108,7 @@ def expectations(card: DatasetCard, bounds: GraphExpectations) -> list[Expectati
             ", ".join([*SPLITS, NONE]),
             "Every node belongs to a known split or to none: a wrong code would drop it.",
             column="split",
+            values_named=True,
             value_set=[*SPLITS, NONE],
         ),
         *counts,

@@ -192,6 +192,7 @@ def _sample_checks(card: DatasetCard, bounds: CurveExpectations) -> list[Expecta
             shape,
             "Every curve has the length that the dataset card states.",
             column="shape",
+            values_named=True,
             value_set=[shape],
         ),
         check(
@@ -200,6 +201,7 @@ def _sample_checks(card: DatasetCard, bounds: CurveExpectations) -> list[Expecta
             "float32",
             "Samples are float32: whole numbers mean that somebody rounded them.",
             column="dtype",
+            values_named=True,
             value_set=["float32"],
         ),
         check(

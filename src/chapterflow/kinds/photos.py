@@ -283,6 +283,7 @@ def expectations(card: DatasetCard, bounds: PhotoExpectations) -> list[Expectati
             "No photo of one split is nearly a photo of another, resized, cut or compressed anew: "
             "the test score would reward memory.",
             column="near_distance",
+            values_named=True,
             min_value=bounds.near_distance + 1,
         ),
     ]
@@ -381,6 +382,7 @@ def file_checks(card: DatasetCard, bounds: PhotoExpectations) -> list[Expectatio
             ", ".join(FORMATS),
             "Every file is of a format that is decoded in the same way everywhere.",
             column="format",
+            values_named=True,
             value_set=[*FORMATS, "MPO"],
         ),
         check(
@@ -390,6 +392,7 @@ def file_checks(card: DatasetCard, bounds: PhotoExpectations) -> list[Expectatio
             "Every photo lies in the folder that its split and its label name: labels were not "
             "shifted against the files.",
             column="folder",
+            values_named=True,
             value_set=["as expected"],
         ),
         check(
@@ -398,6 +401,7 @@ def file_checks(card: DatasetCard, bounds: PhotoExpectations) -> list[Expectatio
             f"at least {bounds.min_side} pixels",
             "No photo is a thumbnail or an icon, which would be blown up to the models' size.",
             column="min_side",
+            values_named=True,
             min_value=bounds.min_side,
         ),
         check(
@@ -406,6 +410,7 @@ def file_checks(card: DatasetCard, bounds: PhotoExpectations) -> list[Expectatio
             f"at most {bounds.aspect_ratio:g} to 1",
             "No photo is a banner or a strip: models see it squeezed into a square.",
             column="aspect_ratio",
+            values_named=True,
             max_value=bounds.aspect_ratio,
         ),
         check(

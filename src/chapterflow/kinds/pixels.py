@@ -136,6 +136,7 @@ def _pixel_checks(
             shape,
             f"Every {example} has the shape that the models are built for.",
             column="shape",
+            values_named=True,
             value_set=[shape],
         ),
         check(
@@ -145,6 +146,7 @@ def _pixel_checks(
             f"{value.capitalize()}s are raw 8-bit values: floats mean that somebody has scaled "
             "them already, and the model would scale them a second time.",
             column="dtype",
+            values_named=True,
             value_set=["uint8"],
         ),
         check(
@@ -161,6 +163,7 @@ def _pixel_checks(
             "at least 0",
             f"No {value} is negative, as it would be after centring or an overflow.",
             column="min",
+            values_named=True,
             min_value=0,
         ),
         check(
@@ -169,6 +172,7 @@ def _pixel_checks(
             f"at most {top}",
             f"No {value} exceeds {top}, the value that the models divide by.",
             column="max",
+            values_named=True,
             max_value=top,
         ),
         check(

@@ -97,7 +97,15 @@ def _finite_facts(pixels: NDArray[Any], finite: NDArray[np.bool_]) -> dict[str, 
     return {name: np.where(some, values, np.nan) for name, values in facts.items()}
 
 
-def check(expectation: str, name: str, expected: str, reason: str, **kwargs: Any) -> Expectation:
+def check(
+    expectation: str,
+    name: str,
+    expected: str,
+    reason: str,
+    *,
+    values_named: bool = False,
+    **kwargs: Any,
+) -> Expectation:
     """Return one expectation of a suite for rows.
 
     Args:
@@ -105,6 +113,8 @@ def check(expectation: str, name: str, expected: str, reason: str, **kwargs: Any
         name: Its name, unique in the suite, which verdicts use.
         expected: The requirement in a few words.
         reason: The mistake that it guards against.
+        values_named: Whether the verdict names unexpected values, because they say more than that
+            they are unexpected.
         **kwargs: Arguments of the class.
     """
     import great_expectations.expectations as gxe
@@ -112,7 +122,12 @@ def check(expectation: str, name: str, expected: str, reason: str, **kwargs: Any
     # Data Docs show the description in place of a sentence made from the arguments.
     built: Expectation = getattr(gxe, expectation)(
         description=f"{name}: {expected}. {reason}",
-        meta={"name": name, "expected": expected, "reason": reason},
+        meta={
+            "name": name,
+            "expected": expected,
+            "reason": reason,
+            "values_named": values_named,
+        },
         **kwargs,
     )
     return built
@@ -141,6 +156,7 @@ def count_checks(card: DatasetCard) -> list[Expectation]:
             ", ".join(SPLITS),
             "Every example belongs to a known split: a wrong code would drop it from all of them.",
             column="split",
+            values_named=True,
             value_set=list(SPLITS),
         ),
     ]
@@ -194,6 +210,7 @@ def label_checks(card: DatasetCard, divergence: float) -> list[Expectation]:
             f"Labels number the {len(classes)} classes from 0: anything else is off by one, text "
             "read as a number, or a class that the model has no output for.",
             column="label",
+            values_named=True,
             value_set=classes,
         ),
     ]

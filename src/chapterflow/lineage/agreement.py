@@ -20,7 +20,7 @@ AGREEMENT = 0.95
 TOLERANCE = 0.01
 #: Of curves: distance between the answers over the first one's error, and change of that error.
 DISTANCE, ERROR_CHANGE = 0.5, 0.05
-Verdict = Literal["identical", "agrees", "differs"]
+Outcome = Literal["identical", "agrees", "differs"]
 
 
 class Agreement(Strict):
@@ -74,7 +74,7 @@ class Agreement(Strict):
             and abs(self.difference) <= ERROR_CHANGE * self.recorded
         )
 
-    def verdict(self, *, same_environment: bool) -> Verdict:
+    def verdict(self, *, same_environment: bool) -> Outcome:
         """Return `identical`, `agrees` or `differs`.
 
         In the same environment nothing but the same weights is good enough.

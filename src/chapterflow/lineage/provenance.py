@@ -1,7 +1,7 @@
-"""The links from a run: fingerprint, data, validation and source code, each checked to hold.
+"""Where a run comes from: fingerprint, data, validation and source code, each checked.
 
-A DVC repository of its own in that folder names the version and reads the project's cache, so that
-neither `data/` nor anything in `.dvc` of the project is written.
+`why` and the gates of a promotion ask the same functions. An earlier version of the data is read
+through a temporary DVC repository, so that neither `data/` nor `.dvc` of the project is written.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import ValidationError
 
+from chapterflow.checks import Check, State
 from chapterflow.data.build import verify_dataset
-from chapterflow.data.versioning import data_version
+from chapterflow.data.versioning import data_version as current_version
 from chapterflow.environment import Project
 from chapterflow.errors import ChapterflowError, DataError, StoreError
 from chapterflow.files import sha256_file
 from chapterflow.kinds.dataset import DatasetCard, read_card
-from chapterflow.lineage.tree import Link, State
 from chapterflow.tracking import runs
 from chapterflow.tracking.fingerprint import fingerprint
 from chapterflow.types import Tell
@@ -67,7 +67,7 @@ def _git(project: Project, *words: str, given: bytes | None = None) -> bytes | N
     return done.stdout if done.returncode == 0 else None
 
 
-def commit_told(project: Project, commit: str) -> str | None:
+def describe_commit(project: Project, commit: str) -> str | None:
     """Return a commit in a few words, `0cd908a of 2026-11-25: ...`; None where it is not there."""
     form = "--format=%h of %cs: %s"
     said = _git(project, "log", "-1", form, "--end-of-options", f"{commit}^{{commit}}")
@@ -224,105 +224,191 @@ def _dvc(root: Path, command: str, *words: str) -> str | None:
     return said[-1] if said else f"exit {done.returncode}"
 
 
-def evidence(project: Project, run: Run, tell: Tell) -> list[Link]:
-    """Return the links from a run."""
+def provenance(project: Project, run: Run) -> dict[str, Check]:
+    """Return what the gates ask of a run's origin, by question."""
+    tags = run.data.tags
+    checks = [validation(run), source_commit(project, tags), data_version(project, tags)]
+    return {check.name: check for check in checks}
+
+
+def validation(run: Run) -> Check:
+    """Return whether validation passed for the data that a run learnt."""
+    name, digest = "validation", run.data.tags.get(runs.DIGEST, "")
+    expected = digest[:12] or None
+    try:
+        verdict = Verdict.model_validate(read_json(run.info.run_id, "validation/verdict.json"))
+    except StoreError as error:
+        return Check(name=name, state="failed", expected=expected, observed=str(error))
+    except ValidationError as error:
+        observed = f"verdict.json is no verdict: {error.errors()[0]['msg']}"
+        return Check(name=name, state="failed", expected=expected, observed=observed)
+    observed = verdict.summary
+    if verdict.dataset_digest != digest:
+        observed += f", but of data with another digest, {verdict.dataset_digest[:12]}"
+    good = verdict.success and verdict.results and digest and verdict.dataset_digest == digest
+    return Check(
+        name=name,
+        state="passed" if good else "failed",
+        expected=expected,
+        observed=observed,
+        details={"value": verdict.dataset_digest[:12]},
+    )
+
+
+def source_commit(project: Project, tags: Mapping[str, str]) -> Check:
+    """Return whether a run was trained at a commit of this repository, without other changes."""
+    name, commit, dirty = "source commit", tags.get(runs.COMMIT), tags.get(runs.DIRTY)
+    if commit is None:
+        observed = "its run names no commit: it was not trained in a git checkout"
+        return Check(name=name, state="failed", observed=observed)
+    details = {"value": commit[:12]}
+    described = describe_commit(project, commit)
+    if described is None:
+        observed = f"{commit} is not in this repository"
+        return Check(name=name, state="failed", observed=observed, details=details)
+    if dirty == "false":
+        return Check(name=name, state="passed", observed=described, details=details)
+    changes = "with uncommitted changes" if dirty == "true" else "with or without changes"
+    return Check(
+        name=name,
+        state="warning",
+        observed=f"{described}; {changes}",
+        reason="commit the changes, then run `chapterflow run` again",
+        details=details,
+    )
+
+
+def data_version(project: Project, tags: Mapping[str, str]) -> Check:
+    """Return whether a commit records the version of `data/` that a run was trained with."""
+    name, version = "data version", tags.get(runs.DATA_VERSION, "none")
+    if version == "none":
+        observed = "its run names no version of data/: data/ was not under DVC"
+        return Check(name=name, state="unknown", observed=observed)
+    details = {"value": version[:12]}
+    if commits := commits_of_data(project, version):
+        observed = f"{version}, in commit {commits[0]}"
+        return Check(name=name, state="passed", observed=observed, details=details)
+    if current_version(project) == version:
+        return Check(
+            name=name,
+            state="warning",
+            observed=f"{version}, in data.dvc, which no commit has yet",
+            reason="commit data.dvc",
+            details=details,
+        )
+    observed = f"{version}, which neither data.dvc nor a commit of it names"
+    return Check(name=name, state="failed", observed=observed, details=details)
+
+
+def links(project: Project, run: Run, tell: Tell) -> list[Check]:
+    """Return the links from a run to what made it."""
     run_id, tags = run.info.run_id, run.data.tags
     tell("why", "fingerprint")
     recorded, parts = _fingerprint(run)
-    links = [recorded, _environment(tags, parts)]
+    checks = [recorded, _environment(tags, parts)]
     tell("why", "data")
     digests = {tags.get(runs.DATASET, ""): tags.get(runs.DIGEST, "")}
     digests |= parts.get("other_datasets", {})
     for dataset, digest in digests.items():
-        below = [_data_version(project, tags.get(runs.DATA_VERSION, "none"), dataset, digest)]
+        below = [_data(project, tags, dataset, digest)]
         if dataset == tags.get(runs.DATASET):
             card = _card(run_id, digest, parts)
-            links.append(card.model_copy(update={"below": [*below, _validation(run)]}))
+            checks.append(card.model_copy(update={"checks": [*below, validation(run)]}))
         else:
-            told = f"{dataset}, digest {digest[:12]}, read beside it"
-            links.append(Link(name="dataset", told=told, below=below))
+            observed = f"{dataset}, digest {digest[:12]}, also read"
+            checks.append(Check(name="dataset", state="passed", observed=observed, checks=below))
     tell("why", "source code")
-    links.append(_commit(project, tags, parts))
-    return links
+    commit = source_commit(project, tags)
+    if commit.state != "failed":
+        files = _sources(project, tags[runs.COMMIT], parts.get("sources", {}), commit.state)
+        commit = commit.model_copy(update={"checks": [files]})
+    return [*checks, commit]
 
 
-def _fingerprint(run: Run) -> tuple[Link, dict[str, Any]]:
+def _fingerprint(run: Run) -> tuple[Check, dict[str, Any]]:
     name, key = "fingerprint", run.data.tags.get(runs.FINGERPRINT, "")
     try:
         parts = read_json(run.info.run_id, "fingerprint.json")
     except StoreError as error:
-        return Link(name=name, told=str(error), state="broken"), {}
+        return Check(name=name, state="failed", observed=str(error)), {}
     if (received := fingerprint(parts)) != key:
-        told = f"fingerprint.json hashes to {received[:12]}, the run's tag is {key[:12]}"
-        return Link(name=name, told=told, state="broken"), parts
+        observed = f"fingerprint.json hashes to {received[:12]}, the run's tag is {key[:12]}"
+        return Check(name=name, state="failed", observed=observed), parts
     logged, params = run.data.params, parts.get("params", {})
-    other = [name for name, value in params.items() if logged.get(name) != str(value)]
-    if other:
-        told = f"logged parameters are others than those of the fingerprint: {', '.join(other)}"
-        return Link(name=name, told=told, state="broken"), parts
-    told = f"{key[:12]}, {len(params)} parameters, seed {parts.get('seed')}"
-    return Link(name=name, told=told), parts
+    changed = [name for name, value in params.items() if logged.get(name) != str(value)]
+    if changed:
+        observed = f"logged parameters differ from those of the fingerprint: {', '.join(changed)}"
+        return Check(name=name, state="failed", observed=observed), parts
+    observed = f"{key[:12]}, {len(params)} parameters, seed {parts.get('seed')}"
+    return Check(name=name, state="passed", observed=observed), parts
 
 
-def _environment(tags: Mapping[str, str], parts: Mapping[str, Any]) -> Link:
+def _environment(tags: Mapping[str, str], parts: Mapping[str, Any]) -> Check:
     libraries = parts.get("libraries", {})
-    shown = [f"{name} {libraries[name]}" for name in ("tensorflow", "keras") if name in libraries]
+    versions = [
+        f"{name} {libraries[name]}" for name in ("tensorflow", "keras") if name in libraries
+    ]
     python, machine = tags.get(runs.PYTHON), tags.get(runs.MACHINE)
-    told = ", ".join([f"Python {python}" if python else "Python not recorded", *shown])
-    told += f"; {machine or 'machine not recorded'}"
+    observed = ", ".join([f"Python {python}" if python else "Python not recorded", *versions])
+    observed += f"; {machine or 'machine not recorded'}"
     known = bool(python and machine and libraries)
-    return Link(name="environment", told=told, state="ok" if known else "warning")
+    return Check(name="environment", state="passed" if known else "warning", observed=observed)
 
 
-def _card(run_id: str, digest: str, parts: Mapping[str, Any]) -> Link:
-    """Check that the run's copy of the card is that of the data which it says that it learnt."""
+def _card(run_id: str, digest: str, parts: Mapping[str, Any]) -> Check:
+    """Check that the run's copy of the card is of the data that the run says it learnt."""
+    name = "dataset"
     try:
         card = DatasetCard.model_validate(read_json(run_id, "dataset.json"))
     except StoreError as error:
-        return Link(name="dataset", told=str(error), state="broken")
+        return Check(name=name, state="failed", observed=str(error))
     except ValidationError as error:
-        told = f"dataset.json is no dataset card: {error.errors()[0]['msg']}"
-        return Link(name="dataset", told=told, state="broken")
-    told = f"{card.name}, digest {digest[:12]}"
-    said = {
+        observed = f"dataset.json is no dataset card: {error.errors()[0]['msg']}"
+        return Check(name=name, state="failed", observed=observed)
+    observed = f"{card.name}, digest {digest[:12]}"
+    digests = {
         "the card's": card.digest,
         "the fingerprint's": parts.get("dataset", {}).get("digest", digest),
     }
-    wrong = [f"{whose} is {other[:12]}" for whose, other in said.items() if other != digest]
+    wrong = [f"{whose} is {other[:12]}" for whose, other in digests.items() if other != digest]
     if wrong:
-        return Link(name="dataset", told=f"{told}; but {' and '.join(wrong)}", state="broken")
+        observed += f"; but {' and '.join(wrong)}"
+        return Check(name=name, state="failed", observed=observed)
     counts = ", ".join(f"{count} {split}" for split, count in card.counts.items())
-    return Link(name="dataset", told=f"{told}: {counts}")
+    return Check(name=name, state="passed", observed=f"{observed}: {counts}")
 
 
-def _data_version(project: Project, version: str, dataset: str, digest: str) -> Link:
-    """Check that a version is on record, and that the dataset of this digest can be had from it."""
-    name = "data version"
-    if version == "none":
-        told = "not under DVC when it was trained"
-        here = _here(project, dataset, digest)
-        told += f"; data/{dataset} here is the same" if here else f"; data/{dataset} is not here"
-        return Link(name=name, told=told, state="warning" if here else "broken")
-    state: State = "ok"
-    if commits := commits_of_data(project, version):
-        told = f"{version}, in commit {commits[0]}"
-    elif data_version(project) == version:
-        told, state = f"{version}, in data.dvc, which is in no commit yet", "warning"
-    else:
-        told = f"{version}, which neither data.dvc nor a commit of it names"
-        return Link(name=name, told=told, state="broken")
-    card, lacking = cached(project, version, dataset)
-    if lacking:
+def _data(project: Project, tags: Mapping[str, str], dataset: str, digest: str) -> Check:
+    """Check that a commit records the data, and that the dataset can be had from that version."""
+    recorded = data_version(project, tags)
+    if recorded.state == "failed":
+        return recorded
+
+    def link(state: State, addition: str) -> Check:
+        worst = recorded.state if state == "passed" else state
+        return recorded.model_copy(
+            update={"state": worst, "observed": f"{recorded.observed}; {addition}"}
+        )
+
+    if recorded.state == "unknown":
+        same = _here(project, dataset, digest)
+        return (
+            link("warning", f"data/{dataset} here is the same")
+            if same
+            else link("failed", f"data/{dataset} here is not the same")
+        )
+    version = tags[runs.DATA_VERSION]
+    card, missing = cached(project, version, dataset)
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        addition = f"not whole in DVC's cache ({missing[0]}{more})"
         reserve = _elsewhere(project, version, dataset, digest)
-        told += f"; not whole in DVC's cache ({lacking[0]}"
-        told += f" and {len(lacking) - 1} more)" if len(lacking) > 1 else ")"
         if reserve is None:
-            return Link(name=name, told=f"{told}, nor anywhere else", state="broken")
-        return Link(name=name, told=f"{told}, but {reserve}", state="warning")
+            return link("failed", f"{addition}, nor anywhere else")
+        return link("warning", f"{addition}, but {reserve}")
     if card is not None and (other := sha256_file(card)) != digest:
-        told += f"; it holds another {dataset}, of digest {other[:12]}"
-        return Link(name=name, told=told, state="broken")
-    return Link(name=name, told=f"{told}; in DVC's cache", state=state)
+        return link("failed", f"it holds another {dataset}, of digest {other[:12]}")
+    return link("passed", "in DVC's cache")
 
 
 def _here(project: Project, dataset: str, digest: str) -> bool:
@@ -335,7 +421,7 @@ def _here(project: Project, dataset: str, digest: str) -> bool:
 
 
 def _elsewhere(project: Project, version: str, dataset: str, digest: str) -> str | None:
-    """Return where a dataset is that the cache has not whole."""
+    """Return where a dataset is that the cache lacks in part."""
     if _here(project, dataset, digest):
         return f"data/{dataset} here is the same"
     if not remotes_of(project):
@@ -349,49 +435,26 @@ def _elsewhere(project: Project, version: str, dataset: str, digest: str) -> str
         return "its card came from DVC's remote" if sha256_file(card) == digest else None
 
 
-def _validation(run: Run) -> Link:
-    name, tags = "validation", run.data.tags
-    try:
-        verdict = Verdict.model_validate(read_json(run.info.run_id, "validation/verdict.json"))
-    except StoreError as error:
-        return Link(name=name, told=str(error), state="broken")
-    except ValidationError as error:
-        told = f"verdict.json is no verdict: {error.errors()[0]['msg']}"
-        return Link(name=name, told=told, state="broken")
-    count = len(verdict.results)
-    told = f"{count - len(verdict.failures)} of {count} expectations of {verdict.dataset} hold"
-    if verdict.dataset_digest != tags.get(runs.DIGEST):
-        told += f", but of data with another digest, {verdict.dataset_digest[:12]}"
-        return Link(name=name, told=told, state="broken")
-    return Link(name=name, told=told, state="ok" if verdict.success else "broken")
+def _sources(project: Project, commit: str, sources: Mapping[str, str], state: State) -> Check:
+    """Compare the files that training executed with those of the commit.
 
-
-def _commit(project: Project, tags: Mapping[str, str], parts: Mapping[str, Any]) -> Link:
-    name, commit = "source commit", tags.get(runs.COMMIT)
-    if commit is None:
-        told = "none on record: it was not trained in a git checkout"
-        return Link(name=name, told=told, state="broken")
-    described = commit_told(project, commit)
-    if described is None:
-        return Link(name=name, told=f"{commit} is not in this repository", state="broken")
-    clean = tags.get(runs.DIRTY) == "false"
-    below = [_sources(project, commit, parts.get("sources", {}), clean=clean)]
-    if not clean:
-        described += "; with uncommitted changes"
-    return Link(name=name, told=described, state="ok" if clean else "warning", below=below)
-
-
-def _sources(project: Project, commit: str, sources: Mapping[str, str], *, clean: bool) -> Link:
-    """Compare the files that training executed with those of the commit."""
+    Args:
+        project: The project.
+        commit: Full hash.
+        sources: SHA-256 by path.
+        state: Of the commit: files of a clean checkout must be the same; of another, the files
+            that differ are what changed.
+    """
     name = "source files"
     if not sources:
-        return Link(name=name, told="none on record", state="broken")
-    there = hashes_at(project, commit, list(sources))
-    other = [path for path, key in sources.items() if there[path] != key]
-    if not other:
-        return Link(name=name, told=f"{len(sources)}, all as in the commit")
-    told = f"{len(other)} of {len(sources)} are not as in the commit: {', '.join(other[:5])}"
-    if len(other) > 5:
-        told += f" and {len(other) - 5} more"
-    # Of a checkout that was clean, they must be the same; of another, that is what changed.
-    return Link(name=name, told=told, state="broken" if clean else "warning")
+        return Check(name=name, state="failed", observed="none on record")
+    committed = hashes_at(project, commit, list(sources))
+    changed = [path for path, key in sources.items() if committed[path] != key]
+    if not changed:
+        observed = f"{len(sources)}, all as in the commit"
+        return Check(name=name, state="passed", observed=observed)
+    observed = f"{len(changed)} of {len(sources)} are not as in the commit: "
+    observed += ", ".join(changed[:5])
+    if len(changed) > 5:
+        observed += f" and {len(changed) - 5} more"
+    return Check(name=name, state="failed" if state == "passed" else "warning", observed=observed)

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import PlainSerializer, ValidationError
 
+from chapterflow.checks import Check, Keys, State
 from chapterflow.config.settings import Settings
 from chapterflow.data.build import verify_dataset
 from chapterflow.environment import Project, load_tensorflow, machine
@@ -22,7 +23,7 @@ from chapterflow.errors import ChapterflowError, ConfigError, DataError, StoreEr
 from chapterflow.files import sha256_file
 from chapterflow.kinds.dataset import open_dataset, read_card
 from chapterflow.lineage import provenance as past_data
-from chapterflow.lineage.agreement import Agreement, Verdict, compare_models
+from chapterflow.lineage.agreement import Agreement, Outcome, compare_models
 from chapterflow.lineage.provenance import read_json
 from chapterflow.models.base import ChapterModel, ModelParams
 from chapterflow.models.catalog import get_model
@@ -40,52 +41,39 @@ if TYPE_CHECKING:
 NOT_RECORDED = "not recorded"
 
 
-class Fact(Strict):
-    """One fact, then and now.
-
-    Attributes:
-        recorded: As the run has it.
-        today: As it is now.
-        same: Whether both are known and equal.
-        decides: Whether the weights depend on it. Of the commit they do not: the source files that
-            training executes are compared one by one.
-    """
-
-    name: str
-    recorded: str
-    today: str
-    same: bool
-    decides: bool = True
-
-    @property
-    def known(self) -> bool:
-        """Whether the run recorded it."""
-        return self.recorded != NOT_RECORDED
-
-    def told(self) -> str:
-        """Return the change in a few words, `keras 3.15.0 -> 3.15.1`."""
-        return f"{self.name} {self.recorded} -> {self.today}"
+#: A fact of a machine in `verdict.json` of a reproduction. `decides`: whether the weights depend on
+#: it. They do not depend on the commit: the source files that training executes are compared.
+FACT = Keys(
+    {
+        "name": "name",
+        "recorded": "expected",
+        "today": "observed",
+        "same": "state",
+        "decides": "decides",
+    },
+    {"passed": True, "warning": False, "unknown": False},
+)
 
 
-def facts(project: Project, tags: Mapping[str, str], parts: Mapping[str, Any]) -> list[Fact]:
-    """Return the facts of a run beside those of today.
+def facts(project: Project, tags: Mapping[str, str], parts: Mapping[str, Any]) -> list[Check]:
+    """Return the facts of a run, compared with today's.
 
     Args:
         project: The project.
         tags: Tags of the run.
         parts: Its `fingerprint.json`.
     """
-    found = [
+    compared = [
         _fact("machine", tags.get(runs.MACHINE), machine()),
         _fact("Python", tags.get(runs.PYTHON), platform.python_version()),
+        *(_fact(name, then, _installed(name)) for name, then in parts["libraries"].items()),
+        _commit(project, tags),
+        _files("source files", parts["sources"], _sources_today(parts["sources"])),
     ]
-    found += [_fact(name, then, _installed(name)) for name, then in parts["libraries"].items()]
-    found.append(_commit(project, tags))
-    found.append(_files("source files", parts["sources"], _sources_today(parts["sources"])))
     if named := parts.get("files"):
         today = {path: content_hash(Path(path)) for path in named}
-        found.append(_files("files of weights", named, today))
-    return found
+        compared.append(_files("files of weights", named, today))
+    return compared
 
 
 def changed_sources(parts: Mapping[str, Any]) -> list[str]:
@@ -94,12 +82,14 @@ def changed_sources(parts: Mapping[str, Any]) -> list[str]:
     return [path for path, key in parts["sources"].items() if today[path] != key]
 
 
-def _fact(name: str, recorded: str | None, today: str) -> Fact:
-    return Fact(
+def _fact(name: str, recorded: str | None, today: str, *, decides: bool = True) -> Check:
+    state: State = "unknown" if recorded is None else "passed" if recorded == today else "warning"
+    return Check(
         name=name,
-        recorded=recorded or NOT_RECORDED,
-        today=today,
-        same=recorded is not None and recorded == today,
+        state=state,
+        expected=recorded or NOT_RECORDED,
+        observed=today,
+        details={"decides": decides},
     )
 
 
@@ -110,22 +100,22 @@ def _installed(library: str) -> str:
         return "not installed"
 
 
-def _commit(project: Project, tags: Mapping[str, str]) -> Fact:
-    def clean(found: Mapping[str, str]) -> bool:
-        return found.get(runs.DIRTY) == "false"
+def _commit(project: Project, tags: Mapping[str, str]) -> Check:
+    def clean(tags: Mapping[str, str]) -> bool:
+        return tags.get(runs.DIRTY) == "false"
 
-    def told(found: Mapping[str, str]) -> str | None:
-        if runs.COMMIT not in found:
+    def name(tags: Mapping[str, str]) -> str | None:
+        if runs.COMMIT not in tags:
             return None
-        return found[runs.COMMIT][:10] + ("" if clean(found) else " with changes")
+        return tags[runs.COMMIT][:10] + ("" if clean(tags) else " with changes")
 
     now = runs.git_tags(project)
-    fact = _fact("commit", told(tags), told(now) or "none")
-    same = fact.same and clean(tags) and clean(now)
-    if fact.same and not same:
+    fact = _fact("commit", name(tags), name(now) or "none", decides=False)
+    if fact.passed and not (clean(tags) and clean(now)):
         # Changes that were never committed may have been any.
-        fact = fact.model_copy(update={"today": f"{fact.today}, maybe others"})
-    return fact.model_copy(update={"decides": False, "same": same})
+        changed = {"state": "warning", "observed": f"{fact.observed}, maybe others"}
+        return fact.model_copy(update=changed)
+    return fact
 
 
 def _sources_today(sources: Mapping[str, str]) -> dict[str, str | None]:
@@ -133,11 +123,11 @@ def _sources_today(sources: Mapping[str, str]) -> dict[str, str | None]:
     return {path: sha256_file(root / path) if (root / path).is_file() else None for path in sources}
 
 
-def _files(name: str, then: Mapping[str, str], now: Mapping[str, str | None]) -> Fact:
-    other = [path for path, key in then.items() if now[path] != key]
-    shown = ", ".join(other[:3]) + (f" and {len(other) - 3} more" if len(other) > 3 else "")
-    today = f"{len(other)} differ: {shown}" if other else f"{len(then)}"
-    return Fact(name=name, recorded=f"{len(then)}", today=today, same=not other)
+def _files(name: str, then: Mapping[str, str], now: Mapping[str, str | None]) -> Check:
+    changed = [path for path, key in then.items() if now[path] != key]
+    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+    today = f"{len(changed)} differ: {', '.join(changed[:3])}{more}" if changed else f"{len(then)}"
+    return _fact(name, f"{len(then)}", today)
 
 
 @dataclass(frozen=True)
@@ -360,9 +350,9 @@ class Reproduction(Strict):
     model: str
     reproduces: str
     run_id: str
-    verdict: Verdict
+    verdict: Outcome
     told: str
-    environment: list[Fact]
+    environment: list[Annotated[Check, PlainSerializer(FACT.write)]]
     data: str
     changed_sources: list[str]
     get_sources: str | None
@@ -411,7 +401,7 @@ def reproduce(
         made, seconds = _retrain(recorded, data, temporary, tell)
         tell("compare", "weights and answers")
         comparison = _compare(settings, recorded, kept, made, data)
-        same = all(fact.same for fact in found if fact.decides)
+        same = all(fact.passed for fact in found if fact.details["decides"])
         verdict = comparison.verdict(same_environment=same)
         done = Reproduction(
             asked=reference,
@@ -497,19 +487,19 @@ def _compare(
     )
 
 
-def _told(verdict: Verdict, comparison: Agreement, found: Sequence[Fact]) -> str:
+def _told(verdict: Outcome, comparison: Agreement, found: Sequence[Check]) -> str:
     """Return the verdict in one line: what came out, and what is not as it was."""
     told = f"{verdict}: {comparison.told()}."
-    if verdict == "differs" and all(fact.same for fact in found if fact.decides):
+    if verdict == "differs" and all(fact.passed for fact in found if fact.details["decides"]):
         told += " Machine, libraries and source files are the same, so the weights should be."
-    other = [fact.told() for fact in found if fact.known and not fact.same]
-    unknown = [fact.name for fact in found if not fact.known]
+    other = [f"{f.name} {f.expected} -> {f.observed}" for f in found if f.state == "warning"]
+    unknown = [fact.name for fact in found if fact.state == "unknown"]
     told += f" Changed: {'; '.join(other)}." if other else ""
     return told + (f" Not on record: {', '.join(unknown)}." if unknown else "")
 
 
-def _get_sources(recorded: Recorded, found: Sequence[Fact]) -> str | None:
+def _get_sources(recorded: Recorded, found: Sequence[Check]) -> str | None:
     """Return the command that brings the recorded sources, where they are others now."""
-    if recorded.commit is None or all(fact.same for fact in found if fact.name == "source files"):
+    if recorded.commit is None or all(fact.passed for fact in found if fact.name == "source files"):
         return None
     return f"git worktree add ../{recorded.model}-{recorded.commit[:10]} {recorded.commit}"

@@ -1,4 +1,4 @@
-"""Where a registered model comes from: each link checked."""
+"""Follow a registered model back to what made it: a tree of links, each checked."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from chapterflow.checks import Check, Keys, State, text
 from chapterflow.config.settings import Settings
 from chapterflow.environment import Project
 from chapterflow.errors import StoreError
-from chapterflow.lineage.provenance import evidence, read_json
-from chapterflow.lineage.tree import Lineage, Link, State
+from chapterflow.lineage.provenance import links, read_json
 from chapterflow.tracking import runs
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.versions import (
@@ -26,70 +26,114 @@ from chapterflow.tracking.versions import (
     ignore,
     model_file,
 )
-from chapterflow.types import Tell, silent
+from chapterflow.types import Strict, Tell, silent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 
-def gates(client: MlflowClient, version: Version) -> Link:
-    """Return the link to the gates: what judged a version, or that nothing has.
+#: A link in the tree of `chapterflow why --json`.
+LINK = Keys(
+    {"name": "name", "told": "observed", "state": "state", "below": "checks"},
+    {"passed": "ok", "warning": "warning", "failed": "broken"},
+)
 
-    A version need not have been judged. The champion must: nobody should have made it that by
+
+class Lineage(Strict):
+    """What a version of a registered model was made from.
+
+    Attributes:
+        asked: What was asked for.
+        version: Name and number, `cnn/3`.
+        note: Which version was taken, if the name alone did not say.
+        root: The first link; those that it leads to are below it.
+    """
+
+    asked: str
+    version: str
+    run_id: str
+    note: str | None
+    root: Check
+
+    @property
+    def broken(self) -> list[str]:
+        """Names of the broken links."""
+        return [link.name for _, link in self.root.walk() if link.state == "failed"]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Names of the links that hold with a reservation."""
+        return [link.name for _, link in self.root.walk() if link.state == "warning"]
+
+    def document(self) -> dict[str, Any]:
+        """Return all of it for `--json`."""
+        return {
+            **self.model_dump(mode="json", exclude={"root"}),
+            "sound": not self.broken,
+            "broken": self.broken,
+            "warnings": self.warnings,
+            "tree": LINK.write(self.root),
+        }
+
+
+def gates(client: MlflowClient, version: Version) -> Check:
+    """Return the link to the gates that judged a version.
+
+    A version need not have been judged. The champion must: nobody should have made it champion by
     hand.
     """
     from mlflow.exceptions import MlflowException
 
+    name = "gates"
     champion = holder(client, version.name, CHAMPION)
-    reigns = champion is not None and champion.number == version.number
+    is_champion = champion is not None and champion.number == version.number
     tags = client.get_model_version(version.name, version.number).tags
     verdict, run_id = tags.get(VERDICT), tags.get(VERDICT_RUN)
     if run_id is None:
-        if reigns:
-            return _broken("it is the champion, and no gate has judged it")
-        return Link(name="gates", told="not judged yet")
+        if is_champion:
+            observed = "it is the champion, and no gate has judged it"
+            return Check(name=name, state="failed", observed=observed)
+        return Check(name=name, state="passed", observed="not judged yet")
     try:
         client.get_run(run_id)
-        found = read_json(run_id, VERDICT_FILE)
+        decision = read_json(run_id, VERDICT_FILE)
     except (MlflowException, StoreError) as error:
-        return _broken(f"judged ({verdict}) in run {run_id}, whose verdict is gone: {error}")
-    below = [_gate(gate) for gate in found.get("gates", [])]
-    passed = sum(link.state == "ok" for link in below)
-    told = f"{verdict}"
-    if found.get("when"):
-        told += f" {found['when']}"
-    if found.get("who"):
-        told += f" by {found['who']}"
-    told += f": {passed} of {len(below)} gates passed (run {run_id})"
-    if reigns and verdict == "refused":
-        return Link(name="gates", told=f"{told}; it is champion", state="broken", below=below)
-    if verdict in ("promoted", "refused") and found.get("verdict") != verdict:
-        told += f"; the ledger says {found.get('verdict')}, the version's tag {verdict}"
-        return Link(name="gates", told=told, state="broken", below=below)
-    return Link(name="gates", told=told, below=below)
+        observed = f"judged ({verdict}) in run {run_id}, whose verdict is gone: {error}"
+        return Check(name=name, state="failed", observed=observed)
+    below = [_gate(gate) for gate in decision.get("gates", [])]
+    observed = f"{verdict}"
+    if decision.get("when"):
+        observed += f" {decision['when']}"
+    if decision.get("who"):
+        observed += f" by {decision['who']}"
+    passed = sum(check.passed for check in below)
+    observed += f": {passed} of {len(below)} gates passed (run {run_id})"
+    state: State = "passed"
+    if is_champion and verdict == "refused":
+        state, observed = "failed", f"{observed}; it is champion"
+    elif verdict in ("promoted", "refused") and decision.get("verdict") != verdict:
+        state = "failed"
+        observed += f"; the ledger says {decision.get('verdict')}, the version's tag {verdict}"
+    return Check(name=name, state=state, observed=observed, checks=below)
 
 
-def _broken(told: str) -> Link:
-    return Link(name="gates", told=told, state="broken")
-
-
-def _gate(gate: Mapping[str, Any]) -> Link:
+def _gate(gate: Mapping[str, Any]) -> Check:
+    """Return a gate of a `promotion/verdict.json`; one that failed is no broken link."""
     passed = bool(gate.get("passed"))
     figures = [
-        f"{side} {_number(gate[side])}"
+        f"{side} {text(gate[side])}"
         for side in ("champion", "challenger", "threshold")
         if gate.get(side) is not None
     ]
-    told = ", ".join(["passed" if passed else "not passed", *figures])
+    observed = ", ".join(["passed" if passed else "not passed", *figures])
     if gate.get("note"):
-        told += f"; {gate['note']}"
-    state: State = "ok" if passed else "warning"
-    return Link(name=str(gate.get("name", "gate")), told=told, state=state)
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        observed += f"; {gate['note']}"
+    return Check(
+        name=str(gate.get("name", "gate")),
+        state="passed" if passed else "warning",
+        observed=observed,
+    )
 
 
 def why(
@@ -130,8 +174,8 @@ def why(
             ],
         )
         if version.alias:
-            told = f"{version.name}@{version.alias} is version {version.number}"
-            root = Link(name="alias", told=told, below=[root])
+            observed = f"{version.name}@{version.alias} is version {version.number}"
+            root = Check(name="alias", state="passed", observed=observed, checks=[root])
     return Lineage(
         asked=reference,
         version=version.uri(),
@@ -141,24 +185,25 @@ def why(
     )
 
 
-def _version(client: MlflowClient, version: Version, below: list[Link]) -> Link:
-    found = client.get_model_version(version.name, version.number)
-    told = f"{version.uri()}"
+def _version(client: MlflowClient, version: Version, below: list[Check]) -> Check:
+    registered = client.get_model_version(version.name, version.number)
+    observed = f"{version.uri()}"
     if version.model != version.name:
-        told += f", a {version.model}"
-    made = datetime.fromtimestamp(found.creation_timestamp / 1000, UTC)
-    told += f", registered {made:%Y-%m-%d %H:%M} UTC"
-    others = [alias for alias in found.aliases if alias != version.alias]
+        observed += f", a {version.model}"
+    created = datetime.fromtimestamp(registered.creation_timestamp / 1000, UTC)
+    observed += f", registered {created:%Y-%m-%d %H:%M} UTC"
+    others = [alias for alias in registered.aliases if alias != version.alias]
     if others:
-        told += f"; also {', '.join(sorted(others))}"
-    ready = found.status == "READY"
+        observed += f"; also {', '.join(sorted(others))}"
+    ready = registered.status == "READY"
     if not ready:
-        told += f"; it is not ready: {found.status}"
-    state: State = "ok" if ready else "broken"
-    return Link(name="version", told=told, state=state, below=below)
+        observed += f"; it is not ready: {registered.status}"
+    return Check(
+        name="version", state="passed" if ready else "failed", observed=observed, checks=below
+    )
 
 
-def _model_files(client: MlflowClient, version: Version) -> Link:
+def _model_files(client: MlflowClient, version: Version) -> Check:
     """Check that the logged model is this run's, and its file whole."""
     from mlflow.exceptions import MlflowException
 
@@ -166,21 +211,21 @@ def _model_files(client: MlflowClient, version: Version) -> Link:
     try:
         logged = client.get_logged_model(model_id)
         if logged.source_run_id != version.run_id:
-            told = f"{model_id} is of run {logged.source_run_id}, not of {version.run_id}"
-            return Link(name="model files", told=told, state="broken")
-        file = model_file(client, version)
-        with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()
+            fault = f"{model_id} is of run {logged.source_run_id}, not of {version.run_id}"
+        else:
+            file = model_file(client, version)
+            with zipfile.ZipFile(file) as archive:
+                damaged = archive.testzip()
+            fault = f"{file.name} of {model_id} is damaged at {damaged}" if damaged else ""
     except StoreError as error:
-        return Link(name="model files", told=str(error), state="broken")
+        fault = str(error)
     except (MlflowException, zipfile.BadZipFile, OSError) as error:
-        told = f"{model_id} is not in the store, or damaged: {error}"
-        return Link(name="model files", told=told, state="broken")
-    if damaged is not None:
-        told = f"{file.name} of {model_id} is damaged at {damaged}"
-        return Link(name="model files", told=told, state="broken")
+        fault = f"{model_id} is not in the store, or damaged: {error}"
+    if fault:
+        return Check(name="model files", state="failed", observed=fault)
     size = file.stat().st_size / 1e6
-    return Link(name="model files", told=f"{model_id}: {file.name}, {size:.1f} MB, whole")
+    observed = f"{model_id}: {file.name}, {size:.1f} MB, whole"
+    return Check(name="model files", state="passed", observed=observed)
 
 
 def _run(client: MlflowClient, version: Version) -> Run | None:
@@ -195,17 +240,17 @@ def _run(client: MlflowClient, version: Version) -> Run | None:
 
 def _run_link(
     client: MlflowClient, project: Project, version: Version, run: Run | None, tell: Tell
-) -> Link:
+) -> Check:
     if run is None:
-        told = f"{version.run_id} is not in the store: what it held cannot be checked"
-        return Link(name="run", told=told, state="broken")
+        observed = f"{version.run_id} is not in the store: its artifacts cannot be checked"
+        return Check(name="run", state="failed", observed=observed)
     info, tags = run.info, run.data.tags
-    told = f"{info.run_id}, {info.status.lower()}"
+    observed = f"{info.run_id}, {info.status.lower()}"
     if info.end_time:
-        told += f" {datetime.fromtimestamp(info.end_time / 1000, UTC):%Y-%m-%d %H:%M} UTC"
+        observed += f" {datetime.fromtimestamp(info.end_time / 1000, UTC):%Y-%m-%d %H:%M} UTC"
     score = next((f"test/{n}" for n in ("accuracy", "rmse") if f"test/{n}" in run.data.metrics), "")
     if score:
-        told += f", {score} {run.data.metrics[score]:.4f}"
+        observed += f", {score} {run.data.metrics[score]:.4f}"
     faults = []
     if info.status != "FINISHED":
         faults.append("it did not finish")
@@ -213,11 +258,11 @@ def _run_link(
         faults.append(f"it trained {tags.get(runs.MODEL)!r}, not {version.model!r}")
     if not _names_back(client, version, run):
         faults.append(f"it does not name {version.uri()} as the version that it made")
-    return Link(
+    return Check(
         name="run",
-        told="; ".join([told, *faults]),
-        state="broken" if faults else "ok",
-        below=evidence(project, run, tell),
+        state="failed" if faults else "passed",
+        observed="; ".join([observed, *faults]),
+        checks=links(project, run, tell),
     )
 
 

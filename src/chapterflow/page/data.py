@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from chapterflow.checks import Check
 from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, shape_text
 from chapterflow.page.hardest import examples
 from chapterflow.page.material import Entry, Material
@@ -30,7 +31,7 @@ class DataSection:
     facts: dict[str, str]
     verdict: str
     good: bool
-    expectations: Table | None
+    expectations: Sequence[Check]
     docs: str
     thumbnails: list[Picture]
     balance: Drawing | None
@@ -58,25 +59,8 @@ def _section(
         raise ValueError("a section needs the card of its dataset")
     good = verdict is not None and verdict.success
     told = "The runs do not hold the verdict of the validation."
-    table = None
     if verdict is not None:
-        passed = len(verdict.results) - len(verdict.failures)
-        told = f"{passed} of {len(verdict.results)} expectations are met"
-        rows = [
-            [
-                Cell(f"{r.expectation} ({r.column})" if r.column else r.expectation),
-                Cell("passed" if r.success else "failed", tone="good" if r.success else "bad"),
-                Cell(r.expected),
-                Cell(r.observed),
-            ]
-            for r in sorted(verdict.results, key=lambda r: r.success)
-        ]
-        table = Table(
-            f"Validation of {card.name}",
-            ["expectation", "verdict", "expected", "observed"],
-            rows,
-            text=True,
-        )
+        told = verdict.summary
     missing = "" if dataset is not None else (
         f"Thumbnails and class balance are left out: the dataset {card.name!r} on this machine is "
         "not the one of the runs, or is not here."
@@ -87,7 +71,7 @@ def _section(
         facts=_facts(card, entry, digest),
         verdict=told,
         good=good,
-        expectations=table,
+        expectations=sorted(verdict.results, key=lambda c: c.passed) if verdict else [],
         docs=material.docs.get(digest, ""),
         thumbnails=_thumbnails(dataset, album) if dataset is not None else [],
         balance=_balance(dataset, pen) if dataset is not None else None,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
 
+from chapterflow.checks import stylesheet, templates
 from chapterflow.config.settings import Settings
 from chapterflow.environment import Project
 from chapterflow.evaluation.compare import Difference
@@ -20,8 +20,9 @@ from chapterflow.page.results import groups
 from chapterflow.page.svg import Draughtsman
 from chapterflow.tracking.records import RunFacts
 from chapterflow.types import Tell, silent
+from chapterflow.validation.docs import COLUMNS
 
-_TEMPLATES = resources.files("chapterflow.page") / "templates"
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(material: Material, *, tell: Tell = silent, limit: int = PAGE_BYTES) -> str:
@@ -32,12 +33,6 @@ def render(material: Material, *, tell: Tell = silent, limit: int = PAGE_BYTES) 
         tell: Told of progress.
         limit: Bytes that the page may have; pictures lose quality to keep it.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    # Names, titles and captions come from whoever made data and runs: everything is escaped.
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     album, pen = Album(), Draughtsman()
     tell("report", "results")
     results, asked = groups(material, pen), questions(material)
@@ -48,7 +43,8 @@ def render(material: Material, *, tell: Tell = silent, limit: int = PAGE_BYTES) 
         tell("report", entry.label)
         models.append(section(entry, material.bins, album, pen))
     tell("report", "data and lineage")
-    page = environment.from_string(_text("page.html.jinja")).render(
+    template = templates(_TEMPLATES).get_template("page.html.jinja")
+    page = template.render(
         profile=material.profile,
         facts=material.facts,
         groups=results,
@@ -57,15 +53,12 @@ def render(material: Material, *, tell: Tell = silent, limit: int = PAGE_BYTES) 
         models=models,
         data=data_sections(material, album, pen),
         lineage=lineage(material.entries),
-        style=_text("page.css"),
-        script=_text("page.js"),
+        columns=COLUMNS,
+        style=(_TEMPLATES / "page.css").read_text(encoding="utf-8") + stylesheet("checks"),
+        script=(_TEMPLATES / "page.js").read_text(encoding="utf-8"),
     )
     tell("report", "pictures")
     return album.fill(page, limit)
-
-
-def _text(name: str) -> str:
-    return (_TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def write(page: str, folder: Path) -> Path:

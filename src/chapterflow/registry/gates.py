@@ -1,4 +1,4 @@
-"""The gates: pure functions of what was measured. None is passed by a missing value."""
+"""The gates: pure functions of what was measured. A missing value passes none."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from chapterflow.checks import Check, Value
 from chapterflow.errors import ImplausibleMetric
 from chapterflow.evaluation.compare import paired_bootstrap, paired_error_ratio
 from chapterflow.evaluation.scores import check_metrics
-from chapterflow.registry.verdict import Gate, Value
 
 #: A version with this tag was rolled back; its value says why.
 WITHDRAWN = "chapterflow.withdrawn"
@@ -20,26 +20,21 @@ WITHDRAWN = "chapterflow.withdrawn"
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known of one version; None and empty where it could not be found out.
+    """What is known of one version; None and empty if it could not be determined.
 
     Attributes:
         version: `cnn/3`.
         logged: Metrics of its run.
         now: Metrics measured now, on the test split as it is here.
-        right: `(n,)` whether each test example is classified rightly; for curves `errors`.
+        right: `(n,)` whether each test example is classified correctly; for curves `errors`.
         errors: `(n,)` sum of squared errors on each test example.
         file_bytes: Size of its file in the store.
         test_digest: Hash over the test examples, as its run has it.
-        data_digest: Digest of the data that it learnt.
-        validated: Digest of the data whose validation its run holds, where it was passed.
-        commit: Commit that it was trained at.
-        dirty: Whether there were uncommitted changes.
-        commit_known: Whether the checkout has the commit.
-        data_version: Version of `data/` that it was trained with.
-        data_known: Whether a commit records that version.
-        withdrawn: Why it was rolled back; empty where it is not, or no longer.
+        provenance: Where it comes from, by question (`lineage.provenance`).
+        withdrawn: Why it was rolled back; empty if it is not, or no longer.
         reloaded: Largest difference between answers logged and answers of a fresh process.
-        problems: Why something could not be measured, by gate.
+        unscored: Why it was not scored.
+        unloaded: Why a fresh process did not load it.
     """
 
     version: str
@@ -49,16 +44,11 @@ class Measured:
     errors: NDArray[Any] | None = None
     file_bytes: int | None = None
     test_digest: str | None = None
-    data_digest: str | None = None
-    validated: str | None = None
-    commit: str | None = None
-    dirty: bool | None = None
-    commit_known: bool | None = None
-    data_version: str | None = None
-    data_known: bool | None = None
+    provenance: Mapping[str, Check] = field(default_factory=dict)
     withdrawn: str | None = None
     reloaded: float | None = None
-    problems: Mapping[str, str] = field(default_factory=dict)
+    unscored: str = ""
+    unloaded: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,13 +56,13 @@ class Trial:
     """What the gates judge.
 
     Attributes:
-        champion: None where there is no champion, or it was set aside.
-        thresholds: By name in `params.yaml`; None where the role has none.
+        champion: None if there is no champion, or it was set aside.
+        thresholds: By name in `params.yaml`; None if the role has none.
         classes: Whether the target is a class; curves have errors instead.
         here: Hash over the test examples of the dataset on this machine; None without one.
-        without: Why there is no champion to be held against.
-        allow_dirty: Whether code and data that no commit has will do.
-        reinstate: Whether a version that was rolled back may come back.
+        without: Why there is no champion to compare with.
+        allow_dirty: Whether code and data that no commit has are allowed.
+        reinstate: Whether a version that was rolled back may be promoted again.
     """
 
     challenger: Measured
@@ -89,104 +79,59 @@ class Trial:
     reinstate: bool = False
 
 
-def test_data(trial: Trial) -> Gate:
-    """Return whether both were scored on the test examples that are here."""
+def judge(trial: Trial) -> list[Check]:
+    """Return every gate, passed or failed."""
+    gates: list[Callable[[Trial], Check]] = [_test_data, _floor, _non_inferiority]
+    if trial.superiority:
+        gates.append(_superiority)
+    if trial.classes:
+        gates += [_worst_class, _calibration]
+    gates += [_latency, _file_size, _validation, _explanations, _plausible, _reload]
+    gates += [_code, _data_version, _not_withdrawn]
+    return [gate(trial) for gate in gates]
+
+
+def gate(
+    name: str,
+    title: str,
+    *,
+    passed: bool,
+    threshold: Value = None,
+    champion: Value = None,
+    challenger: Value = None,
+    note: str = "",
+) -> Check:
+    """Return one gate as a check, the champion's value among its details."""
+    return Check(
+        name=name,
+        state="passed" if passed else "failed",
+        title=title,
+        expected=threshold,
+        observed=challenger,
+        reason=note,
+        details={"champion": champion},
+    )
+
+
+def _test_data(trial: Trial) -> Check:
     challenger, champion = trial.challenger, trial.champion
     same = trial.here is not None and challenger.test_digest == trial.here
-    note = "" if same else challenger.problems.get("test-data", "")
-    if not same and not note:
-        note = "the challenger was scored on other test data than those here"
+    note = "" if champion else trial.without
+    if not same:
+        note = challenger.unscored or "the challenger was scored on other test data than those here"
     if champion and champion.test_digest != trial.here:
         same = False
         note = (
             "the champion was scored on other test data: train it on these to compare, or set it "
             "aside with --without-champion"
         )
-    return Gate(
-        name="test-data",
-        title="Both are scored on the test examples that are here now (hash)",
+    return gate(
+        "test-data",
+        "Both are scored on the test examples that are here now (hash)",
         passed=same,
         threshold=_short(trial.here),
         champion=_short(champion.test_digest) if champion else None,
         challenger=_short(challenger.test_digest),
-        note=note or ("" if champion else trial.without),
-    )
-
-
-def validation(trial: Trial) -> Gate:
-    """Return whether validation was passed for the data that it learnt."""
-    one = trial.challenger
-    note = ""
-    if one.validated is None:
-        note = one.problems.get("validation", "its run holds no validation that was passed")
-    elif one.validated != one.data_digest:
-        note = "the validation is about other data than those that it learnt"
-    return Gate(
-        name="validation",
-        title="Validation was passed for the data that it learnt (hash)",
-        passed=one.validated is not None and one.validated == one.data_digest,
-        threshold=_short(one.data_digest),
-        champion=_short(trial.champion.validated) if trial.champion else None,
-        challenger=_short(one.validated),
-        note=note,
-    )
-
-
-def code(trial: Trial) -> Gate:
-    """Return whether it was trained at a commit that is here."""
-    one = trial.challenger
-    if one.commit is None or one.dirty is None:
-        note = "its run names no commit"
-    elif one.dirty:
-        note = "trained with uncommitted changes: commit them, then `chapterflow run` once more"
-    elif not one.commit_known:
-        note = "this checkout does not have the commit"
-    else:
-        note = ""
-    return _allowed(
-        trial, "code", "Trained at a commit, without uncommitted changes", one.commit, note
-    )
-
-
-def data_version(trial: Trial) -> Gate:
-    """Return whether a commit records the data that it was trained with."""
-    one = trial.challenger
-    if one.data_version is None:
-        note = "its run names no version of data/"
-    elif not one.data_known:
-        note = "no commit has a data.dvc with this version: commit data.dvc"
-    else:
-        note = ""
-    title = "Version of data/ that a commit records"
-    return _allowed(trial, "data-version", title, one.data_version, note)
-
-
-def _allowed(trial: Trial, name: str, title: str, value: str | None, fault: str) -> Gate:
-    """Return a gate that `--allow-dirty` opens."""
-    return Gate(
-        name=name,
-        title=title,
-        passed=not fault or trial.allow_dirty,
-        threshold="--allow-dirty" if trial.allow_dirty else "known",
-        challenger=_short(value),
-        note=f"{fault}; allowed by --allow-dirty" if fault and trial.allow_dirty else fault,
-    )
-
-
-def not_withdrawn(trial: Trial) -> Gate:
-    """Return whether it is not rolled back: a version that was reinstated no longer is."""
-    why = trial.challenger.withdrawn
-    note = ""
-    if why is None:
-        note = "not known"
-    elif why:
-        note = f"rolled back: {why}; --reinstate lets it come back"
-    return Gate(
-        name="not-withdrawn",
-        title="Is not rolled back",
-        passed=why == "" or (bool(why) and trial.reinstate),
-        threshold="--reinstate" if trial.reinstate else "not",
-        challenger=None if why is None else ("rolled back" if why else "not"),
         note=note,
     )
 
@@ -195,72 +140,117 @@ def _short(digest: str | None) -> str | None:
     return digest[:12] if digest else None
 
 
-def judge(trial: Trial) -> list[Gate]:
-    """Return every gate, passed or shut."""
-    gates: list[Callable[[Trial], Gate]] = [test_data, _floor, _non_inferiority]
-    if trial.superiority:
-        gates.append(_superiority)
-    if trial.classes:
-        gates += [_worst_class, _calibration]
-    gates += [_latency, _file_size, validation, _explanations, _plausible, _reload]
-    gates += [code, data_version, not_withdrawn]
-    return [gate(trial) for gate in gates]
+def _provenance(trial: Trial, question: str, name: str, title: str, *, allowable: bool) -> Check:
+    """Return a gate on a question of provenance; `--allow-dirty` opens it if it is allowable."""
+    check = trial.challenger.provenance.get(question)
+    fault = "not known"
+    if check is not None:
+        fault = "" if check.passed else "; ".join(filter(None, [str(check.observed), check.reason]))
+    allowed = bool(fault) and allowable and trial.allow_dirty
+    threshold = check.expected if check else None
+    if allowable:
+        threshold = "--allow-dirty" if trial.allow_dirty else "in a commit"
+    champion = trial.champion.provenance.get(question) if trial.champion else None
+    return gate(
+        name,
+        title,
+        passed=not fault or allowed,
+        threshold=threshold,
+        champion=_value(champion),
+        challenger=_value(check),
+        note=f"{fault}; allowed by --allow-dirty" if allowed else fault,
+    )
 
 
-def _held(
+def _value(check: Check | None) -> Value:
+    value = check.details.get("value") if check else None
+    return None if value is None else str(value)
+
+
+def _validation(trial: Trial) -> Check:
+    title = "Validation passed for the data that it learnt (hash)"
+    return _provenance(trial, "validation", "validation", title, allowable=False)
+
+
+def _code(trial: Trial) -> Check:
+    title = "Trained at a commit, without uncommitted changes"
+    return _provenance(trial, "source commit", "code", title, allowable=True)
+
+
+def _data_version(trial: Trial) -> Check:
+    title = "Version of data/ that a commit records"
+    return _provenance(trial, "data version", "data-version", title, allowable=True)
+
+
+def _not_withdrawn(trial: Trial) -> Check:
+    """Return whether it is not rolled back: a reinstated version no longer is."""
+    why = trial.challenger.withdrawn
+    note = ""
+    if why is None:
+        note = "not known"
+    elif why:
+        note = f"rolled back: {why}; --reinstate lets it come back"
+    return gate(
+        "not-withdrawn",
+        "Is not rolled back",
+        passed=why == "" or (bool(why) and trial.reinstate),
+        threshold="--reinstate" if trial.reinstate else "not",
+        challenger=None if why is None else ("rolled back" if why else "not"),
+        note=note,
+    )
+
+
+def _bounded(
     name: str,
     title: str,
     trial: Trial,
-    threshold: float | None,
+    setting: str,
     value: Callable[[Measured], float | None],
     holds: Callable[[float, float], bool],
-    *,
-    setting: str,
-) -> Gate:
-    """Return a gate that holds one number against another; it is shut where either is missing."""
-    found = _number(value(trial.challenger))
-    beside = _number(value(trial.champion)) if trial.champion else None
+    missing: str = "",
+) -> Check:
+    """Return a gate that compares one number with a setting; it fails if either is missing."""
+    threshold = trial.thresholds.get(setting)
+    challenger = _number(value(trial.challenger))
+    champion = _number(value(trial.champion)) if trial.champion else None
     note = ""
     if threshold is None:
         note = f"params.yaml has no promotion.{setting} for {trial.role!r}"
-    elif found is None:
-        note = trial.challenger.problems.get(name, "not measured")
-    passed = threshold is not None and found is not None and holds(found, threshold)
-    return Gate(
-        name=name,
-        title=title,
-        passed=passed,
+    elif challenger is None:
+        note = missing or trial.challenger.unscored or "not measured"
+    return gate(
+        name,
+        title,
+        passed=threshold is not None and challenger is not None and holds(challenger, threshold),
         threshold=threshold,
-        champion=beside,
-        challenger=found,
+        champion=champion,
+        challenger=challenger,
         note=note,
     )
 
 
 def _number(value: float | None) -> float | None:
-    """Return a finite number, or None: what compares false with everything must pass no gate."""
+    """Return a finite number, or None: NaN compares false with everything, so it must not pass."""
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def _floor(trial: Trial) -> Gate:
+def _floor(trial: Trial) -> Check:
     if trial.classes:
-        return _held(
+        return _bounded(
             "floor",
             "Accuracy on the test split, at least",
             trial,
-            trial.thresholds.get("floor"),
-            lambda one: one.now.get("test/accuracy"),
-            lambda found, least: found >= least,
-            setting="floor",
+            "floor",
+            lambda version: version.now.get("test/accuracy"),
+            lambda accuracy, least: accuracy >= least,
         )
-    return _held(
+    return _bounded(
         "floor",
         "RMSE on the test split over that of the best classical filter, at most",
         trial,
-        trial.thresholds.get("ceiling"),
-        lambda one: one.now.get("baseline/rmse_ratio"),
-        lambda found, most: found <= most,
-        setting="ceiling",
+        "ceiling",
+        lambda version: version.now.get("baseline/rmse_ratio"),
+        lambda ratio, most: ratio <= most,
     )
 
 
@@ -282,47 +272,42 @@ def _interval(trial: Trial) -> tuple[float, float, float] | None:
 
 def _against_champion(
     trial: Trial, name: str, title: str, bound: float | None, holds: Callable[[Any, float], bool]
-) -> Gate:
+) -> Check:
     """Return a gate on the interval of the difference from the champion."""
     score = "test/accuracy" if trial.classes else "test/rmse"
-    shown = _number(trial.challenger.now.get(score))
+    challenger = _number(trial.challenger.now.get(score))
     if trial.champion is None:
         # A fact, not a missing value: the registry was asked. The other gates stand.
-        return Gate(
-            name=name,
-            title=title,
-            passed=shown is not None,
-            challenger=shown,
-            note=f"{trial.without}: nothing to be held against"
-            if shown is not None
-            else "not measured",
-        )
-    found = _interval(trial)
+        note = f"{trial.without}: nothing to compare with"
+        if challenger is None:
+            note = trial.challenger.unscored or "not measured"
+        return gate(name, title, passed=challenger is not None, challenger=challenger, note=note)
+    interval = _interval(trial)
     threshold: Value = None
     if bound is not None:
         threshold = f"> {bound:+.3g}" if trial.classes else f"< {bound:.3g}"
-    if found is None:
+    if interval is None:
         passed, note = False, "not measured on the same examples"
     elif bound is None:
         passed, note = False, f"params.yaml has no promotion.margin for {trial.role!r}"
     else:
-        passed = all(map(math.isfinite, found)) and holds(found, bound)
+        passed = all(map(math.isfinite, interval)) and holds(interval, bound)
         what = "difference" if trial.classes else "ratio"
         sign = "+" if trial.classes else ""
-        middle, low, high = (f"{value:{sign}.4f}" for value in found)
+        middle, low, high = (f"{value:{sign}.4f}" for value in interval)
         note = f"{what} {middle}, 95 % interval {low} to {high}"
-    return Gate(
-        name=name,
-        title=title,
+    return gate(
+        name,
+        title,
         passed=passed,
         threshold=threshold,
         champion=_number(trial.champion.now.get(score)),
-        challenger=shown,
+        challenger=challenger,
         note=note,
     )
 
 
-def _non_inferiority(trial: Trial) -> Gate:
+def _non_inferiority(trial: Trial) -> Check:
     margin = trial.thresholds.get("margin")
     if trial.classes:
         return _against_champion(
@@ -330,137 +315,131 @@ def _non_inferiority(trial: Trial) -> Gate:
             "non-inferiority",
             "Accuracy not worse than the champion's: the whole interval of the difference",
             None if margin is None else -margin,
-            lambda found, bound: found[1] > bound,
+            lambda interval, bound: interval[1] > bound,
         )
     return _against_champion(
         trial,
         "non-inferiority",
         "RMSE not worse than the champion's: the whole interval of the ratio",
         None if margin is None else 1 + margin,
-        lambda found, bound: found[2] < bound,
+        lambda interval, bound: interval[2] < bound,
     )
 
 
-def _superiority(trial: Trial) -> Gate:
+def _superiority(trial: Trial) -> Check:
     if trial.classes:
         return _against_champion(
             trial,
             "superiority",
             "Accuracy better than the champion's: the whole interval of the difference",
             0.0,
-            lambda found, bound: found[1] > bound,
+            lambda interval, bound: interval[1] > bound,
         )
     return _against_champion(
         trial,
         "superiority",
         "RMSE better than the champion's: the whole interval of the ratio",
         1.0,
-        lambda found, bound: found[2] < bound,
+        lambda interval, bound: interval[2] < bound,
     )
 
 
-def _worst_class(trial: Trial) -> Gate:
-    name, key = "worst-class", "test/worst_class_recall"
-    title = "Recall of the worst class, at least the champion's less the margin"
-    margin = trial.thresholds.get("worst_class_margin")
-    if trial.champion is None:
-        found = _number(trial.challenger.now.get(key))
-        return Gate(
-            name=name,
-            title=title,
-            passed=found is not None,
-            challenger=found,
-            note=trial.without if found is not None else "not measured",
-        )
-    beside = _number(trial.champion.now.get(key))
-    least = None if beside is None or margin is None else beside - margin
-    gate = _held(
-        name,
-        title,
-        trial,
-        least,
-        lambda one: one.now.get(key),
-        lambda found, least: found >= least,
-        setting="worst_class_margin",
+def _worst_class(trial: Trial) -> Check:
+    """Return whether the worst class's recall is the champion's less the margin, or better."""
+    key, setting = "test/worst_class_recall", "worst_class_margin"
+    margin = trial.thresholds.get(setting)
+    challenger = _number(trial.challenger.now.get(key))
+    champion = _number(trial.champion.now.get(key)) if trial.champion else None
+    least = None if champion is None or margin is None else champion - margin
+    passed = least is not None and challenger is not None and challenger >= least
+    note = ""
+    if challenger is None:
+        note = trial.challenger.unscored or "not measured"
+    elif trial.champion is None:
+        passed, note = True, trial.without
+    elif champion is None:
+        note = "the champion's was not measured"
+    elif margin is None:
+        note = f"params.yaml has no promotion.{setting} for {trial.role!r}"
+    return gate(
+        "worst-class",
+        "Recall of the worst class, at least the champion's less the margin",
+        passed=passed,
+        threshold=least,
+        champion=champion,
+        challenger=challenger,
+        note=note,
     )
-    if beside is None:
-        return gate.model_copy(update={"note": "the champion's was not measured"})
-    return gate
 
 
-def _calibration(trial: Trial) -> Gate:
-    return _held(
+def _calibration(trial: Trial) -> Check:
+    return _bounded(
         "calibration",
         "Expected calibration error, at most",
         trial,
-        trial.thresholds.get("calibration_error"),
-        lambda one: one.now.get("test/ece"),
-        lambda found, most: found <= most,
-        setting="calibration_error",
+        "calibration_error",
+        lambda version: version.now.get("test/ece"),
+        lambda error, most: error <= most,
     )
 
 
-def _latency(trial: Trial) -> Gate:
-    return _held(
+def _latency(trial: Trial) -> Check:
+    return _bounded(
         "latency",
         "95th percentile of the time for one example now, ms, at most",
         trial,
-        trial.thresholds.get("latency_ms_p95"),
-        lambda one: one.now.get("cost/latency_ms_p95"),
-        lambda found, most: found <= most,
-        setting="latency_ms_p95",
+        "latency_ms_p95",
+        lambda version: version.now.get("cost/latency_ms_p95"),
+        lambda latency, most: latency <= most,
     )
 
 
-def _file_size(trial: Trial) -> Gate:
-    return _held(
+def _file_size(trial: Trial) -> Check:
+    return _bounded(
         "file-size",
         "File of the model, MB, at most",
         trial,
-        trial.thresholds.get("file_megabytes"),
-        lambda one: None if one.file_bytes is None else one.file_bytes / 1e6,
-        lambda found, most: 0 < found <= most,
-        setting="file_megabytes",
+        "file_megabytes",
+        lambda version: None if version.file_bytes is None else version.file_bytes / 1e6,
+        lambda size, most: 0 < size <= most,
     )
 
 
-def _explanations(trial: Trial) -> Gate:
-    def share(one: Measured) -> float | None:
-        marks = [value for name, value in one.logged.items() if name.endswith("/depends_on_model")]
+def _explanations(trial: Trial) -> Check:
+    def share(version: Measured) -> float | None:
+        marks = [v for name, v in version.logged.items() if name.endswith("/depends_on_model")]
         return sum(marks) / len(marks) if marks else None
 
-    return _held(
+    return _bounded(
         "explanations",
         "Share of attribution methods whose maps depend on the weights, at least",
         trial,
-        trial.thresholds.get("explanations"),
+        "explanations",
         share,
-        lambda found, least: least <= found <= 1,
-        setting="explanations",
+        lambda depending, least: least <= depending <= 1,
+        missing="its run has no figures of explanations",
     )
 
 
-def _plausible(trial: Trial) -> Gate:
-    one, most = trial.challenger, trial.thresholds.get("rescored_difference")
+def _plausible(trial: Trial) -> Check:
+    challenger, most = trial.challenger, trial.thresholds.get("rescored_difference")
     key = "test/accuracy" if trial.classes else "test/rmse"
-    now, logged = _number(one.now.get(key)), _number(one.logged.get(key))
-    note, difference = "", None
+    now, logged = _number(challenger.now.get(key)), _number(challenger.logged.get(key))
+    difference = None
     if now is None or logged is None:
-        note = one.problems.get(
-            "plausible", "the score that was logged, or that of now, is missing"
-        )
+        note = challenger.unscored or "the logged score, or the score measured now, is missing"
     else:
         difference = abs(now - logged)
         note = f"logged {logged:.4f}, now {now:.4f}"
     passed = difference is not None and most is not None and difference <= most
-    for metrics in (one.logged, one.now):
+    for metrics in (challenger.logged, challenger.now):
         try:
             check_metrics({name: value for name, value in metrics.items() if "/" in name})
         except ImplausibleMetric as implausible:
             passed, note = False, str(implausible)
-    return Gate(
-        name="plausible",
-        title="Metrics can be true, and the score that was logged is found again, within",
+    return gate(
+        "plausible",
+        "Metrics are possible, and the score measured now equals the logged one, within",
         passed=passed,
         threshold=most,
         challenger=difference,
@@ -468,13 +447,13 @@ def _plausible(trial: Trial) -> Gate:
     )
 
 
-def _reload(trial: Trial) -> Gate:
-    return _held(
+def _reload(trial: Trial) -> Check:
+    return _bounded(
         "reload",
         "Loads in a fresh process and gives the answers logged with it, within",
         trial,
-        trial.thresholds.get("reload_difference"),
-        lambda one: one.reloaded,
-        lambda found, most: found <= most,
-        setting="reload_difference",
+        "reload_difference",
+        lambda version: version.reloaded,
+        lambda difference, most: difference <= most,
+        missing=trial.challenger.unloaded,
     )

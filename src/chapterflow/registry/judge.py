@@ -15,14 +15,13 @@ from chapterflow.data.build import verify_dataset
 from chapterflow.environment import Project, load_tensorflow
 from chapterflow.errors import ChapterflowError, ConfigError
 from chapterflow.kinds.dataset import Dataset, open_dataset
-from chapterflow.lineage import provenance as git
-from chapterflow.lineage.provenance import read_json
+from chapterflow.lineage.provenance import provenance, read_json
 from chapterflow.loop import steps
 from chapterflow.models.catalog import get_model, model_names
+from chapterflow.registry.decision import Candidate, Decision
 from chapterflow.registry.fresh_process import answers_elsewhere
 from chapterflow.registry.gates import WITHDRAWN, Measured, Trial, judge
 from chapterflow.registry.ledger import now, who
-from chapterflow.registry.verdict import Candidate, Verdict
 from chapterflow.tracking import runs
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.versions import (
@@ -39,7 +38,6 @@ from chapterflow.tracking.versions import (
     model_folder,
 )
 from chapterflow.types import Tell, silent
-from chapterflow.validation.verdict import Verdict as Validation
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -88,55 +86,26 @@ def measure(
     """Return what is known of a version; what cannot be found out is missing, with the reason."""
     from mlflow.exceptions import MlflowException
 
-    found = Measured(version.uri())
-    problems: dict[str, str] = {}
     try:
         run = client.get_run(version.run_id)
         tags = client.get_model_version(version.name, version.number).tags
     except MlflowException as error:
-        return replace(found, problems={"test-data": f"its run cannot be read: {error.message}"})
-    found = _of_run(project, run, found, problems)
-    found = replace(found, withdrawn=tags.get(WITHDRAWN, ""), problems=problems)
-    if data.dataset is None:
-        problems["test-data"] = data.problem
-        return found
-    if found.test_digest != data.digest:
-        return found
-    try:
-        return _scored(settings, client, version, run, data.dataset, found)
-    except (
-        Exception
-    ) as error:  # Whatever it is: what was not measured shuts its gates, and says so.
-        told = f"{type(error).__name__}: {error}".partition("\n")[0]
-        for gate in ("floor", "calibration", "latency", "file-size", "plausible"):
-            problems[gate] = told
-        return found
-
-
-def _of_run(project: Project, run: Run, found: Measured, problems: dict[str, str]) -> Measured:
-    """Add what the run itself says."""
-    tags = run.data.tags
-    commit, version = tags.get(runs.COMMIT), tags.get(runs.DATA_VERSION)
-    version = None if version == "none" else version
-    dirty = {"true": True, "false": False}.get(tags.get(runs.DIRTY, ""))
-    validated = None
-    try:
-        verdict = Validation.model_validate(read_json(run.info.run_id, "validation/verdict.json"))
-        validated = verdict.dataset_digest if verdict.success and verdict.results else None
-    except Exception as error:  # A store has many ways of not having a file.
-        problems["validation"] = f"its run holds no validation: {type(error).__name__}"
-    return replace(
-        found,
+        return Measured(version.uri(), unscored=f"its run cannot be read: {error.message}")
+    recorded = Measured(
+        version.uri(),
         logged=dict(run.data.metrics),
-        test_digest=tags.get(runs.TEST_DIGEST),
-        data_digest=tags.get(runs.DIGEST),
-        validated=validated,
-        commit=commit,
-        dirty=dirty,
-        commit_known=commit is not None and git.commit_told(project, commit) is not None,
-        data_version=version,
-        data_known=version is not None and bool(git.commits_of_data(project, version)),
+        test_digest=run.data.tags.get(runs.TEST_DIGEST),
+        provenance=provenance(project, run),
+        withdrawn=tags.get(WITHDRAWN, ""),
     )
+    if data.dataset is None:
+        return replace(recorded, unscored=data.problem)
+    if recorded.test_digest != data.digest:
+        return recorded
+    try:
+        return _scored(settings, client, version, run, data.dataset, recorded)
+    except Exception as error:  # Whatever it is: what was not measured fails its gates.
+        return replace(recorded, unscored=f"{type(error).__name__}: {error}".partition("\n")[0])
 
 
 def _scored(
@@ -145,7 +114,7 @@ def _scored(
     version: Version,
     run: Run,
     dataset: Dataset,
-    found: Measured,
+    recorded: Measured,
 ) -> Measured:
     load_tensorflow()
     from chapterflow.evaluation.evaluate import score
@@ -160,7 +129,7 @@ def _scored(
         dataset = sized_for(entry, chosen, dataset)
     scored = score(model, dataset, settings.evaluation, file_bytes=size)
     return replace(
-        found,
+        recorded,
         now=scored.metrics,
         file_bytes=size,
         **_by_example(dataset, scored.predictions),
@@ -175,13 +144,6 @@ def _by_example(dataset: Dataset, answers: dict[str, Any]) -> dict[str, Any]:
     squared = (answers["prediction"] - dataset.targets(test)).squeeze(-1) ** 2
     weights = dataset.weights(test)
     return {"errors": (squared if weights is None else squared * weights).sum(axis=1)}
-
-
-#: Thresholds that depend on the role.
-BY_ROLE = (
-    "floor", "ceiling", "margin", "worst_class_margin", "calibration_error", "latency_ms_p95",
-    "file_megabytes",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -222,7 +184,7 @@ class Judged:
         champion: Number of the version that held the alias then.
     """
 
-    verdict: Verdict
+    decision: Decision
     target: str
     version: Version
     champion: str | None
@@ -284,9 +246,9 @@ def judge_request(
             settings = load_settings(
                 project.params, profile=profile, overrides=list(request.overrides)
             )
-        verdict = _judge(project, settings, client, request, version, champion, tags, tell)
-        verdict = verdict.model_copy(update={"model": target, "candidates": candidates})
-    return Judged(verdict, target, version, champion.number if champion else None)
+        decision = _judge(project, settings, client, request, version, champion, tags, tell)
+        decision = decision.model_copy(update={"model": target, "candidates": candidates})
+    return Judged(decision, target, version, champion.number if champion else None)
 
 
 def _judge(
@@ -298,7 +260,7 @@ def _judge(
     champion: Version | None,
     tags: Mapping[str, str],
     tell: Tell,
-) -> Verdict:
+) -> Decision:
     dataset, role = tags.get(runs.DATASET, ""), tags.get("chapterflow.role", "")
     tell("promote", f"checking {dataset}")
     data = _data(project, settings, dataset, tell)
@@ -308,23 +270,20 @@ def _judge(
     largest, problem = _reloaded(version)
     tell("promote", f"scoring {version.uri()}")
     challenger = measure(project, settings, client, version, data)
-    problems = dict(challenger.problems) | ({"reload": problem} if problem else {})
-    held_against, without = None, f"no version is {request.alias} yet"
+    rival, without = None, f"no version is {request.alias} yet"
     if champion is not None:
         tell("promote", f"scoring {champion}")
-        held_against = measure(project, settings, client, champion, data)
-        if request.without_champion and held_against.test_digest != data.digest:
+        rival = measure(project, settings, client, champion, data)
+        if request.without_champion and rival.test_digest != data.digest:
             without = f"{champion.uri()} was set aside: it was scored on other test data"
-            held_against = None
+            rival = None
     params = settings.promotion
     trial = Trial(
-        challenger=replace(challenger, reloaded=largest, problems=problems),
-        champion=held_against,
+        challenger=replace(challenger, reloaded=largest, unloaded=problem),
+        champion=rival,
         thresholds={
-            **{name: params.threshold(name, role, settings.profile) for name in BY_ROLE},
-            "explanations": params.explanations,
-            "rescored_difference": params.rescored_difference,
-            "reload_difference": params.reload_difference,
+            name: params.threshold(name, role, settings.profile)
+            for name in type(params).model_fields
         },
         classes=data.dataset is None or data.dataset.card.task.classes,
         here=data.digest,
@@ -337,7 +296,7 @@ def _judge(
         reinstate=request.reinstate,
     )
     gates = judge(trial)
-    return Verdict(
+    return Decision(
         model=version.name,
         alias=request.alias,
         challenger=version.uri(),

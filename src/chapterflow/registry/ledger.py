@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from chapterflow.config.load import load_settings
 from chapterflow.environment import Project, process_is_gone
-from chapterflow.registry.verdict import FOLDER, Verdict
+from chapterflow.registry.decision import FOLDER, Decision
 from chapterflow.tracking import runs
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.store import ensure_experiment
@@ -49,7 +49,7 @@ class Entry(Strict):
         when: ISO 8601, UTC.
         before: Version that held the alias: `cnn/3`.
         after: Version that was to hold it.
-        gates: `14 of 15 passed`, with the names of those that were shut; empty for a rollback.
+        gates: `14 of 15 passed`, with the names of those that failed; empty for a rollback.
         done: Whether it came to its end; a process that died in between leaves an entry that did
             not.
         run_id: MLflow run that holds the verdict.
@@ -141,11 +141,11 @@ class Ledger:
             },
         )
 
-    def attach(self, run_id: str, verdict: Verdict, page: Path) -> None:
+    def attach(self, run_id: str, decision: Decision, page: Path) -> None:
         """Log a verdict and its page with an entry, and each gate as a figure."""
-        self.client.log_text(run_id, verdict.to_json(), VERDICT_FILE)
+        self.client.log_text(run_id, decision.to_json(), VERDICT_FILE)
         self.client.log_artifact(run_id, str(page), FOLDER)
-        figures = {f"gate/{gate.name}": float(gate.passed) for gate in verdict.gates}
+        figures = {f"gate/{gate.name}": float(gate.passed) for gate in decision.gates}
         runs.log_metrics(self.client, run_id, figures, 0)
 
     def close(

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from chapterflow.environment import Project
 from chapterflow.registry.aliases import Changed, swap
+from chapterflow.registry.decision import FOLDER, PAGE, Decision, render_page
+from chapterflow.registry.gates import gate
 from chapterflow.registry.judge import Judged, Request, judge_request
 from chapterflow.registry.ledger import Ledger, opened
-from chapterflow.registry.page import render_page
 from chapterflow.registry.rollback import let_back
-from chapterflow.registry.verdict import FOLDER, PAGE, Gate, Verdict
 from chapterflow.tracking.runs import MODEL
 from chapterflow.tracking.versions import (
     CHALLENGER,
@@ -45,7 +45,7 @@ def previous(alias: str) -> str:
 
 def promote(
     project: Project, request: Request, *, on_version: OnVersion = ignore, tell: Tell = silent
-) -> Verdict:
+) -> Decision:
     """Judge a version and, where every gate is passed, give it the alias.
 
     Args:
@@ -56,51 +56,51 @@ def promote(
         NothingToJudge: If nothing challenges the version that holds the alias.
     """
     judged = judge_request(project, request, on_version=on_version, tell=tell)
-    return judged.verdict if request.dry_run else carry_out(project, judged, tell=tell)
+    return judged.decision if request.dry_run else carry_out(project, judged, tell=tell)
 
 
-def carry_out(project: Project, judged: Judged, *, tell: Tell = silent) -> Verdict:
+def carry_out(project: Project, judged: Judged, *, tell: Tell = silent) -> Decision:
     """Write a verdict down and, if it is good, move the aliases.
 
     Returns:
         The verdict; refused after all, where somebody else changed the alias meanwhile.
     """
-    verdict = judged.verdict
+    decision = judged.decision
     with opened(project) as (client, ledger):
         tell("promote", "writing the verdict")
-        good = verdict.verdict == "promoted"
+        good = decision.verdict == "promoted"
         version = _in_registry(client, judged) if good else judged.version
         entry = ledger.open(
-            verdict.verdict,
+            decision.verdict,
             model=judged.target,
-            alias=verdict.alias,
-            before=verdict.champion,
+            alias=decision.alias,
+            before=decision.champion,
             after=version.uri(),
-            by=verdict.who,
-            reason=verdict.reason,
-            gates=_counted(verdict),
+            by=decision.who,
+            reason=decision.reason,
+            gates=_counts(decision),
             more={MEMBER: judged.version.uri()},
         )
         if good:
             try:
                 _move(client, judged, version.number)
             except Changed as changed:
-                verdict = _too_late(verdict, changed)
-                note = verdict.shut[-1].note
-                ledger.close(entry, action="refused", reason=note, gates=_counted(verdict))
-        _write_down(client, ledger, entry, verdict, version)
-        if verdict.verdict == judged.verdict.verdict:
+                decision = _too_late(decision, changed)
+                note = decision.failures[-1].reason
+                ledger.close(entry, action="refused", reason=note, gates=_counts(decision))
+        _write_down(client, ledger, entry, decision, version)
+        if decision.verdict == judged.decision.verdict:
             ledger.close(entry)
-    return verdict
+    return decision
 
 
-def _counted(verdict: Verdict) -> str:
-    shut = ", ".join(gate.name for gate in verdict.shut)
-    return verdict.counted + (f"; shut: {shut}" if shut else "")
+def _counts(decision: Decision) -> str:
+    failed = ", ".join(gate.name for gate in decision.failures)
+    return decision.counts + (f"; failed: {failed}" if failed else "")
 
 
 def _move(client: MlflowClient, judged: Judged, number: str) -> None:
-    alias = judged.verdict.alias
+    alias = judged.decision.alias
     changes: dict[str, str | None] = {}
     if judged.champion is not None:
         changes[previous(alias)] = judged.champion
@@ -111,17 +111,17 @@ def _move(client: MlflowClient, judged: Judged, number: str) -> None:
     swap(client, judged.target, alias, judged.champion, changes)
 
 
-def _too_late(verdict: Verdict, changed: Changed) -> Verdict:
-    found = f"version {changed.found}" if changed.found else "no version"
-    gate = Gate(
-        name="unchanged",
-        title="The alias still names the version that was judged against",
+def _too_late(decision: Decision, changed: Changed) -> Decision:
+    holder = f"version {changed.found}" if changed.found else "no version"
+    unchanged = gate(
+        "unchanged",
+        "The alias still names the version that was judged against",
         passed=False,
-        threshold=verdict.champion or "none",
+        threshold=decision.champion or "none",
         champion=changed.found or "none",
-        note=f"{verdict.model}@{verdict.alias} became {found} meanwhile: judge again",
+        note=f"{decision.model}@{decision.alias} became {holder} meanwhile: judge again",
     )
-    return verdict.model_copy(update={"verdict": "refused", "gates": [*verdict.gates, gate]})
+    return decision.model_copy(update={"verdict": "refused", "gates": [*decision.gates, unchanged]})
 
 
 def _in_registry(client: MlflowClient, judged: Judged) -> Version:
@@ -151,20 +151,20 @@ def _write_down(
     client: MlflowClient,
     ledger: Ledger,
     entry: str,
-    verdict: Verdict,
+    decision: Decision,
     version: Version,
 ) -> None:
     """Log verdict and page with the ledger and the model's run, and tag the version."""
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / PAGE
-        page.write_text(render_page(verdict), encoding="utf-8")
-        ledger.attach(entry, verdict, page)
-        run_id = verdict.challenger_run
-        client.log_text(run_id, verdict.to_json(), VERDICT_FILE)
+        page.write_text(render_page(decision), encoding="utf-8")
+        ledger.attach(entry, decision, page)
+        run_id = decision.challenger_run
+        client.log_text(run_id, decision.to_json(), VERDICT_FILE)
         client.log_artifact(run_id, str(page), FOLDER)
-    if version.name == verdict.model:  # A model that did not come to stand for its role has none.
-        tags = {VERDICT: verdict.verdict, VERDICT_RUN: entry, GATES: _counted(verdict)}
+    if version.name == decision.model:  # A model that did not come to stand for its role has none.
+        tags = {VERDICT: decision.verdict, VERDICT_RUN: entry, GATES: _counts(decision)}
         for key, value in tags.items():
             client.set_model_version_tag(version.name, version.number, key, value)
-        if verdict.verdict == "promoted":
+        if decision.verdict == "promoted":
             let_back(client, version)

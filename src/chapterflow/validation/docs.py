@@ -4,36 +4,37 @@ from __future__ import annotations
 
 from html import escape
 from html.parser import HTMLParser
-from importlib import resources
 from pathlib import Path
 
+from chapterflow.checks import render_verdict, stylesheet
 from chapterflow.kinds.dataset import SPLITS, DatasetCard, shape_text
 from chapterflow.validation.verdict import Verdict
 
 PAGE = "index.html"
-_TEMPLATES = resources.files("chapterflow.validation") / "templates"
-
-
-def stylesheet(name: str) -> str:
-    """Return the text of a stylesheet, for a page to hold inline."""
-    return (_TEMPLATES / f"{name}.css").read_text(encoding="utf-8")
+#: Headings of the expectations, by field of `Check`.
+COLUMNS = {
+    "name": "Expectation",
+    "expected": "Expected",
+    "observed": "Observed",
+    "examples": "Offending examples",
+}
 
 
 def render_page(verdict: Verdict, card: DatasetCard, docs: str) -> str:
-    """Return the page of a verdict: failures first, then what was found to be in order.
+    """Return the page of a verdict: failed expectations first, then those that are met.
 
     Args:
-        verdict: What was found.
-        card: What the dataset says about itself.
+        verdict: The verdict on the dataset.
+        card: Its card.
         docs: Relative address of the Data Docs.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    # Titles, sources and licences come from whoever made the dataset: everything is escaped.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    template = environment.from_string(
-        (_TEMPLATES / "verdict.html.jinja").read_text(encoding="utf-8")
-    )
+    count = len(verdict.results)
+    summary = f"Passed: all {count} expectations are met."
+    if not verdict.success:
+        summary = (
+            f"Failed: {len(verdict.failures)} of {count} expectations are not met. No model is "
+            "trained on this dataset."
+        )
     facts = {
         "Dataset": card.name,
         "Source": card.source,
@@ -43,18 +44,19 @@ def render_page(verdict: Verdict, card: DatasetCard, docs: str) -> str:
         "Shape": shape_text(card.shape),
         "Values": f"up to {card.value_max:g}",
         "Classes": f"{len(card.classes)}: {', '.join(card.classes)}" if card.classes else "none",
-        **{name.replace("_", " ").capitalize(): fact for name, fact in card.facts.items()},
+        **{name.replace("_", " ").capitalize(): str(fact) for name, fact in card.facts.items()},
         "Digest": verdict.dataset_digest,
     }
-    page = template.render(
-        verdict=verdict,
-        results=sorted(verdict.results, key=lambda result: result.success),
-        title=card.title,
+    return render_verdict(
+        card.title,
+        verdict.results,
+        COLUMNS,
+        passed=verdict.success,
+        summary=summary,
         facts=facts,
-        docs=docs,
-        style=stylesheet("common") + stylesheet("verdict"),
+        heading="Expectations",
+        link=(docs, "Data Docs of Great Expectations with the same results"),
     )
-    return page + "\n"
 
 
 RESULTS = "index.html"
@@ -93,7 +95,7 @@ def offline(html: str, title: str) -> str:
     cleaner = _Cleaner()
     cleaner.feed(html)
     cleaner.close()
-    style = stylesheet("common") + stylesheet("docs")
+    style = stylesheet("common", "docs")
     links = "".join(
         f'<a href="{address}">{text}</a> '
         for address, text in (

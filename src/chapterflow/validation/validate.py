@@ -9,10 +9,11 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chapterflow.checks import Check
 from chapterflow.kinds.dataset import Dataset
 from chapterflow.types import Strict
 from chapterflow.validation.docs import PAGE, render_page, write_offline_docs
-from chapterflow.validation.verdict import VERDICT, ExpectationResult, Verdict
+from chapterflow.validation.verdict import VERDICT, Verdict
 
 if TYPE_CHECKING:
     import great_expectations as gx
@@ -20,20 +21,6 @@ if TYPE_CHECKING:
 
 #: Ids of offending examples that a result names.
 NAMED = 5
-#: Columns whose unexpected values say more than that they are unexpected.
-TELLING = {
-    "split",
-    "label",
-    "shape",
-    "dtype",
-    "min",
-    "max",
-    "format",
-    "folder",
-    "min_side",
-    "aspect_ratio",
-    "near_distance",
-}
 UNITS = {
     "expect_table_row_count_to_equal": " examples",
     "expect_column_unique_value_count_to_be_between": " examples",
@@ -41,42 +28,42 @@ UNITS = {
 }
 
 
-def describe(outcome: Any) -> ExpectationResult:
-    """Return the record of one `ExpectationValidationResult`.
+def describe(outcome: Any) -> Check:
+    """Return the check of one `ExpectationValidationResult`.
 
     Args:
-        outcome: A result whose expectation comes from `check`, computed with the column
+        outcome: A result whose expectation comes from `kinds.rows.check`, computed with the column
             `id` as its index.
     """
     config, result = outcome.expectation_config, outcome.result or {}
     column = config.kwargs.get("column")
     offending = [str(row["id"]) for row in result.get("partial_unexpected_index_list") or []]
-    return ExpectationResult(
-        expectation=config.meta["name"],
-        type=config.type,
-        # That ids are unique is how rows of a split are counted; no reader looks for it there.
-        column=None if column == "id" else column,
-        description=config.meta["reason"],
-        success=bool(outcome.success),
+    return Check(
+        name=config.meta["name"],
+        state="passed" if outcome.success else "failed",
+        title=config.meta["reason"],
         expected=config.meta["expected"],
-        observed=_observed(config.type, column, result, outcome.exception_info or {}),
-        offending=offending[:NAMED],
-        offending_count=result.get("unexpected_count"),
+        observed=_observed(config, result, outcome.exception_info or {}),
+        details={
+            "type": config.type,
+            # That ids are unique is how rows of a split are counted; no reader looks for it there.
+            "column": None if column == "id" else column,
+        },
+        examples=offending[:NAMED],
+        examples_count=result.get("unexpected_count"),
     )
 
 
-def _observed(
-    expectation: str, column: str, result: dict[str, Any], trouble: dict[str, Any]
-) -> str:
+def _observed(config: Any, result: dict[str, Any], trouble: dict[str, Any]) -> str:
     if "unexpected_count" in result:
-        return _examples(column, result)
+        return _examples(result, named=config.meta["values_named"])
     if "partial_missing_list" in result:
         missing = ", ".join(map(_number, result["partial_missing_list"]))
         return f"none of {missing}" if missing else "some of each"
     value = result.get("observed_value")
     if value is None:
         return _reason(result, trouble)
-    text = f"{_number(value)}{UNITS.get(expectation, '')}"
+    text = f"{_number(value)}{UNITS.get(config.type, '')}"
     shares = result.get("details", {}).get("observed_partition")
     if shares:
         by_share = sorted(zip(shares["weights"], shares["values"], strict=True))
@@ -87,13 +74,13 @@ def _observed(
     return text
 
 
-def _examples(column: str, result: dict[str, Any]) -> str:
+def _examples(result: dict[str, Any], *, named: bool) -> str:
     seen = result["element_count"] - result.get("missing_count", 0)
     wrong = result["unexpected_count"]
     if not wrong:
         return f"all {seen:,} examples as expected"
     text = f"unexpected in {wrong:,} of {seen:,} examples ({100 * wrong / seen:.3g}%)"
-    if column not in TELLING:
+    if not named:
         return text
     values = list(dict.fromkeys(_number(value) for value in result["partial_unexpected_list"]))
     return f"{text}{', such as' if wrong > NAMED else ':'} {', '.join(values)}"
@@ -161,7 +148,7 @@ def validate_dataset(dataset: Dataset, bounds: Strict, out: Path) -> Verdict:
         verdict = Verdict(
             dataset=dataset.card.name,
             dataset_digest=dataset.card.digest,
-            success=all(result.success for result in results),
+            success=all(check.passed for check in results),
             examples=len(rows),
             results=results,
         )

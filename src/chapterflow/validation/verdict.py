@@ -6,49 +6,29 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError
 
+from chapterflow.checks import Check, Keys, failures
 from chapterflow.errors import DataError, ValidationFailed
 from chapterflow.types import Strict
 
 VERDICT = "verdict.json"
-
-
-class ExpectationResult(Strict):
-    """What one expectation found.
-
-    Attributes:
-        expectation: Its name in the suite (`label-set`).
-        type: Its type in Great Expectations (`expect_column_values_to_be_in_set`).
-        column: Column of the rows that it is about; null for the whole table.
-        description: The mistake that it guards against.
-        expected: The requirement in a few words.
-        observed: What was found, in a few words.
-        offending: Ids of the first examples that break it, in the order of the arrays. Empty for
-            expectations about a dataset or split as a whole, which no single example breaks.
-        offending_count: Number of examples that break it; null where `offending` cannot tell. An
-            expectation that tolerates a share of them may succeed and have some.
-    """
-
-    expectation: str
-    type: str
-    column: str | None
-    description: str
-    success: bool
-    expected: str
-    observed: str
-    offending: list[str]
-    offending_count: Annotated[int, Field(ge=0)] | None
-
-    def __str__(self) -> str:
-        about = f" ({self.column})" if self.column else ""
-        line = f"{self.expectation}{about}: expected {self.expected}. Received: {self.observed}."
-        if not self.offending:
-            return line
-        more = (self.offending_count or 0) - len(self.offending)
-        return f"{line} Examples: {', '.join(self.offending)}" + (
-            f" and {more:,} more." if more > 0 else "."
-        )
+#: An expectation in `verdict.json`. Details: `type`, its class in Great Expectations, and `column`
+#: of the rows, null for the whole table.
+EXPECTATION = Keys(
+    {
+        "expectation": "name",
+        "type": "type",
+        "column": "column",
+        "description": "title",
+        "success": "state",
+        "expected": "expected",
+        "observed": "observed",
+        "offending": "examples",
+        "offending_count": "examples_count",
+    },
+    {"passed": True, "failed": False},
+)
 
 
 class Verdict(Strict):
@@ -57,20 +37,28 @@ class Verdict(Strict):
     Attributes:
         dataset: Name of the dataset.
         dataset_digest: Digest of its card.
-        examples: Number of examples that were looked at.
-        results: One for each expectation, in the order of the suite.
+        examples: Number of examples that were checked.
+        results: One check for each expectation, in the order of the suite.
     """
 
     dataset: str
     dataset_digest: str
     success: bool
     examples: Annotated[int, Field(ge=0)]
-    results: list[ExpectationResult]
+    results: list[
+        Annotated[Check, BeforeValidator(EXPECTATION.read), PlainSerializer(EXPECTATION.write)]
+    ]
 
     @property
-    def failures(self) -> list[ExpectationResult]:
-        """The results of the expectations that failed."""
-        return [result for result in self.results if not result.success]
+    def failures(self) -> list[Check]:
+        """The expectations that failed."""
+        return failures(self.results)
+
+    @property
+    def summary(self) -> str:
+        """How many expectations are met."""
+        count = len(self.results)
+        return f"{count - len(self.failures)} of {count} expectations of {self.dataset} are met"
 
     def raise_for_failure(self) -> None:
         """Stop here if the dataset breaks an expectation.
@@ -82,11 +70,22 @@ class Verdict(Strict):
         if self.success:
             return
         lines = [f"{self.dataset}: {len(self.failures)} of {len(self.results)} expectations failed"]
-        raise ValidationFailed("\n  ".join(lines + [str(result) for result in self.failures]))
+        raise ValidationFailed("\n  ".join(lines + [_line(check) for check in self.failures]))
 
     def to_json(self) -> str:
         """Return the text of `verdict.json`."""
         return json.dumps(self.model_dump(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _line(check: Check) -> str:
+    column = check.details["column"]
+    about = f" ({column})" if column else ""
+    line = f"{check.name}{about}: expected {check.expected}. Received: {check.observed}."
+    if not check.examples:
+        return line
+    more = (check.examples_count or 0) - len(check.examples)
+    ids = ", ".join(check.examples)
+    return f"{line} Examples: {ids} and {more:,} more." if more > 0 else f"{line} Examples: {ids}."
 
 
 def read_verdict(path: Path) -> Verdict:

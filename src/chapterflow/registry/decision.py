@@ -1,0 +1,154 @@
+"""The decision on a challenger: the gates that it was judged by, as a record and as a page."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer
+
+from chapterflow.checks import Check, Keys, failures, render_verdict
+from chapterflow.types import Strict
+
+#: Among the artifacts of a run, with `tracking.versions.VERDICT_FILE`.
+FOLDER, PAGE = "promotion", "verdict.html"
+#: A gate in `promotion/verdict.json`. `champion` is the champion's value; null if there is none, or
+#: it was not measured.
+GATE = Keys(
+    {
+        "name": "name",
+        "title": "title",
+        "passed": "state",
+        "threshold": "expected",
+        "champion": "champion",
+        "challenger": "observed",
+        "note": "reason",
+    },
+    {"passed": True, "failed": False},
+)
+
+
+class Candidate(Strict):
+    """A model that competes for its role.
+
+    Attributes:
+        version: `cnn/3`.
+        validation: Validation accuracy of the chosen epoch (for curves: loss), which decides
+            between candidates: the test split is for the gates.
+    """
+
+    version: str
+    alias: str
+    validation: float
+
+
+class Decision(Strict):
+    """Whether a version may take an alias.
+
+    Attributes:
+        model: Registered model.
+        alias: The alias.
+        challenger: Version that is judged: `cnn/5`.
+        champion: Version that holds the alias; null if none does.
+        test_digest: Hash over the test examples that both were scored on, as they are now.
+        when: ISO 8601, UTC.
+        who: Who asked: git's user, or the user of the system.
+        reason: Why they asked, in their words.
+        commit: Commit of the checkout that judged.
+        dry_run: Whether nothing was to be changed.
+        candidates: For a role, the models that it was chosen from, the best first.
+    """
+
+    model: str
+    alias: str
+    challenger: str
+    challenger_run: str
+    champion: str | None
+    champion_run: str | None
+    dataset: str
+    profile: str
+    test_digest: str | None
+    when: str
+    who: str
+    reason: str
+    commit: str | None
+    dry_run: bool
+    verdict: Literal["promoted", "refused"]
+    gates: list[Annotated[Check, BeforeValidator(GATE.read), PlainSerializer(GATE.write)]]
+    candidates: list[Candidate] = Field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """What is decided, `cnn/5 for cnn@champion`."""
+        return f"{self.challenger} for {self.model}@{self.alias}"
+
+    @property
+    def failures(self) -> list[Check]:
+        """The gates that failed."""
+        return failures(self.gates)
+
+    @property
+    def summary(self) -> str:
+        """The decision in one line."""
+        verb = "would be" if self.dry_run else "is"
+        if self.verdict == "promoted":
+            replaced = f", replacing {self.champion}" if self.champion else ""
+            return f"{self.challenger} {verb} {self.model}@{self.alias}{replaced}: {self.counts}."
+        names = ", ".join(gate.name for gate in self.failures)
+        return f"{self.challenger} {verb} refused as {self.model}@{self.alias}: {names}."
+
+    @property
+    def counts(self) -> str:
+        """How many gates passed."""
+        return f"{len(self.gates) - len(self.failures)} of {len(self.gates)} gates passed"
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Headings of the gates, by field of `Check`."""
+        return {
+            "name": "gate",
+            "expected": "threshold",
+            "champion": self.alias,
+            "observed": "challenger",
+        }
+
+    @property
+    def selection(self) -> str:
+        """How the challenger was chosen from the candidates for its role; empty without them."""
+        if not self.candidates:
+            return ""
+        best, *others = self.candidates
+        line = f"{best.version} ({best.alias}) is the best on the validation split: "
+        line += f"{best.validation:.4f}"
+        return line + "".join(f"; {o.version} ({o.alias}) {o.validation:.4f}" for o in others)
+
+    def to_json(self) -> str:
+        """Return the text of `verdict.json`."""
+        return json.dumps(self.model_dump(), indent=2, ensure_ascii=False) + "\n"
+
+
+def render_page(decision: Decision) -> str:
+    """Return the page of a decision: failed gates first, then those that passed."""
+    champion = f"{decision.champion} (run {decision.champion_run})" if decision.champion else "none"
+    facts = {
+        "Model": decision.model,
+        "Alias": decision.alias,
+        "Challenger": f"{decision.challenger} (run {decision.challenger_run})",
+        decision.alias.capitalize(): champion,
+        "Candidates": decision.selection,
+        "Scored now on": f"the test split of {decision.dataset}"
+        + (f", {decision.test_digest[:12]}" if decision.test_digest else ""),
+        "When": decision.when,
+        "Asked by": decision.who,
+        "Reason": decision.reason,
+        "Judged at commit": decision.commit or "unknown",
+    }
+    return render_verdict(
+        decision.title,
+        decision.gates,
+        {name: heading.capitalize() for name, heading in decision.columns.items()},
+        passed=decision.verdict == "promoted",
+        summary=decision.summary,
+        facts={name: fact for name, fact in facts.items() if fact},
+        heading="Gates",
+    )
