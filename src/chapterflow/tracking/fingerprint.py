@@ -164,8 +164,15 @@ def validation_folder(project: Project, settings: Settings, dataset: str, digest
     parts = [
         digest,
         settings.validation.bounds(kind).model_dump_json(),
-        json.dumps(module_hashes(["chapterflow.validation.validate", f"chapterflow.kinds.{kind}"])),
+        json.dumps(_check_hashes(kind)),
         version("great-expectations"),
     ]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     return project.scratch / "validation" / f"{dataset}-{key}"
+
+
+def _check_hashes(kind: str) -> dict[str, str]:
+    """Return name and hash of the source files that decide a verdict on data of a kind."""
+    files = [*(PACKAGE / "validation").glob("*.py"), *(PACKAGE / "kinds").glob("*.py")]
+    own = source_file(kind_modules()[kind])
+    return {path.name: sha256_file(path) for path in sorted({*files, *([own] if own else [])})}
