@@ -55,6 +55,8 @@ def test_the_committed_file_is_valid_in_both_profiles() -> None:
         ("seed=-1", "seed", "-1", "greater than or equal to 0"),
         ("sead=1", "sead", "", "'seed'"),
         ("models=[]", "models", "[]", "mapping"),
+        ("questions.transfer.model=transfr", "transfer.model", "'transfr'", "'transfer'"),
+        ("questions.transfer.against=hub", "questions.transfer", "hub", "not both"),
     ],
 )
 def test_a_fault_is_one_line_with_path_value_and_hint(

@@ -1,4 +1,4 @@
-"""Runs as the store would hand them to a page: real digits, real scores, made-up answers."""
+"""Runs as the tracking store returns them: real digits, real scores, made-up answers."""
 
 import json
 from collections.abc import Sequence
@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from chapterflow.config.load import load_settings
 from chapterflow.evaluation.compare import Difference, differences
 from chapterflow.evaluation.scores import classification_metrics
 from chapterflow.kinds.dataset import Dataset
 from chapterflow.page.material import Entry, Material
 from chapterflow.tracking.records import RunFacts
+from tests.conftest import REPOSITORY
 from tests.small_images import digits
 
 #: Share of answers that each model gets wrong.
@@ -155,5 +157,6 @@ def make_material(root: Path) -> Material:
         entries=[Entry(fact, root / "data") for fact in facts],
         differences=compared(facts),
         bins=10,
+        questions=load_settings(REPOSITORY / "params.yaml", models=False).questions,
         facts={"Written (UTC)": "2026-11-25 02:00"},
     )

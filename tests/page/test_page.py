@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from chapterflow.config.settings import QuestionParams
 from chapterflow.page import report as rendering
-from chapterflow.page.hardest import hardest, probes
 from chapterflow.page.material import Entry, Material
-from chapterflow.page.models import section
-from chapterflow.page.parts import Album, Cell, Table, shown
+from chapterflow.page.model_section import hardest, model_section
+from chapterflow.page.parts import Album, Cell, Table, as_image
 from chapterflow.page.plots import Point, pareto_front
-from chapterflow.page.questions import questions
+from chapterflow.page.questions_section import questions
 from chapterflow.page.report import render, write
+from chapterflow.page.side_by_side_section import probes
 from chapterflow.page.svg import Draughtsman, figure, plain_ticks
 from tests.page import page_runs
 
@@ -130,7 +131,7 @@ def test_a_run_without_artifacts_still_has_its_scores(fresh: Material) -> None:
         path.unlink()
     page = render(replace(fresh, entries=fresh.entries[:1], differences=[]))
     assert f"{fresh.entries[0].facts.metrics['test/accuracy']:.4f}" in page
-    assert "This run holds no pictures of the model" in page
+    assert "This run has no pictures of the model" in page
 
 
 def test_the_hardest_example_comes_first_and_says_what_was_answered(material: Material) -> None:
@@ -145,13 +146,13 @@ def test_the_hardest_example_comes_first_and_says_what_was_answered(material: Ma
         f"Test example {found['index'][place]}: {found['label'][place]}, answered {answer}, "
     )
     wrong = int((found["probability"].argmax(axis=1) != found["label"]).sum())
-    assert f"{wrong} of 80 are answered wrongly" in result.lead
+    assert f"{wrong} of 80 answers are wrong" in result.lead
 
 
 def test_the_same_examples_are_put_to_all_models(material: Material) -> None:
     first, differing, hard = probes(material.entries, Album())
     assert [row[0].text for row in differing.table.rows] == ["dnn", "cnn", "lenet5"]
-    assert "the first of the test split" in first.title
+    assert "the first of the test split" in first.table.caption
     each = np.stack([e.predictions["probability"] for e in material.entries])
     labels = material.entries[0].predictions["label"]
     true = each[:, np.arange(len(labels)), labels]
@@ -169,7 +170,7 @@ def test_explanations_are_shown_with_their_scores_and_side_by_side(fresh: Materi
     assert 'alt="cnn: attributions of cnn"' in page  # beside the others
     assert page.count("Scores of the attributions of") == 2 * len(fresh.entries)
     assert "0.654" in page
-    assert "This run holds no pictures" not in page
+    assert "This run has no pictures" not in page
 
 
 def test_a_list_of_pictures_cannot_name_files_elsewhere(fresh: Material) -> None:
@@ -179,7 +180,7 @@ def test_a_list_of_pictures_cannot_name_files_elsewhere(fresh: Material) -> None
     (facts.folder / "explain" / "walk.png").rename(secret)
     listed = facts.folder / "explain" / "explain.json"
     listed.write_text(listed.read_text().replace("walk.png", "../secret.png"))
-    assert fresh.entries[0].explanations == []
+    assert fresh.entries[0].explanation.pictures == []
 
 
 def test_pictures_lose_quality_before_the_page_grows_too_large(fresh: Material) -> None:
@@ -200,7 +201,7 @@ def test_many_classes_give_their_confusions_not_a_matrix(fresh: Material) -> Non
     counts = np.diag(np.full(30, 9))
     counts[3, 7], counts[20, 21] = 2, 5
     (facts.folder / "evaluation.json").write_text(json.dumps({"confusion": counts.tolist()}))
-    table = section(fresh.entries[0], 10, Album(), Draughtsman()).confusion
+    table = model_section(fresh.entries[0], 10, Album(), Draughtsman()).confusion
     assert table is not None
     told = [[cell.text for cell in row] for row in table.rows]
     assert told == [["class 20", "class 21", "5"], ["class 3", "class 7", "2"]]
@@ -211,7 +212,7 @@ def test_a_volume_is_shown_by_its_three_middle_slices() -> None:
     volume[2, ..., 0] = 10
     volume[:, 3, :, 0] = 20
     volume[:, :, 4, 0] = 40
-    image = shown(volume, 40)
+    image = as_image(volume, 40)
     assert image.shape == (6, 8 + 1 + 8 + 1 + 6)
     assert image[0, 0] == 63  # the slice across the depth
     assert image[0, 9] == 127  # across the height
@@ -282,8 +283,8 @@ def test_dense_or_convolution_counts_from_the_dense_network(
     gain = material.entries[1].facts.metrics["test/accuracy"]
     gain -= material.entries[0].facts.metrics["test/accuracy"]
     answer = questions(replace(material, differences=[pair]))[0].answer
-    assert f"CNN minus DNN: {gain * 100:+.2f} percentage points" in answer
-    assert "a real difference" in answer
+    assert f"cnn minus dnn: {gain * 100:+.2f} percentage points" in answer
+    assert "a significant difference" in answer
     low, high = map(float, re.findall(r"interval (\S+) to (\S+?)\)", answer)[0])
     assert low < gain * 100 < high
 
@@ -311,13 +312,30 @@ def test_variants_beside_models_answer_the_other_questions(fresh: Material, tmp_
     assert f"{ratio:.1f} times the parameters" in saving.answer
     assert "counted, not trained" in saving.answer
     own = facts[1].metrics["test/accuracy"]
-    assert f"from scratch: 0.2000 ({(0.2 - own) * 100:+.1f} points" in transfer.answer
-    assert "intervals apart" in transfer.answer
-    assert "that of readout sum, 1.0000" in readouts.answer
-    assert "its interval is apart from" in readouts.answer
-    assert (
-        f"structure adds {(facts[2].metrics['test/accuracy'] - 0.5) * 100:+.1f}" in readouts.answer
-    )
+    assert f"from scratch 0.2000 ({(0.2 - own) * 100:+.1f} points" in transfer.answer
+    assert "intervals are disjoint" in transfer.answer
+    own = facts[2].metrics["test/accuracy"]
+    assert f"readout sum 1.0000 ({(1 - own) * 100:+.1f} points" in readouts.answer
+    assert "intervals are disjoint" in readouts.answer
+    assert "The best is readout sum." in readouts.answer
+    assert f"structure blind 0.5000 ({(0.5 - own) * 100:+.1f} points" in readouts.answer
+
+
+def test_any_model_can_take_part_in_a_question(material: Material) -> None:
+    asked = {
+        "mine": QuestionParams(title="Old or new?", model="lenet5", against="cnn"),
+        "none": QuestionParams(title="Deeper?", model="cnn", variants=["deep"]),
+    }
+    mine, none = questions(replace(material, questions=asked))
+    assert mine.title == "Old or new?"
+    assert mine.table is not None
+    assert mine.table.headings[1:3] == ["cnn", "lenet5"]
+    assert "lenet5 minus cnn" in mine.answer
+    assert "no significant difference" in mine.answer
+    assert none.table is None
+    assert "`chapterflow run cnn`" in none.answer
+    assert "`deep…`" in none.answer
+    assert 'href="#questions"' not in render(replace(material, questions={}))
 
 
 def test_a_row_that_does_not_fit_is_refused() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, Union, get_args
 
-from pydantic import Discriminator, Field, Tag, create_model
+from pydantic import Discriminator, Field, Tag, create_model, field_validator, model_validator
 
 from chapterflow.data.source import get_source, source_names
 from chapterflow.errors import ConfigError, nearest
@@ -154,10 +154,40 @@ class ComparisonParams(Strict):
     bootstrap_resamples: Annotated[int, Field(ge=100)]
 
 
+class QuestionParams(Strict):
+    """A question that the report answers: one model against another, or against its variants.
+
+    Attributes:
+        title: The question.
+        model: The chapter model.
+        against: The model that it is compared with, on one test set.
+        variants: Variants that it is compared with: names below `beside:`, or their first letters.
+    """
+
+    title: Annotated[str, Field(min_length=1)]
+    model: str
+    against: str | None = None
+    variants: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+
+    @field_validator("model", "against")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        if name is not None and name not in model_names():
+            raise ValueError(f"there is no such chapter model.{nearest(name, model_names())}")
+        return name
+
+    @model_validator(mode="after")
+    def _one_comparison(self) -> Self:
+        if bool(self.against) == bool(self.variants):
+            raise ValueError("needs `against: MODEL` or `variants: [NAME]`, and not both")
+        return self
+
+
 class Settings(Strict):
     """Everything that `params.yaml` says, checked.
 
     Attributes:
+        questions: Questions that the report answers, by key.
         models: Parameters by model and profile: `models["cnn"]["book"]`.
     """
 
@@ -170,6 +200,7 @@ class Settings(Strict):
     comparison: ComparisonParams
     promotion: PromotionParams
     tracking: TrackingParams
+    questions: dict[Name, QuestionParams] = Field(default_factory=dict)
     models: dict[str, dict[Profile, Any]]
 
     def params(self, model: str) -> ModelParams:

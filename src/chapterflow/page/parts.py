@@ -1,4 +1,4 @@
-"""What a page is made of: tables, notes on numbers, and pictures small enough to be sent."""
+"""What a page is made of: tables with formatted numbers, and pictures within a size limit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from chapterflow.errors import ChapterflowError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: Stands where a run has no such number.
+    from chapterflow.kinds.dataset import Dataset
+
+#: Text of a cell without a number.
 NONE = "—"
 
 
@@ -29,12 +31,12 @@ class Cell:
     """One cell of a table.
 
     Attributes:
-        text: What is read.
-        sort: What the column is sorted by; the text where there is none.
-        href: Address that the text leads to, on this page or beside it.
-        tone: `good`, `bad`, `dim` or nothing: a colour that only repeats what the text says.
-        share: From 0 to 1, the strength of the cell's background.
-        code: Whether it is an id or a hash.
+        text: The text.
+        sort: Key of the cell when its column is sorted; the text by default.
+        href: Address of a link, on this page or relative to it.
+        tone: `good`, `bad`, `dim` or empty: a colour that only repeats what the text says.
+        share: From 0 to 1, the strength of the background.
+        code: Whether the text is an id or a hash.
     """
 
     text: str
@@ -50,13 +52,12 @@ class Table:
     """A table whose first column names its rows.
 
     Attributes:
-        caption: What it shows, and of what.
+        caption: What the table shows.
         headings: One for each column, with the unit.
         rows: Cells of each row.
-        numeric: Whether each column holds numbers.
-        sortable: Whether a reader may want another order.
-        small: Whether it is as narrow as its content.
-        text: Whether cells are sentences, which may break.
+        numeric: Whether each column contains numbers.
+        sortable: Whether readers can sort the rows.
+        small: Whether the table is as narrow as its content.
     """
 
     caption: str
@@ -65,13 +66,12 @@ class Table:
     numeric: Sequence[bool] = field(default_factory=tuple)
     sortable: bool = True
     small: bool = False
-    text: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a row that does not fit the headings.
+        """Check that each row fits the headings.
 
         Raises:
-            ChapterflowError: If one has more or fewer cells.
+            ChapterflowError: If a row has more or fewer cells.
         """
         for row in self.rows:
             if len(row) != len(self.headings):
@@ -81,12 +81,12 @@ class Table:
                 )
 
     def is_numeric(self, column: int) -> bool:
-        """Tell whether a column is set flush right."""
+        """Return whether a column is aligned right."""
         return bool(self.numeric) and self.numeric[column]
 
 
 def number(value: float | None, digits: int, *, sign: bool = False) -> Cell:
-    """Return a number with a fixed count of decimals, or the sign for none."""
+    """Return a number with a fixed count of decimals, or `NONE`."""
     if value is None:
         return Cell(NONE, float("inf"), tone="dim")
     return Cell(f"{value:{'+' if sign else ''},.{digits}f}", value)
@@ -101,32 +101,27 @@ def interval(low: float | None, high: float | None, digits: int, *, sign: bool =
 
 
 def times(ratio: float | None) -> Cell:
-    """Return how many times one figure is another."""
+    """Return a factor: `1.50×`."""
     return Cell(NONE, float("inf"), tone="dim") if ratio is None else Cell(f"{ratio:.2f}×", ratio)
 
 
-def answered(name: str, *, right: bool) -> Cell:
-    """Return an answer with a mark that tells whether it is right."""
+def answer_cell(name: str, *, right: bool) -> Cell:
+    """Return an answer, marked as right or wrong."""
     return Cell(f"{name}\u00a0{'✓' if right else '✗'}", tone="good" if right else "bad")
 
 
 def ratio(upper: float | None, lower: float | None) -> float | None:
-    """Return a ratio where there is one."""
+    """Return a ratio, or None if it does not exist."""
     return upper / lower if upper is not None and lower else None
-
-
-def plain(rows: Sequence[Sequence[Any]]) -> list[list[Cell]]:
-    """Return rows of text as cells."""
-    return [[Cell(str(value)) for value in row] for row in rows]
 
 
 #: Longest side in pixels and WebP quality, tried in turn until all pictures fit.
 LEVELS = ((1400, 80), (1000, 70), (720, 55), (480, 40))
-#: One picture of so many is tried first, and more than so many times the room is surely too much.
-SAMPLED, SURELY = 8, 1.15
-#: Bytes that a page may have, with all that is in it.
+#: One picture in so many is encoded first; a level fails if they exceed the space by this factor.
+SAMPLED, TOO_LARGE = 8, 1.15
+#: Largest size of a page with everything in it, in bytes.
 PAGE_BYTES = 8_000_000
-#: Up to this side pixels are kept as they are: smoothing would hide what a model saw.
+#: Pictures up to this side keep their pixels: smoothing would hide what a model saw.
 TINY = 64
 
 
@@ -136,11 +131,11 @@ class Picture:
 
     Attributes:
         src: Token that `Album.fill` replaces.
-        width: In pixels, of the original.
-        height: In pixels.
-        alt: What somebody who does not see it should know.
-        caption: Shown below it; empty where the text around says it.
-        tiny: Whether it is enlarged pixel by pixel.
+        width: Width of the original in pixels.
+        height: Height of the original in pixels.
+        alt: Description for people who do not see the picture.
+        caption: Text below the picture; may be empty.
+        tiny: Whether the picture is enlarged pixel by pixel.
     """
 
     src: str
@@ -152,23 +147,23 @@ class Picture:
 
 
 class Album:
-    """All pictures of one page."""
+    """All pictures of a page."""
 
     def __init__(self) -> None:
         self._sources: list[Path | NDArray[Any]] = []
 
     def picture(self, source: Path | NDArray[Any], alt: str, caption: str = "") -> Picture:
-        """Take a picture in.
+        """Add a picture.
 
         Args:
             source: An image file, or uint8 `(height, width)` or `(height, width, 3)`.
-            alt: What somebody who does not see it should know.
-            caption: Shown below it.
+            alt: Description for people who do not see the picture.
+            caption: Text below the picture.
         """
         import PIL.Image
 
         if isinstance(source, Path):
-            with PIL.Image.open(source) as opened:  # its header: pixels are read in `fill`
+            with PIL.Image.open(source) as opened:  # only the header; `fill` reads the pixels
                 width, height = opened.size
         else:
             height, width = source.shape[:2]
@@ -177,27 +172,27 @@ class Album:
         return Picture(token, width, height, alt, caption, tiny=max(width, height) <= TINY)
 
     def fill(self, page: str, limit: int = PAGE_BYTES) -> str:
-        """Return the page with its pictures in it, at the best quality that fits `limit` bytes."""
-        room = max(limit - len(page.encode()), 1)
+        """Return the page with its pictures, at the best quality that fits `limit` bytes."""
+        space = max(limit - len(page.encode()), 1)
         addresses: list[str] = []
         with ThreadPoolExecutor() as pool:  # decoders and encoders release the interpreter's lock
             images = list(pool.map(_loaded, self._sources))
             large = [image for image in images if max(image.size) > TINY]
             for level, (side, quality) in enumerate(LEVELS, 1):
                 encode = partial(_address, side=side, quality=quality)
-                # A few of them tell whether all of them can fit: most of the time goes here.
+                # Encoding takes most of the time, so a sample decides whether the level can fit.
                 some = large[::SAMPLED]
                 expected = sum(map(len, pool.map(encode, some))) / max(len(some), 1) * len(large)
-                if expected > SURELY * room and level < len(LEVELS):
+                if expected > TOO_LARGE * space and level < len(LEVELS):
                     continue
                 addresses = list(pool.map(encode, images))
-                if sum(map(len, addresses)) <= room:
+                if sum(map(len, addresses)) <= space:
                     break
-        return re.sub(r"@@picture-(\d+)@@", lambda found: addresses[int(found[1])], page)
+        return re.sub(r"@@picture-(\d+)@@", lambda token: addresses[int(token[1])], page)
 
 
 def _loaded(source: Path | NDArray[Any]) -> Image:
-    """Return a picture without transparency, no larger than the first level shows it."""
+    """Return a picture without transparency, no larger than the first level needs."""
     import PIL.Image
 
     if not isinstance(source, Path):
@@ -207,7 +202,7 @@ def _loaded(source: Path | NDArray[Any]) -> Image:
         image.thumbnail((LEVELS[0][0],) * 2, reducing_gap=2.0)
         if not image.has_transparency_data:
             return image.convert("RGB")
-        # Figures may be transparent, and are drawn for paper.
+        # Transparent figures are drawn for white paper.
         layer = image.convert("RGBA")
         paper = PIL.Image.new("RGB", layer.size, "white")
         paper.paste(layer, mask=layer.getchannel("A"))
@@ -222,32 +217,32 @@ def _address(image: Image, side: int, quality: int) -> str:
     file = io.BytesIO()
     if tiny:
         image.save(file, "PNG", optimize=True)
-        kind = "png"
+        form = "png"
     else:
         image.save(file, "WEBP", quality=quality, method=1)
-        kind = "webp"
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+        form = "webp"
+    return f"data:image/{form};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def grey_or_colour(values: NDArray[Any], value_max: float) -> NDArray[np.uint8]:
-    """Return an image `(height, width, channels)` of raw values as uint8 for showing."""
-    scaled: NDArray[np.uint8] = np.clip(
-        np.asarray(values, np.float32) * (255 / value_max), 0, 255
-    ).astype(np.uint8)
-    return scaled[..., 0] if scaled.shape[-1] == 1 else scaled[..., :3]
+def example_images(dataset: Dataset, positions: NDArray[np.intp]) -> list[NDArray[np.uint8]]:
+    """Return examples of images, photos or volumes as images."""
+    return [as_image(raw, dataset.card.value_max) for raw in dataset.inputs(np.asarray(positions))]
 
 
-def shown(values: NDArray[Any], value_max: float) -> NDArray[np.uint8]:
-    """Return an example as one image: an image itself, or a volume's three middle slices.
+def as_image(values: NDArray[Any], value_max: float) -> NDArray[np.uint8]:
+    """Return an example as an image: `(h, w)` or `(h, w, 3)`, of a volume three middle slices.
 
     Args:
         values: `(height, width, channels)` or `(depth, height, width, channels)`, raw.
         value_max: Largest raw value.
     """
-    if values.ndim == 3:
-        return grey_or_colour(values, value_max)
-    middles = [side // 2 for side in values.shape[:3]]
-    slices = [values[middles[0]], values[:, middles[1]], values[:, :, middles[2]]]
-    tall = max(part.shape[0] for part in slices)
-    padded = [np.pad(p, ((0, tall - p.shape[0]), (0, 1), (0, 0))) for p in slices]
-    return grey_or_colour(np.concatenate(padded, axis=1)[:, :-1], value_max)
+    if values.ndim == 4:
+        middles = [side // 2 for side in values.shape[:3]]
+        slices = [values[middles[0]], values[:, middles[1]], values[:, :, middles[2]]]
+        height = max(part.shape[0] for part in slices)
+        padded = [np.pad(p, ((0, height - p.shape[0]), (0, 1), (0, 0))) for p in slices]
+        values = np.concatenate(padded, axis=1)[:, :-1]
+    scaled: NDArray[np.uint8] = np.clip(
+        np.asarray(values, np.float32) * (255 / value_max), 0, 255
+    ).astype(np.uint8)
+    return scaled[..., 0] if scaled.shape[-1] == 1 else scaled[..., :3]

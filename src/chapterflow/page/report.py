@@ -1,4 +1,4 @@
-"""The report: sections, template, style and script as one file, written at once or not at all."""
+"""The report: all sections, style and script in one HTML file."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from chapterflow.checks import stylesheet, templates
 from chapterflow.config.settings import Settings
 from chapterflow.environment import Project
 from chapterflow.evaluation.compare import Difference
-from chapterflow.page.data import data_sections, lineage
+from chapterflow.page.data_section import data_sections, lineage
 from chapterflow.page.material import Entry, Material
-from chapterflow.page.models import section, side_by_side
+from chapterflow.page.model_section import model_section
 from chapterflow.page.parts import PAGE_BYTES, Album
-from chapterflow.page.questions import questions
-from chapterflow.page.results import groups
+from chapterflow.page.questions_section import questions
+from chapterflow.page.results_section import groups
+from chapterflow.page.side_by_side_section import side_by_side
 from chapterflow.page.svg import Draughtsman
 from chapterflow.tracking.records import RunFacts
 from chapterflow.types import Tell, silent
@@ -26,30 +27,30 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(material: Material, *, tell: Tell = silent, limit: int = PAGE_BYTES) -> str:
-    """Return the page as one HTML document that needs nothing but itself.
+    """Return the page as one HTML document that loads nothing else.
 
     Args:
-        material: What it shows.
-        tell: Told of progress.
-        limit: Bytes that the page may have; pictures lose quality to keep it.
+        material: Runs and data.
+        tell: Reports progress.
+        limit: Largest size in bytes; pictures lose quality to keep it.
     """
     album, pen = Album(), Draughtsman()
     tell("report", "results")
-    results, asked = groups(material, pen), questions(material)
-    tell("report", "the same examples put to all models")
-    beside = side_by_side(material, album)
+    results, answers = groups(material, pen), questions(material)
+    tell("report", "the same examples for all models")
+    comparisons = side_by_side(material, album)
     models = []
     for entry in material.entries:
         tell("report", entry.label)
-        models.append(section(entry, material.bins, album, pen))
+        models.append(model_section(entry, material.bins, album, pen))
     tell("report", "data and lineage")
     template = templates(_TEMPLATES).get_template("page.html.jinja")
     page = template.render(
         profile=material.profile,
         facts=material.facts,
         groups=results,
-        questions=asked,
-        beside=beside,
+        questions=answers,
+        side_by_side=comparisons,
         models=models,
         data=data_sections(material, album, pen),
         lineage=lineage(material.entries),
@@ -62,10 +63,7 @@ def render(material: Material, *, tell: Tell = silent, limit: int = PAGE_BYTES) 
 
 
 def write(page: str, folder: Path) -> Path:
-    """Write the page as `index.html` in a folder, in one step, and return the file.
-
-    A reader or a killed process never leaves half a page.
-    """
+    """Write the page as `index.html` in a folder, in one step, and return the file."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "index.html"
     partial = folder / f".index-{os.getpid()}.html"
@@ -90,13 +88,13 @@ def write_page(
     """Write `index.html` into `out`, and return it.
 
     Args:
-        project: Where the data are.
-        settings: The configuration.
-        facts: The runs; their folders are read now.
-        differences: Of the pairs that share a test set.
-        docs: Pages of Data Docs, by dataset digest.
-        out: Folder.
-        tell: Told of progress.
+        project: The checkout with the data.
+        settings: The settings.
+        facts: The runs; the page reads their folders.
+        differences: Differences of the pairs with the same test set.
+        docs: Data Docs by dataset digest.
+        out: Folder of the page.
+        tell: Reports progress.
     """
     out = out.absolute()
     material = Material(
@@ -106,7 +104,8 @@ def write_page(
         entries=[Entry(fact, project.data) for fact in facts],
         differences=differences,
         bins=settings.evaluation.calibration_bins,
-        # The page may be moved or sent; what it leads to stays where the data were validated.
+        questions=settings.questions,
+        # Relative, so that the whole checkout can be moved.
         docs={digest: os.path.relpath(page, out) for digest, page in docs.items()},
         facts=_head(facts),
     )
@@ -114,7 +113,7 @@ def write_page(
 
 
 def _head(facts: Sequence[RunFacts]) -> dict[str, str]:
-    """Return what stands at the head of the page."""
+    """Return the facts at the head of the page."""
     commits = dict.fromkeys(
         fact.tags.get("mlflow.source.git.commit", "")[:10]
         + (" + changes" if fact.tags.get("chapterflow.git_dirty") == "true" else "")

@@ -1,4 +1,4 @@
-"""The section of results: who is best, whether that is real, and at which cost."""
+"""The section of results: which model is best, how surely, and at which cost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from chapterflow.page.parts import Cell, Table, interval, number, times
 from chapterflow.page.plots import Point, intervals, pareto_front, trade_off
 from chapterflow.page.svg import Draughtsman, Drawing
 
-#: Metric, heading, what it is divided by, decimals.
+#: Metric, heading, unit, decimals.
 COSTS = (
     ("train/seconds", "training time (s)", 1.0, 1),
     ("cost/latency_ms_median", "latency (ms)", 1.0, 2),
@@ -33,91 +33,96 @@ class Group:
 
 
 def groups(material: Material, pen: Draughtsman) -> list[Group]:
-    """Return what there is to say about the models of each test set."""
+    """Return the results for each test set."""
     return [_group(entries, material, pen) for entries in material.by_test_set()]
 
 
 def _group(entries: Sequence[Entry], material: Material, pen: Draughtsman) -> Group:
     first = entries[0]
-    higher = first.score == "accuracy"
-    sign = -1 if higher else 1
-    entries = sorted(entries, key=lambda e: sign * e.facts.metrics[f"test/{e.score}"])
-    names = {entry.label for entry in entries}
-    pairs = [pair for pair in material.differences if {pair.a, pair.b} <= names]
+    task = first.task
+    entries = sorted(entries, key=_score, reverse=task.higher_is_better)
+    labels = {entry.label for entry in entries}
+    pairs = [pair for pair in material.differences if {pair.a, pair.b} <= labels]
     role = first.facts.tags.get("chapterflow.role", first.facts.dataset)
     title = role.capitalize()
     if role != first.facts.dataset:
         title += f": {first.facts.dataset}"
     examples = first.metric("test/examples") or 0
+    score = SCORE_NAMES[task.score]
     drawings = []
     if len(entries) > 1:
+        caption = (
+            f"{score[0].upper()}{score[1:]} on {examples:,.0f} test examples, with 95 % intervals"
+        )
         drawings.append(
-            intervals(pen, [_point(e, "train/seconds") for e in entries], SCORE_NAMES[first.score],
-                      f"{SCORE_NAMES[first.score].capitalize()} on {examples:,.0f} test examples, "
-                      "with 95 % intervals")
-        )  # fmt: skip
+            intervals(pen, [_point(e, "train/seconds") for e in entries], score, caption)
+        )
         for key, heading, _, _ in COSTS[:3]:
+            points = [_point(entry, key) for entry in entries]
             drawings.append(
-                trade_off(pen, [_point(e, key) for e in entries], heading,
-                          SCORE_NAMES[first.score], higher_is_better=higher)
-            )  # fmt: skip
+                trade_off(pen, points, heading, score, higher_is_better=task.higher_is_better)
+            )
     return Group(
         title=title,
         anchor=f"results-{first.anchor}",
         lead=_lead(entries, pairs, examples),
-        table=_leaderboard(entries, title, higher=higher),
+        table=_leaderboard(entries, title),
         drawings=drawings,
         differences=_differences(pairs, title) if pairs else None,
     )
 
 
+def _score(entry: Entry) -> float:
+    return entry.facts.metrics[entry.task.metric]
+
+
 def _point(entry: Entry, cost: str) -> Point:
-    found = entry.facts.metrics
-    score = found[f"test/{entry.score}"]
-    low = found.get(f"test/{entry.score}_low", score)
-    high = found.get(f"test/{entry.score}_high", score)
-    return Point(entry.label, max(found.get(cost, 0.0), 1e-9), score, low, high)
+    metrics, name, score = entry.facts.metrics, entry.task.metric, _score(entry)
+    low, high = metrics.get(f"{name}_low", score), metrics.get(f"{name}_high", score)
+    return Point(entry.label, max(metrics.get(cost, 0.0), 1e-9), score, low, high)
 
 
 def _lead(entries: Sequence[Entry], pairs: Sequence[Difference], examples: float) -> str:
     """Say in sentences what the table shows, and no more than it shows."""
-    first = entries[0]
-    sign = 1 if first.score == "accuracy" else -1
-    best = max(entries, key=lambda entry: sign * entry.facts.metrics[f"test/{entry.score}"])
-    score = best.facts.metrics[f"test/{best.score}"]
-    told = (
-        f"{best.label} has the best {SCORE_NAMES[best.score]}, {score:.4f}"
+    best = entries[0]
+    score = SCORE_NAMES[best.task.score]
+    sentences = [
+        f"{best.label} has the best {score}, {_score(best):.4f}, on {examples:,.0f} test examples."
         if len(entries) > 1
-        else f"{best.label} reaches {SCORE_NAMES[best.score]} {score:.4f}"
-    )
-    told += f", on {examples:,.0f} test examples."
-    if best.score == "rmse" and "baseline/savitzky_golay/rmse" in best.facts.metrics:
-        golay = best.facts.metrics["baseline/savitzky_golay/rmse"]
-        told += f" The best Savitzky-Golay filter reaches {golay:.4f}; less is better."
-    if pairs:
-        real = [pair for pair in pairs if pair.p_adjusted < SIGNIFICANCE]
-        if not real:
-            told += (
-                " No difference between these models is shown to be more than luck."
-                if len(pairs) > 1
-                else " The difference is not shown to be more than luck."
-            )
-        else:
-            named = "; ".join(
-                f"{pair.a} over {pair.b}"
-                if pair.verdict == "a better"
-                else f"{pair.b} over {pair.a}"
-                for pair in real
-            )
-            told += f" Of {len(pairs)} pairs {len(real)} differ for real: {named}."
-    return told
+        else f"{best.label} reaches {score} {_score(best):.4f} on {examples:,.0f} test examples."
+    ]
+    golay = best.metric("baseline/savitzky_golay/rmse")
+    if not best.task.classes and golay is not None:
+        sentences.append(f"The best Savitzky-Golay filter reaches {golay:.4f}; lower is better.")
+    real = [pair for pair in pairs if pair.p_adjusted < SIGNIFICANCE]
+    if real:
+        named = "; ".join(
+            f"{pair.a} over {pair.b}" if pair.verdict == "a better" else f"{pair.b} over {pair.a}"
+            for pair in real
+        )
+        differ = (
+            f"{len(real)} of {len(pairs)} pairs {'differs' if len(real) == 1 else 'differ'}"
+            if len(pairs) > 1
+            else "The pair differs"
+        )
+        sentences.append(f"{differ} significantly: {named}.")
+    elif pairs:
+        sentences.append(
+            "No difference between these models is statistically significant."
+            if len(pairs) > 1
+            else "The difference is not statistically significant."
+        )
+    return " ".join(sentences)
 
 
-def _leaderboard(entries: Sequence[Entry], title: str, *, higher: bool) -> Table:
+def _leaderboard(entries: Sequence[Entry], title: str) -> Table:
+    task = entries[0].task
     fronts = {
         key: {
             p.label
-            for p in pareto_front([_point(e, key) for e in entries], higher_is_better=higher)
+            for p in pareto_front(
+                [_point(e, key) for e in entries], higher_is_better=task.higher_is_better
+            )
         }
         for key, *_ in COSTS[:3]
     }
@@ -126,7 +131,7 @@ def _leaderboard(entries: Sequence[Entry], title: str, *, higher: bool) -> Table
         m = entry.metric
         quality = (
             [number(m("test/log_loss"), 3), number(m("test/ece"), 3), number(m("test/macro_f1"), 4)]
-            if higher
+            if task.classes
             else [
                 number(m("baseline/savitzky_golay/rmse"), 4),
                 number(m("baseline/moving_average/rmse"), 4),
@@ -142,9 +147,9 @@ def _leaderboard(entries: Sequence[Entry], title: str, *, higher: bool) -> Table
         rows.append(
             [
                 Cell(entry.label, href=f"#{entry.anchor}"),
-                number(m(f"test/{entry.score}"), 4),
+                number(m(task.metric), 4),
                 interval(
-                    m(f"test/{entry.score}_low"), m(f"test/{entry.score}_high"), 3 if higher else 4
+                    m(f"{task.metric}_low"), m(f"{task.metric}_high"), 3 if task.classes else 4
                 ),
                 *quality,
                 *costs,
@@ -153,7 +158,7 @@ def _leaderboard(entries: Sequence[Entry], title: str, *, higher: bool) -> Table
         )
     scores = (
         ["accuracy", "95 % interval", "log-loss", "calibration error", "macro F1"]
-        if higher
+        if task.classes
         else ["RMSE", "95 % interval", "SG filter RMSE", "mean filter RMSE", "input RMSE"]
     )
     headings = ["model", *scores, *(heading for _, heading, _, _ in COSTS), "run"]

@@ -1,4 +1,4 @@
-"""The sections of data and lineage: what was learned from, and where each number comes from."""
+"""The sections of data and lineage: what models learned, and where each number comes from."""
 
 from __future__ import annotations
 
@@ -11,20 +11,32 @@ import numpy as np
 
 from chapterflow.checks import Check
 from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, shape_text
-from chapterflow.page.hardest import examples
 from chapterflow.page.material import Entry, Material
-from chapterflow.page.parts import NONE, Album, Cell, Picture, Table
+from chapterflow.page.parts import NONE, Album, Cell, Picture, Table, example_images
 from chapterflow.page.plots import balance
 from chapterflow.page.svg import Draughtsman, Drawing
 
 THUMBNAILS = 12
-#: More classes are told in words: their bars would be a page long.
+#: More classes have no bars, which would fill a page.
 BARS = 40
 
 
 @dataclass(frozen=True)
 class DataSection:
-    """One dataset of the page."""
+    """One dataset of the page.
+
+    Attributes:
+        title: Title of the dataset.
+        anchor: Id of the section.
+        facts: What the card says.
+        verdict: What the validation says.
+        good: Whether the validation passed.
+        expectations: All expectations of the validation.
+        docs: Address of the Data Docs; empty if there are none.
+        thumbnails: Training examples, if they can be seen.
+        balance: Examples by class and split.
+        missing: Why thumbnails and balance are left out; empty if they are not.
+    """
 
     title: str
     anchor: str
@@ -39,7 +51,7 @@ class DataSection:
 
 
 def data_sections(material: Material, album: Album, pen: Draughtsman) -> list[DataSection]:
-    """Return one section for each dataset that a model of the page learned, by content."""
+    """Return one section for each dataset of the page's models; equal content is one dataset."""
     firsts: dict[str, Entry] = {}
     for entry in material.entries:
         digest = entry.facts.tags.get("chapterflow.dataset_digest", entry.facts.dataset)
@@ -57,20 +69,16 @@ def _section(
     card, dataset, verdict = entry.card, entry.dataset, entry.verdict
     if card is None:
         raise ValueError("a section needs the card of its dataset")
-    good = verdict is not None and verdict.success
-    told = "The runs do not hold the verdict of the validation."
-    if verdict is not None:
-        told = verdict.summary
     missing = "" if dataset is not None else (
-        f"Thumbnails and class balance are left out: the dataset {card.name!r} on this machine is "
-        "not the one of the runs, or is not here."
+        "Thumbnails and class balance are left out: this machine does not have the dataset "
+        f"{card.name!r} of the runs."
     )  # fmt: skip
     return DataSection(
         title=card.title,
         anchor=f"data-{digest[:12]}",
         facts=_facts(card, entry, digest),
-        verdict=told,
-        good=good,
+        verdict=verdict.summary if verdict else "The runs lack the verdict of the validation",
+        good=verdict is not None and verdict.success,
         expectations=sorted(verdict.results, key=lambda c: c.passed) if verdict else [],
         docs=material.docs.get(digest, ""),
         thumbnails=_thumbnails(dataset, album) if dataset is not None else [],
@@ -88,25 +96,25 @@ def _facts(card: DatasetCard, entry: Entry, digest: str) -> dict[str, str]:
         "Shape": shape_text(card.shape),
         "Values": f"up to {card.value_max:g}",
         "Classes": f"{len(card.classes)}: {', '.join(card.classes)}" if card.classes else "none",
-        **{name.replace("_", " ").capitalize(): _said(fact) for name, fact in card.facts.items()},
+        **{name.replace("_", " ").capitalize(): _text(fact) for name, fact in card.facts.items()},
         "Digest": digest,
         "Version of data/": entry.facts.tags.get("chapterflow.data_version", "none"),
     }
 
 
-def _said(fact: Any) -> str:
-    """Return a fact of a card for people."""
+def _text(fact: Any) -> str:
+    """Return a fact of a card as text."""
     if isinstance(fact, bool):
         return "yes" if fact else "no"
     if isinstance(fact, list | tuple):
-        return ", ".join(map(_said, fact))
+        return ", ".join(map(_text, fact))
     if isinstance(fact, dict):
-        return "; ".join(f"{name}: {_said(value)}" for name, value in fact.items())
+        return "; ".join(f"{name}: {_text(value)}" for name, value in fact.items())
     return str(fact)
 
 
 def _thumbnails(dataset: Dataset, album: Album) -> list[Picture]:
-    """Return training examples, classes in turn; none of a kind that cannot be looked at."""
+    """Return training examples, classes in turn; none if examples are not pictures."""
     card = dataset.card
     if dataset.kind.look != "picture":
         return []
@@ -119,7 +127,7 @@ def _thumbnails(dataset: Dataset, album: Album) -> list[Picture]:
         for label, turn in enumerate(turns)
         if place < len(turn)
     ][: max(THUMBNAILS, min(len(card.classes), 2 * THUMBNAILS))]
-    images = examples(dataset, np.array([position for _, position in chosen]))
+    images = example_images(dataset, np.array([position for _, position in chosen]))
     return [
         album.picture(
             image, f"Training example of class {card.classes[label]}", card.classes[label]
@@ -140,7 +148,7 @@ def _balance(dataset: Dataset, pen: Draughtsman) -> Drawing | None:
 
 
 def lineage(entries: Sequence[Entry]) -> Table:
-    """Return where each model's numbers come from: run, data, code, orchestration."""
+    """Return the origin of each model's numbers: run, data, code, orchestration."""
     rows = []
     for entry in entries:
         tags = entry.facts.tags

@@ -1,0 +1,303 @@
+"""The section of one model: how it learned, where it errs, what it looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chapterflow.kinds.kind import get_kind
+from chapterflow.page.material import SCORE_NAMES, Entry
+from chapterflow.page.parts import (
+    Album,
+    Cell,
+    Picture,
+    Table,
+    answer_cell,
+    example_images,
+    number,
+)
+from chapterflow.page.plots import calibration, curve, learning_curve
+from chapterflow.page.svg import Draughtsman, Drawing
+
+#: With more classes, the page lists the largest confusions instead of the whole matrix.
+MATRIX_CLASSES = 12
+CONFUSIONS = 8
+#: Layers whose feature maps are shown, from the first to the last.
+LAYERS = 4
+#: Hardest examples: pictures, rows of a table, and curves.
+TILES, ROWS, CURVES = 12, 8, 3
+#: Headings of the explanation's pictures, in the order of the page.
+INSIDE = {
+    "walk": "A walk through the feature maps",
+    "feature_maps": "Feature maps",
+    "attributions": "Attributions",
+    "kernels": "Kernels",
+    "reactions": "What the model reacts to",
+    "nodes": "Nodes",
+}
+
+
+@dataclass(frozen=True)
+class Hardest:
+    """The hardest test examples of a model.
+
+    Attributes:
+        lead: What they are.
+        tiles: Their pictures, if they can be seen.
+        table: Their numbers, if there are no pictures.
+        drawings: Curves with the model's answers.
+        missing: Why there are no pictures; empty if there are, or cannot be.
+    """
+
+    lead: str
+    tiles: list[Picture] = field(default_factory=list)
+    table: Table | None = None
+    drawings: list[Drawing] = field(default_factory=list)
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """One model of the page.
+
+    Attributes:
+        entry: The model.
+        summary: What the model is.
+        facts: Score and costs.
+        drawings: Learning curves and calibration.
+        confusion: The confusion matrix, or the largest confusions.
+        is_matrix: Whether `confusion` is the whole matrix.
+        hardest: The hardest test examples.
+        inside: Pictures of the explanation below their headings.
+        scores: Scores of the attribution methods.
+    """
+
+    entry: Entry
+    summary: str
+    facts: dict[str, str]
+    drawings: list[Drawing]
+    confusion: Table | None
+    is_matrix: bool
+    hardest: Hardest | None
+    inside: list[tuple[str, list[Picture]]]
+    scores: Table | None
+
+
+def model_section(entry: Entry, bins: int, album: Album, pen: Draughtsman) -> ModelSection:
+    """Return the section of one model.
+
+    Args:
+        entry: The model.
+        bins: Bins of the calibration.
+        album: Collects the pictures.
+        pen: Makes the drawings.
+    """
+    history, chosen = entry.training
+    drawings = []
+    if history:
+        names = ["loss", *(["accuracy"] if history[0].train_accuracy is not None else [])]
+        drawings = [learning_curve(pen, history, name, chosen, entry.label) for name in names]
+    arrays = entry.predictions
+    if "probability" in arrays:
+        drawings.append(calibration(pen, arrays["label"], arrays["probability"], bins, entry.label))
+    confusion, is_matrix = _confusion(entry)
+    return ModelSection(
+        entry=entry,
+        summary=_summary(entry),
+        facts=_facts(entry),
+        drawings=drawings,
+        confusion=confusion,
+        is_matrix=is_matrix,
+        hardest=hardest(entry, album, pen),
+        inside=_inside(entry, album),
+        scores=_scores(entry),
+    )
+
+
+def _summary(entry: Entry) -> str:
+    """Return what the model is: the note of its run without Markdown."""
+    note = entry.facts.tags.get("mlflow.note.content", "")
+    return note.replace("**", "").replace("`", "")
+
+
+def _facts(entry: Entry) -> dict[str, str]:
+    metrics, task = entry.facts.metrics, entry.task
+    facts = {SCORE_NAMES[task.score]: f"{metrics[task.metric]:.4f}"}
+    low, high = (entry.metric(f"{task.metric}_{end}") for end in ("low", "high"))
+    if low is not None and high is not None:
+        digits = 3 if task.classes else 4
+        facts["95 % interval"] = f"{low:.{digits}f} to {high:.{digits}f}"
+    for name, key, form, unit in (
+        ("training time", "train/seconds", ".1f", " s"),
+        ("latency", "cost/latency_ms_median", ".2f", " ms"),
+        ("parameters", "cost/parameters", ",.0f", ""),
+        ("majority class", "baseline/majority_accuracy", ".4f", ""),
+        ("Savitzky-Golay RMSE", "baseline/savitzky_golay/rmse", ".4f", ""),
+    ):
+        if key in metrics:
+            facts[name] = f"{metrics[key]:{form}}{unit}"
+    return facts
+
+
+def _confusion(entry: Entry) -> tuple[Table | None, bool]:
+    """Return the confusion matrix, or the largest confusions of many classes; is it a matrix?"""
+    counts = np.array(entry.evaluation.get("confusion") or [], int)
+    if not counts.size or entry.card is None:
+        return None, False
+    classes = entry.card.classes
+    if len(classes) > MATRIX_CLASSES:
+        off = counts - np.diag(np.diag(counts))
+        order = np.argsort(-off, axis=None, kind="stable")[:CONFUSIONS]
+        pairs = [np.unravel_index(place, off.shape) for place in order]
+        rows = [
+            [Cell(classes[t]), Cell(classes[p]), number(float(off[t, p]), 0)]
+            for t, p in pairs
+            if off[t, p]
+        ]
+        caption = f"The largest confusions of {entry.label}, of {len(classes)} classes"
+        return Table(caption, ["true", "answered", "examples"], rows, [False, False, True]), False
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    matrix = [
+        [
+            Cell(classes[t]),
+            *(
+                Cell(
+                    str(counts[t, p]), tone="" if counts[t, p] else "dim", share=float(shares[t, p])
+                )
+                for p in range(len(classes))
+            ),
+        ]
+        for t in range(len(classes))
+    ]
+    return Table(
+        f"Confusion matrix of {entry.label}: true classes in rows, answers in columns",
+        ["true", *classes], matrix, [False, *[True] * len(classes)], sortable=False, small=True,
+    ), True  # fmt: skip
+
+
+def hardest(entry: Entry, album: Album, pen: Draughtsman) -> Hardest | None:
+    """Return the test examples with the largest loss; None if the run has no predictions."""
+    if not entry.predictions:
+        return None
+    if "probability" not in entry.predictions:
+        return _hardest_curves(entry, pen)
+    index, label, probability = (
+        entry.predictions[name] for name in ("index", "label", "probability")
+    )
+    answers = probability.argmax(axis=1)
+    order = np.argsort(probability[np.arange(len(label)), label], kind="stable")
+    wrong = int((answers != label).sum())
+    lead = (
+        "The test examples with the lowest probability of the true class. "
+        f"{wrong:,} of {len(label):,} answers {'is' if wrong == 1 else 'are'} wrong."
+    )
+    classes = entry.card.classes if entry.card else [str(n) for n in range(probability.shape[1])]
+    if entry.card is None or get_kind(entry.card.kind).look != "picture":
+        return Hardest(lead, table=_hardest_table(entry, order, classes))
+    if entry.dataset is None:
+        table = _hardest_table(entry, order, classes)
+        return Hardest(lead, table=table, missing=_missing(entry))
+    order = order[:TILES]
+    tiles = []
+    for place, image in zip(order, example_images(entry.dataset, index[order]), strict=True):
+        true, answer = classes[label[place]], classes[answers[place]]
+        confident = f"{answer}, {probability[place, answers[place]]:.2f}"
+        alt = f"Test example {index[place]}: {true}, answered {confident}"
+        caption = f"{true}: {confident}" if true == answer else f"{true}, not {confident}"
+        tiles.append(album.picture(image, alt, caption))
+    return Hardest(lead, tiles)
+
+
+def _missing(entry: Entry) -> str:
+    return (
+        f"The pictures are left out: this machine does not have the dataset "
+        f"{entry.facts.dataset!r} of the run."
+    )
+
+
+def _hardest_table(entry: Entry, order: NDArray[np.intp], classes: Sequence[str]) -> Table:
+    index, label, probability = (
+        entry.predictions[name] for name in ("index", "label", "probability")
+    )
+    dataset = entry.dataset
+    columns = dataset.kind.columns if dataset else {}
+    rows = []
+    for place in order[:ROWS]:
+        position, answer = int(index[place]), int(probability[place].argmax())
+        counts = [count(dataset, position) for count in columns.values()] if dataset else []
+        rows.append(
+            [
+                Cell(str(position), float(position)),
+                *(number(float(count), 0) for count in counts),
+                Cell(classes[label[place]]),
+                answer_cell(classes[answer], right=bool(answer == label[place])),
+                number(float(probability[place, label[place]]), 3),
+            ]
+        )
+    return Table(
+        f"Hardest examples of {entry.label}",
+        ["example", *columns, "true", "answer", "probability of true"],
+        rows,
+        [True, *[True] * len(columns), False, False, True],
+        sortable=False,
+        small=True,
+    )
+
+
+def _hardest_curves(entry: Entry, pen: Draughtsman) -> Hardest:
+    lead = "The test curves with the largest error over their scored samples."
+    dataset = entry.dataset
+    if dataset is None:
+        return Hardest(lead, missing=_missing(entry))
+    index, answers = entry.predictions["index"], entry.predictions["prediction"]
+    inputs, targets, weights = (
+        dataset.inputs(index), dataset.targets(index), dataset.weights(index)
+    )  # fmt: skip
+    scored = np.ones(targets.shape[:2]) if weights is None else weights
+    squares = ((answers - targets)[..., 0] ** 2 * scored).sum(axis=1)
+    errors = np.sqrt(squares / np.maximum(scored.sum(axis=1), 1))
+    drawings = [
+        curve(pen, inputs[place][:, 0], targets[place][:, 0], answers[place][:, 0],
+              f"Test curve {index[place]}: RMSE {errors[place]:.4f}")
+        for place in np.argsort(-errors, kind="stable")[:CURVES]
+    ]  # fmt: skip
+    return Hardest(lead, drawings=drawings)
+
+
+def _inside(entry: Entry, album: Album) -> list[tuple[str, list[Picture]]]:
+    """Return the pictures of the explanation below their headings."""
+    pictures = entry.explanation.pictures
+    sections = []
+    for key in dict.fromkeys([*INSIDE, *(picture.key for picture in pictures)]):
+        own = sorted((p for p in pictures if p.key == key), key=lambda picture: picture.step)
+        if key == "feature_maps" and len(own) > LAYERS:
+            places = np.linspace(0, len(own) - 1, LAYERS).round().astype(int)
+            own = [own[place] for place in places]
+        if own:
+            heading = INSIDE.get(key, key.replace("_", " ").capitalize())
+            sections.append((heading, [album.picture(p.path, p.caption, p.caption) for p in own]))
+    return sections
+
+
+def _scores(entry: Entry) -> Table | None:
+    """Return the scores of the attribution methods, one row for each method."""
+    methods: dict[str, dict[str, float]] = {}
+    for name, value in entry.explanation.metrics.items():
+        parts = name.removeprefix("explain/").rsplit("/", 1)
+        if len(parts) == 2:
+            methods.setdefault(parts[0], {})[parts[1]] = value
+    if not methods:
+        return None
+    columns = list(dict.fromkeys(key for scores in methods.values() for key in scores))
+    rows = [
+        [Cell(method.replace("_", " ")), *(number(scores.get(key), 3) for key in columns)]
+        for method, scores in methods.items()
+    ]
+    headings = ["method", *(column.replace("_", " ").replace("auc", "AUC") for column in columns)]
+    return Table(
+        f"Scores of the attributions of {entry.label}", headings, rows,
+        [False, *[True] * len(columns)], small=True,
+    )  # fmt: skip
