@@ -11,7 +11,7 @@ from chapterflow.config.load import load_settings
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError
 from chapterflow.predict.drift import PREDICTED, Reference, Tally, input_figures, overall
-from chapterflow.predict.inputs import find_inputs
+from chapterflow.predict.sources import open_inputs
 from tests.digits import digits_dataset
 from tests.predict.cards import CARD, VERSION
 
@@ -23,7 +23,7 @@ def pixels() -> Any:
 
 def found(project: Project, *given: Path) -> Any:
     settings = load_settings(project.params)
-    return find_inputs(project, settings, VERSION, CARD, [str(path) for path in given])
+    return open_inputs(project, settings, VERSION, CARD, [str(path) for path in given])
 
 
 def test_pictures_arrays_and_files_that_are_neither(project: Project, tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_file_named_twice_is_predicted_once_and_told(project: Project, tmp_pat
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(place)
     (tmp_path / "two.png").symlink_to(place)
     settings = load_settings(project.params)
-    inputs = find_inputs(project, settings, VERSION, CARD, [str(tmp_path), str(place)])
+    inputs = open_inputs(project, settings, VERSION, CARD, [str(tmp_path), str(place)])
     assert sum(source.count for source in inputs.sources) == 1
     (note,) = inputs.notes
     assert note.startswith(f"{tmp_path / 'two.png'} and 1 more: the same file")

@@ -13,12 +13,12 @@ from chapterflow.config.settings import Settings
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError, DataError
 from chapterflow.kinds.dataset import Dataset, DatasetCard, open_dataset
-from chapterflow.kinds.kind import get_kind
 from chapterflow.loop import steps
 from chapterflow.models.base import with_softmax
 from chapterflow.models.catalog import get_model
 from chapterflow.predict.batch import predict_parts
-from chapterflow.predict.inputs import example_shape, find_inputs, fits, photo_size
+from chapterflow.predict.inputs import example_shape, fits, photo_size
+from chapterflow.predict.sources import open_inputs
 from chapterflow.predict.table import Parts
 from chapterflow.tracking.versions import Version
 from chapterflow.training.batches import input_spec, predict, sized_for
@@ -55,7 +55,7 @@ class Batch:
     def table(self, *given: str) -> pa.Table:
         """Return the rows for INPUTs."""
         card = self.dataset.card
-        inputs = find_inputs(self.project, self.settings, self.version, card, given)
+        inputs = open_inputs(self.project, self.settings, self.version, card, given)
         assert not inputs.unread
         size = photo_size(self.settings, self.version)
         parts = Parts(
@@ -66,7 +66,7 @@ class Batch:
             card,
             inputs.sources,
             parts,
-            shape=() if get_kind(card.kind).file is None else example_shape(card, size),
+            shape=example_shape(card, size),
             figures=[],
             on_chunk=lambda *_: None,
         )
@@ -125,14 +125,14 @@ def test_examples_that_the_model_learnt_are_told(project: Project) -> None:
     learnt, other = batch.dataset.card, batch.dataset.card.model_copy(update={"title": "another"})
 
     def notes(card: DatasetCard, given: str) -> list[str]:
-        return find_inputs(project, batch.settings, batch.version, card, [given]).notes
+        return open_inputs(project, batch.settings, batch.version, card, [given]).notes
 
     counts = learnt.counts
     (note,) = notes(learnt, batch.name)
-    assert f"{counts['train']:,} of {sum(counts.values()):,} examples are of the train" in note
+    assert f"{counts['train']:,} of {sum(counts.values()):,} examples are in the train" in note
     assert notes(learnt, f"{batch.name}:test") == []
     (note,) = notes(other, f"{batch.name}:test")
-    assert "is another one than the model learnt" in note
+    assert "differs from the data that the model was trained on" in note
 
 
 def test_a_damaged_dataset_is_refused(project: Project) -> None:

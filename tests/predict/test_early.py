@@ -13,8 +13,9 @@ from chapterflow.config.load import load_settings
 from chapterflow.environment import Project
 from chapterflow.errors import ChapterflowError, ConfigError, DataError
 from chapterflow.kinds.dataset import DatasetCard
-from chapterflow.predict.batch import check_inputs, check_out, check_words
-from chapterflow.predict.inputs import BLOCK_BYTES, Named, find_inputs, named
+from chapterflow.predict.batch import check_inputs, check_inputs_of, check_out
+from chapterflow.predict.inputs import Input, parse_inputs
+from chapterflow.predict.sources import BLOCK_BYTES, open_inputs
 from chapterflow.tracking.versions import Version
 from tests.conftest import Run
 from tests.predict.cards import CARD, VERSION, card
@@ -22,9 +23,9 @@ from tests.predict.cards import CARD, VERSION, card
 
 def check(project: Project, of: DatasetCard, version: Version, *given: Path | str) -> None:
     settings = load_settings(project.params)
-    words = named(settings, [str(word) for word in given])
-    check_words(words)
-    check_inputs(project, settings, version, of, words)
+    words = parse_inputs(settings, [str(word) for word in given])
+    check_inputs(words)
+    check_inputs_of(project, settings, version, of, words)
 
 
 def test_nothing_starts_for_words_that_name_nothing(checkout: Path, run: Run) -> None:
@@ -74,10 +75,10 @@ def test_told_early_as_it_would_be_told_late(
     given = [str(place) for place in places]
     if error is ConfigError:
         with pytest.raises(ConfigError) as late:
-            find_inputs(project, settings, VERSION, card(of), given)
+            open_inputs(project, settings, VERSION, card(of), given)
         assert str(early.value) == str(late.value)
     else:
-        inputs = find_inputs(project, settings, VERSION, card(of), given)
+        inputs = open_inputs(project, settings, VERSION, card(of), given)
         lost = inputs.unread + [one for s in inputs.sources for one in s.read(0).unread]
         assert sorted(one.input for one in lost) == sorted(given)
         assert all(one.input in str(early.value) for one in lost)
@@ -117,10 +118,10 @@ def files(folder: Path, *names: str) -> list[Path]:
 
 
 def test_more_words_than_prefect_takes() -> None:
-    words = [Named(f"{place}" * 30, "file", Path("a.npy"), ("", "")) for place in range(10_000)]
-    check_words(words[:3000])
+    words = [Input(f"{place}" * 30, "file", Path("a.npy")) for place in range(10_000)]
+    check_inputs(words[:3000])
     with pytest.raises(ConfigError, match="name folders"):
-        check_words(words)
+        check_inputs(words)
 
 
 def test_a_name_that_is_no_text_is_read_in_its_folder(project: Project, tmp_path: Path) -> None:
@@ -133,7 +134,7 @@ def test_a_name_that_is_no_text_is_read_in_its_folder(project: Project, tmp_path
     with pytest.raises(ConfigError, match="--out must be"):
         check_out(folder / name.replace("png", "parquet"))
     check(project, card("images"), VERSION, folder)
-    inputs = find_inputs(project, load_settings(project.params), VERSION, CARD, [str(folder)])
+    inputs = open_inputs(project, load_settings(project.params), VERSION, CARD, [str(folder)])
     assert inputs.sources[0].read(0).names == [f"{folder}/\\xff.png"]
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chapterflow.errors import ConfigError, DataError
+from chapterflow.errors import DataError
 from chapterflow.kinds.dataset import DatasetCard
-from chapterflow.predict.explain_input import _read
+from chapterflow.predict.inputs import read_example
 
 
 def card(kind: Any, shape: list[int | None], value_max: float = 255.0) -> DatasetCard:
@@ -37,7 +37,7 @@ def picture(path: Path, mode: str) -> Path:
 
 def test_a_photo_is_shown_at_the_size_of_the_training(tmp_path: Path) -> None:
     photos = card("photos", [None, None, 3])
-    pixels, notes = _read(picture(tmp_path / "a.png", "RGB"), photos, (32, 48))
+    pixels, notes = read_example(picture(tmp_path / "a.png", "RGB"), photos, (32, 48))
     assert pixels.shape == (1, 32, 48, 3)
     assert 200 < pixels.max() <= 255
     assert notes == ["resized from 40x20 to 48x32"]
@@ -46,7 +46,7 @@ def test_a_photo_is_shown_at_the_size_of_the_training(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
 def test_grey_models_get_grey_in_their_range(tmp_path: Path, mode: str) -> None:
     digits = card("images", [8, 8, 1], 16.0)
-    pixels, notes = _read(picture(tmp_path / "a.png", mode), digits, (224, 224))
+    pixels, notes = read_example(picture(tmp_path / "a.png", mode), digits, (224, 224))
     assert pixels.shape == (1, 8, 8, 1)
     assert 10 < pixels.max() <= 16
     assert ("made grey" in notes) == (mode != "L")
@@ -55,7 +55,7 @@ def test_grey_models_get_grey_in_their_range(tmp_path: Path, mode: str) -> None:
 @pytest.mark.parametrize("shape", [(128, 1), (128,), (1, 128, 1)])
 def test_a_curve_with_or_without_its_outer_axes(tmp_path: Path, shape: tuple[int, ...]) -> None:
     np.save(tmp_path / "a.npy", np.ones(shape))
-    values, notes = _read(tmp_path / "a.npy", card("curves", [128, 1]), (224, 224))
+    values, notes = read_example(tmp_path / "a.npy", card("curves", [128, 1]), (224, 224))
     assert (values.shape, values.dtype, notes) == ((1, 128, 1), np.float32, [])
 
 
@@ -65,12 +65,12 @@ def test_a_curve_with_or_without_its_outer_axes(tmp_path: Path, shape: tuple[int
 def test_an_array_that_does_not_fit_is_told(tmp_path: Path, values: Any) -> None:
     np.save(tmp_path / "a.npy", values)
     with pytest.raises(DataError, match=r"finite numbers of the shape \(128, 1\)"):
-        _read(tmp_path / "a.npy", card("curves", [128, 1]), (224, 224))
+        read_example(tmp_path / "a.npy", card("curves", [128, 1]), (224, 224))
 
 
 def test_a_picture_is_no_curve(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"takes an \.npy array"):
-        _read(picture(tmp_path / "a.png", "L"), card("curves", [128, 1]), (224, 224))
+    with pytest.raises(DataError, match=r"must be an \.npy array"):
+        read_example(picture(tmp_path / "a.png", "L"), card("curves", [128, 1]), (224, 224))
 
 
 # The second begins as a zip file does, which an .npz archive is.
@@ -78,4 +78,4 @@ def test_a_picture_is_no_curve(tmp_path: Path) -> None:
 def test_a_file_of_another_format_is_no_array(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "b.npy").write_bytes(content)
     with pytest.raises(DataError, match=r"must be an \.npy array.*magic string"):
-        _read(tmp_path / "b.npy", card("curves", [128, 1]), (224, 224))
+        read_example(tmp_path / "b.npy", card("curves", [128, 1]), (224, 224))

@@ -22,8 +22,8 @@ from chapterflow.environment import load_tensorflow
 load_tensorflow()
 import keras
 from chapterflow.predict.drift import Reference
-from chapterflow.predict.inputs import Inputs, add_files
-from chapterflow.predict.table import Joined
+from chapterflow.predict.sources import BatchInputs
+from chapterflow.predict.table import Totals
 from chapterflow.predict.table import Parts, write_result
 from chapterflow.predict.batch import predict_parts
 from chapterflow.predict.table import row_bytes, schema
@@ -41,11 +41,11 @@ def peak():
     return int(line.split()[1]) * 1024 / 1e6
 
 def batch(name):
-    inputs, parts = Inputs(), Parts(Path(f"{name}.parts"))
-    add_files(inputs, [f"{name}.npy"], card, (side, side))
+    inputs, parts = BatchInputs(), Parts(Path(f"{name}.parts"))
+    inputs.add_files([f"{name}.npy"], card, (side, side))
     predict_parts(network, card, inputs.sources, parts, shape=(side, side, 1),
                   figures=sorted(reference.figures), on_chunk=lambda *_: None)
-    joined = Joined(card, inputs, reference)
+    joined = Totals(card, inputs, reference)
     write_result(Path(f"{name}.parquet"), joined.tables(parts), schema(card, labelled=False),
                  row_bytes(card), dict)
     return joined.examples

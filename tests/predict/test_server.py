@@ -69,9 +69,9 @@ from chapterflow.predict import server
 folder = Path.cwd()
 (folder / "answers.json").write_text(json.dumps({"inputs": [], "lowest": None, "highest": None}))
 model = SimpleNamespace(metadata=SimpleNamespace(get_input_schema=lambda: None))
-version = SimpleNamespace(told=lambda: "a model")
+version = "a model"
 server.GRACE_SECONDS = 1
-server.load = lambda *_: server.Served(version, model, folder)
+server.load = lambda *_, **__: server.Served(version, model, folder)
 def compute(*_):
     print("computing", flush=True)
     time.sleep(3600)

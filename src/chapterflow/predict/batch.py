@@ -1,4 +1,4 @@
-"""Batch prediction from what people write to a file, and to a run in MLflow."""
+"""Batch prediction: many inputs, one version, one Parquet file and one run in MLflow."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from importlib.metadata import version as version_of_package
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from chapterflow.config.settings import Settings
 from chapterflow.data.build import recipe
 from chapterflow.data.versioning import data_version
@@ -21,47 +24,35 @@ from chapterflow.environment import Project, load_tensorflow, machine, project_l
 from chapterflow.errors import ConfigError, DataError
 from chapterflow.evaluation.cost import compiled_forward
 from chapterflow.kinds.dataset import CARD, DatasetCard, open_dataset, read_card
-from chapterflow.kinds.kind import get_kind
 from chapterflow.kinds.photos import EXTENSIONS, open_photo
 from chapterflow.models.base import with_softmax
-from chapterflow.predict import table as kept
+from chapterflow.predict import table
 from chapterflow.predict.drift import Drift, Reference, draw_drift, overall, read_reference
 from chapterflow.predict.inputs import (
     ARRAY,
+    Input,
+    check_files_possible,
+    example_shape,
+    fits,
+    parse_inputs,
+    photo_size,
+    positions,
+    settings_of,
+)
+from chapterflow.predict.sources import (
     BLOCK_BYTES,
+    BatchInputs,
     Chunk,
     DatasetPart,
-    Inputs,
-    Named,
     Pictures,
     Source,
     Unread,
-    add_files,
-    answers,
     check_folder,
-    example_shape,
-    find_inputs,
-    fits,
-    named,
-    photo_size,
-    positions,
-    refuse_files,
-    settings_of,
-    shown,
+    open_inputs,
+    path_text,
 )
-from chapterflow.predict.table import (
-    RUN_KEY,
-    Joined,
-    Parts,
-    put,
-    remove_forgotten,
-    row_bytes,
-    rows,
-    schema,
-    write_result,
-)
+from chapterflow.predict.table import RUN_KEY, Parts, Totals, remove_forgotten, rows, schema
 from chapterflow.tracking import runs
-from chapterflow.tracking.runs import end_dead_runs
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.versions import (
     OnVersion,
@@ -77,402 +68,34 @@ if TYPE_CHECKING:
     import keras
     from mlflow import MlflowClient
 
-#: More files than these are not looked into beforehand.
+#: Most files that are opened before the batch starts.
 FEW = 16
-#: Characters of all INPUTs: Prefect refuses parameters of half a megabyte.
+#: Most characters of all INPUTs: Prefect refuses parameters of half a megabyte.
 MOST_CHARACTERS = 400_000
-
-
-def check_batch(
-    project: Project,
-    settings: Settings,
-    model: str,
-    given: Sequence[str],
-    out: Path,
-    *,
-    on_version: OnVersion = ignore,
-) -> None:
-    """Refuse a batch that cannot come to anything, in the words of the batch itself.
-
-    What needs no tracking store is told first. Large arrays, and what lies in folders, are looked
-    into only when the batch reads them.
-
-    Raises:
-        ConfigError: If the model, an input or the place of the result is not there.
-        DataError: If none of a few files can be read.
-    """
-    words = named(settings, given)
-    check_words(words)
-    check_out(out)
-    with Session(project, settings) as session:
-        version = find_version(session.client, model)
-        on_version(version)
-        card = card_of(session.client, version)
-        settings = settings_of(project, settings, session, version)
-    check_inputs(project, settings, version, card, words)
-
-
-def check_out(out: Path) -> None:
-    """Refuse a place where no file can be written; nothing is left there.
-
-    Raises:
-        ConfigError: If it is no file, or the folder around it cannot be made or written.
-    """
-    if out.is_dir():
-        raise ConfigError(f"--out must be a file, such as {out}/predictions.parquet. Received: the "
-                          f"folder {out}")  # fmt: skip
-    if out.is_file() and out.stat().st_size and not _is_table(out):
-        raise ConfigError(
-            "--out must be a new file or an older table of predictions, which is replaced. "
-            f"Received: {out}, which is another file"
-        )
-    if out.exists() and not out.is_file():
-        raise ConfigError(f"--out must be a file. Received: {out}, a device or pipe")
-    if not _is_text(str(out)):
-        raise ConfigError(f"--out must be a name in UTF-8. Received: {shown(out)}")
-    folder = next(above for above in out.absolute().parents if os.path.lexists(above))
-    try:
-        # Permissions alone do not tell: a file system may be read-only, or take no files at all.
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ConfigError(
-            f"--out must be in a folder that can be written. Received: {out} "
-            f"({error.strerror or error})"
-        ) from None
-
-
-def check_words(words: Sequence[Named]) -> None:
-    """Refuse what no model reads, whichever is asked for.
-
-    Raises:
-        ConfigError: If a folder holds neither a picture nor an array, or the words are too many.
-        DataError: If all are files, few, and none is either.
-    """
-    length = sum(len(json.dumps(word.word)) + 2 for word in words)
-    if length > MOST_CHARACTERS:
-        raise ConfigError(
-            f"INPUTs must be {MOST_CHARACTERS:,} characters at most; name folders in place of "
-            f"their files. Received: {len(words):,} INPUTs of {length:,} characters"
-        )
-    for word in words:
-        if not _is_text(word.word):
-            raise ConfigError(
-                "INPUT must be a name in UTF-8; name the folder of the file instead. "
-                f"Received: {shown(word.word)}"
-            )
-        if word.sort == "folder":
-            check_folder(word.place, None)
-    unread = []
-    for word in words:
-        if len(words) > FEW or word.sort != "file" or word.place.suffix.lower() == ARRAY:
-            return
-        try:
-            open_photo(word.place)
-        except DataError as error:
-            ending = word.place.suffix.lower()
-            reason = (
-                str(error).removeprefix(f"{word.place} ")
-                if ending in EXTENSIONS
-                else "must be a JPEG, PNG, BMP, GIF or WebP picture, or an .npy array. Received: "
-                f"{ending or 'no extension'}"
-            )
-            unread.append(Unread(input=shown(word.place), reason=reason))
-        else:
-            return
-    raise nothing_read(unread)
-
-
-def check_inputs(
-    project: Project,
-    settings: Settings,
-    version: Version,
-    card: DatasetCard,
-    words: Sequence[Named],
-) -> None:
-    """Refuse inputs of which one is sure not to be what the model reads, or none can be read.
-
-    Args:
-        settings: In the profile that the version was trained in.
-        card: Of the data that it learnt.
-
-    Raises:
-        ConfigError: If one of them is nothing that the model reads.
-        DataError: If all are files, few, and none can be read.
-    """
-    for word in words:
-        if word.sort == "dataset":
-            _check_dataset(project, settings, version, card, word)
-            continue
-        refuse_files(card, version, word.word)
-        if word.sort == "folder":
-            check_folder(word.place, card)
-    if len(words) <= FEW and all(word.sort == "file" for word in words):
-        _check_files([word.place for word in words], card, photo_size(settings, version))
-
-
-def nothing_read(unread: Sequence[Unread]) -> DataError:
-    """Return the error of a batch of which nothing could be read."""
-    told = "\n".join(f"  {one.input}: {one.reason}" for one in unread[:10])
-    more = f"\n  and {len(unread) - 10} more" if len(unread) > 10 else ""
-    return DataError(f"None of the inputs could be read; nothing was written.\n{told}{more}")
-
-
-def _check_dataset(
-    project: Project, settings: Settings, version: Version, card: DatasetCard, word: Named
-) -> None:
-    """Check a dataset that is here; one that must be built or fetched first is told about later."""
-    name, part = word.dataset
-    folder = project.data / name
-    if (folder / CARD).is_file() and read_card(folder).recipe == recipe(settings.datasets[name]):
-        dataset = open_dataset(folder)
-        fits(version, card, dataset.card)
-        positions(dataset, part)
-
-
-def _check_files(files: Sequence[Path], card: DatasetCard, size: tuple[int, int]) -> None:
-    for path in files:
-        if path.suffix.lower() == ARRAY and path.stat().st_size > BLOCK_BYTES:
-            return
-    found = Inputs()
-    add_files(found, [str(path) for path in files], card, size)
-    for source in found.sources:
-        if not isinstance(source, Pictures):
-            return
-        chunk = source.read(0)
-        found.unread.extend(chunk.unread)
-        if chunk.names:
-            return
-    raise nothing_read(found.unread)
-
-
-def _is_table(path: Path) -> bool:
-    """Tell whether a file is a result of `chapterflow predict`."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return RUN_KEY.encode() in (pq.read_metadata(path).metadata or {})
-    except (pa.ArrowException, OSError):
-        return False
-
-
-def _is_text(name: str) -> bool:
-    """Tell whether a name is text: stores refuse bytes that are no UTF-8."""
-    return shown(name) == name
-
-
-def predict_parts(
-    network: keras.Model,
-    card: DatasetCard,
-    sources: Sequence[Source],
-    parts: Parts,
-    *,
-    shape: tuple[int, ...],
-    figures: Sequence[str],
-    on_chunk: Callable[[int, int], None],
-) -> None:
-    """Predict what no part holds yet.
-
-    The borders of chunks do not depend on where a killed process stopped, so neither does a bit of
-    what comes out.
-
-    Args:
-        network: Model that answers logits, or smoothed curves.
-        card: Of the data that it learnt.
-        shape: Of one example, where inputs are files.
-        figures: Names of the hidden columns.
-        on_chunk: Told how many examples were read and how many could not be, since the call.
-    """
-    import pyarrow as pa
-
-    forward = _forward(network, card, sources, shape)
-    labelled = is_labelled(sources)
-    wanted = schema(card, labelled=labelled, figures=figures)
-    start = position = parts.chunks()
-    tables: list[Any] = []
-    unread: list[Unread] = []
-    notes: Counter[str] = Counter()
-    since = time.monotonic()
-    read = lost = 0
-
-    def write() -> None:
-        nonlocal start, since
-        if tables:
-            parts.write(start, position, pa.concat_tables(tables), unread, notes)
-        tables.clear()
-        unread.clear()
-        notes.clear()
-        start, since = position, time.monotonic()
-
-    for source, number in _chunks(sources, position):
-        chunk = source.read(number)
-        tables.append(
-            rows(chunk, answers(forward, chunk), card, wanted)
-            if chunk.names
-            else wanted.empty_table()
-        )
-        unread.extend(chunk.unread)
-        notes.update(chunk.notes)
-        position += 1
-        read += len(chunk.names)
-        lost += sum(one.count for one in chunk.unread)
-        on_chunk(read, lost)
-        size = sum(table.nbytes for table in tables)
-        if size > kept.PART_BYTES or time.monotonic() - since > kept.PART_SECONDS:
-            write()
-    write()
-
-
-def is_labelled(sources: Sequence[Source]) -> bool:
-    """Tell whether some examples come with their class."""
-    return any(isinstance(one, DatasetPart) and one.dataset.card.task.classes for one in sources)
-
-
-def _chunks(sources: Sequence[Source], done: int) -> Iterator[tuple[Source, int]]:
-    """Yield every chunk behind the first `done` ones."""
-    for source in sources:
-        yield from ((source, number) for number in range(min(done, source.chunks), source.chunks))
-        done = max(0, done - source.chunks)
-
-
-def _forward(
-    network: keras.Model, card: DatasetCard, sources: Sequence[Source], shape: tuple[int, ...]
-) -> Callable[[Chunk], Any]:
-    """Return the model as a function of batches; of one whole graph, the model itself."""
-    model: Any = with_softmax(network) if card.task.classes else network
-    shapes: Any = ((None, *shape), "float32")
-    for source in sources:
-        if isinstance(source, DatasetPart):
-            if source.dataset.kind.whole:
-                found: Callable[[Chunk], Any] = model
-                return found
-            shapes = source.dataset.input_shapes()
-    return compiled_forward(model, shapes)
-
-
-#: Characters of a parameter that name inputs; the whole list may be long.
-TOLD = 500
-
-
-def start_run(
-    project: Project,
-    session: Session,
-    version: Version,
-    inputs: Inputs,
-    given: Sequence[str],
-    out: Path,
-    folder: Path,
-    tags: Mapping[str, str] | None,
-) -> str:
-    """Start the run of a batch, or continue the one whose parts are in `folder`; return its id."""
-    from mlflow.entities import LoggedModelInput
-
-    marker = folder / "run_id"
-    datasets = inputs.datasets()
-    # Which data these were; of files the table has the hashes.
-    data = {"chapterflow.datasets": json.dumps(datasets)} if datasets else {}
-    if datasets and (named := data_version(project)):
-        data[runs.DATA_VERSION] = named
-    earlier = marker.read_text(encoding="utf-8") if marker.is_file() else None
-    run_id = runs.open_run(
-        session.client,
-        session.experiment_id,
-        name=f"predict {version.uri()}",
-        run_id=earlier,
-        tags={
-            runs.RUN_TYPE: "batch",
-            "chapterflow.model_uri": f"models:/{version.uri()}",
-            "chapterflow.model_alias": version.alias or "none",
-            "chapterflow.model_run": version.run_id,
-            "chapterflow.output": str(out.resolve()),
-            runs.MACHINE: machine(),
-            runs.PYTHON: platform.python_version(),
-            "mlflow.note.content": f"Predictions of **{version}** for "
-            f"{sum(source.count for source in inputs.sources)} examples; `drift.json` says whether "
-            "they are like the data that it was tested on.",
-            **data,
-            **runs.git_tags(project),
-            **(tags or {}),
-        },
-    )
-    marker.write_text(run_id, encoding="utf-8")
-    if run_id != earlier:
-        told = " ".join(given)
-        told = told if len(told) <= TOLD else f"{told[:TOLD]}..."
-        runs.log_params(session.client, run_id, {"model": version.uri(), "inputs": told})
-        model_id = version.source.rpartition("/")[2]
-        if model_id.startswith("m-"):
-            session.client.log_inputs(run_id, models=[LoggedModelInput(model_id)])
-    return run_id
-
-
-def log_unread(client: MlflowClient, run_id: str, unread: Sequence[Unread]) -> None:
-    """Log what could not be read, and why."""
-    client.log_dict(run_id, [one.model_dump() for one in unread], "unreadable.json")
-
-
-def finish_run(client: MlflowClient, run_id: str, done: Predicted) -> None:
-    """Log counts, hashes and the comparison with the test data, and end the run."""
-    import PIL.Image
-
-    log_unread(client, run_id, done.unreadable)
-    drift: dict[str, Any] = {"reference": done.reference, "reading": done.drift}
-    client.log_dict(
-        run_id, drift | {"figures": [one.model_dump() for one in done.figures]}, "drift.json"
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        picture = Path(folder) / "drift.png"
-        if draw_drift(done.figures, f"{done.model}: these data and the test data", picture):
-            client.log_artifact(run_id, str(picture))
-            with PIL.Image.open(picture) as image:
-                client.log_image(run_id, image, key="drift", step=0)
-    metrics = {
-        "batch/examples": done.examples,
-        "batch/unreadable": sum(one.count for one in done.unreadable),
-        "batch/skipped_files": len(done.skipped),
-        "batch/resumed_examples": done.resumed,
-        "batch/seconds": done.seconds,
-        "batch/examples_per_second": done.examples_per_second,
-    }
-    if done.labelled:
-        metrics |= {"batch/labelled": done.labelled, "batch/correct": done.correct}
-    for one in done.figures:
-        if one.psi is not None:
-            metrics[f"drift/psi_{one.name.replace(' ', '_')}"] = one.psi
-    runs.log_metrics(client, run_id, {name: float(value) for name, value in metrics.items()}, 0)
-    runs.set_tags(
-        client,
-        run_id,
-        {
-            "chapterflow.inputs_sha256": done.inputs_sha256,
-            "chapterflow.output_sha256": done.sha256,
-            "chapterflow.drift": done.drift,
-        },
-    )
-    runs.close_run(client, run_id, "FINISHED")
-
-
-#: Raised when parts of an older version of this code could not be joined with new ones.
+#: Most characters of INPUTs that the run has as a parameter.
+PARAMETER_CHARACTERS = 500
+#: Most unreadable inputs that an error lists.
+LISTED = 10
+#: Increased when parts of an older version of this code cannot be joined with new ones.
 FORMAT = 2
 
 
 class Predicted(Strict):
-    """A batch that is done.
+    """The result of a batch.
 
     Attributes:
         model: Name and number of the version.
         run_id: The batch's run in MLflow.
         sha256: Of the file `out`.
         inputs_sha256: Over names and hashes of all examples.
-        classes: How often each was predicted.
+        classes: Number of predictions of each class.
         resumed: Examples that an earlier, interrupted call had predicted.
-        labelled: Examples that came with their class.
-        correct: Those of them whose class was predicted.
-        skipped: Files of folders that are of another sort.
-        notes: What was done to inputs, and what is odd about them.
+        labelled: Examples whose true class is known.
+        correct: Those of them whose true class was predicted.
+        skipped: Files in folders that are of another format.
+        notes: Changes made to inputs, and oddities of them.
         drift: Worst reading of all figures.
-        seconds: What this call took, without starting TensorFlow and loading the model.
+        seconds: Time of this call without the start of TensorFlow and the loading of the model.
     """
 
     model: str
@@ -496,6 +119,183 @@ class Predicted(Strict):
     examples_per_second: float
 
 
+def check_batch(
+    project: Project,
+    settings: Settings,
+    model: str,
+    given: Sequence[str],
+    out: Path,
+    *,
+    on_version: OnVersion = ignore,
+) -> None:
+    """Refuse a batch that is bound to fail, with the errors that the batch itself would raise.
+
+    The checks that need no tracking store come first. Large arrays and the content of folders are
+    read only by the batch.
+
+    Raises:
+        ConfigError: If the model or an input does not exist, or `out` cannot be written.
+        DataError: If there are few files, and none can be read.
+    """
+    inputs = parse_inputs(settings, given)
+    check_inputs(inputs)
+    check_out(out)
+    with Session(project, settings) as session:
+        version = find_version(session.client, model)
+        on_version(version)
+        card = card_of(session.client, version)
+        settings = settings_of(project, settings, session.client, version)
+    check_inputs_of(project, settings, version, card, inputs)
+
+
+def check_inputs(inputs: Sequence[Input]) -> None:
+    """Refuse inputs that no model reads.
+
+    Raises:
+        ConfigError: If a folder holds neither a picture nor an array, or the INPUTs are too long.
+        DataError: If there are few inputs, all of them files, and none is a picture or an array.
+    """
+    length = sum(len(json.dumps(given.word)) + 2 for given in inputs)
+    if length > MOST_CHARACTERS:
+        raise ConfigError(
+            f"INPUTs must have {MOST_CHARACTERS:,} characters at most; name folders instead of "
+            f"their files. Received: {len(inputs):,} INPUTs of {length:,} characters"
+        )
+    for given in inputs:
+        if not _is_text(given.word):
+            raise ConfigError(
+                "INPUT must be a name in UTF-8; name the folder of the file instead. "
+                f"Received: {path_text(given.word)}"
+            )
+        if given.sort == "folder":
+            check_folder(given.path, None)
+    if len(inputs) > FEW or any(given.sort != "file" for given in inputs):
+        return
+    unread = []
+    for path in (given.path for given in inputs):
+        extension = path.suffix.lower()
+        if extension == ARRAY:
+            return
+        try:
+            open_photo(path)
+        except DataError as error:
+            reason = str(error).removeprefix(f"{path} ")
+            if extension not in EXTENSIONS:
+                reason = (
+                    "must be a JPEG, PNG, BMP, GIF or WebP picture, or an .npy array. Received: "
+                    f"{extension or 'no extension'}"
+                )
+            unread.append(Unread(input=path_text(path), reason=reason))
+        else:
+            return
+    raise nothing_read(unread)
+
+
+def check_inputs_of(
+    project: Project,
+    settings: Settings,
+    version: Version,
+    card: DatasetCard,
+    inputs: Sequence[Input],
+) -> None:
+    """Refuse inputs if a version does not read one of them, or can read none of a few files.
+
+    A dataset that must be built or fetched first, and large arrays, are left to the batch.
+
+    Args:
+        settings: In the profile that the version was trained in.
+        card: Of the data that the version was trained on.
+
+    Raises:
+        ConfigError: If the version does not read one of the inputs.
+        DataError: If there are few inputs, all of them files, and none can be read.
+    """
+    for given in inputs:
+        if given.sort == "dataset":
+            folder = project.data / given.dataset
+            wanted = recipe(settings.datasets[given.dataset])
+            if (folder / CARD).is_file() and read_card(folder).recipe == wanted:
+                dataset = open_dataset(folder)
+                fits(version, card, dataset.card)
+                positions(dataset, given.part)
+            continue
+        check_files_possible(card, version, given.word)
+        if given.sort == "folder":
+            check_folder(given.path, card)
+    files = [given.path for given in inputs if given.sort == "file"]
+    if len(files) < len(inputs) or len(inputs) > FEW or any(_is_large(path) for path in files):
+        return
+    opened = BatchInputs()
+    opened.add_files(list(map(str, files)), card, photo_size(settings, version))
+    for source in opened.sources:
+        if not isinstance(source, Pictures):
+            return
+        chunk = source.read(0)
+        opened.unread.extend(chunk.unread)
+        if chunk.names:
+            return
+    raise nothing_read(opened.unread)
+
+
+def _is_large(path: Path) -> bool:
+    return path.suffix.lower() == ARRAY and path.stat().st_size > BLOCK_BYTES
+
+
+def check_out(out: Path) -> None:
+    """Refuse a path at which the table cannot be written; leave nothing there.
+
+    Raises:
+        ConfigError: If it is not a file, or its folder cannot be created or written.
+    """
+    if out.is_dir():
+        raise ConfigError(
+            f"--out must be a file, such as {out}/predictions.parquet. Received: the folder {out}"
+        )
+    if out.is_file() and out.stat().st_size and not _is_table(out):
+        raise ConfigError(
+            "--out must be a new file, or an older table of predictions, which is replaced. "
+            f"Received: {out}, which is another file"
+        )
+    if out.exists() and not out.is_file():
+        raise ConfigError(f"--out must be a file. Received: {out}, a device or pipe")
+    if not _is_text(str(out)):
+        raise ConfigError(f"--out must be a name in UTF-8. Received: {path_text(out)}")
+    folder = next(above for above in out.absolute().parents if os.path.lexists(above))
+    try:
+        # Permissions are not enough: a file system may be read-only, or take no files at all.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"--out must be in a folder that can be written. Received: {out} "
+            f"({error.strerror or error})"
+        ) from None
+
+
+def _is_table(path: Path) -> bool:
+    """Return whether a file is a result of `chapterflow predict`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return RUN_KEY.encode() in (pq.read_metadata(path).metadata or {})
+    except (pa.ArrowException, OSError):
+        return False
+
+
+def _is_text(name: str) -> bool:
+    """Return whether a name is text: stores refuse bytes that are not UTF-8."""
+    return path_text(name) == name
+
+
+def nothing_read(unread: Sequence[Unread]) -> DataError:
+    """Return the error of a batch of which nothing could be read."""
+    lines = [f"  {item.input}: {item.reason}" for item in unread[:LISTED]]
+    if len(unread) > LISTED:
+        lines.append(f"  and {len(unread) - LISTED} more")
+    return DataError("\n".join(["No input could be read; nothing was written.", *lines]))
+
+
 def batch_predict(
     project: Project,
     settings: Settings,
@@ -508,8 +308,8 @@ def batch_predict(
 ) -> Predicted:
     """Predict inputs with a registered model, write one Parquet file, and log a run.
 
-    What cannot be read is named; the rest goes on. After a kill the same call goes on from the last
-    whole part. `out` is replaced when all is done, and not before.
+    Inputs that cannot be read are listed; the others are predicted. After an interruption the same
+    call resumes at the last finished part. `out` is replaced at the end, atomically.
 
     Args:
         model: `NAME`, `NAME/VERSION` or `NAME@ALIAS` in the registry.
@@ -518,39 +318,39 @@ def batch_predict(
         tags: More tags for the run.
 
     Raises:
-        ConfigError: If the model, an input or the place of the result is not there.
+        ConfigError: If the model or an input does not exist, or `out` cannot be written.
         DataError: If nothing could be read.
     """
     check_out(out)
     with Session(project, settings) as session:
-        end_dead_runs(session.client, [session.experiment_id])
-        version = find_version(session.client, model)
-        settings = settings_of(project, settings, session, version)
+        client = session.client
+        runs.end_dead_runs(client, [session.experiment_id])
+        version = find_version(client, model)
+        settings = settings_of(project, settings, client, version)
         tell("load", str(version))
         load_tensorflow()
-        network, card = read_version(session.client, version)
+        network, card = read_version(client, version)
         size = photo_size(settings, version)
         started = time.monotonic()
-        inputs = find_inputs(project, settings, version, card, given, tell=tell)
-        if not any(source.count for source in inputs.sources):
+        inputs = open_inputs(project, settings, version, card, given, tell=tell)
+        total = sum(source.count for source in inputs.sources)
+        if not total:
             raise nothing_read(inputs.unread)
         out.parent.mkdir(parents=True, exist_ok=True)
         identity = [source.identity() for source in inputs.sources]
         key = _key([FORMAT, version_of_package("chapterflow"), version.source, size, identity])
-        above = project.scratch / "predict"
-        # Two processes that want the same batch must not mix their parts.
+        # Two processes that predict the same batch must not mix their parts.
         with project_lock(
             project,
             f"predict-{key}",
             lambda: tell("waiting", "another process predicts the same"),
         ):
-            remove_forgotten(above)
-            parts = Parts(above / key)
+            remove_forgotten(project.scratch / "predict")
+            parts = Parts(project.scratch / "predict" / key)
             resumed = parts.rows() if parts.chunks() else 0
             run_id = start_run(project, session, version, inputs, given, out, parts.folder, tags)
             with session.ending_on_error(run_id):
-                reference = read_reference(session.client, project, version, card, size)
-                total = sum(source.count for source in inputs.sources)
+                reference = read_reference(client, project, version, card, size)
 
                 def on_chunk(read: int, lost: int) -> None:
                     unread = f", {lost:,} not readable" if lost else ""
@@ -563,21 +363,129 @@ def batch_predict(
                     card,
                     inputs.sources,
                     parts,
-                    shape=() if get_kind(card.kind).file is None else example_shape(card, size),
+                    shape=example_shape(card, size),
                     figures=sorted(reference.figures),
                     on_chunk=on_chunk,
                 )
                 tell("write", str(out))
-                return _finish(
-                    session, version, card, inputs, parts, reference, run_id, out, resumed, started
+                predicted = _join(
+                    client, version, card, inputs, parts, reference, run_id, out, resumed, started
                 )
+                finish_run(client, run_id, predicted)
+                parts.remove()
+                return predicted
 
 
-def _finish(
-    session: Session,
+def _key(parts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def predict_parts(
+    network: keras.Model,
+    card: DatasetCard,
+    sources: Sequence[Source],
+    parts: Parts,
+    *,
+    shape: tuple[int, ...],
+    figures: Sequence[str],
+    on_chunk: Callable[[int, int], None],
+) -> None:
+    """Predict the chunks that no part holds yet.
+
+    The borders of chunks do not depend on where an interrupted process stopped, so neither do the
+    last bits of the answers.
+
+    Args:
+        network: Model that answers logits, or smoothed curves.
+        card: Of the data that it was trained on.
+        shape: Of one example in a file.
+        figures: Names of the hidden columns.
+        on_chunk: Called with the numbers of examples read and unreadable since the start.
+    """
+    import pyarrow as pa
+
+    forward = _forward(network, card, sources, shape)
+    columns = schema(card, labelled=_is_labelled(sources), figures=figures)
+    start = position = parts.chunks()
+    tables: list[Any] = []
+    unread: list[Unread] = []
+    notes: Counter[str] = Counter()
+    since = time.monotonic()
+    read = lost = 0
+
+    def write() -> None:
+        nonlocal start, since
+        if tables:
+            parts.write(start, position, pa.concat_tables(tables), unread, notes)
+        tables.clear()
+        unread.clear()
+        notes.clear()
+        start, since = position, time.monotonic()
+
+    for source, number in _chunks(sources, position):
+        chunk = source.read(number)
+        tables.append(
+            rows(chunk, _answers(forward, chunk), card, columns)
+            if chunk.names
+            else columns.empty_table()
+        )
+        unread.extend(chunk.unread)
+        notes.update(chunk.notes)
+        position += 1
+        read += len(chunk.names)
+        lost += sum(item.count for item in chunk.unread)
+        on_chunk(read, lost)
+        size = sum(part.nbytes for part in tables)
+        if size > table.PART_BYTES or time.monotonic() - since > table.PART_SECONDS:
+            write()
+    write()
+
+
+def _is_labelled(sources: Sequence[Source]) -> bool:
+    """Return whether the true class of some examples is known."""
+    return any(
+        isinstance(source, DatasetPart) and source.dataset.card.task.classes for source in sources
+    )
+
+
+def _chunks(sources: Sequence[Source], done: int) -> Iterator[tuple[Source, int]]:
+    """Yield every chunk after the first `done` ones."""
+    for source in sources:
+        yield from ((source, number) for number in range(min(done, source.chunks), source.chunks))
+        done = max(0, done - source.chunks)
+
+
+def _forward(
+    network: keras.Model, card: DatasetCard, sources: Sequence[Source], shape: tuple[int, ...]
+) -> Callable[[Any], Any]:
+    """Return the model as a function of batches; the model itself if it reads a whole dataset."""
+    model: Any = with_softmax(network) if card.task.classes else network
+    shapes: Any = ((None, *shape), "float32")
+    for source in sources:
+        if isinstance(source, DatasetPart):
+            if source.dataset.kind.whole:
+                whole: Callable[[Any], Any] = model
+                return whole
+            shapes = source.dataset.input_shapes()
+    return compiled_forward(model, shapes)
+
+
+def _answers(forward: Callable[[Any], Any], chunk: Chunk) -> NDArray[np.float32]:
+    """Return a model's answers to a chunk, `(n, classes)` or `(n, ...)`."""
+    if chunk.whole is None:
+        return np.asarray(forward(chunk.inputs), np.float32)
+    from chapterflow.training.full_batch import predict_full
+
+    dataset, chosen = chunk.whole
+    answers: NDArray[np.float32] = predict_full(forward, dataset)[chosen]
+    return answers
+
+
+def _join(
+    client: MlflowClient,
     version: Version,
     card: DatasetCard,
-    inputs: Inputs,
+    inputs: BatchInputs,
     parts: Parts,
     reference: Reference,
     run_id: str,
@@ -585,59 +493,153 @@ def _finish(
     resumed: int,
     started: float,
 ) -> Predicted:
-    """Join the parts, put the result in its place, and end the run."""
-    joined = Joined(card, inputs, reference)
-    wanted = schema(card, labelled=is_labelled(inputs.sources))
+    """Join the parts into the table at `out`, and return the result.
+
+    Raises:
+        DataError: If no example could be read; that is logged.
+    """
+    totals = Totals(card, inputs, reference)
     temporary = out.with_name(f".{out.name}.{parts.folder.name[:8]}.tmp")
     try:
-        sha256 = write_result(
+        sha256 = table.write_result(
             temporary,
-            joined.tables(parts),
-            wanted,
-            row_bytes(card),
+            totals.tables(parts),
+            schema(card, labelled=_is_labelled(inputs.sources)),
+            table.row_bytes(card),
             lambda: {
                 "chapterflow.model_uri": f"models:/{version.uri()}",
                 "chapterflow.model_run": version.run_id,
                 RUN_KEY: run_id,
-                "chapterflow.inputs_sha256": joined.hash.hexdigest(),
-                "chapterflow.datasets": json.dumps(joined.datasets),
+                "chapterflow.inputs_sha256": totals.hash.hexdigest(),
+                "chapterflow.datasets": json.dumps(totals.datasets),
                 "chapterflow.version": version_of_package("chapterflow"),
             },
         )
-        if not joined.examples:
-            log_unread(session.client, run_id, joined.unread)
+        if not totals.examples:
+            _log_unread(client, run_id, totals.unread)
             parts.remove()
-            raise nothing_read(joined.unread)
-        put(temporary, out)
+            raise nothing_read(totals.unread)
+        table.put(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
-    figures = [tally.result() for tally in joined.tallies.values()]
+    figures = [tally.result() for tally in totals.tallies.values()]
     seconds = time.monotonic() - started
-    done = Predicted(
+    return Predicted(
         model=version.uri(),
         alias=version.alias,
         run_id=run_id,
         out=str(out),
         sha256=sha256,
-        inputs_sha256=joined.hash.hexdigest(),
-        examples=joined.examples,
+        inputs_sha256=totals.hash.hexdigest(),
+        examples=totals.examples,
         resumed=resumed,
-        classes={label: joined.classes[place] for place, label in enumerate(card.classes)},
-        labelled=joined.labelled,
-        correct=joined.correct,
-        unreadable=joined.unread,
+        classes={label: totals.classes[place] for place, label in enumerate(card.classes)},
+        labelled=totals.labelled,
+        correct=totals.correct,
+        unreadable=totals.unread,
         skipped=inputs.skipped,
-        notes=[*inputs.notes, *(f"{count:,} {what}" for what, count in joined.notes.items())],
+        notes=[*inputs.notes, *(f"{count:,} {what}" for what, count in totals.notes.items())],
         reference=reference.what,
         drift=overall(figures),
         figures=figures,
         seconds=seconds,
-        examples_per_second=(joined.examples - resumed) / seconds,
+        examples_per_second=(totals.examples - resumed) / seconds,
     )
-    finish_run(session.client, run_id, done)
-    parts.remove()
-    return done
 
 
-def _key(parts: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+def start_run(
+    project: Project,
+    session: Session,
+    version: Version,
+    inputs: BatchInputs,
+    given: Sequence[str],
+    out: Path,
+    folder: Path,
+    tags: Mapping[str, str] | None,
+) -> str:
+    """Start the run of a batch, or continue the one whose parts are in `folder`; return its id."""
+    from mlflow.entities import LoggedModelInput
+
+    marker = folder / "run_id"
+    datasets = inputs.datasets()
+    # The hashes of files are in the table.
+    data = {"chapterflow.datasets": json.dumps(datasets)} if datasets else {}
+    if datasets and (data_digest := data_version(project)):
+        data[runs.DATA_VERSION] = data_digest
+    earlier = marker.read_text(encoding="utf-8") if marker.is_file() else None
+    run_id = runs.open_run(
+        session.client,
+        session.experiment_id,
+        name=f"predict {version.uri()}",
+        run_id=earlier,
+        tags={
+            runs.RUN_TYPE: "batch",
+            "chapterflow.model_uri": f"models:/{version.uri()}",
+            "chapterflow.model_alias": version.alias or "none",
+            "chapterflow.model_run": version.run_id,
+            "chapterflow.output": str(out.resolve()),
+            runs.MACHINE: machine(),
+            runs.PYTHON: platform.python_version(),
+            "mlflow.note.content": f"Predictions of **{version}** for "
+            f"{sum(source.count for source in inputs.sources)} examples; `drift.json` says whether "
+            "they resemble the data that it was tested on.",
+            **data,
+            **runs.git_tags(project),
+            **(tags or {}),
+        },
+    )
+    marker.write_text(run_id, encoding="utf-8")
+    if run_id != earlier:
+        words = " ".join(given)
+        if len(words) > PARAMETER_CHARACTERS:
+            words = f"{words[:PARAMETER_CHARACTERS]}..."
+        runs.log_params(session.client, run_id, {"model": version.uri(), "inputs": words})
+        model_id = version.source.rpartition("/")[2]
+        if model_id.startswith("m-"):
+            session.client.log_inputs(run_id, models=[LoggedModelInput(model_id)])
+    return run_id
+
+
+def finish_run(client: MlflowClient, run_id: str, predicted: Predicted) -> None:
+    """Log counts, hashes and the comparison with the test data, and end the run."""
+    import PIL.Image
+
+    _log_unread(client, run_id, predicted.unreadable)
+    figures = [figure.model_dump() for figure in predicted.figures]
+    drift = {"reference": predicted.reference, "reading": predicted.drift, "figures": figures}
+    client.log_dict(run_id, drift, "drift.json")
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / "drift.png"
+        title = f"{predicted.model}: these data and the test data"
+        if draw_drift(predicted.figures, title, picture):
+            client.log_artifact(run_id, str(picture))
+            with PIL.Image.open(picture) as image:
+                client.log_image(run_id, image, key="drift", step=0)
+    metrics = {
+        "batch/examples": predicted.examples,
+        "batch/unreadable": sum(item.count for item in predicted.unreadable),
+        "batch/skipped_files": len(predicted.skipped),
+        "batch/resumed_examples": predicted.resumed,
+        "batch/seconds": predicted.seconds,
+        "batch/examples_per_second": predicted.examples_per_second,
+    }
+    if predicted.labelled:
+        metrics |= {"batch/labelled": predicted.labelled, "batch/correct": predicted.correct}
+    for figure in predicted.figures:
+        if figure.psi is not None:
+            metrics[f"drift/psi_{figure.name.replace(' ', '_')}"] = figure.psi
+    runs.log_metrics(client, run_id, {name: float(value) for name, value in metrics.items()}, 0)
+    runs.set_tags(
+        client,
+        run_id,
+        {
+            "chapterflow.inputs_sha256": predicted.inputs_sha256,
+            "chapterflow.output_sha256": predicted.sha256,
+            "chapterflow.drift": predicted.drift,
+        },
+    )
+    runs.close_run(client, run_id, "FINISHED")
+
+
+def _log_unread(client: MlflowClient, run_id: str, unread: Sequence[Unread]) -> None:
+    client.log_dict(run_id, [item.model_dump() for item in unread], "unreadable.json")

@@ -1,27 +1,26 @@
-"""Explaining one input, or a dataset, with any registered model."""
+"""Explanation of one input, or of the probes of a dataset, by any registered model."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chapterflow.config.settings import Settings
 from chapterflow.environment import Project, load_tensorflow
-from chapterflow.errors import ConfigError, nearest
-from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard
+from chapterflow.errors import ConfigError
+from chapterflow.kinds.dataset import SPLITS, Dataset
 from chapterflow.kinds.kind import get_kind
 from chapterflow.predict.inputs import (
+    check_files_possible,
     dataset_for,
-    example_shape,
+    parse_input,
     photo_size,
-    read_array,
-    read_picture,
+    positions,
+    read_example,
     settings_of,
 )
 from chapterflow.tracking.session import Session
@@ -36,12 +35,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Explained:
-    """What was explained, and how.
+    """An explanation, and what it explains.
 
     Attributes:
-        version: The registered version that was asked.
+        version: The registered version that was explained.
         what: The input, in words.
-        notes: What was done to the input so that the model takes it.
+        notes: What was changed in the input to fit the model.
     """
 
     version: Version
@@ -54,7 +53,7 @@ def explain_with(
     project: Project,
     settings: Settings,
     model: str,
-    given: str,
+    word: str,
     folder: Path,
     *,
     methods: Sequence[str] | None = None,
@@ -63,66 +62,60 @@ def explain_with(
     on_version: OnVersion = ignore,
     tell: Tell = silent,
 ) -> Explained:
-    """Explain what a registered model answers to an input of the user's.
+    """Explain the answer of a registered model to an input.
 
     Args:
         model: `NAME`, `NAME/VERSION` or `NAME@ALIAS` in the registry.
-        given: A picture, an `.npy` array of one example, `DATASET:INDEX` (a position in the
-            dataset), or `DATASET` for its probes.
+        word: A picture, an `.npy` array of one example, `DATASET:INDEX`, or `DATASET` for its
+            probes.
         folder: Where the pictures go.
-        methods: Of attribution; all that the model allows unless given.
+        methods: Of attribution; by default all that the model allows.
         layer: For `grad-cam`.
-        target: Name of the class to explain; the one that the model says unless given.
+        target: Name of the class to explain; by default the one that the model predicts.
         on_version: Called with the version that `model` names.
 
     Raises:
-        ConfigError: If the model, the input or an option is not there.
-        DataError: If the input cannot be read, or is not of the form that the model takes.
+        ConfigError: If the model, the input or an option does not exist.
+        DataError: If the input cannot be read, or does not fit the model.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out must be a folder. Received: the file {folder}")
+    given = parse_input(settings, word)
+    if given.sort == "folder":
+        raise ConfigError(f"INPUT must be one file, or a dataset. Received: the folder {word}")
+    if given.part in SPLITS:
+        raise ConfigError(
+            f"INPUT must be one example ({given.dataset}:INDEX), or {given.dataset} for its "
+            f"probes. Received: {word}"
+        )
     with Session(project, settings) as session:
         version = find_version(session.client, model)
         on_version(version)
         tell("explain", f"loading {version}")
         load_tensorflow()
         network, card = read_version(session.client, version)
-        settings = settings_of(project, settings, session, version)
-    title = str(version)
-    name, _, index = given.partition(":")
-    place = Path(given).expanduser()
-    if place.is_file():
-        inputs, notes = _read(place, card, photo_size(settings, version))
-        what = place.name
-    elif name in settings.datasets:
-        dataset = dataset_for(project, settings, version, name, card, tell=tell)
-        if not index:
-            _refuse_options(methods=methods, layer=layer, target=target)
-            return _explain_dataset(version, network, dataset, folder, settings.seed, title, tell)
-        position = _position(index, dataset)
-        inputs, notes = dataset.inputs(np.array([position])), []
-        code = int(dataset.split[position])
-        split = SPLITS[code] if code < len(SPLITS) else "no"
-        what = f"example {position} of {name} ({split} split)"
-        if card.task.classes:
-            what += f", class {card.classes[int(dataset.labels[position])]}"
-    elif place.exists():
-        raise ConfigError(f"INPUT must be one file, or a dataset. Received: the folder {given}")
+        settings = settings_of(project, settings, session.client, version)
+    if given.sort == "file":
+        check_files_possible(card, version, word)
+        inputs, notes = read_example(given.path, card, photo_size(settings, version))
+        what = given.path.name
     else:
-        raise ConfigError(
-            "INPUT must be a picture or .npy file that is there, DATASET or DATASET:INDEX. "
-            f"Received: {given!r}."
-            + ("" if Path(name).suffix else nearest(name, settings.datasets))
-        )
-    if get_kind(card.kind).file is None:
-        raise ConfigError(
-            f"{version.name} reads graphs: they are explained as a dataset, `chapterflow explain "
-            f"{model} {card.name}`. Received: {given!r}"
-        )
+        dataset = dataset_for(project, settings, version, given.dataset, card, tell=tell)
+        if not given.part:
+            _refuse_options(methods=methods, layer=layer, target=target)
+            return _explain_probes(version, network, dataset, folder, settings.seed, tell)
+        (position,) = positions(dataset, given.part)
+        if get_kind(card.kind).file is None:
+            raise ConfigError(
+                f"{version.name} reads {card.kind}, which are explained as a dataset: `chapterflow "
+                f"explain {model} {given.dataset}`. Received: {word}"
+            )
+        inputs, notes = dataset.inputs(np.array([position])), []
+        what = _example_in_words(dataset, int(position))
     from chapterflow.explain.explain import explain_input
 
     tell("explain", what)
-    found = explain_input(
+    explanation = explain_input(
         network,
         inputs,
         card.classes,
@@ -131,67 +124,53 @@ def explain_with(
         methods=methods,
         layer=layer,
         target=target,
-        title=f"{title}: {what}",
+        title=f"{version}: {what}",
         seed=settings.seed,
     )
-    return Explained(version, what, notes, found)
-
-
-def _position(index: str, dataset: Dataset) -> int:
-    if not re.fullmatch(r"\d+", index) or int(index) >= dataset.count:
-        raise ConfigError(
-            f"INDEX must be a position from 0 to {dataset.count - 1} in {dataset.card.name}. "
-            f"Received: {index!r}"
-        )
-    return int(index)
+    return Explained(version, what, notes, explanation)
 
 
 def _refuse_options(
     *, methods: Sequence[str] | None, layer: str | None, target: str | None
 ) -> None:
     """Refuse options that would change nothing: a dataset is explained as runs explain it."""
-    given = {"--method": ", ".join(methods or ()), "--layer": layer, "--target": target}
-    for option, value in given.items():
+    options = {"--method": ", ".join(methods or ()), "--layer": layer, "--target": target}
+    for option, value in options.items():
         if value:
             raise ConfigError(
-                f"{option} is for one input: DATASET is explained by all methods, of the model's "
-                f"own answers. Received: {value}"
+                f"{option} is for one input: the probes of a dataset are explained by all methods, "
+                f"for the classes that the model predicts. Received: {value}"
             )
 
 
-def _explain_dataset(
+def _explain_probes(
     version: Version,
     network: keras.Model,
     dataset: Dataset,
     folder: Path,
     seed: int,
-    title: str,
     tell: Tell,
 ) -> Explained:
     from chapterflow.explain.explain import explain
     from chapterflow.explain.untrained import Untrained
 
-    found = explain(
+    explanation = explain(
         network,
         dataset,
         folder,
         seed=seed,
-        title=title,
+        title=str(version),
         tell=lambda detail: tell("explain", detail),
     )
-    if found.refusal:
-        raise Untrained(found.refusal)
-    return Explained(version, f"the probes of {dataset.card.name}", [], found)
+    if explanation.refusal:
+        raise Untrained(explanation.refusal)
+    return Explained(version, f"the probes of {dataset.card.name}", [], explanation)
 
 
-def _read(path: Path, card: DatasetCard, size: tuple[int, int]) -> tuple[NDArray[Any], list[str]]:
-    """Return one input `(1, ...)` from a file, and what was done to it."""
-    if path.suffix == ".npy":
-        return read_array(path, example_shape(card, size))[np.newaxis], []
-    if get_kind(card.kind).file != "picture":
-        raise ConfigError(
-            f"A model of {card.kind} takes an .npy array of one example, or DATASET:INDEX. "
-            f"Received: {path.name}"
-        )
-    picture, notes = read_picture(path, card, size)
-    return picture[np.newaxis], notes
+def _example_in_words(dataset: Dataset, position: int) -> str:
+    card, code = dataset.card, int(dataset.split[position])
+    split = SPLITS[code] if code < len(SPLITS) else "no"
+    what = f"example {position} of {card.name} ({split} split)"
+    return what + (
+        f", class {card.classes[int(dataset.labels[position])]}" if card.task.classes else ""
+    )

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from chapterflow.files import sha256_file
 from chapterflow.kinds.dataset import DatasetCard
 from chapterflow.predict.drift import Reference, Tally, answer_figures, input_figures
-from chapterflow.predict.inputs import Chunk, Inputs, Unread
+from chapterflow.predict.sources import BatchInputs, Chunk, Unread
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,6 +26,19 @@ if TYPE_CHECKING:
 #: Columns that parts hold for the comparison with the reference, and the result does not.
 HIDDEN = "drift/"
 INPUT, SHA256, CLASS, TRUTH, SMOOTHED = ("input", "input_sha256", "class", "true_label", "smoothed")
+#: Limits of a part: seconds of work and bytes of rows that an interruption may cost. Only one part
+#: and one row group are in memory, several times over.
+PART_SECONDS, PART_BYTES = 5.0, 4_000_000
+#: Limits of a row group of the result; they do not depend on interruptions.
+GROUP_ROWS, GROUP_BYTES = 16_384, 8_000_000
+#: Rows that are counted at once.
+ROWS = 8192
+#: Abandoned parts are removed after so long.
+KEPT_SECONDS = 7 * 24 * 3600
+#: Key of the result's metadata: the run in MLflow that wrote it.
+RUN_KEY = "chapterflow.run"
+#: Key of a part's metadata: unread inputs and notes of its chunks.
+PART_KEY = b"chapterflow.part"
 
 
 def schema(card: DatasetCard, *, labelled: bool, figures: Sequence[str] = ()) -> pa.Schema:
@@ -93,19 +106,6 @@ def row_bytes(card: DatasetCard) -> int:
     return 200 + 4 * (len(card.classes) or int(np.prod([side or 1 for side in card.shape])))
 
 
-#: A part is written after so many seconds or bytes of rows: what a killed process may lose.
-#: Of the table, only a part and a row group are in memory, several times over.
-PART_SECONDS, PART_BYTES = 5.0, 4_000_000
-#: Rows and bytes of a row group of the result; they depend on nothing that an interruption changes.
-GROUP_ROWS, GROUP_BYTES = 16_384, 8_000_000
-#: Parts of a batch that nobody went on with are removed after so long.
-KEPT_SECONDS = 7 * 24 * 3600
-#: Key of the result's metadata: the run in MLflow that wrote it.
-RUN_KEY = "chapterflow.run"
-#: Key of a part's metadata: what its chunks told besides rows.
-TOLD = b"chapterflow.part"
-
-
 class Parts:
     """The parts of one batch, in a folder of their own.
 
@@ -139,10 +139,11 @@ class Parts:
         """Keep the rows of the chunks from `start` to before `stop`."""
         import pyarrow.parquet as pq
 
-        told = {"unread": [one.model_dump() for one in unread], "notes": dict(notes)}
+        metadata = {"unread": [item.model_dump() for item in unread], "notes": dict(notes)}
         path = self.folder / f"part-{start:09}-{stop:09}.parquet"
         temporary = path.with_suffix(".tmp")
-        pq.write_table(table.replace_schema_metadata({TOLD: json.dumps(told).encode()}), temporary)
+        encoded = {PART_KEY: json.dumps(metadata).encode()}
+        pq.write_table(table.replace_schema_metadata(encoded), temporary)
         put(temporary, path)
 
     def read(self) -> Iterator[tuple[pa.Table, list[Unread], Counter[str]]]:
@@ -152,9 +153,9 @@ class Parts:
         for path in self._files():
             # Not through a memory map: its pages would count as this process's memory.
             table = pq.read_table(path, memory_map=False, partitioning=None)
-            told = json.loads(table.schema.metadata[TOLD])
-            unread = [Unread.model_validate(one) for one in told["unread"]]
-            yield table, unread, Counter(told["notes"])
+            metadata = json.loads(table.schema.metadata[PART_KEY])
+            unread = [Unread.model_validate(item) for item in metadata["unread"]]
+            yield table, unread, Counter(metadata["notes"])
 
     def rows(self) -> int:
         """Return the number of rows of all parts."""
@@ -228,26 +229,22 @@ def put(temporary: Path, path: Path) -> None:
         os.close(folder)
 
 
-#: Rows that are looked at at once.
-ROWS = 8192
-
-
-class Joined:
-    """What is gathered while the parts go into the result.
+class Totals:
+    """Totals of a batch, counted while its parts are joined.
 
     Attributes:
-        tallies: Each figure's counts, by name.
+        tallies: Counts of each figure, by name.
         datasets: Digest of each dataset among the inputs, by name.
         hash: Over names and hashes of all examples.
-        unread: What could not be read.
-        notes: What was done to how many inputs.
-        classes: How often each class was predicted, by its number.
-        examples: How many there are.
-        labelled: Those that came with their class.
-        correct: Those of them whose class was predicted.
+        unread: Examples that could not be read.
+        notes: How many inputs were changed to fit the model, by change.
+        classes: Number of predictions of each class, by its number.
+        examples: Number of examples.
+        labelled: Number of examples whose true class is known.
+        correct: Number of those whose true class was predicted.
     """
 
-    def __init__(self, card: DatasetCard, inputs: Inputs, reference: Reference) -> None:
+    def __init__(self, card: DatasetCard, inputs: BatchInputs, reference: Reference) -> None:
         names = sorted({*reference.figures, *reference.missing})
         self.tallies = {name: Tally(name, reference, card.classes) for name in names}
         self.datasets = inputs.datasets()
