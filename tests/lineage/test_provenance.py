@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +11,9 @@ from typing import Any
 import pytest
 
 from chapterflow.environment import Project
-from chapterflow.errors import StoreError
 from chapterflow.lineage import provenance
 from chapterflow.tracking import runs
+from chapterflow.tracking.artifacts import Artifacts
 
 OLD, NEW = "0" * 32 + ".dir", "1" * 32 + ".dir"
 VERDICT: dict[str, Any] = {
@@ -111,17 +112,19 @@ def test_data_version(checkout: Project, version: str | None, state: str) -> Non
     ],
 )
 def test_validation(
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     verdict: dict[str, Any] | None,
     digest: str | None,
     state: str,
 ) -> None:
-    def read(run_id: str, path: str) -> dict[str, Any]:
-        if verdict is None:
-            raise StoreError(f"{path} of run {run_id} must be there")
-        return verdict
+    def document(_self: Artifacts, name: str) -> Path:
+        path = tmp_path / "verdict.json"
+        if verdict is not None:
+            path.write_text(json.dumps(verdict))
+        return path
 
-    monkeypatch.setattr(provenance, "read_json", read)
+    monkeypatch.setattr(Artifacts, "path", document)
     tags = {runs.DIGEST: digest} if digest else {}
     run: Any = SimpleNamespace(info=SimpleNamespace(run_id="r"), data=SimpleNamespace(tags=tags))
     check = provenance.validation(run)

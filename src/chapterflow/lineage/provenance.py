@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import ValidationError
 
 from chapterflow.checks import Check, State
 from chapterflow.data.build import verify_dataset
@@ -25,35 +24,14 @@ from chapterflow.data.versioning import data_version as current_version
 from chapterflow.environment import Project
 from chapterflow.errors import ChapterflowError, DataError, StoreError
 from chapterflow.files import sha256_file
-from chapterflow.kinds.dataset import DatasetCard, read_card
+from chapterflow.kinds.dataset import read_card
 from chapterflow.tracking import runs
+from chapterflow.tracking.artifacts import Artifacts
 from chapterflow.tracking.fingerprint import fingerprint
 from chapterflow.types import Tell
-from chapterflow.validation.verdict import Verdict
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-
-
-def read_json(run_id: str, path: str) -> dict[str, Any]:
-    """Return a JSON document among a run's artifacts.
-
-    Raises:
-        StoreError: If it is not there, or no JSON object.
-    """
-    import mlflow.artifacts
-    from mlflow.exceptions import MlflowException
-
-    try:
-        found = mlflow.artifacts.load_dict(f"runs:/{run_id}/{path}")
-    except (MlflowException, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise StoreError(f"{path} of run {run_id} must be there. Received: {reason}") from None
-    if not isinstance(found, dict):
-        raise StoreError(
-            f"{path} of run {run_id} must be a JSON object. Received: {type(found).__name__}"
-        )
-    return found
 
 
 def _git(project: Project, *words: str, given: bytes | None = None) -> bytes | None:
@@ -236,12 +214,9 @@ def validation(run: Run) -> Check:
     name, digest = "validation", run.data.tags.get(runs.DIGEST, "")
     expected = digest[:12] or None
     try:
-        verdict = Verdict.model_validate(read_json(run.info.run_id, "validation/verdict.json"))
+        verdict = Artifacts(run.info.run_id).verdict()
     except StoreError as error:
         return Check(name=name, state="failed", expected=expected, observed=str(error))
-    except ValidationError as error:
-        observed = f"verdict.json is no verdict: {error.errors()[0]['msg']}"
-        return Check(name=name, state="failed", expected=expected, observed=observed)
     observed = verdict.summary
     if verdict.dataset_digest != digest:
         observed += f", but of data with another digest, {verdict.dataset_digest[:12]}"
@@ -328,7 +303,7 @@ def links(project: Project, run: Run, tell: Tell) -> list[Check]:
 def _fingerprint(run: Run) -> tuple[Check, dict[str, Any]]:
     name, key = "fingerprint", run.data.tags.get(runs.FINGERPRINT, "")
     try:
-        parts = read_json(run.info.run_id, "fingerprint.json")
+        parts = Artifacts(run.info.run_id).fingerprint()
     except StoreError as error:
         return Check(name=name, state="failed", observed=str(error)), {}
     if (received := fingerprint(parts)) != key:
@@ -359,12 +334,9 @@ def _card(run_id: str, digest: str, parts: Mapping[str, Any]) -> Check:
     """Check that the run's copy of the card is of the data that the run says it learnt."""
     name = "dataset"
     try:
-        card = DatasetCard.model_validate(read_json(run_id, "dataset.json"))
+        card = Artifacts(run_id).card()
     except StoreError as error:
         return Check(name=name, state="failed", observed=str(error))
-    except ValidationError as error:
-        observed = f"dataset.json is no dataset card: {error.errors()[0]['msg']}"
-        return Check(name=name, state="failed", observed=observed)
     observed = f"{card.name}, digest {digest[:12]}"
     digests = {
         "the card's": card.digest,

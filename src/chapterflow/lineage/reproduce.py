@@ -24,10 +24,10 @@ from chapterflow.files import sha256_file
 from chapterflow.kinds.dataset import open_dataset, read_card
 from chapterflow.lineage import provenance as past_data
 from chapterflow.lineage.agreement import Agreement, Outcome, compare_models
-from chapterflow.lineage.provenance import read_json
 from chapterflow.models.base import ChapterModel, ModelParams
 from chapterflow.models.catalog import get_model
 from chapterflow.tracking import runs
+from chapterflow.tracking.artifacts import REPRODUCTION_DOCUMENT, Artifacts
 from chapterflow.tracking.fingerprint import PACKAGE, content_hash
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.versions import OnVersion, Version, find_version, ignore, model_file
@@ -268,8 +268,6 @@ def _fault(folder: Path, digest: str) -> str | None:
 REPRODUCTION = "reproduction"
 #: Tags: the run that was made again, and what came out.
 REPRODUCES, OUTCOME = "chapterflow.reproduces", "chapterflow.reproduction"
-#: Artifact with all of it.
-DOCUMENT = "verdict.json"
 
 
 def log_reproduction(
@@ -302,7 +300,7 @@ def log_reproduction(
         },
     )
     with session.ending_on_error(run_id):
-        client.log_dict(run_id, dict(document), DOCUMENT)
+        client.log_dict(run_id, dict(document), REPRODUCTION_DOCUMENT)
         comparison = document["comparison"]
         figures = {
             "reproduction/identical": float(comparison["identical"]),
@@ -393,7 +391,7 @@ def reproduce(
         on_version(version)
         run = _run_of(client, version)
         tell("look up", f"{version}, run {run.info.run_id}")
-        parts = read_json(run.info.run_id, "fingerprint.json")
+        parts = Artifacts(run.info.run_id).fingerprint()
         recorded = recorded_model(version, run, parts)
         kept = model_file(session.client, version)
         found = facts(project, run.data.tags, parts)

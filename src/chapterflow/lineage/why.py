@@ -11,13 +11,13 @@ from chapterflow.checks import Check, Keys, State, text
 from chapterflow.config.settings import Settings
 from chapterflow.environment import Project
 from chapterflow.errors import StoreError
-from chapterflow.lineage.provenance import links, read_json
+from chapterflow.lineage.provenance import links
 from chapterflow.tracking import runs
+from chapterflow.tracking.artifacts import PROMOTION, Artifacts
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.versions import (
     CHAMPION,
     VERDICT,
-    VERDICT_FILE,
     VERDICT_RUN,
     OnVersion,
     Version,
@@ -97,7 +97,7 @@ def gates(client: MlflowClient, version: Version) -> Check:
         return Check(name=name, state="passed", observed="not judged yet")
     try:
         client.get_run(run_id)
-        decision = read_json(run_id, VERDICT_FILE)
+        decision = Artifacts(run_id).document(PROMOTION)
     except (MlflowException, StoreError) as error:
         observed = f"judged ({verdict}) in run {run_id}, whose verdict is gone: {error}"
         return Check(name=name, state="failed", observed=observed)

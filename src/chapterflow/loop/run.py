@@ -81,7 +81,7 @@ class Run:
     @cached_property
     def artifacts(self) -> Artifacts:
         """The artifacts of the run, by name and type."""
-        return Artifacts(self.session.client, self.id, self.folder)
+        return Artifacts(self.id, self.folder)
 
     @property
     def fingerprint(self) -> str:

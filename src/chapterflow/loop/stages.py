@@ -48,7 +48,7 @@ def run_stage(project: Project, settings: Settings, model: str) -> None:
 
     folder = project.results / "models" / model
     metrics: dict[str, Any] = {}
-    artifacts = Artifacts(session.client, str(outcome.run_id))
+    artifacts = Artifacts(str(outcome.run_id))
     values = artifacts.evaluation().metrics | artifacts.explanation().metrics
     for name, value in sorted(values.items()):
         group, _, key = name.partition("/")

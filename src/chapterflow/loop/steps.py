@@ -571,7 +571,7 @@ def _differences(
     labels = np.empty(0)
     predicted = {}
     for name, run in same.items():
-        predictions = Artifacts(session.client, run.info.run_id).predictions()
+        predictions = Artifacts(run.info.run_id).predictions()
         labels = predictions["label"]
         predicted[name] = predictions["probability"].argmax(axis=1)
     return differences(

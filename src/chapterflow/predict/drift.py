@@ -12,7 +12,6 @@ chance alone exceeds once in a hundred times is told beside it, and a larger ind
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,10 +23,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from chapterflow.environment import Project
-from chapterflow.errors import DataError
+from chapterflow.errors import DataError, StoreError
 from chapterflow.kinds.dataset import Dataset, DatasetCard, open_dataset
 from chapterflow.kinds.kind import get_kind
-from chapterflow.tracking.artifacts import PREDICTIONS
+from chapterflow.tracking.artifacts import Artifacts
 from chapterflow.tracking.versions import Version
 from chapterflow.types import Strict
 
@@ -279,17 +278,12 @@ def input_names(card: DatasetCard) -> list[str]:
 def _answers(
     client: MlflowClient, version: Version, card: DatasetCard, missing: dict[str, str]
 ) -> Figures:
-    from mlflow.exceptions import MlflowException
 
     names = [*answer_figures(np.ones((1, 1), np.float32), classes=card.task.classes)]
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = client.download_artifacts(version.run_id, PREDICTIONS, folder)
-            with np.load(path, allow_pickle=False) as kept:
-                answers = kept[card.task.answer]
-    except (MlflowException, OSError, ValueError, KeyError) as error:
-        told = f"{PREDICTIONS} of run {version.run_id} cannot be read ({error})"
-        missing |= dict.fromkeys(names, told)
+        answers = Artifacts(version.run_id).predictions()[card.task.answer]
+    except (StoreError, KeyError) as error:
+        missing |= dict.fromkeys(names, f"the predictions on the test split are lost ({error})")
         return {}
     return answer_figures(answers, classes=card.task.classes)
 

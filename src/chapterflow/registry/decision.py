@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer
 from chapterflow.checks import Check, Keys, failures, render_verdict
 from chapterflow.types import Strict
 
-#: Among the artifacts of a run, with `tracking.versions.VERDICT_FILE`.
+#: Among the artifacts of a run, with `tracking.artifacts.PROMOTION`.
 FOLDER, PAGE = "promotion", "verdict.html"
 #: A gate in `promotion/verdict.json`. `champion` is the champion's value; null if there is none, or
 #: it was not measured.

@@ -15,7 +15,7 @@ from chapterflow.data.build import verify_dataset
 from chapterflow.environment import Project, load_tensorflow
 from chapterflow.errors import ChapterflowError, ConfigError
 from chapterflow.kinds.dataset import Dataset, open_dataset
-from chapterflow.lineage.provenance import provenance, read_json
+from chapterflow.lineage.provenance import provenance
 from chapterflow.loop import steps
 from chapterflow.models.catalog import get_model, model_names
 from chapterflow.registry.decision import Candidate, Decision
@@ -23,6 +23,7 @@ from chapterflow.registry.fresh_process import answers_elsewhere
 from chapterflow.registry.gates import WITHDRAWN, Measured, Trial, judge
 from chapterflow.registry.ledger import now, who
 from chapterflow.tracking import runs
+from chapterflow.tracking.artifacts import Artifacts
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.versions import (
     CHALLENGER,
@@ -124,7 +125,7 @@ def _scored(
     size, model = file.stat().st_size, load_model(file)
     if version.model in model_names():
         entry = get_model(version.model)
-        params = read_json(run.info.run_id, "fingerprint.json")["params"]
+        params = Artifacts(run.info.run_id).fingerprint()["params"]
         chosen = entry.params.model_validate_json(json.dumps(params))
         dataset = sized_for(entry, chosen, dataset)
     scored = score(model, dataset, settings.evaluation, file_bytes=size)
@@ -408,9 +409,9 @@ def _best_of_role(
 def _validation_score(version: Version) -> float | None:
     """Return validation accuracy (curves: loss) of the epoch whose weights a version has."""
     try:
-        training = read_json(version.run_id, "training.json")
-        epoch = next(row for row in training["history"] if row["epoch"] == training["chosen_epoch"])
-        score = epoch["validation_accuracy"]
-        return float(epoch["validation_loss"] if score is None else score)
+        training = Artifacts(version.run_id).training()
+        epoch = next(row for row in training.history if row.epoch == training.chosen_epoch)
+        score = epoch.validation_accuracy
+        return epoch.validation_loss if score is None else score
     except Exception:
         return None

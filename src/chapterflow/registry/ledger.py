@@ -17,9 +17,10 @@ from chapterflow.config.load import load_settings
 from chapterflow.environment import Project, process_is_gone
 from chapterflow.registry.decision import FOLDER, Decision
 from chapterflow.tracking import runs
+from chapterflow.tracking.artifacts import PROMOTION
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.store import ensure_experiment
-from chapterflow.tracking.versions import VERDICT_FILE, check_registered, holder
+from chapterflow.tracking.versions import check_registered, holder
 from chapterflow.types import Strict
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class Ledger:
 
     def attach(self, run_id: str, decision: Decision, page: Path) -> None:
         """Log a verdict and its page with an entry, and each gate as a figure."""
-        self.client.log_text(run_id, decision.to_json(), VERDICT_FILE)
+        self.client.log_text(run_id, decision.to_json(), PROMOTION)
         self.client.log_artifact(run_id, str(page), FOLDER)
         figures = {f"gate/{gate.name}": float(gate.passed) for gate in decision.gates}
         runs.log_metrics(self.client, run_id, figures, 0)

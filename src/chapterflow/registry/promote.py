@@ -13,13 +13,13 @@ from chapterflow.registry.gates import gate
 from chapterflow.registry.judge import Judged, Request, judge_request
 from chapterflow.registry.ledger import Ledger, opened
 from chapterflow.registry.rollback import let_back
+from chapterflow.tracking.artifacts import PROMOTION
 from chapterflow.tracking.runs import MODEL
 from chapterflow.tracking.versions import (
     CHALLENGER,
     CHAMPION,
     PREVIOUS_CHAMPION,
     VERDICT,
-    VERDICT_FILE,
     VERDICT_RUN,
     OnVersion,
     Version,
@@ -160,7 +160,7 @@ def _write_down(
         page.write_text(render_page(decision), encoding="utf-8")
         ledger.attach(entry, decision, page)
         run_id = decision.challenger_run
-        client.log_text(run_id, decision.to_json(), VERDICT_FILE)
+        client.log_text(run_id, decision.to_json(), PROMOTION)
         client.log_artifact(run_id, str(page), FOLDER)
     if version.name == decision.model:  # A model that did not come to stand for its role has none.
         tags = {VERDICT: decision.verdict, VERDICT_RUN: entry, GATES: _counts(decision)}

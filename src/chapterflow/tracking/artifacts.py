@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,7 +37,7 @@ REPORT = "report"  # a folder: the page
 #: Of a promotion's run, and of the run of the version that was judged.
 PROMOTION = "promotion/verdict.json"
 #: Of a reproduction's run.
-REPRODUCTION = "verdict.json"
+REPRODUCTION_DOCUMENT = "verdict.json"
 
 #: What a finished run must hold to be reused and compared.
 REQUIRED = frozenset({EVALUATION, PREDICTIONS, EXPLANATION})
@@ -50,15 +51,19 @@ class Artifacts:
     """The artifacts of one run: a local folder is a cache, the tracking store is the truth.
 
     Args:
-        client: MLflow client.
-        run_id: The run.
+        run_id: The run, in the opened tracking store.
         folder: Where local copies lie or go; without one, where MLflow puts them.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str, folder: Path | None = None) -> None:
-        self._client = client
+    def __init__(self, run_id: str, folder: Path | None = None) -> None:
         self.run_id = run_id
         self.folder = folder
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        from mlflow import MlflowClient
+
+        return MlflowClient()
 
     def path(self, name: str) -> Path:
         """Return an artifact's file or folder on this machine, downloaded where it is missing.

@@ -12,6 +12,7 @@ from chapterflow.errors import ConfigError, StoreError, nearest
 from chapterflow.files import sha256_file
 from chapterflow.kinds.dataset import DatasetCard
 from chapterflow.models.catalog import model_names
+from chapterflow.tracking.artifacts import Artifacts
 from chapterflow.tracking.runs import MODEL, MODEL_SHA256, MODEL_VERSION, find_runs
 
 if TYPE_CHECKING:
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
 #: Aliases of registered models; what they mean: `docs/promotion.md`.
 CHAMPION, CHALLENGER, PREVIOUS_CHAMPION = "champion", "challenger", "previous-champion"
 #: Tags of a version that was judged: the last verdict on it, and the entry of the ledger that holds
-#: all of it, as the artifact `VERDICT_FILE`.
+#: all of it, as the artifact `artifacts.PROMOTION`.
 VERDICT, VERDICT_RUN = "chapterflow.verdict", "chapterflow.verdict_run"
-VERDICT_FILE = "promotion/verdict.json"
 #: `NAME`, `NAME/VERSION` or `NAME@ALIAS`.
 _REFERENCE = re.compile(r"(?P<name>[^@/]+)(?:/(?P<version>\d+)|@(?P<alias>[^@/]+))?")
 #: The beginning of a run's id; shorter ones are too easily something else.
@@ -262,13 +262,10 @@ def card_of(client: MlflowClient, version: Version) -> DatasetCard:
     Raises:
         StoreError: If it is not in the store.
     """
-    from mlflow.exceptions import MlflowException
-
     try:
-        card = Path(client.download_artifacts(version.run_id, "dataset.json"))
-    except (MlflowException, OSError) as error:
+        return Artifacts(version.run_id).card()
+    except StoreError as error:
         raise _lost(version, error) from None
-    return DatasetCard.model_validate_json(card.read_text(encoding="utf-8"))
 
 
 def _lost(version: Version, error: Exception | str) -> StoreError:
