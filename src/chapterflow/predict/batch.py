@@ -37,6 +37,7 @@ from chapterflow.predict.inputs import (
     parse_inputs,
     photo_size,
     positions,
+    read_version,
     settings_of,
 )
 from chapterflow.predict.sources import (
@@ -60,7 +61,6 @@ from chapterflow.tracking.versions import (
     card_of,
     find_version,
     ignore,
-    read_version,
 )
 from chapterflow.types import Strict, Tell, silent
 

@@ -21,10 +21,11 @@ from chapterflow.predict.inputs import (
     photo_size,
     positions,
     read_example,
+    read_version,
     settings_of,
 )
 from chapterflow.tracking.session import Session
-from chapterflow.tracking.versions import OnVersion, Version, find_version, ignore, read_version
+from chapterflow.tracking.versions import OnVersion, Version, find_version, ignore
 from chapterflow.types import Tell, silent
 
 if TYPE_CHECKING:

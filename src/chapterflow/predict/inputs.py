@@ -22,11 +22,12 @@ from chapterflow.kinds.photos import open_photo
 from chapterflow.loop import steps
 from chapterflow.models.catalog import get_model, model_names
 from chapterflow.tracking import runs
-from chapterflow.tracking.versions import Version
+from chapterflow.tracking.versions import Version, card_of, model_file
 from chapterflow.training.batches import PHOTO_SIZE
 from chapterflow.types import Tell, silent
 
 if TYPE_CHECKING:
+    import keras
     from mlflow import MlflowClient
 
 #: Extension of files that hold arrays.
@@ -303,3 +304,15 @@ def open_array(path: Path, shape: tuple[int, ...]) -> tuple[NDArray[Any], bool]:
         f"{path} must hold finite numbers of the shape {shape}, or (n, "
         f"{', '.join(map(str, shape))}) for n examples. Received: {values.dtype} {values.shape}"
     )
+
+
+def read_version(client: MlflowClient, version: Version) -> tuple[keras.Model, DatasetCard]:
+    """Return the model of a version, and the card of the data that it learnt.
+
+    Raises:
+        StoreError: If its files are not in the store, or not those that were logged.
+    """
+    from chapterflow.training.batches import load_model
+
+    card = card_of(client, version)
+    return load_model(model_file(client, version)), card

@@ -16,7 +16,6 @@ from chapterflow.tracking.artifacts import Artifacts
 from chapterflow.tracking.runs import MODEL, MODEL_SHA256, MODEL_VERSION, find_runs
 
 if TYPE_CHECKING:
-    import keras
     from mlflow import MlflowClient
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
@@ -199,18 +198,6 @@ def holder(client: MlflowClient, name: str, alias: str) -> Version | None:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise
-
-
-def read_version(client: MlflowClient, version: Version) -> tuple[keras.Model, DatasetCard]:
-    """Return the model of a version, and the card of the data that it learnt.
-
-    Raises:
-        StoreError: If its files are not in the store, or not those that were logged.
-    """
-    from chapterflow.training.batches import load_model
-
-    card = card_of(client, version)
-    return load_model(model_file(client, version)), card
 
 
 def model_folder(version: Version) -> Path:
