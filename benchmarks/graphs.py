@@ -6,7 +6,6 @@ CHAPTERFLOW_MIRROR=... python -m benchmarks.graphs [--folds 10] [--seeds 10] [--
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, median, pstdev
 
@@ -59,9 +58,15 @@ def _mutag(params: ModelParams, dataset: Dataset, folds: int, seed: int) -> None
     majority = 0.0
     for name, change in VARIANTS.items():
         started, cpu = time.perf_counter(), time.process_time()
-        found = cross_validate(
-            get_model("gcn"), params.model_copy(update=change), dataset, folds=folds, seed=seed
-        )
+        with tempfile.TemporaryDirectory() as work:
+            found = cross_validate(
+                get_model("gcn"),
+                params.model_copy(update=change),
+                dataset,
+                folds=folds,
+                seed=seed,
+                work=Path(work),
+            )
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
         cells = [
             f"{found[f'cv/{protocol}/accuracy_mean']:.3f} +- "
@@ -76,17 +81,15 @@ def _mutag(params: ModelParams, dataset: Dataset, folds: int, seed: int) -> None
 def _cora(params: ModelParams, dataset: Dataset, seeds: int, folder: Path) -> None:
     import keras
 
-    from chapterflow.training.full_batch import fit_full_batch, predict_full
+    from chapterflow.training.fit import fit
+    from chapterflow.training.full_batch import predict_full
 
     test = dataset.indices("test")
     accuracies, seconds, cpu = [], [], []
-    ignore: Callable[[object], None] = lambda _: None  # noqa: E731
     for seed in range(1, seeds + 1):
         work = folder / f"work-{seed}"
         started, before = time.perf_counter(), time.process_time()
-        fit_full_batch(
-            get_model("gcn-node"), params, dataset, seed=seed, work=work, on_epoch=ignore
-        )
+        fit(get_model("gcn-node"), params, dataset, seed=seed, work=work)
         seconds.append(time.perf_counter() - started)
         cpu.append(time.process_time() - before)
         logits = predict_full(keras.saving.load_model(work / "model.keras"), dataset)

@@ -65,7 +65,10 @@ def _ours(dataset: Dataset, params: ModelParams, work: Path) -> tuple[float, flo
 
 
 def _plain(dataset: Dataset, params: ModelParams) -> tuple[float, float]:
-    from chapterflow.training.fit import compiled
+    import keras
+
+    from chapterflow.training.batches import steps_per_epoch
+    from chapterflow.training.epochs import Learner, checked
 
     arrays = {
         split: (
@@ -75,8 +78,12 @@ def _plain(dataset: Dataset, params: ModelParams) -> tuple[float, float]:
         for split in ("train", "validation")
     }
     started = time.perf_counter()
-    model = compiled(get_model("cnn"), params, dataset)
-    model.steps_per_execution = 1
+    model = checked(get_model("cnn"), params, dataset, seed=5)
+    learner = Learner(
+        model, params, steps=steps_per_epoch(dataset, params.batch_size), classes=True
+    )
+    metrics = [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+    model.compile(learner.optimizer, learner.loss, metrics=metrics, jit_compile=False)
     model.fit(
         *arrays["train"],
         batch_size=params.batch_size,

@@ -25,7 +25,7 @@ from chapterflow.models.catalog import FOLDER
 from chapterflow.tracking.records import Comparison, Outcome, Prepared
 from chapterflow.tracking.runs import end_dead_runs
 from chapterflow.tracking.session import Session
-from chapterflow.training.fit import Training
+from chapterflow.training.history import Training
 from chapterflow.types import Tell
 from chapterflow.validation.verdict import Verdict
 from pipelines.housekeeping import end_dead_flow_runs, sign_flow_run

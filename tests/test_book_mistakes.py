@@ -43,12 +43,12 @@ def broken(dataset: Dataset, folder: Path) -> set[str]:
     return {one.expectation for one in validate_dataset(dataset, BOUNDS, folder).failures}
 
 
-def compiled(dataset: Dataset, build: Callable[..., Any]) -> Any:
-    """Return what the training would fit, of a model that is written by hand."""
-    from chapterflow.training.fit import compiled
+def checked_model(dataset: Dataset, build: Callable[..., Any]) -> Any:
+    """Return what would be trained, of a model that is written by hand."""
+    from chapterflow.training.epochs import checked
 
     entry = ChapterModel("own", ModelParams, build, "", "")
-    return compiled(entry, ModelParams(role="digits"), dataset)
+    return checked(entry, ModelParams(role="digits"), dataset, 5)
 
 
 def classifier(classes: int, activation: str | None = None, scales: int = 1) -> Any:
@@ -83,9 +83,9 @@ def test_pixels_divided_twice_on_disk(digits: Dataset, tmp_path: Path) -> None:
 
 
 def test_pixels_divided_twice_in_the_model(digits: Dataset) -> None:
-    compiled(digits, classifier(10))
+    checked_model(digits, classifier(10))
     with pytest.raises(ConfigError, match=r"check_scaled_once: .*0\.0625 behind rescale1, resc"):
-        compiled(digits, classifier(10, scales=2))
+        checked_model(digits, classifier(10, scales=2))
 
 
 @pytest.mark.slow
@@ -131,11 +131,11 @@ def test_probabilities_for_features(tmp_path: Path) -> None:
 
 def test_sigmoids_with_binary_cross_entropy_on_one_hot_classes(tmp_path: Path) -> None:
     two = colours(tmp_path / "data" / "colours")
-    compiled(two, classifier(2))
+    checked_model(two, classifier(2))
     with pytest.raises(ConfigError, match=r"check_logits: own .*Received: sigmoid .*, answer\."):
-        compiled(two, classifier(2, "sigmoid"))
+        checked_model(two, classifier(2, "sigmoid"))
     with pytest.raises(ConfigError, match=r"check_logits: own .*2 logits.*\(None, 1\).*, answer\."):
-        compiled(two, classifier(1))
+        checked_model(two, classifier(1))
 
 
 def test_feature_maps_of_an_untrained_model(tmp_path: Path) -> None:
@@ -182,8 +182,7 @@ def without(dataset: Dataset, code: int) -> Dataset:
 
 def score(dataset: Dataset, folder: Path) -> Any:
     from chapterflow.evaluation.evaluate import evaluate
-    from chapterflow.training.fit import Training
-    from chapterflow.training.history import EpochRecord
+    from chapterflow.training.history import EpochRecord, Training
 
     record = EpochRecord(
         epoch=1,

@@ -26,8 +26,7 @@ def dataset() -> Dataset:
 
 def score(model: Any, dataset: Dataset, folder: Path, seconds: float = 2.0) -> Any:
     from chapterflow.evaluation.evaluate import evaluate
-    from chapterflow.training.fit import Training
-    from chapterflow.training.history import EpochRecord
+    from chapterflow.training.history import EpochRecord, Training
 
     record = EpochRecord(
         epoch=1,

@@ -136,8 +136,7 @@ def test_answers_have_the_shape_of_the_targets(trained: dict[str, Path], embedde
 
 def test_models_are_scored_and_cost_something(trained: dict[str, Path], embedded: Project) -> None:
     from chapterflow.evaluation.evaluate import evaluate
-    from chapterflow.training.fit import Training
-    from chapterflow.training.history import EpochRecord
+    from chapterflow.training.history import EpochRecord, Training
 
     record = EpochRecord(
         epoch=1, train_loss=1.0, validation_loss=1.0, learning_rate=0.1, seconds=1.0

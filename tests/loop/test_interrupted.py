@@ -36,7 +36,7 @@ def start(root: Path, *words: str) -> subprocess.Popen[str]:
 
 def epochs_done(root: Path) -> int:
     names = [p.name for p in root.glob(".chapterflow/work/*/checkpoints/epoch-*")]
-    return max((int(name[6:]) for name in names), default=0)
+    return max((int(name[6:10]) for name in names), default=0)
 
 
 def wait_until(condition: Any, seconds: float = HUNG) -> None:

@@ -74,10 +74,11 @@ def optimizer_steps() -> Callable[[Path], int]:
     """Returns the number of optimizer steps behind the newest checkpoint of a work folder."""
 
     def read(work: Path) -> int:
-        import h5py
+        from chapterflow.training.epochs import Checkpoints
 
-        newest = max((work / "checkpoints").glob("epoch-*"))
-        with h5py.File(newest / "latest.weights.h5") as file:
-            return int(file["optimizer/vars/0"][()])
+        # The optimizer's count of steps is the one integer in it.
+        _, arrays = Checkpoints(work / "checkpoints").newest()
+        (steps,) = (array for array in arrays if array.dtype == np.int64)
+        return int(steps)
 
     return read

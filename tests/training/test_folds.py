@@ -12,6 +12,7 @@ from chapterflow.errors import DataError
 from chapterflow.kinds.dataset import Dataset
 from chapterflow.models.catalog import get_model
 from chapterflow.training import folds as cv
+from chapterflow.training.epochs import Checkpoints
 from tests.graphs import rings_and_stars
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
@@ -27,9 +28,11 @@ def params(**options: Any) -> Any:
     return get_model("gcn").params(role="graphs", **options)
 
 
-def test_rings_and_stars_are_told_apart_and_a_seed_decides(graphs: Dataset) -> None:
+def test_rings_and_stars_are_told_apart_and_a_seed_decides(graphs: Dataset, tmp_path: Path) -> None:
     options = params(convolution="gin", batch_size=4, epochs=10)
-    found = cv.cross_validate(get_model("gcn"), options, graphs, folds=2, seed=5)
+    found = cv.cross_validate(
+        get_model("gcn"), options, graphs, folds=2, seed=5, work=tmp_path / "first"
+    )
     assert set(found) == {
         "cv/inner/accuracy_mean",
         "cv/inner/accuracy_std",
@@ -39,7 +42,9 @@ def test_rings_and_stars_are_told_apart_and_a_seed_decides(graphs: Dataset) -> N
     }
     assert found["cv/gin/accuracy_mean"] >= 0.8
     assert found["cv/majority/accuracy_mean"] == 0.5
-    again = cv.cross_validate(get_model("gcn"), options, graphs, folds=2, seed=5)
+    again = cv.cross_validate(
+        get_model("gcn"), options, graphs, folds=2, seed=5, work=tmp_path / "again"
+    )
     assert again == found
 
 
@@ -50,19 +55,37 @@ class Scripted:
         self.validation, self.test = validation, test
         self.calls: list[tuple[Any, Any, Any]] = []
 
-    def curves(self, train: Any, validation: Any, test: Any, *, seed: int) -> cv.Curves:
+    def fit(self, train: Any, validation: Any, test: Any, **_: Any) -> list[cv.FoldRecord]:
         fold = len(self.calls) // 2
         self.calls.append((train, validation, test))
-        accuracy = np.array(self.validation)
-        return cv.Curves(1 - accuracy, accuracy, np.array(self.test[fold]))
+        return [
+            record(epoch, 1 - accuracy, accuracy, tested)
+            for epoch, (accuracy, tested) in enumerate(
+                zip(self.validation, self.test[fold], strict=True), start=1
+            )
+        ]
 
 
-def test_protocols_choose_their_epoch(graphs: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def record(epoch: int, loss: float, accuracy: float, test_accuracy: float) -> cv.FoldRecord:
+    return cv.FoldRecord(
+        epoch=epoch,
+        train_loss=1.0,
+        validation_loss=loss,
+        validation_accuracy=accuracy,
+        test_accuracy=test_accuracy,
+        learning_rate=0.1,
+        seconds=0.1,
+    )
+
+
+def test_protocols_choose_their_epoch(
+    graphs: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     # Validation prefers epoch 2; the mean of the test folds epoch 3 (0.75); each fold alone
     # another one.
     script = Scripted([0.5, 0.9, 0.6], {0: [1.0, 0.4, 0.7], 1: [0.0, 0.6, 0.8]})
-    monkeypatch.setattr(cv, "_Trainer", lambda *_: script)
-    found = cv.cross_validate(get_model("gcn"), params(), graphs, folds=2, seed=5)
+    monkeypatch.setattr(cv, "GraphsInMemory", lambda *_: script)
+    found = cv.cross_validate(get_model("gcn"), params(), graphs, folds=2, seed=5, work=tmp_path)
     assert found["cv/inner/accuracy_mean"] == pytest.approx(0.5)
     assert found["cv/inner/accuracy_std"] == pytest.approx(0.1)
     assert found["cv/gin/accuracy_mean"] == pytest.approx(0.75)
@@ -70,11 +93,11 @@ def test_protocols_choose_their_epoch(graphs: Dataset, monkeypatch: pytest.Monke
 
 
 def test_the_inner_protocol_trains_on_no_graph_that_chooses_or_is_tested(
-    graphs: Dataset, monkeypatch: pytest.MonkeyPatch
+    graphs: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     script = Scripted([0.5], {fold: [0.5] for fold in range(4)})
-    monkeypatch.setattr(cv, "_Trainer", lambda *_: script)
-    cv.cross_validate(get_model("gcn"), params(), graphs, folds=4, seed=5)
+    monkeypatch.setattr(cv, "GraphsInMemory", lambda *_: script)
+    cv.cross_validate(get_model("gcn"), params(), graphs, folds=4, seed=5, work=tmp_path)
     tested = []
     for gin, inner in zip(script.calls[::2], script.calls[1::2], strict=True):
         train, validation, test = map(set, inner)
@@ -87,32 +110,76 @@ def test_the_inner_protocol_trains_on_no_graph_that_chooses_or_is_tested(
     assert sorted(tested) == list(range(graphs.count))
 
 
-def test_each_fold_begins_with_weights_of_its_own_seed(graphs: Dataset) -> None:
-    trainer = cv._Trainer(get_model("gcn"), params(epochs=2), graphs)
+def test_each_fold_begins_with_weights_of_its_own_seed(graphs: Dataset, tmp_path: Path) -> None:
+    memory = cv.GraphsInMemory(get_model("gcn"), params(epochs=2), graphs)
     train, validation, test = (graphs.indices(s) for s in ("train", "validation", "test"))
-    first = trainer.curves(train, validation, test, seed=1)
-    other = trainer.curves(train, validation, test, seed=2)
-    again = trainer.curves(train, validation, test, seed=1)
-    np.testing.assert_array_equal(first.validation_loss, again.validation_loss)
-    assert not np.array_equal(first.validation_loss, other.validation_loss)
+
+    def losses(name: str, seed: int) -> list[float]:
+        history = memory.fit(train, validation, test, seed=seed, work=tmp_path / name)
+        return [record.validation_loss for record in history]
+
+    first, other, again = losses("first", 1), losses("other", 2), losses("again", 1)
+    assert first == again
+    assert first != other
+
+
+class Killed(BaseException):
+    """The end of a process, in a test."""
+
+
+@pytest.mark.parametrize("epochs", [3, pytest.param(9, marks=pytest.mark.slow)])
+def test_a_killed_cross_validation_resumes_within_its_fold(
+    graphs: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int
+) -> None:
+    monkeypatch.setattr(cv.Fold, "checkpoint_seconds", 0.0)
+    arguments = (get_model("gcn"), params(epochs=4, dropout=0.3), graphs)
+    undisturbed = cv.cross_validate(*arguments, folds=2, seed=5, work=tmp_path / "undisturbed")
+    run, ran = cv.Fold.run, []
+
+    def die(self: cv.Fold, epoch: int) -> Any:
+        if len(ran) == epochs:
+            raise Killed
+        ran.append(epoch)
+        return run(self, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cv.Fold, "run", die)
+        with pytest.raises(Killed):
+            cv.cross_validate(*arguments, folds=2, seed=5, work=tmp_path / "killed")
+    left: list[int] = []
+    monkeypatch.setattr(
+        cv.Fold, "run", lambda self, epoch: (left.append(epoch), run(self, epoch))[1]
+    )
+    resumed = cv.cross_validate(*arguments, folds=2, seed=5, work=tmp_path / "killed")
+    assert len(left) == 2 * 2 * 4 - epochs
+    assert left[0] == epochs % 4
+    assert resumed == undisturbed
+    for folder in ("fold-1/gin", "fold-1/inner", "fold-2/gin", "fold-2/inner"):
+        first, second = (
+            Checkpoints(tmp_path / name / folder / "checkpoints").newest()
+            for name in ("undisturbed", "killed")
+        )
+        assert first[0] == second[0] == 4
+        for expected, array in zip(first[1], second[1], strict=True):
+            np.testing.assert_array_equal(array, expected)
 
 
 def test_equal_accuracies_are_decided_by_the_loss() -> None:
-    curves = cv.Curves(np.array([3.0, 2.0, 1.0]), np.array([0.8, 0.8, 0.7]), np.zeros(3))
-    assert cv.chosen_epoch(curves) == 1
+    history = [record(1, 3.0, 0.8, 0.0), record(2, 2.0, 0.8, 0.0), record(3, 1.0, 0.7, 0.0)]
+    assert cv.chosen_epoch(history).epoch == 2
 
 
-def test_too_many_folds_are_refused(graphs: Dataset) -> None:
+def test_too_many_folds_are_refused(graphs: Dataset, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"for each of 21 folds. Received: \[20, 20\]"):
-        cv.cross_validate(get_model("gcn"), params(), graphs, folds=21, seed=5)
+        cv.cross_validate(get_model("gcn"), params(), graphs, folds=21, seed=5, work=tmp_path)
 
 
 def test_graphs_that_do_not_fit_into_memory_are_refused(
-    graphs: Dataset, monkeypatch: pytest.MonkeyPatch
+    graphs: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(cv, "MAX_BYTES", 1000)
     with pytest.raises(DataError, match="Set folds to 0"):
-        cv.cross_validate(get_model("gcn"), params(), graphs, folds=2, seed=5)
+        cv.cross_validate(get_model("gcn"), params(), graphs, folds=2, seed=5, work=tmp_path)
 
 
 @pytest.mark.parametrize("convolution", ["gcn", "gin", "none"])

@@ -11,8 +11,7 @@ import pytest
 from chapterflow.errors import ChapterflowError
 from chapterflow.kinds.dataset import Dataset
 from chapterflow.models.catalog import get_model
-from chapterflow.training.fit import Training
-from chapterflow.training.history import EpochRecord
+from chapterflow.training.history import EpochRecord, Training
 from tests.graphs import two_circles
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
@@ -26,13 +25,13 @@ def circles(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def fitted(dataset: Dataset, work: Path, *, seed: int = 5, **options: Any) -> tuple[Training, Any]:
     import keras
 
-    from chapterflow.training.full_batch import fit_full_batch
+    from chapterflow.training.fit import fit
 
     entry = get_model("gcn-node")
     options = {"epochs": 30, "schedule": "constant", "learning_rate": 0.05} | options
     params = entry.params(role="citations", **options)
     seen: list[EpochRecord] = []
-    training = fit_full_batch(entry, params, dataset, seed=seed, work=work, on_epoch=seen.append)
+    training = fit(entry, params, dataset, seed=seed, work=work, on_epoch=seen.append)
     assert seen == training.history
     return training, keras.saving.load_model(work / "model.keras")
 
@@ -40,7 +39,7 @@ def fitted(dataset: Dataset, work: Path, *, seed: int = 5, **options: Any) -> tu
 def test_classes_are_learnt_from_few_nodes(circles: Dataset, tmp_path: Path) -> None:
     from chapterflow.training.full_batch import predict_full
 
-    training, model = fitted(circles, tmp_path / "work", epochs=60)
+    training, model = fitted(circles, tmp_path / "work", epochs=60, seed=3)
     logits = predict_full(model, circles)
     assert logits.shape == (60, 2)
     test = circles.indices("test")
@@ -103,6 +102,40 @@ def test_weight_decay_is_half_of_the_squares(circles: Dataset) -> None:
     model = entry.build(params, circles.card.input_spec)
     kernel = np.asarray(model.get_layer("conv1").kernel)
     assert float(sum(model.losses)) == pytest.approx(0.25 * (kernel**2).sum() / 2, rel=1e-4)
+
+
+class Killed(BaseException):
+    """The end of a process, in a test."""
+
+
+@pytest.mark.parametrize("patience", [None, 20])
+def test_a_killed_training_ends_with_the_same_weights(
+    circles: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int | None
+) -> None:
+    from chapterflow.training.epochs import WholeGraph
+    from chapterflow.training.fit import fit
+
+    monkeypatch.setattr(WholeGraph, "checkpoint_seconds", 0.0)
+    options: dict[str, Any] = {"epochs": 12, "patience": patience, "dropout": 0.5}
+    training, model = fitted(circles, tmp_path / "undisturbed", **options)
+
+    def die(record: EpochRecord) -> None:
+        if record.epoch == 5:
+            raise Killed
+
+    entry = get_model("gcn-node")
+    params = entry.params(role="citations", schedule="constant", learning_rate=0.05, **options)
+    work = tmp_path / "killed"
+    with pytest.raises(Killed):
+        fit(entry, params, circles, seed=5, work=work, on_epoch=die)
+    resumed, same = fitted(circles, work, **options)
+    assert resumed.resumed_from == 5
+    assert resumed.chosen_epoch == training.chosen_epoch
+    assert [record.train_loss for record in resumed.history] == [
+        record.train_loss for record in training.history
+    ]
+    for weight, expected in zip(same.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, expected)
 
 
 def test_a_loss_that_is_not_finite_ends_the_training(circles: Dataset, tmp_path: Path) -> None:

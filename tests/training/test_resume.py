@@ -65,7 +65,9 @@ class Case:
                 self.fit(kept, die)
         if kept != work:
             shutil.copytree(kept, work, dirs_exist_ok=True)
-        assert [path.name for path in (work / "checkpoints").iterdir()] == [f"epoch-{epochs:04d}"]
+        assert [path.name for path in (work / "checkpoints").iterdir()] == [
+            f"epoch-{epochs:04d}.npz"
+        ]
         assert not (work / "model.keras").exists()
 
     def check(self, work: Path, *, resumed_from: int) -> None:
@@ -107,7 +109,7 @@ def patient(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Case:
     """Stopped early, two epochs behind the best one."""
-    params = params_of("dnn", epochs=30, learning_rate=0.3, schedule="constant", patience=2)
+    params = params_of("dnn", epochs=30, learning_rate=0.1, schedule="constant", patience=2)
     case = Case(dataset, params, tmp_path_factory.mktemp("patient"), weights_of)
     chosen = case.training.chosen_epoch
     assert chosen >= 2, "the training should improve before it gets worse"
@@ -142,8 +144,8 @@ def test_patience_counts_on_after_a_kill(
 
 
 def test_killed_in_the_first_epoch(plain: Case, tmp_path: Path) -> None:
-    (tmp_path / "checkpoints" / "staging").mkdir(parents=True)
-    (tmp_path / "checkpoints" / "staging" / "latest.weights.h5").write_bytes(b"half")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "staging-epoch-0001.npz").write_bytes(b"half")
     append_record(tmp_path / "history.jsonl", plain.training.history[0])
     plain.check(tmp_path, resumed_from=0)
 
@@ -158,10 +160,9 @@ def test_killed_while_writing_the_history(plain: Case, tmp_path: Path) -> None:
 def test_killed_while_writing_the_checkpoint(plain: Case, tmp_path: Path) -> None:
     plain.kill_after(2, tmp_path)
     append_record(tmp_path / "history.jsonl", plain.training.history[2])
-    whole = tmp_path / "checkpoints" / "epoch-0002" / "latest.weights.h5"
-    staging = tmp_path / "checkpoints" / "staging"
-    staging.mkdir()
-    (staging / whole.name).write_bytes(whole.read_bytes()[:1000])
+    whole = tmp_path / "checkpoints" / "epoch-0002.npz"
+    staging = tmp_path / "checkpoints" / "staging-epoch-0003.npz"
+    staging.write_bytes(whole.read_bytes()[:1000])
     plain.check(tmp_path, resumed_from=2)
 
 
@@ -169,34 +170,32 @@ def test_killed_while_writing_the_checkpoint(plain: Case, tmp_path: Path) -> Non
 def test_killed_before_the_checkpoint_got_its_name(
     plain: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rename = Path.rename
+    replace = Path.replace
 
     def die(self: Path, target: Path) -> Path:
-        if Path(target).name == "epoch-0003":
+        if Path(target).name == "epoch-0003.npz":
             raise Killed
-        return rename(self, target)
+        return replace(self, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", die)
+        patch.setattr(Path, "replace", die)
         with pytest.raises(Killed):
             plain.fit(tmp_path)
     names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
-    assert names == {"staging", "epoch-0002"}
+    assert names == {"staging-epoch-0003.npz", "epoch-0002.npz"}
     plain.check(tmp_path, resumed_from=2)
 
 
 def test_killed_before_the_old_checkpoint_was_dropped(plain: Case, tmp_path: Path) -> None:
     plain.kill_after(2, tmp_path)
-    old = tmp_path / "checkpoints" / "epoch-0001"
-    old.mkdir()  # half of it
-    (old / "latest.weights.h5").write_bytes(b"half")
+    (tmp_path / "checkpoints" / "epoch-0001.npz").write_bytes(b"half")
     plain.check(tmp_path, resumed_from=2)
 
 
 def test_killed_while_writing_the_best_weights(patient: Case, tmp_path: Path) -> None:
     epochs = patient.training.chosen_epoch - 1
     patient.kill_after(epochs, tmp_path)
-    best = tmp_path / "best.weights.h5"
+    best = tmp_path / "best.npz"
     best.write_bytes(best.read_bytes()[:1000])
     patient.check(tmp_path, resumed_from=epochs)
 
@@ -205,9 +204,8 @@ def test_killed_while_writing_the_best_weights(patient: Case, tmp_path: Path) ->
     "lost",
     [
         "history.jsonl",
-        "checkpoints/epoch-0002/latest.weights.h5",
+        "checkpoints/epoch-0002.npz",
         pytest.param("checkpoints", marks=pytest.mark.slow),
-        pytest.param("checkpoints/epoch-0002", marks=pytest.mark.slow),
     ],
 )
 def test_where_part_of_the_folder_is_lost_training_starts_anew(
@@ -225,14 +223,14 @@ def test_where_part_of_the_folder_is_lost_training_starts_anew(
 def test_a_checkpoint_that_lost_its_bytes(plain: Case, tmp_path: Path, size: int) -> None:
     # As a machine may leave it that lost power: the name is on disk, the content is not.
     plain.kill_after(2, tmp_path)
-    os.truncate(tmp_path / "checkpoints" / "epoch-0002" / "latest.weights.h5", size)
+    os.truncate(tmp_path / "checkpoints" / "epoch-0002.npz", size)
     plain.check(tmp_path, resumed_from=0)
 
 
 def test_lost_best_weights(patient: Case, tmp_path: Path) -> None:
     epochs = len(patient.training.history) - 1  # nothing better comes
     patient.kill_after(epochs, tmp_path)
-    (tmp_path / "best.weights.h5").unlink()
+    (tmp_path / "best.npz").unlink()
     patient.check(tmp_path, resumed_from=0)
 
 
@@ -290,7 +288,7 @@ fit(entry, params, open_dataset(Path(sys.argv[1])), seed=5, work=work, on_epoch=
 def test_processes_killed_at_any_moment(
     plain: Case, params_of: Callable[..., ModelParams], weights_of: WeightsOf, tmp_path: Path
 ) -> None:
-    from chapterflow.training.callbacks import finished_epochs
+    from chapterflow.training.epochs import Checkpoints
 
     dataset, data = plain.dataset, tmp_path / "data"
     data.mkdir()
@@ -303,7 +301,7 @@ def test_processes_killed_at_any_moment(
     arguments = [str(data), str(work), params.model_dump_json()]
     kills = 0
     while kills < 4 and not (work / "model.keras").exists():
-        earlier = finished_epochs(work / "checkpoints")
+        earlier, _ = Checkpoints(work / "checkpoints").newest()
         with subprocess.Popen(
             [sys.executable, "-c", SCRIPT, *arguments], stdout=subprocess.PIPE, text=True
         ) as process:

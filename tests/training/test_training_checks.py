@@ -150,7 +150,7 @@ def test_a_sequential_is_a_model_like_others(named: bool) -> None:
     from keras import layers
 
     from chapterflow.models.base import ChapterModel, ModelParams
-    from chapterflow.training.fit import built
+    from chapterflow.training.epochs import built
 
     def build(_: ModelParams, data: InputSpec) -> Any:
         first = [keras.Input(data.shape)] if named else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,8 @@ import numpy as np
 
 from chapterflow.evaluation.scores import Metrics
 from chapterflow.kinds.dataset import Dataset
+from chapterflow.training.full_batch import forward as whole_forward
+from chapterflow.training.full_batch import sparse_inputs
 
 if TYPE_CHECKING:
     import keras
@@ -116,8 +117,7 @@ def cost_metrics(
     if (
         dataset.kind.whole
     ):  # the profiler counts no sparse operation, but this is how such models answer
-        whole = importlib.import_module("chapterflow.training.full_batch")
-        single: Any = latency(whole.forward(model), whole.sparse_inputs(dataset), repeats)
+        single: Any = latency(whole_forward(model), sparse_inputs(dataset), repeats)
     else:
         forward = compiled_forward(model, dataset.input_shapes())
         single = latency(forward, one, repeats)

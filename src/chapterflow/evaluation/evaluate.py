@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from pydantic import Field
 
 from chapterflow.errors import DataError
 from chapterflow.evaluation.cost import cost_metrics
+from chapterflow.evaluation.denoising import denoising_metrics, filter_baselines
 from chapterflow.evaluation.scores import (
     ClassScore,
     Metrics,
@@ -22,16 +22,13 @@ from chapterflow.evaluation.scores import (
 from chapterflow.kinds.dataset import Dataset, Split
 from chapterflow.models.base import ChapterModel, ModelParams, with_softmax
 from chapterflow.training.batches import load_model, predict, sized_for
-from chapterflow.training.fit import Training
+from chapterflow.training.history import Training
 from chapterflow.types import Strict
 
 if TYPE_CHECKING:
     import keras
 
     from chapterflow.config.settings import EvaluationParams
-
-#: Found by name, so that the fingerprints of models of classes do not cover it.
-DENOISING = "chapterflow.evaluation.denoising"
 
 
 class Evaluation(Strict):
@@ -152,14 +149,11 @@ def check_held_out(dataset: Dataset) -> None:
 
 def _curve_scores(dataset: Dataset, answers: NDArray[Any]) -> Metrics:
     """Return the errors on the test curves, and those of the classical filters beside them."""
-    denoising = importlib.import_module(DENOISING)
     parts: dict[Split, Any] = {}
     for split in ("train", "test"):
         chosen = dataset.indices(split)
         parts[split] = (dataset.inputs(chosen), dataset.targets(chosen), dataset.weights(chosen))
     inputs, targets, weights = parts["test"]
-    metrics: Metrics = denoising.denoising_metrics(targets, answers, weights, inputs=inputs)
-    filters: Metrics = denoising.filter_baselines(
-        *parts["train"], *parts["test"], rmse=metrics["test/rmse"]
-    )
+    metrics: Metrics = denoising_metrics(targets, answers, weights, inputs=inputs)
+    filters: Metrics = filter_baselines(*parts["train"], *parts["test"], rmse=metrics["test/rmse"])
     return metrics | filters

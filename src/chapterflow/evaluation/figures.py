@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from chapterflow.evaluation.evaluate import Evaluation
 from chapterflow.kinds.dataset import Dataset
-from chapterflow.training.fit import Training
-from chapterflow.training.history import EpochRecord
+from chapterflow.training.history import EpochRecord, Training
 
 #: Files of the pictures.
 LEARNING_CURVE = "learning_curve.png"

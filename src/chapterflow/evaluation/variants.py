@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from chapterflow.errors import ConfigError
 from chapterflow.evaluation.cost import flops
-from chapterflow.evaluation.evaluate import DENOISING
+from chapterflow.evaluation.denoising import denoising_metrics
 from chapterflow.evaluation.scores import Metrics, accuracy_interval, check_metrics
 from chapterflow.kinds.dataset import Dataset
 from chapterflow.models.base import ChapterModel, ModelParams
 from chapterflow.training.batches import input_spec, load_model, predict, sized_for
-from chapterflow.training.fit import built, fit, with_files
+from chapterflow.training.epochs import built
+from chapterflow.training.fit import fit
+from chapterflow.training.folds import cross_validate
 
 
 def score_variants(
@@ -65,13 +66,13 @@ def score_variants(
             else:
                 targets, given = data.targets(test), data.weights(test)
                 mask = np.ones(targets.shape[:2], np.float32) if given is None else given
-                errors = importlib.import_module(DENOISING).denoising_metrics(
-                    targets, answers, mask, inputs=data.inputs(test)
-                )
+                errors = denoising_metrics(targets, answers, mask, inputs=data.inputs(test))
                 found["rmse"] = errors["test/rmse"]
         else:
-            own = with_files(entry, own, data, scratch or work.parent.parent)
-            model = built(entry, own, input_spec(entry, own, data))
+            from chapterflow.training.backbones import with_files
+
+            own = with_files(own, data, scratch or work.parent.parent)
+            model = built(entry, own, input_spec(entry, own, data), seed=seed)
         found["parameters"] = float(model.count_params())
         found["flops"] = float(flops(model, data.inputs(test[:1])))
         metrics |= {f"beside/{name}/{key}": value for key, value in found.items()}
@@ -84,6 +85,7 @@ def cross_validated(
     dataset: Dataset,
     *,
     seed: int,
+    work: Path,
     tell: Callable[[str], None] = lambda fold: None,
 ) -> Metrics:
     """Return the accuracies of a cross-validation of a model and of its variants.
@@ -93,6 +95,8 @@ def cross_validated(
         params: Its parameters, with `folds` and the variants in `beside`.
         dataset: Its dataset.
         seed: Seed of folds and of every training.
+        work: Folder of the model's training; each cross-validation gets one in it, and resumes
+            there.
         tell: Told of each model and fold before it starts.
 
     Returns:
@@ -107,17 +111,17 @@ def cross_validated(
             f"folds must be 0 for data of the kind {dataset.card.kind!r}: graphs alone are "
             f"cross-validated. Received: {params.folds}"
         )
-    # Found by name, so that the fingerprints of models without folds do not cover it.
-    module = importlib.import_module("chapterflow.training.folds")
 
     def validated(own: ModelParams, name: str) -> Metrics:
-        found: Metrics = module.cross_validate(
-            *(entry, own, dataset),
+        return cross_validate(
+            entry,
+            own,
+            dataset,
             folds=params.folds,
             seed=seed,
+            work=work / "folds" / name,
             tell=lambda fold: tell(f"{name}, {fold}"),
         )
-        return found
 
     metrics = validated(params, entry.name)
     for name, variant in params.beside.items():

@@ -44,8 +44,7 @@ from chapterflow.tracking.records import SCORES, Comparison, Outcome, Prepared, 
 from chapterflow.tracking.runs import find_runs, labels, newest_flow_run, read_run
 from chapterflow.tracking.session import Session, outcome_of
 from chapterflow.tracking.versions import register
-from chapterflow.training.fit import Training
-from chapterflow.training.history import EpochRecord
+from chapterflow.training.history import EpochRecord, Training
 from chapterflow.types import Tell, silent
 
 if TYPE_CHECKING:
@@ -240,15 +239,16 @@ def untrained(
     Args:
         build: Whether to build datasets that are not there.
     """
+    from chapterflow.training.backbones import with_files
     from chapterflow.training.batches import input_spec, sized_for
-    from chapterflow.training.fit import built, with_files
+    from chapterflow.training.epochs import built
 
     for name in settings.datasets_of(model):
         prepare(project, settings, name, build=build)
     entry, params = get_model(model), settings.params(model)
     dataset = open_dataset(project.data / settings.dataset_of(model))
     dataset = sized_for(entry, params, dataset)
-    params = with_files(entry, params, dataset, project.scratch)
+    params = with_files(params, dataset, project.scratch)
     return built(entry, params, input_spec(entry, params, dataset))
 
 
@@ -281,6 +281,7 @@ def evaluate(run: Run, training: Training, *, tell: Tell = silent) -> Evaluation
                 params,
                 dataset,
                 seed=seed,
+                work=run.folder,
                 tell=lambda fold: tell("cross-validation", fold),
             )
         evaluation = evaluation.model_copy(update={"metrics": evaluation.metrics | more})

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from chapterflow.evaluation.evaluate import Evaluation
     from chapterflow.explain.explanation import Explanation
     from chapterflow.kinds.dataset import DatasetCard
-    from chapterflow.training.fit import Training
+    from chapterflow.training.history import Training
     from chapterflow.validation.verdict import Verdict
 
 #: Of a model's run.
@@ -131,7 +131,7 @@ class Artifacts:
 
     def training(self) -> Training:
         """Return how the model was trained."""
-        from chapterflow.training.fit import Training
+        from chapterflow.training.history import Training
 
         return self._read(TRAINING, Training.model_validate_json)
 

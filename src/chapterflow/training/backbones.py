@@ -28,6 +28,7 @@ from chapterflow.kinds.dataset import Dataset, open_dataset
 from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
 from chapterflow.models.layers.backbones import PRETEXT, BackboneParams, backbone
 from chapterflow.models.layers.heads import EXPORTED, HeadParams, HubParams, head_layers, pooled
+from chapterflow.training.epochs import train
 from chapterflow.training.frozen import frozen_key
 from chapterflow.types import RemoteFile
 
@@ -161,8 +162,6 @@ def ensure_backbone(dataset: Dataset, scratch: Path) -> Path:
     Returns:
         A `.weights.h5` file for `backbone(BackboneParams(backbone="small"))`.
     """
-    from chapterflow.training.fit import fit
-
     parts = {
         "data": dataset.card.digest,
         "recipe": RECIPE.model_dump(mode="json"),
@@ -178,7 +177,7 @@ def ensure_backbone(dataset: Dataset, scratch: Path) -> Path:
     with FileLock(folder / f"{key}.lock"):
         if not (kept / WEIGHTS).is_file():
             entry = ChapterModel("pretext", HeadParams, _build, "Transfer learning", "pretext")
-            fit(entry, RECIPE, views(dataset), seed=SEED, work=part, on_epoch=lambda record: None)
+            train(entry, RECIPE, views(dataset), seed=SEED, work=part)
             _save_backbone(part / "model.keras", dataset.card.input_spec, part / "ready" / WEIGHTS)
             shutil.rmtree(kept, ignore_errors=True)
             (part / "ready").rename(kept)

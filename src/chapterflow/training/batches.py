@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import math
 import zipfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from chapterflow.kinds.dataset import Dataset, Split
 from chapterflow.kinds.kind import get_kind
 from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
+from chapterflow.training.full_batch import predict_full
 
 if TYPE_CHECKING:
     import keras
@@ -57,12 +57,8 @@ def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:
 class TrainBatches:
     """Shuffled batches of the train split, one pass for each epoch.
 
-    Keras asks for a new pass at each epoch; `epoch` says which (a callback sets it). Passes are not
-    chained into one long stream with `steps_per_epoch`, because Keras then rounds each epoch up to
-    a multiple of `steps_per_execution` and the epochs drift apart from the data.
-
     Attributes:
-        epoch: Epoch, from 0, whose order the next pass has.
+        epoch: Epoch, from 0, whose order the next pass has; the training loop sets it.
     """
 
     def __init__(self, dataset: Dataset, *, batch_size: int, seed: int) -> None:
@@ -103,14 +99,11 @@ def load_model(path: Path) -> keras.Model:
 def predict(model: keras.Model, dataset: Dataset, split: Split) -> NDArray[Any]:
     """Return a model's answers `(n, ...)` for the examples of a split, in stored order."""
     if dataset.kind.whole:
-        # Found by name, so that the fingerprints of other models do not cover it.
-        whole = importlib.import_module("chapterflow.training.full_batch")
-        answers: NDArray[Any] = whole.predict_full(model, dataset)
-        return answers[dataset.indices(split)]
+        return predict_full(model, dataset)[dataset.indices(split)]
     batches = split_batches(dataset, split, batch_size=FORWARD_BATCH)
     # Only inputs: with weights, Keras would take the batch for (inputs, targets, weights).
-    found: NDArray[Any] = model.predict(batches.map(lambda inputs, *rest: inputs), verbose=0)
-    return found
+    answers: NDArray[Any] = model.predict(batches.map(lambda inputs, *rest: inputs), verbose=0)
+    return answers
 
 
 def _gather(

@@ -11,9 +11,10 @@ points, so every figure carries the name of its protocol:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,8 @@ from chapterflow.errors import DataError
 from chapterflow.kinds.dataset import Dataset
 from chapterflow.models.base import ChapterModel, ModelParams
 from chapterflow.training.batches import epoch_order
-from chapterflow.training.fit import learning_rate
+from chapterflow.training.epochs import Learner, Way, assign, built, reset_keras, run_epochs
+from chapterflow.training.history import EpochRecord
 
 #: Share of a fold's training graphs that chooses the epoch, as in Errica et al.
 INNER = 0.1
@@ -30,13 +32,10 @@ INNER = 0.1
 MAX_BYTES = 2 << 30
 
 
-@dataclass(frozen=True)
-class Curves:
-    """What each epoch of one training showed, `(epochs,)` each."""
+class FoldRecord(EpochRecord):
+    """An epoch of one fold, with the accuracy on the fold that is left out."""
 
-    validation_loss: NDArray[np.float64]
-    validation_accuracy: NDArray[np.float64]
-    test_accuracy: NDArray[np.float64]
+    test_accuracy: float
 
 
 def cross_validate(
@@ -46,16 +45,18 @@ def cross_validate(
     *,
     folds: int,
     seed: int,
+    work: Path,
     tell: Callable[[str], None] = lambda fold: None,
 ) -> dict[str, float]:
     """Train on all but one fold of all graphs, for each fold and protocol.
 
-    Folds are stratified. The split of the dataset plays no part. All epochs are run; patience
-    would look at the same curve.
+    Folds are stratified. The split of the dataset plays no part. A killed cross-validation resumes
+    within its fold.
 
     Args:
         dataset: Of the kind `graphs`.
         seed: Seed of folds, initial weights, order and dropout.
+        work: Folder of this cross-validation alone; each training gets one in it.
         tell: Told of each fold before it starts.
 
     Returns:
@@ -75,18 +76,21 @@ def cross_validate(
             f"Every class must have a graph for each of {folds} folds. "
             f"Received: {counts.tolist()} graphs by class"
         )
-    trainer = _Trainer(entry, params, dataset)
+    graphs = GraphsInMemory(entry, params, dataset)
     inner, gin, majority = [], [], []
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    for fold, (rest, test) in enumerate(splitter.split(labels, labels)):
-        tell(f"fold {fold + 1}/{folds}")
-        fold_seed = int(np.random.SeedSequence([seed, fold]).generate_state(1)[0] >> 1)
-        gin.append(trainer.curves(rest, rest[:1], test, seed=fold_seed).test_accuracy)
+    for fold, (rest, test) in enumerate(splitter.split(labels, labels), start=1):
+        tell(f"fold {fold}/{folds}")
+        fold_seed = int(np.random.SeedSequence([seed, fold - 1]).generate_state(1)[0] >> 1)
         train, validation = train_test_split(
             rest, test_size=INNER, stratify=labels[rest], random_state=fold_seed
         )
-        curves = trainer.curves(train, validation, test, seed=fold_seed)
-        inner.append(curves.test_accuracy[chosen_epoch(curves)])
+
+        folder = work / f"fold-{fold}"
+        history = graphs.fit(rest, rest[:1], test, seed=fold_seed, work=folder / "gin")
+        gin.append([record.test_accuracy for record in history])
+        history = graphs.fit(train, validation, test, seed=fold_seed, work=folder / "inner")
+        inner.append(chosen_epoch(history).test_accuracy)
         majority.append(np.mean(labels[test] == np.bincount(labels[rest]).argmax()))
     # One epoch for all folds.
     at_best = np.array(gin)[:, np.mean(gin, axis=0).argmax()]
@@ -99,17 +103,20 @@ def cross_validate(
     }
 
 
-def chosen_epoch(curves: Curves) -> int:
-    """Return the position of the epoch with the best validation accuracy; of equals, loss."""
-    order = np.lexsort((curves.validation_loss, -curves.validation_accuracy))
-    return int(order[0])
+def chosen_epoch(history: Sequence[FoldRecord]) -> FoldRecord:
+    """Return the epoch with the best validation accuracy; of equals, the one of lowest loss."""
+    return min(
+        history, key=lambda record: (-(record.validation_accuracy or 0), record.validation_loss)
+    )
 
 
-class _Trainer:
-    """One compiled epoch over all graphs in memory; each training begins with new weights."""
+class GraphsInMemory:
+    """All graphs of a dataset and one compiled epoch over them, for the trainings of all folds.
+
+    Tracing takes longer than a training, so all share one model, whose weights are set anew.
+    """
 
     def __init__(self, entry: ChapterModel[Any], params: ModelParams, dataset: Dataset) -> None:
-        import keras
         import tensorflow as tf
 
         sizes = np.diff(dataset.arrays["node_offsets"])
@@ -120,61 +127,48 @@ class _Trainer:
                 f"Received: {len(sizes):,} graphs of up to {sizes.max():,} nodes, {needed:,} "
                 "bytes. Set folds to 0."
             )
-        keras.backend.clear_session()
-        tf.config.experimental.enable_op_determinism()
-        self.entry, self.params, self.spec = entry, params, dataset.card.input_spec
-        everything = np.arange(dataset.count)
-        self.inputs = {key: tf.constant(x) for key, x in dataset.inputs(everything).items()}
+        reset_keras()
+        # All epochs are run: patience would look at the curve that chooses the epoch.
+        self.params = params.model_copy(update={"patience": None})
+        self._built = partial(built, entry, params, dataset.card.input_spec)
+        self.inputs = {
+            key: tf.constant(x) for key, x in dataset.inputs(np.arange(dataset.count)).items()
+        }
         self.targets = tf.constant(np.asarray(dataset.labels), tf.int64)
-        self.model = entry.build(params, self.spec)
-        self.epoch: Any = None
+        self.learner: Learner | None = None
 
-    def curves(
+    def fit(
         self,
         train: NDArray[np.intp],
         validation: NDArray[np.intp],
         test: NDArray[np.intp],
         *,
         seed: int,
-    ) -> Curves:
-        """Train with new weights, and look at validation and test after every epoch."""
-        import keras
+        work: Path,
+    ) -> list[FoldRecord]:
+        """Train on some graphs, from initial weights of a seed; return the epochs."""
+        fresh = self._built(seed=seed)
+        if self.learner is None:
+            steps = -(-len(train) // self.params.batch_size)
+            self.learner = Learner(fresh, self.params, steps=steps, classes=True)
+            self.start = [np.asarray(variable) for variable in self.learner.optimizer.variables]
+            self.epoch = self._compiled(self.learner)
+        assign(self.learner.model.weights, [np.asarray(weight) for weight in fresh.weights])
+        assign(self.learner.optimizer.variables, self.start)
+        way = Fold(self, self.learner, train, validation, test, seed)
+        history, _ = run_epochs(way, self.params, seed=seed, work=work)
+        return cast(list[FoldRecord], history)
+
+    def _compiled(self, learner: Learner) -> Any:
+        """Return the function that trains in an order: sums, and logits of all graphs after it."""
         import tensorflow as tf
 
-        keras.utils.set_random_seed(seed)
-        fresh = self.entry.build(self.params, self.spec)
-        self.model.set_weights(fresh.get_weights())
-        for number, layer in enumerate(self.model._flatten_layers()):
-            generator = getattr(layer, "seed_generator", None)
-            if generator is not None:
-                state = np.random.SeedSequence([seed, number]).generate_state(2)
-                generator.state.assign(state.astype(generator.state.dtype))
-        batch = self.params.batch_size
-        if self.epoch is None:
-            steps = -(-len(train) // batch)
-            self.optimizer = keras.optimizers.Adam(learning_rate(self.params, steps))
-            self.optimizer.build(self.model.trainable_variables)
-            self.epoch = self._compiled()
-        for variable in self.optimizer.variables:
-            if variable.name != "learning_rate":
-                variable.assign(tf.zeros_like(variable.value))
-        seen = []
-        for number in range(self.params.epochs):
-            order = train[epoch_order(len(train), seed, number)]
-            logits = np.asarray(self.epoch(tf.constant(order, tf.int64)), np.float64)
-            losses, hits = _scores(logits, np.asarray(self.targets))
-            seen.append((losses[validation].mean(), hits[validation].mean(), hits[test].mean()))
-        return Curves(*np.array(seen).T)
-
-    def _compiled(self) -> Any:
-        import keras
-        import tensorflow as tf
-
-        cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model, optimizer, size = self.model, self.optimizer, self.params.batch_size
+        size = self.params.batch_size
+        step = tf.autograph.experimental.do_not_convert(learner.step)
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.int64)])  # type: ignore[untyped-decorator]
-        def epoch(order: Any) -> Any:
+        def epoch(order: Any) -> tuple[Any, Any]:
+            sums = tf.zeros(3)
             count = tf.size(order)
             for start in tf.range(0, count, size):
                 part = order[start : tf.minimum(start + size, count)]
@@ -183,15 +177,44 @@ class _Trainer:
                 widest = tf.reduce_max(batch["sizes"])
                 batch["features"] = batch["features"][:, :widest]
                 batch["adjacency"] = batch["adjacency"][:, :widest, :widest]
-                with tf.GradientTape() as tape:
-                    logits = model(batch, training=True)
-                    loss = cross_entropy(tf.gather(self.targets, part), logits)
-                    loss += tf.add_n(model.losses) if model.losses else 0.0
-                gradients = tape.gradient(loss, model.trainable_variables)
-                optimizer.apply(gradients, model.trainable_variables)
-            return model(self.inputs, training=False)
+                sums += step(batch, tf.gather(self.targets, part))
+            return sums, learner.model(self.inputs, training=False)
 
         return epoch
+
+
+class Fold(Way):
+    """The graphs of one training among graphs in memory; validation and test see every epoch."""
+
+    record = FoldRecord
+    #: An epoch takes milliseconds, as a checkpoint does.
+    checkpoint_seconds = 1.0
+
+    def __init__(
+        self,
+        graphs: GraphsInMemory,
+        learner: Learner,
+        train: NDArray[np.intp],
+        validation: NDArray[np.intp],
+        test: NDArray[np.intp],
+        seed: int,
+    ) -> None:
+        self.graphs, self.learner, self.seed = graphs, learner, seed
+        self.train, self.validation, self.test = train, validation, test
+
+    def run(self, epoch: int) -> dict[str, float | None]:
+        """Train on the graphs in the order of the epoch, then score all of them."""
+        import tensorflow as tf
+
+        order = self.train[epoch_order(len(self.train), self.seed, epoch)]
+        sums, logits = self.graphs.epoch(tf.constant(order, tf.int64))
+        losses, hits = _scores(np.asarray(logits, np.float64), np.asarray(self.graphs.targets))
+        return {
+            **self.learner.means("train", sums),
+            "validation_loss": float(losses[self.validation].mean()),
+            "validation_accuracy": float(hits[self.validation].mean()),
+            "test_accuracy": float(hits[self.test].mean()),
+        }
 
 
 def _scores(

@@ -1,12 +1,12 @@
-"""Training on kept features: the frozen part runs once, the head is trained, both are joined.
+"""Features of a frozen part, computed once and kept.
 
-The key covers all that decides the numbers: the data, the frozen part with its weights and its
-preprocessing, and the augmented pass. So a key that is there is right, whoever wrote it.
+The key of features covers all that decides their values: the data, the frozen part with its weights
+and its preprocessing, and the augmented pass. Features under a known key are valid, whoever wrote
+them.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -26,13 +26,11 @@ from numpy.typing import NDArray
 from chapterflow.errors import ChapterflowError
 from chapterflow.kinds.dataset import Dataset
 from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
-from chapterflow.training.batches import load_model
-from chapterflow.training.history import EpochRecord
+from chapterflow.training.epochs import WEIGHTS, reset_keras
+from chapterflow.training.seeds import seeded
 
 if TYPE_CHECKING:
     import keras
-
-    from chapterflow.training.fit import Training
 
 #: Bytes that all kept features may take together.
 LIMIT = 2 << 30
@@ -259,93 +257,49 @@ def _changes(params: ModelParams, dataset: Dataset, seed: int) -> Iterator[Calla
     if not isinstance(params, HeadParams):
         return
     for number in range(params.augment.passes):
-        keras.utils.set_random_seed(
-            int(np.random.SeedSequence([seed, number]).generate_state(1)[0] % 2**31)
-        )
-        inputs = keras.Input(dataset.card.shape)
-        model = keras.Model(inputs, augmented(params.augment, inputs, dataset.card.value_max))
+        with seeded(seed, f"augmented pass {number}"):
+            inputs = keras.Input(dataset.card.shape)
+            model = keras.Model(inputs, augmented(params.augment, inputs, dataset.card.value_max))
         yield partial(model, training=True)
 
 
 def frozen_part(
-    entry: ChapterModel[Any], params: ModelParams, dataset: Dataset, scratch: Path, seed: int
-) -> tuple[ModelParams, keras.Model | None]:
-    """Return the parameters, named weights become files, and the part that is not trained."""
-    import keras
-    import tensorflow as tf
-
-    from chapterflow.training.backbones import with_files
-
-    params = with_files(params, dataset, scratch)
-    if entry.frozen is None:
-        return params, None
-    # Names of layers count up; they must not depend on what this process built before.
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(seed)
-    tf.config.experimental.enable_op_determinism()
-    frozen = entry.frozen(params, dataset.card.input_spec)
-    if frozen is None:
-        from chapterflow.models.layers.preprocessing import check_backbone_input
-
-        chosen = dataset.indices("train")[:BATCH]
-        check_backbone_input(entry.build(params, dataset.card.input_spec), dataset.inputs(chosen))
-    return params, frozen
-
-
-def fit_frozen(
-    frozen: keras.Model,
-    entry: ChapterModel[Any],
-    params: ModelParams,
-    dataset: Dataset,
-    *,
-    seed: int,
-    work: Path,
-    scratch: Path,
-    on_epoch: Callable[[EpochRecord], None],
-) -> Training:
-    """Train the head on kept features, join both, fine-tune where asked, and save the whole.
-
-    The same loop as ever trains the head (in `work/head`) and fine-tunes (in `work/fine-tune`), so
-    both are checkpointed and resumed.
+    entry: ChapterModel[Any], params: ModelParams, dataset: Dataset, seed: int
+) -> keras.Model | None:
+    """Return the part of a model that is not trained; None where its parameters freeze nothing.
 
     Args:
-        frozen: What `entry.frozen` gave.
-        scratch: Folder of the project's scratch: features are kept in `scratch/features`.
+        params: Named weights are files.
 
-    Returns:
-        One training: epochs of the head, then those of the fine-tuning.
+    Raises:
+        DataError: If what reaches a backbone that is trained too is on a wrong scale.
     """
-    from chapterflow.training.fit import fit
+    assert entry.frozen is not None  # noqa: S101
+    reset_keras()
+    with seeded(seed, WEIGHTS):
+        frozen = entry.frozen(params, dataset.card.input_spec)
+        if frozen is None:
+            from chapterflow.models.layers.preprocessing import check_backbone_input
 
-    if entry.head is None:
-        raise TypeError(f"{entry.name} has a frozen part, so it must have a head")
-    features = feature_dataset(frozen, dataset, params, scratch / "features", seed)
-    names = [layer.name for layer in frozen.layers if _can_be_tuned(layer)]
-    head = dataclasses.replace(entry, build=entry.head, frozen=None, head=None)
-    training = fit(head, params, features, seed=seed, work=work / "head", on_epoch=on_epoch)
-    trained = load_model(work / "head" / "model.keras")
-    model = joined(entry, params, dataset.card.input_spec, trained)
-    _check_joined(model, trained, dataset, features)
-    model.save(work / "model.keras")
-    if not getattr(params, "fine_tune", 0):
-        return training
-    return _fine_tune(
-        entry, params, dataset, training, names, seed=seed, work=work, on_epoch=on_epoch
-    )
+            chosen = dataset.indices("train")[:BATCH]
+            whole = entry.build(params, dataset.card.input_spec)
+            check_backbone_input(whole, dataset.inputs(chosen))
+    return frozen
 
 
 def joined(
-    entry: ChapterModel[Any], params: ModelParams, data: InputSpec, head: keras.Model
+    entry: ChapterModel[Any], params: ModelParams, data: InputSpec, head: keras.Model, seed: int
 ) -> keras.Model:
     """Return the whole model, raw values -> logits, with the weights of a trained head."""
-    model = entry.build(params, data)
+    with seeded(seed, WEIGHTS):  # as the frozen part, whose weights may be random
+        model = entry.build(params, data)
     for layer in head.layers:
         if layer.weights:
             model.get_layer(layer.name).set_weights(layer.get_weights())
     return model
 
 
-def _check_joined(
+def check_joined(
     model: keras.Model, head: keras.Model, dataset: Dataset, features: FeatureDataset
 ) -> None:
     """Refuse a whole that answers otherwise than its parts did in training."""
@@ -358,68 +312,3 @@ def _check_joined(
             f"that differ by {np.abs(whole - parts).max():.3g}. Run `chapterflow data prune` and "
             "train again"
         )
-
-
-def _can_be_tuned(layer: Any) -> bool:
-    import keras
-
-    return bool(layer.weights) and not isinstance(layer, keras.layers.BatchNormalization)
-
-
-def _fine_tune(
-    entry: ChapterModel[Any],
-    params: Any,
-    dataset: Dataset,
-    training: Training,
-    names: list[str],
-    *,
-    seed: int,
-    work: Path,
-    on_epoch: Callable[[EpochRecord], None],
-) -> Training:
-    """Train the head and the top layers of the frozen part together, gently."""
-    from chapterflow.training.fit import fit
-
-    before = len(training.history)
-
-    def unfrozen(params: Any, data: InputSpec) -> keras.Model:
-        head = load_model(work / "head" / "model.keras")
-        open_layers = {*names[-params.fine_tune :], *(layer.name for layer in head.layers)}
-        model = joined(entry, params.model_copy(update={"trainable": True}), data, head)
-        for layer in model.layers:
-            layer.trainable = layer.name in open_layers
-        return model
-
-    def later(record: EpochRecord) -> EpochRecord:
-        return record.model_copy(update={"epoch": record.epoch + before})
-
-    tuned = fit(
-        dataclasses.replace(entry, build=unfrozen, frozen=None, head=None),
-        params.model_copy(
-            update={
-                "epochs": params.fine_tune_epochs,
-                "learning_rate": params.fine_tune_learning_rate,
-            }
-        ),
-        dataset,
-        seed=seed,
-        work=work / "fine-tune",
-        on_epoch=lambda record: on_epoch(later(record)),
-    )
-    history = [*training.history, *map(later, tuned.history)]
-    chosen = tuned.chosen_epoch + before
-    losses = {record.epoch: record.validation_loss for record in history}
-    if params.patience and losses[training.chosen_epoch] <= losses[chosen]:
-        chosen = training.chosen_epoch  # fine-tuning made it worse: the frozen model stays
-    else:
-        shutil.copyfile(work / "fine-tune" / "model.keras", work / "tuned.keras")
-        (work / "tuned.keras").replace(work / "model.keras")
-    return training.model_copy(
-        update={
-            "history": history,
-            "chosen_epoch": chosen,
-            "resumed_from": training.resumed_from + tuned.resumed_from,
-            "seconds": training.seconds + tuned.seconds,
-            "images": training.images + tuned.images,
-        }
-    )

@@ -34,25 +34,45 @@ class EpochRecord(Strict):
         return f"accuracy {self.validation_accuracy:.3f}"
 
 
-def read_history(path: Path, *, epochs: int) -> list[EpochRecord]:
+class Training(Strict):
+    """The outcome of a training.
+
+    Attributes:
+        chosen_epoch: Epoch whose weights the model has: the best one on validation with early
+            stopping, the last one without.
+        resumed_from: Epochs that an earlier, killed process had done.
+        seconds: Wall time of all epochs.
+        images: Training examples seen, over all epochs.
+    """
+
+    history: list[EpochRecord]
+    chosen_epoch: int
+    resumed_from: int
+    seconds: float
+    images: int
+
+
+def read_history(
+    path: Path, *, epochs: int, record: type[EpochRecord] = EpochRecord
+) -> list[EpochRecord]:
     """Return the records of the first `epochs` epochs, and drop later ones from the file.
 
     The record of an epoch is written before its checkpoint; a process that is killed between them
-    leaves one record too many, and perhaps half a line. A record that cannot be read ends the
-    history.
+    leaves records too many, and perhaps half a line. A record that cannot be read ends the history.
+
+    Args:
+        record: Class of the records.
     """
     if not path.is_file():
         return []
     records = []
     for line in path.read_text(encoding="utf-8").splitlines()[:epochs]:
         try:
-            records.append(EpochRecord.model_validate_json(line))
+            records.append(record.model_validate_json(line))
         except ValidationError:
             break
     kept = path.with_suffix(".new")
-    kept.write_text(
-        "".join(record.model_dump_json() + "\n" for record in records), encoding="utf-8"
-    )
+    kept.write_text("".join(each.model_dump_json() + "\n" for each in records), encoding="utf-8")
     kept.replace(path)
     return records
 

@@ -1,0 +1,487 @@
+"""The training loop: epochs of one model, resumed from wherever an earlier process left them."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chapterflow.errors import ChapterflowError, ConfigError
+from chapterflow.kinds.dataset import Dataset
+from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
+from chapterflow.training.batches import (
+    FORWARD_BATCH,
+    TrainBatches,
+    input_spec,
+    sized_for,
+    split_batches,
+    steps_per_epoch,
+)
+from chapterflow.training.checks import check_layers, check_logits, check_scaled_once
+from chapterflow.training.full_batch import sparse_inputs
+from chapterflow.training.history import (
+    EpochRecord,
+    Training,
+    append_record,
+    best_epoch,
+    is_over,
+    read_history,
+)
+from chapterflow.training.seeds import seed_epoch, seeded
+
+if TYPE_CHECKING:
+    import keras
+
+#: Purpose of the seeds of initial weights and random layers.
+WEIGHTS = "weights"
+HISTORY = "history.jsonl"
+
+
+def train(
+    entry: ChapterModel[Any],
+    params: ModelParams,
+    dataset: Dataset,
+    *,
+    seed: int,
+    work: Path,
+    on_epoch: Callable[[EpochRecord], None] = lambda record: None,
+) -> Training:
+    """Train what `entry.build` returns and save it as `work/model.keras`.
+
+    The same bit for bit for a seed on one machine: initial weights, order of the examples and
+    random layers depend on the seed and the epoch alone, and operations are deterministic. A
+    training that was killed resumes from its last checkpoint in `work` and ends with the weights
+    of an undisturbed one.
+
+    Args:
+        work: Folder of this training alone.
+        on_epoch: Called for each epoch once it is recorded; in a resumed training first for the
+            epochs before.
+
+    Raises:
+        ChapterflowError: If the model cannot be built for the data, or training diverges.
+        ConfigError: If the model cannot be trained; the message names the layer.
+    """
+    import keras
+
+    dataset = sized_for(entry, params, dataset)
+    reset_keras()
+    model = checked(entry, params, dataset, seed)
+    way = (WholeGraph if dataset.kind.whole else Batches)(model, params, dataset, seed)
+    history, resumed_from = run_epochs(way, params, seed=seed, work=work, on_epoch=on_epoch)
+    # A plain model, without optimizer: its state would triple the file and serves no prediction.
+    keras.Model(model.input, model.output, name=model.name).save(work / "model.keras")
+    return Training(
+        history=history,
+        chosen_epoch=(best_epoch(history) if params.patience else history[-1]).epoch,
+        resumed_from=resumed_from,
+        seconds=sum(record.seconds for record in history),
+        images=len(history) * len(dataset.indices("train")),
+    )
+
+
+class Way(Protocol):
+    """A way to get batches for an epoch.
+
+    Attributes:
+        learner: The model, its loss and its optimizer.
+        record: Class of the records of epochs.
+        checkpoint_seconds: Least time between two checkpoints; 0 leaves one after every epoch.
+    """
+
+    learner: Learner
+    record: type[EpochRecord] = EpochRecord
+    checkpoint_seconds: float = 0.0
+
+    def run(self, epoch: int) -> dict[str, float | None]:
+        """Train and validate once; return losses and accuracies by their name in the record.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+        """
+        ...
+
+
+def run_epochs(
+    way: Way,
+    params: ModelParams,
+    *,
+    seed: int,
+    work: Path,
+    on_epoch: Callable[[EpochRecord], None] = lambda record: None,
+) -> tuple[list[EpochRecord], int]:
+    """Run epochs until all are done or validation no longer improves.
+
+    Afterwards the model has the weights of its best epoch with `params.patience`, of its last
+    epoch without. Early stopping is decided on the history on disk, which a resumed training
+    shares.
+
+    Returns:
+        The history, and how many of its epochs an earlier process ran.
+
+    Raises:
+        ChapterflowError: If a loss is not finite.
+    """
+    model, optimizer = way.learner.model, way.learner.optimizer
+    state = [*model.weights, *optimizer.variables]
+    checkpoints, best = Checkpoints(work / "checkpoints"), work / "best.npz"
+    work.mkdir(parents=True, exist_ok=True)
+
+    finished, arrays = checkpoints.newest()
+    history = read_history(work / HISTORY, epochs=finished, record=way.record)
+    lost_best = params.patience is not None and not best.is_file()
+    if not finished or len(history) != finished or lost_best:
+        # Part of the folder is lost (a power cut, a cleanup): the rest is of no use.
+        shutil.rmtree(checkpoints.folder, ignore_errors=True)
+        for file in (best, work / HISTORY):
+            file.unlink(missing_ok=True)
+        finished, history = 0, []
+    else:
+        assign(state, arrays)
+    for record in history:
+        on_epoch(record)
+
+    saved = time.perf_counter()
+    while not is_over(history, epochs=params.epochs, patience=params.patience):
+        started = time.perf_counter()
+        seed_epoch(model, seed, len(history))
+        values = way.run(len(history))
+        record = way.record(
+            epoch=len(history) + 1,
+            learning_rate=float(np.asarray(optimizer.learning_rate)),
+            seconds=time.perf_counter() - started,
+            **values,  # type: ignore[arg-type]
+        )
+        if not math.isfinite(record.train_loss) or not math.isfinite(record.validation_loss):
+            raise ChapterflowError(
+                f"The loss is not finite after epoch {record.epoch}: training diverged. "
+                f"Lower learning_rate. Received: train {record.train_loss}, "
+                f"validation {record.validation_loss}"
+            )
+        history.append(record)
+        append_record(work / HISTORY, record)
+        if params.patience and best_epoch(history) is record:
+            save_arrays(best, model.weights)
+        over = is_over(history, epochs=params.epochs, patience=params.patience)
+        if over or time.perf_counter() - saved >= way.checkpoint_seconds:
+            checkpoints.save(len(history), state)
+            saved = time.perf_counter()
+        on_epoch(record)
+
+    if params.patience:
+        assign(model.weights, read_arrays(best))
+    return history, finished
+
+
+class Checkpoints:
+    """The state after the newest checkpointed epoch: `epoch-0007.npz` covers seven epochs.
+
+    A checkpoint is written under another name and renamed when it is whole, so a process killed at
+    any moment leaves the one before or the new one. A power cut may leave a truncated file, which
+    counts as none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def newest(self) -> tuple[int, list[NDArray[Any]]]:
+        """Return the epochs that the newest readable checkpoint covers, and its arrays."""
+        for path in sorted(self.folder.glob("epoch-*.npz"), reverse=True):
+            try:
+                return int(path.stem.removeprefix("epoch-")), read_arrays(path)
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+                continue
+        return 0, []
+
+    def save(self, epochs: int, state: Sequence[Any]) -> None:
+        """Write the checkpoint of a number of epochs, then remove older ones."""
+        self.folder.mkdir(exist_ok=True)
+        path = self.folder / f"epoch-{epochs:04d}.npz"
+        save_arrays(path, state)
+        for other in self.folder.glob("epoch-*.npz"):
+            if other != path:
+                other.unlink()
+
+
+def save_arrays(path: Path, variables: Sequence[Any]) -> None:
+    """Write the values of variables, in order; the file appears when it is whole."""
+    staging = path.with_name(f"staging-{path.name}")
+    np.savez(staging, *[np.asarray(variable) for variable in variables])
+    staging.replace(path)
+
+
+def read_arrays(path: Path) -> list[NDArray[Any]]:
+    """Return the arrays of `save_arrays`, in order."""
+    with np.load(path, allow_pickle=False) as file:
+        return [file[name] for name in file.files]
+
+
+def assign(variables: Sequence[Any], arrays: Sequence[NDArray[Any]]) -> None:
+    """Set variables to the values of `read_arrays`."""
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)
+
+
+class Learner:
+    """A model with its loss and its optimizer, Adam (Kingma & Ba 2015).
+
+    Classes are learned from logits by cross-entropy, anything else by squared error.
+
+    Args:
+        model: Built, not compiled.
+        steps: Gradient steps in an epoch.
+        classes: Whether the targets are class numbers.
+    """
+
+    def __init__(
+        self, model: keras.Model, params: ModelParams, *, steps: int, classes: bool
+    ) -> None:
+        import keras
+
+        self.model = model
+        self.classes = classes
+        self.loss = (
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            if classes
+            else keras.losses.MeanSquaredError()
+        )
+        self.optimizer = keras.optimizers.Adam(learning_rate(params, steps))
+        # Built within the first step, its variables would make TensorFlow trace that step twice: a
+        # large part of what a short training takes.
+        self.optimizer.build(model.trainable_variables)
+
+    def step(self, inputs: Any, targets: Any, weights: Any = None, *, rows: Any = None) -> Any:
+        """Take one gradient step and return its sums; the loss includes the model's penalties.
+
+        Args:
+            inputs: What the model reads.
+            targets: `(batch, ...)`.
+            weights: How much each target counts, shaped as the targets; None for all alike.
+            rows: Rows of the model's output that have targets; None for all.
+        """
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            outputs = self.model(inputs, training=True)
+            loss, hits = self._score(outputs, targets, weights, rows)
+            for penalty in self.model.losses:
+                loss += penalty
+        variables = self.model.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, variables), variables)
+        return _sums(loss, hits, targets)
+
+    def look(self, inputs: Any, targets: Any, weights: Any = None, *, rows: Any = None) -> Any:
+        """Return the sums of a batch without a step: its loss is that of the answers alone."""
+        outputs = self.model(inputs, training=False)
+        return _sums(*self._score(outputs, targets, weights, rows), targets)
+
+    def _score(self, outputs: Any, targets: Any, weights: Any, rows: Any) -> tuple[Any, Any]:
+        """Return the mean loss of a batch and the number of correct answers."""
+        import tensorflow as tf
+
+        if rows is not None:
+            outputs = tf.gather(outputs, rows)
+        loss = self.loss(targets, outputs, sample_weight=weights)
+        if not self.classes:
+            return loss, tf.constant(0.0)
+        hits = tf.argmax(outputs, axis=-1) == tf.cast(targets, tf.int64)
+        return loss, tf.reduce_sum(tf.cast(hits, tf.float32))
+
+    def means(self, split: str, sums: Any) -> dict[str, float | None]:
+        """Return loss and accuracy of a split, by their name in the record of an epoch."""
+        loss, hits, count = np.asarray(sums, np.float64)
+        return {
+            f"{split}_loss": loss / count,
+            f"{split}_accuracy": hits / count if self.classes else None,
+        }
+
+
+def _sums(loss: Any, hits: Any, targets: Any) -> Any:
+    """Return the sum of losses, the correct answers and the examples of a batch, `(3,)`."""
+    import tensorflow as tf
+
+    count = tf.cast(tf.shape(targets)[0], tf.float32)
+    return tf.stack([loss * count, hits, count])
+
+
+class Batches(Way):
+    """Batches of a dataset, of examples as they are stored or of kept features.
+
+    TensorFlow takes `params.steps_per_execution` steps in one call: each call from Python costs
+    time, and only between two calls can training be interrupted.
+    """
+
+    def __init__(
+        self, model: keras.Model, params: ModelParams, dataset: Dataset, seed: int
+    ) -> None:
+        import tensorflow as tf
+
+        self._count = steps_per_epoch(dataset, params.batch_size)
+        self._per_call = params.steps_per_execution
+        self.learner = Learner(model, params, steps=self._count, classes=dataset.card.task.classes)
+        self._batches = TrainBatches(dataset, batch_size=params.batch_size, seed=seed)
+        self._train = self._batches.as_tf()
+        self._validation = split_batches(dataset, "validation", batch_size=FORWARD_BATCH)
+        self._validation_count = -(-len(dataset.indices("validation")) // FORWARD_BATCH)
+
+        def compiled(function: Any) -> Any:
+            @tf.function  # type: ignore[untyped-decorator]
+            def several(iterator: Any, steps: Any) -> Any:
+                sums = tf.zeros(3)
+                for _ in tf.range(steps):
+                    sums += function(*next(iterator))
+                return sums
+
+            return several
+
+        # Only the loop over steps is for autograph; it would look through all of Keras.
+        still = tf.autograph.experimental.do_not_convert
+        self._steps = compiled(still(self.learner.step))
+        self._looks = compiled(still(self.learner.look))
+
+    def run(self, epoch: int) -> dict[str, float | None]:
+        """Train on all batches in the order of the epoch, then validate."""
+        self._batches.epoch = epoch
+        return {
+            **self.learner.means("train", self._all(self._steps, self._train, self._count)),
+            **self.learner.means(
+                "validation", self._all(self._looks, self._validation, self._validation_count)
+            ),
+        }
+
+    def _all(self, function: Any, batches: Any, steps: int) -> Any:
+        import tensorflow as tf
+
+        iterator = iter(batches)
+        sums = np.zeros(3)
+        for start in range(0, steps, self._per_call):
+            count = min(self._per_call, steps - start)
+            sums += np.asarray(function(iterator, tf.constant(count)))
+        return sums
+
+
+class WholeGraph(Way):
+    """One graph whose nodes are the examples: an epoch is one gradient step on the whole graph."""
+
+    #: An epoch takes milliseconds, as a checkpoint does.
+    checkpoint_seconds = 1.0
+
+    def __init__(
+        self, model: keras.Model, params: ModelParams, dataset: Dataset, seed: int
+    ) -> None:
+        import tensorflow as tf
+
+        self.learner = Learner(model, params, steps=1, classes=dataset.card.task.classes)
+        inputs = sparse_inputs(dataset)
+        rows, targets = {}, {}
+        for split in ("train", "validation"):
+            indices = dataset.indices(split)
+            rows[split] = tf.constant(indices, tf.int64)
+            targets[split] = tf.constant(dataset.targets(indices))
+
+        @tf.function(autograph=False)  # type: ignore[untyped-decorator]
+        def epoch() -> tuple[Any, Any]:
+            # Validation sees the weights after the step.
+            return (
+                self.learner.step(inputs, targets["train"], rows=rows["train"]),
+                self.learner.look(inputs, targets["validation"], rows=rows["validation"]),
+            )
+
+        self._epoch = epoch
+
+    def run(self, epoch: int) -> dict[str, float | None]:
+        """Take the step, then validate."""
+        train, validation = self._epoch()
+        return {
+            **self.learner.means("train", train),
+            **self.learner.means("validation", validation),
+        }
+
+
+def learning_rate(params: ModelParams, steps: int) -> Any:
+    """Return the learning rate, or its schedule over `params.epochs` epochs of `steps` steps."""
+    import keras
+
+    if params.schedule == "constant":
+        return params.learning_rate
+    total = steps * params.epochs
+    warmup = round(total * params.warmup)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup else params.learning_rate,
+        decay_steps=max(1, total - warmup),
+        warmup_target=params.learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
+
+
+def reset_keras() -> None:
+    """Forget the models of before, and make every operation deterministic.
+
+    Names of layers count up within a session; they must not depend on what a process built before.
+    """
+    import keras
+    import tensorflow as tf
+
+    keras.backend.clear_session()
+    tf.config.experimental.enable_op_determinism()
+
+
+def checked(
+    entry: ChapterModel[Any], params: ModelParams, dataset: Dataset, seed: int
+) -> keras.Model:
+    """Return a chapter model for a dataset, with initial weights, ready to train.
+
+    Raises:
+        ChapterflowError: If it cannot be built for the data.
+        ConfigError: If it does not end in logits, scales pixels twice, or could not be loaded.
+    """
+    spec = input_spec(entry, params, dataset)
+    model = built(entry, params, spec, seed=seed)
+    check_layers(model)
+    check_scaled_once(model, spec)
+    if dataset.card.task.classes:
+        check_logits(model, spec.classes)
+    return model
+
+
+def built(
+    entry: ChapterModel[Any], params: ModelParams, spec: InputSpec, *, seed: int = 0
+) -> keras.Model:
+    """Return a chapter model for data as `spec` describes them.
+
+    Args:
+        seed: Seed of the initial weights.
+
+    Raises:
+        ChapterflowError: If it cannot be built for them.
+    """
+    import keras
+
+    try:
+        with seeded(seed, WEIGHTS):
+            model = entry.build(params, spec)
+            if not isinstance(model, keras.Model):
+                raise ConfigError(
+                    f"build of {entry.name} must return a keras.Model. "
+                    f"Received: {type(model).__name__}"
+                )
+            if not isinstance(model, keras.Sequential):
+                return model
+            if not model.built:  # it has no Input of its own
+                model.build((None, *spec.shape))
+        # A Sequential does not tell its input, which explanations and costs are taken from.
+        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    except ValueError as error:
+        # Keras colours its messages.
+        reason = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+        raise ChapterflowError(
+            f"{entry.name} cannot be built for inputs of shape {spec.shape}: {reason}"
+        ) from error

@@ -1,0 +1,92 @@
+"""Seeds of all that is random in a training, independent of every global generator."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import keras
+
+
+class _SeedSource:
+    """What Keras draws default seeds from: the stream of `seeded`, outside of it `random`."""
+
+    def __init__(self) -> None:
+        self._thread = threading.local()
+
+    @property
+    def stream(self) -> np.random.Generator | None:
+        """Stream of the current thread; None outside of `seeded`."""
+        return getattr(self._thread, "stream", None)
+
+    @stream.setter
+    def stream(self, stream: np.random.Generator | None) -> None:
+        self._thread.stream = stream
+
+    def randint(self, low: int, high: int) -> int:
+        """Return a number from `low` to `high`, both included."""
+        if self.stream is None:
+            return random.randint(low, high)
+        return int(self.stream.integers(low, high, endpoint=True))
+
+
+_SOURCE = _SeedSource()
+
+
+@contextmanager
+def seeded(seed: int, purpose: str) -> Iterator[None]:
+    """Make initial weights and random layers that this thread creates a function of the arguments.
+
+    An initializer or a random layer without a seed of its own takes its seed from Keras's
+    `make_default_seed`, which draws from the global generator of `random`. Any other thread may
+    draw from that generator between two layers, so seeding it (`keras.utils.set_random_seed`)
+    decides nothing. All default seeds pass through that one function, those of layers in users'
+    own model files too, so we replace the generator that it draws from, once and for good, by one
+    that keeps a stream for each thread. The position in the stream stands for layer and weight,
+    because a build creates them in a fixed order. Nothing is swapped in and out, so trainings in
+    several threads do not disturb each other.
+
+    Args:
+        seed: Seed of the run.
+        purpose: What the numbers are for; each purpose has a stream of its own.
+    """
+    import tensorflow as tf
+    from keras.src.random import seed_generator
+
+    if not hasattr(seed_generator, "python_random"):
+        raise RuntimeError(
+            "Keras must draw default seeds from keras.src.random.seed_generator.python_random. "
+            "Received: a version of Keras that does not. Adapt chapterflow.training.seeds"
+        )
+    seed_generator.python_random = _SOURCE
+    # Layers that draw with TensorFlow's own operations take the seed of the graph; no operation of
+    # Keras does.
+    tf.random.set_seed(seed)
+    outer = _SOURCE.stream
+    _SOURCE.stream = np.random.default_rng([seed, *purpose.encode()])
+    try:
+        yield
+    finally:
+        _SOURCE.stream = outer
+
+
+def seed_epoch(model: keras.Model, seed: int, epoch: int) -> None:
+    """Make the random layers of a model (dropout, augmentation) a function of seed and epoch.
+
+    Keras does not save the state of random layers. Derived for each epoch, it needs no saving, and
+    a resumed training draws what it would have drawn undisturbed.
+    """
+    from keras.src.random.seed_generator import global_seed_generator
+
+    layers = [layer._seed_generators for layer in model._flatten_layers()]
+    # The global generator serves layers that call `keras.random` without a seed.
+    for layer, generators in enumerate([*layers, [global_seed_generator()]]):
+        for position, generator in enumerate(generators):
+            state = np.random.SeedSequence([seed, layer, position, epoch]).generate_state(2)
+            generator.state.assign(state.astype(generator.state.dtype))
