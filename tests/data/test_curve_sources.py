@@ -155,7 +155,12 @@ BAD: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     ("too short", table(30), {}, r"too short: every split needs a window of 8.*Received: 6 of 30"),
     ("one row", table(1), {}, r"too short. Received: 1 rows"),
     ("no last", table(), {"last": "99"}, r"Received: no '99' in column 't'"),
-    ("log of 0", table(line3="0,0,1"), {"log": True}, r"line 3: `log: true` needs.*Received: 0"),
+    (
+        "log of 0",
+        table(line3="0,0,1"),
+        {"log": True},
+        r"line 3, column 'a': `log: true`.*Received: '0'",
+    ),
     ("months of numbers", table(), {"step": "month"}, r"steps of a month need dates"),
 ]
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +19,9 @@ from chapterflow.data.source import Fetch, Source, SourceData, UserData
 from chapterflow.errors import DataError
 from chapterflow.kinds.dataset import SPLITS
 from chapterflow.types import PositiveInt, RemoteFile, Seed, SplitShare, Strict
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class CsvSeries(Strict):
@@ -97,157 +98,152 @@ def read_series(path: Path, params: CsvSeries) -> Series:
         DataError: If the file is no CSV, a column is missing, a value is missing or no finite
             number, times do not increase, or a step is not what `params.step` claims.
     """
-    rows = read_rows(path)
-    _, header = next(rows, (0, []))
-    columns = [_position(path.name, header, name) for name in (params.time, *params.values)]
-    lines, texts, values = [], [], []
-    for line, row in rows:
-        if len(row) != len(header):
+    header, rows = read_rows(path)
+    _need_once(path.name, header, (params.time, *params.values))
+    if params.last is not None:
+        time = header.index(params.time)
+        ends = [line for line, row in rows.items() if row[time : time + 1] == [params.last]]
+        if not ends:
             raise DataError(
-                f"{path.name}, line {line}: every row must have the {len(header)} fields of the "
-                f"header. Received: {len(row)}"
+                f"{path.name} must have a row at the last time that params.yaml names. "
+                f"Received: no {params.last!r} in column {params.time!r}"
             )
-        text, *fields = (row[column].strip() for column in columns)
-        if params.blank_rows == "skip" and not any(fields):
-            continue
-        lines.append(line)
-        texts.append(text)
-        values.append(
-            [
-                _number(f"{path.name}, line {line}, column {name!r}", field)
-                for name, field in zip(params.values, fields, strict=True)
-            ]
-        )
-        if text == params.last:
-            break
-    if params.last is not None and (not texts or texts[-1] != params.last):
-        raise DataError(
-            f"{path.name} must have a row at the last time that params.yaml names. "
-            f"Received: no {params.last!r} in column {params.time!r}"
-        )
-    if len(texts) < 2:
-        raise DataError(f"{path.name} is too short. Received: {len(texts)} rows of values")
-    times, unit = _times(path.name, lines, texts, months=params.step == "month")
-    _check_steps(path.name, lines, texts, times, params.step)
-    found = np.array(values)
-    if params.log:
-        found = _logarithm(path.name, lines, found)
-    return Series(times, found, unit)
+        rows = {line: row for line, row in rows.items() if line <= ends[0]}
+    table = _table(path.name, header, rows)
+    if params.blank_rows == "skip":
+        table = table[(table[params.values] != "").any(axis=1)]
+    if len(table) < 2:
+        raise DataError(f"{path.name} is too short. Received: {len(table)} rows of values")
+    values = np.column_stack(
+        [_numbers(path.name, table[column], log=params.log) for column in params.values]
+    )
+    times, unit = _times(path.name, table[params.time], months=params.step == "month")
+    _check_steps(path.name, table[params.time], times, params.step)
+    return Series(times, np.log(values) if params.log else values, unit)
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield line number and fields of every row that is neither empty nor a comment.
+def read_rows(path: Path) -> tuple[list[str], dict[int, list[str]]]:
+    """Return the header, and the fields of every other row by the number of its line.
+
+    Empty lines and comments are left out. pandas' own reader keeps no line numbers and fills rows
+    that are too short, so `csv` splits the rows and pandas converts the columns.
 
     Raises:
         DataError: If the file is not UTF-8 text, or no CSV.
     """
+    rows = {}
     try:
         with open_decompressed(path) as raw:
             text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
             reader = csv.reader(text, strict=True)
             for row in reader:
                 if row and not row[0].startswith("#"):
-                    yield reader.line_num, row
+                    rows[reader.line_num] = [field.strip() for field in row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             f"{path.name} must be a CSV file: UTF-8 text, fields separated by commas. "
             f"Received: {error}"
         ) from None
+    return (rows.pop(next(iter(rows))) if rows else []), rows
 
 
-def _position(name: str, header: list[str], column: str) -> int:
-    names = [field.strip() for field in header]
-    if names.count(column) != 1:
-        found = ", ".join(names[:20]) or "an empty file"
-        raise DataError(
-            f"{name}: the header must name the column {column!r} once. Received: {found}"
-        )
-    return names.index(column)
-
-
-def _number(where: str, field: str) -> float:
-    if not field:
-        raise DataError(
-            f"{where}: a value is missing. Choose columns or a time span without gaps, or "
-            "`blank_rows: skip` where a row has no value at all."
-        )
-    try:
-        number = float(field)
-    except ValueError:
-        raise DataError(f"{where}: a value must be a number. Received: {field!r}") from None
-    if not math.isfinite(number):
-        raise DataError(f"{where}: a value must be finite. Received: {field!r}")
-    return number
-
-
-def _times(
-    name: str, lines: list[int], texts: list[str], *, months: bool
-) -> tuple[NDArray[np.float64], str]:
-    """Return times as numbers, and their unit. The first one decides whether they are dates."""
-    try:
-        float(texts[0])
-        dates = False
-    except ValueError:
-        dates = True
-    if months and not dates:
-        raise DataError(
-            f"{name}, line {lines[0]}: steps of a month need dates. Received: {texts[0]!r}"
-        )
-    times = np.empty(len(texts))
-    for position, (line, text) in enumerate(zip(lines, texts, strict=True)):
-        try:
-            times[position] = _date(text, months=months) if dates else float(text)
-        except ValueError:
-            expected = "an ISO 8601 date or time" if dates else "a number"
+def _need_once(name: str, header: list[str], columns: Iterable[str]) -> None:
+    for column in columns:
+        if header.count(column) != 1:
             raise DataError(
-                f"{name}, line {line}: the time must be {expected}. Received: {text!r}"
-            ) from None
-    return times, "months" if months else "days" if dates else "units"
+                f"{name}: the header must name the column {column!r} once. "
+                f"Received: {', '.join(header[:20]) or 'an empty file'}"
+            )
 
 
-def _date(text: str, *, months: bool) -> float:
-    moment = datetime.fromisoformat(text)
+def _table(name: str, header: list[str], rows: dict[int, list[str]]) -> pd.DataFrame:
+    """Return the fields as text, by line and column."""
+    import pandas as pd
+
+    for line, row in rows.items():
+        if len(row) != len(header):
+            raise DataError(
+                f"{name}, line {line}: every row must have the {len(header)} fields of the "
+                f"header. Received: {len(row)}"
+            )
+    return pd.DataFrame(list(rows.values()), list(rows), columns=header, dtype=object)
+
+
+def _refuse(name: str, texts: pd.Series[str], wrong: Any, expected: str) -> None:
+    """Refuse the first field that is wrong, if there is one."""
+    for line, text in texts[np.asarray(wrong)].items():
+        raise DataError(f"{name}, line {line}{expected}. Received: {text!r}")
+
+
+def _is_number(texts: pd.Series[str]) -> pd.Series[bool]:
+    import pandas as pd
+
+    return pd.to_numeric(texts, errors="coerce").notna() | (texts.str.lower() == "nan")
+
+
+def _numbers(name: str, texts: pd.Series[str], *, log: bool) -> NDArray[np.float64]:
+    """Return a column of finite numbers, above 0 where their logarithms are taken."""
+    column = f", column {texts.name!r}: "
+    gap = "a value is missing. Choose columns or a time span without gaps, or `blank_rows: skip`"
+    _refuse(name, texts, texts == "", f"{column}{gap} where a row has no value at all")
+    _refuse(name, texts, ~_is_number(texts), f"{column}a value must be a number")
+    # By Python's float, which rounds to the nearest; `to_numeric` may miss the last bit.
+    values = texts.to_numpy(object).astype(np.float64)
+    _refuse(name, texts, ~np.isfinite(values), f"{column}a value must be finite")
+    if log:
+        _refuse(name, texts, values <= 0, f"{column}`log: true` needs values above 0")
+    return values
+
+
+def _times(name: str, texts: pd.Series[str], *, months: bool) -> tuple[NDArray[np.float64], str]:
+    """Return times as numbers, and their unit. The first one decides whether they are dates."""
+    dates = not _is_number(texts[:1]).all()
+    if months and not dates:
+        _refuse(name, texts, np.full(len(texts), True), ": steps of a month need dates")
+    if dates:
+        times = _dates(texts, months=months)
+        _refuse(name, texts, np.isnan(times), ": the time must be an ISO 8601 date or time")
+        return times, "months" if months else "days"
+    _refuse(name, texts, ~_is_number(texts), ": the time must be a number")
+    return texts.to_numpy(object).astype(np.float64), "units"
+
+
+def _dates(texts: pd.Series[str], *, months: bool = False) -> NDArray[np.float64]:
+    """Return days since 1970 or months since the year 0; NaN for what is no date."""
+    import pandas as pd
+
+    # pandas reads `now` and `today` as dates too.
+    plain = texts.where(texts.str.match(r"\d{4}"), "")
     # Times without a zone are taken as UTC: what counts are steps, which no clock change may bend.
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    if not months:
-        return moment.timestamp() / DAY
-    midnight = moment.replace(hour=0, minute=0, second=0, microsecond=0)
-    day = moment.day - 1 + (moment - midnight).total_seconds() / DAY
-    return 12 * moment.year + moment.month - 1 + day / 31
+    moments = pd.to_datetime(plain, format="ISO8601", utc=True, errors="coerce")
+    midnights = moments.dt.normalize()
+    seconds = (moments - midnights).dt.total_seconds()
+    if months:
+        day = moments.dt.day - 1 + seconds / DAY
+        return np.asarray(12 * moments.dt.year + moments.dt.month - 1 + day / 31)
+    days = (midnights - pd.Timestamp("1970-01-01", tz="UTC")).dt.days
+    return np.asarray((days * DAY + seconds) / DAY)
 
 
-def _check_steps(
-    name: str, lines: list[int], texts: list[str], times: NDArray[np.float64], claim: str
-) -> None:
+def _check_steps(name: str, texts: pd.Series[str], times: NDArray[np.float64], claim: str) -> None:
     """Refuse times that do not increase, and gaps where equal steps are claimed."""
-    steps = np.diff(times)
-    # Written so that NaN is found too.
-    if len(wrong := np.flatnonzero(~((steps > 0) & np.isfinite(steps)))):
-        at = int(wrong[0]) + 1
+    lines, fields, steps = texts.index, texts.tolist(), np.diff(times)
+    # Written so that NaN is wrong too.
+    for place in np.flatnonzero(~((steps > 0) & np.isfinite(steps)))[:1]:
         raise DataError(
-            f"{name}, line {lines[at]}: times must increase. "
-            f"Received: {texts[at]!r} after {texts[at - 1]!r}"
+            f"{name}, line {lines[place + 1]}: times must increase. "
+            f"Received: {fields[place + 1]!r} after {fields[place]!r}"
         )
     if claim == "irregular":
         return
     usual = 1.0 if claim == "month" else float(np.median(steps))
-    if len(wrong := np.flatnonzero(np.abs(steps - usual) > EQUAL * usual)):
-        at = int(wrong[0]) + 1
+    for place in np.flatnonzero(np.abs(steps - usual) > EQUAL * usual)[:1]:
         raise DataError(
-            f"{name}, line {lines[at]}: all steps must be equal (`step: {claim}`). Received: "
-            f"{texts[at]!r} after {texts[at - 1]!r}, {steps[at - 1] / usual:.3g} times the usual "
-            "step. `step: irregular` takes times as they are."
+            f"{name}, line {lines[place + 1]}: all steps must be equal (`step: {claim}`). "
+            f"Received: {fields[place + 1]!r} after {fields[place]!r}, "
+            f"{steps[place] / usual:.3g} times the usual step. `step: irregular` takes times as "
+            "they are."
         )
-
-
-def _logarithm(name: str, lines: list[int], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    rows, columns = np.nonzero(values <= 0)
-    if len(rows):
-        raise DataError(
-            f"{name}, line {lines[rows[0]]}: `log: true` needs values above 0. "
-            f"Received: {values[rows[0], columns[0]]:g}"
-        )
-    return np.asarray(np.log(values))
 
 
 def read(params: CsvSeries, fetch: Fetch) -> SourceData:
@@ -397,83 +393,64 @@ def series_options(
 
 
 def _columns(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    rows = read_rows(path)
-    _, header = next(rows, (0, []))
-    names = [name.strip() for name in header]
-    if len(names) < 2 or not all(names):
-        advice = " Its fields seem to be separated by semicolons." if ";" in "".join(names) else ""
+    """Return the columns of times and of values, and what to do with rows that have no value."""
+    import pandas as pd
+
+    name = path.name
+    header, rows = read_rows(path)
+    begin = f"{name} must begin with the names of its columns, first that of the time"
+    if len(header) < 2 or not all(header):
+        text = ",".join(header)
+        advice = " Its fields seem to be separated by semicolons." if ";" in text else ""
+        raise DataError(f"{begin}, with commas between them. Received: {text!r}.{advice}")
+    first = pd.Series(header)
+    numeric = _is_number(first)
+    if numeric[1:].all() and (numeric[0] or not np.isnan(_dates(first[:1])[0])):
         raise DataError(
-            f"{path.name} must begin with the names of its columns, first that of the time, with "
-            f"commas between them. Received: {','.join(header)!r}.{advice}"
+            f"{begin}. Received: a row of values, {','.join(header)!r}. Write a row of names above "
+            "it."
         )
-    if all(_is_number(name) for name in names[1:]) and (_is_number(names[0]) or _is_date(names[0])):
-        raise DataError(
-            f"{path.name} must begin with the names of its columns, first that of the time. "
-            f"Received: a row of values, {','.join(header)!r}. Write a row of names above it."
-        )
-    # Rows of a wrong length are told, with their line, when the series is read.
-    body = [(line, row) for line, row in rows if len(row) == len(names)]
-    values, left_out = [], []
-    for position, name in enumerate(names[1:], start=1):
-        texts = [(line, row[position].strip()) for line, row in body if row[position].strip()]
-        if any(_is_number(text) for _, text in texts):
-            values.append(name)
-            continue
-        for line, text in islice(texts, 1):
-            if _is_number(text.replace(".", "").replace(",", ".")):
-                raise DataError(
-                    f"{path.name}, line {line}, column {name!r}: numbers must have a decimal "
-                    f"point. Received: {text!r}"
-                )
-        left_out.append(name)
+    _need_once(name, header, header)
+    table = _table(name, header, rows)
+    times, fields = table[header[0]], table[header[1:]]
+    if len(times) and (dotted := times.str.fullmatch(r"\d{4}\.(0[1-9]|1[0-2])")).all():
+        _refuse(name, times, dotted, ": months must be written as dates, such as 1990-01")
+    values = [column for column in header[1:] if _is_number(fields[column]).any()]
+    words = [column for column in header[1:] if column not in values]
+    for column in words:
+        texts = fields[column][fields[column] != ""][:1]
+        point = texts.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
+        comma = f", column {column!r}: numbers must have a decimal point"
+        _refuse(name, texts, _is_number(point), comma)
     if not values:
         raise DataError(
-            f"{path.name} must have a column of numbers beside that of the time ({names[0]!r}). "
-            f"Received: {', '.join(left_out)}"
+            f"{name} must have a column of numbers beside that of the time ({header[0]!r}). "
+            f"Received: {', '.join(words)}"
         )
-    if left_out:
-        say(f"{path.name}: left out, as no numbers are in them: {', '.join(left_out)}.")
-    kept = {name: names.index(name) for name in values}
-    blank = {line for line, row in body if not any(row[column].strip() for column in kept.values())}
-    gaps = {
-        name: [line for line, row in body if line not in blank and not row[column].strip()]
-        for name, column in kept.items()
-    }
-    # Where no column is whole, the first missing value is told when the series is read.
-    if any(gaps.values()) and not all(gaps.values()):
+    if words:
+        say(f"{name}: left out, as no numbers are in them: {', '.join(words)}.")
+    missing = fields[values] == ""
+    blank = missing.all(axis=1)
+    gaps = missing[~blank]
+    whole = [column for column in values if not gaps[column].any()]
+    # Where no column is whole, reading the series names the first missing value.
+    if whole and len(whole) < len(values):
         places = ", ".join(
-            f"{name} ({len(lines)} missing, the first in line {lines[0]})"
-            for name, lines in gaps.items()
-            if lines
+            f"{column} ({gaps[column].sum()} missing, the first in line {gaps[column].idxmax()})"
+            for column in values
+            if column not in whole
         )
         say(
-            f"{path.name}: left out, as values are missing in them: {places}. Fill them, or delete "
+            f"{name}: left out, as values are missing in them: {places}. Fill them, or delete "
             "the rows, to have them too."
         )
-        values = [name for name in values if not gaps[name]]
-    if blank:
-        say(f"{path.name}: {len(blank):,} rows without any value are passed over.")
+    if blank.any():
+        say(f"{name}: {blank.sum():,} rows without any value are passed over.")
     return {
-        "time": names[0],
-        "values": values,
-        "blank_rows": "skip" if blank else "refuse",
+        "time": header[0],
+        "values": whole or values,
+        "blank_rows": "skip" if blank.any() else "refuse",
     }
-
-
-def _is_date(text: str) -> bool:
-    try:
-        datetime.fromisoformat(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _windows(name: str, count: int, shares: Mapping[str, float]) -> dict[str, int]:
