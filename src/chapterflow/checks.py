@@ -124,7 +124,7 @@ WIDE = 120
 
 def text(value: Any) -> str:
     """Return a value as a table shows it."""
-    if value is None or value == "":
+    if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 

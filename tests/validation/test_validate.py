@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 from chapterflow.validation.validate import validate_dataset
 assert not {"great_expectations", "pandas", "jinja2"} & set(sys.modules), "imported too early"
-from chapterflow.config.settings import ImageExpectations
+from chapterflow.kinds.pixels import ImageExpectations
 from chapterflow.kinds.dataset import open_dataset
 bounds = ImageExpectations.model_validate_json(sys.argv[3])
 validate_dataset(open_dataset(Path(sys.argv[1])), bounds, Path(sys.argv[2]))

@@ -13,11 +13,11 @@ import sys
 import tomllib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from importlib.metadata import distributions
 from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 
+from chapterflow.checks import Check, State
 from chapterflow.environment import QUIET_AND_PRIVATE, Project
 from chapterflow.errors import ChapterflowError, StoreError
 
@@ -28,23 +28,6 @@ FREE_GIGABYTES = 2.0
 PATIENCE = 3.0
 INSTALL = "Run `make run` (or `pip install -r requirements.lock`) again."
 FIX = "`chapterflow doctor --fix` does it, and so does any run."
-
-
-@dataclass(frozen=True)
-class Check:
-    """One finding.
-
-    Attributes:
-        name: What was looked at.
-        ok: Whether it is as it should be.
-        detail: What was found.
-        remedy: What to do; None where nothing is wrong.
-    """
-
-    name: str
-    ok: bool
-    detail: str
-    remedy: str | None = None
 
 
 def diagnose(project: Project) -> list[Check]:
@@ -69,11 +52,19 @@ def mend(project: Project) -> list[str]:
     return [f"Made the tracking store {database(project)}.", *done] if missing else done
 
 
+def _passed(name: str, observed: str) -> Check:
+    return Check(name=name, state="passed", observed=observed)
+
+
+def _failed(name: str, observed: str, remedy: str = "", state: State = "failed") -> Check:
+    return Check(name=name, state=state, observed=observed, reason=remedy)
+
+
 def _guarded(name: str, check: Callable[[Project], Check], project: Project) -> Check:
     try:
         return check(project)
-    except Exception as error:  # the doctor's own trouble must not hide the other findings
-        return Check(name, False, f"could not be checked: {type(error).__name__}: {error}")
+    except Exception as error:  # one broken check must not hide the others
+        return _failed(name, f"could not be checked: {type(error).__name__}: {error}")
 
 
 def _python(project: Project) -> Check:
@@ -83,9 +74,9 @@ def _python(project: Project) -> Check:
     wanted = settings["project"]["requires-python"]
     received = ".".join(map(str, sys.version_info[:3]))
     if received in SpecifierSet(wanted):
-        return Check("Python", True, f"{received} at {sys.executable}")
+        return _passed("Python", f"{received} at {sys.executable}")
     remedy = "Make the environment anew: `make clean`, then `make run PYTHON=python3.12`."
-    return Check("Python", False, f"must be {wanted}. Received: {received}", remedy)
+    return _failed("Python", f"must be {wanted}. Received: {received}", remedy)
 
 
 def _packages(project: Project) -> Check:
@@ -93,7 +84,7 @@ def _packages(project: Project) -> Check:
 
     lock = project.root / "requirements.lock"
     if not lock.is_file():
-        return Check("Packages", False, f"{lock} is missing", "Restore it from git.")
+        return _failed("Packages", f"{lock} is missing", "Restore it from git.")
     lines = re.findall(r"^[A-Za-z0-9][^\\\n]*==[^\\\n]*", lock.read_text("utf-8"), re.MULTILINE)
     pins = [Requirement(line) for line in lines]
     active = [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
@@ -105,9 +96,9 @@ def _packages(project: Project) -> Check:
         if installed.get(_plain(pin.name), "0.dev0") not in pin.specifier
     ]
     if not wrong:
-        return Check("Packages", True, f"all {len(active)} as in requirements.lock")
+        return _passed("Packages", f"all {len(active)} as in requirements.lock")
     more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-    return Check("Packages", False, "; ".join(wrong[:5]) + more, INSTALL)
+    return _failed("Packages", "; ".join(wrong[:5]) + more, INSTALL)
 
 
 def _pins(_project: Project) -> Check:
@@ -117,9 +108,9 @@ def _pins(_project: Project) -> Check:
     pins = [Requirement(pin) for pin in VITAL_PINS]
     found = ", ".join(f"{pin.name} {installed.get(pin.name, 'missing')}" for pin in pins)
     if all(installed.get(pin.name, "999") in pin.specifier for pin in pins):
-        return Check("Pins that Prefect needs", True, found)
+        return _passed("Pins that Prefect needs", found)
     wanted = " and ".join(VITAL_PINS)
-    return Check("Pins that Prefect needs", False, f"{found}; must be {wanted}", INSTALL)
+    return _failed("Pins that Prefect needs", f"{found}; must be {wanted}", INSTALL)
 
 
 def _installed() -> dict[str, str]:
@@ -138,9 +129,9 @@ def _backend(_project: Project) -> Check:
         given = json.loads(Path(source).read_text("utf-8")) if Path(source).is_file() else {}
         backend = given.get("backend", "tensorflow")
     if backend == "tensorflow":
-        return Check("Keras backend", True, backend)
+        return _passed("Keras backend", backend)
     remedy = "Unset KERAS_BACKEND." if source == "KERAS_BACKEND" else f"Change it in {source}."
-    return Check("Keras backend", False, f"must be tensorflow. Received: {backend!r}", remedy)
+    return _failed("Keras backend", f"must be tensorflow. Received: {backend!r}", remedy)
 
 
 def _params(project: Project) -> Check:
@@ -149,9 +140,9 @@ def _params(project: Project) -> Check:
     try:
         settings = load_settings(project.params)
     except ChapterflowError as error:
-        return Check("params.yaml", False, "; ".join(str(error).splitlines()), "Correct the file.")
+        return _failed("params.yaml", "; ".join(str(error).splitlines()), "Correct the file.")
     found = f"{len(settings.models)} models, profile {settings.profile}"
-    return Check("params.yaml", True, found)
+    return _passed("params.yaml", found)
 
 
 def _store(project: Project) -> Check:
@@ -164,8 +155,8 @@ def _store(project: Project) -> Check:
             return _local_store(project)
         store.check_remote(uri)
     except StoreError as error:
-        return Check(name, False, str(error))
-    return Check(name, True, sqlite.without_password(uri))
+        return _failed(name, str(error))
+    return _passed(name, sqlite.without_password(uri))
 
 
 def _local_store(project: Project) -> Check:
@@ -174,17 +165,17 @@ def _local_store(project: Project) -> Check:
     name, path = "Tracking store", database(project)
     state = schema(project, wait=PATIENCE)
     if state is Schema.MISSING:
-        return Check(name, True, f"{path}: the first run makes it")
+        return _passed(name, f"{path}: the first run makes it")
     if state is Schema.NEWER:
         remedy = "Install that MLflow again, or set MLFLOW_TRACKING_URI to another store."
-        return Check(name, False, f"{path} was {state.value} than the installed one", remedy)
+        return _failed(name, f"{path} was {state.value} than the installed one", remedy)
     if state is Schema.OLDER:
-        return Check(name, False, f"{path} was {state.value} than the installed one", FIX)
+        return _failed(name, f"{path} was {state.value} than the installed one", FIX)
     if moved := relocation(project, wait=PATIENCE):
         detail = f"{path} still names artifacts in {moved.old}: the project was moved or copied"
-        return Check(name, False, detail, FIX)
+        return _failed(name, detail, FIX)
     check_writable(project)
-    return Check(name, True, f"{path}, schema current, writable")
+    return _passed(name, f"{path}, schema current, writable")
 
 
 def _data_versions(project: Project) -> Check:
@@ -192,37 +183,70 @@ def _data_versions(project: Project) -> Check:
     git = _run(["git", "rev-parse", "--is-inside-work-tree"], project)
     if git is None or git.returncode != 0:
         remedy = "Runs work, but record no version of code and data. Clone the project with git."
-        return Check(name, False, f"{project.root} is no git checkout", remedy)
+        return _failed(name, f"{project.root} is no git checkout", remedy)
     if not (project.root / ".dvc").is_dir():
-        return Check(name, False, "there is no .dvc folder", "Restore it from git.")
+        return _failed(name, "there is no .dvc folder", "Restore it from git.")
     settings = configparser.ConfigParser()
     settings.read([project.root / ".dvc" / "config", project.root / ".dvc" / "config.local"])
     if settings.get("core", "analytics", fallback="true").strip().lower() != "false":
         remedy = "Run `dvc config core.analytics false`."
-        return Check(name, False, "core.analytics must be false in .dvc/config", remedy)
+        return _failed(name, "core.analytics must be false in .dvc/config", remedy)
     if not project.data_dvc.is_file():
-        return Check(name, True, "none yet: the first run records one")
+        return _passed(name, "none yet: the first run records one")
     if not project.data.is_dir():
-        return Check(name, True, "recorded in data.dvc; data/ itself is fetched by the first run")
+        return _passed(name, "recorded in data.dvc; data/ itself is fetched by the first run")
     return _data_status(project)
 
 
 def _data_status(project: Project) -> Check:
     name = "Data versions"
-    done = _run([sys.executable, "-m", "dvc", "status", "--json", "data.dvc"], project)
+    command = [sys.executable, "-m", "dvc", "data", "status", "--granular", "--json"]
+    done = _run(command, project)
     if done is None:
-        return Check(name, True, f"recorded in data.dvc; not compared within {PATIENCE:g} s")
+        return _passed(name, f"recorded in data.dvc; not compared within {PATIENCE:g} s")
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
-        return Check(name, False, f"dvc status failed: {said[-1]}", "Run `dvc status data.dvc`.")
-    if json.loads(done.stdout or "{}"):
+        return _failed(name, f"dvc data status failed: {said[-1]}", "Run `dvc data status`.")
+    changes = json.loads(done.stdout or "{}").get("uncommitted", {})
+    if not changes:
+        return _passed(name, "data/ is what data.dvc records")
+    if "unknown" in changes or (set(changes) == {"modified"} and changes["modified"] == ["data/"]):
+        remedy = "`chapterflow data fetch` builds the datasets of a profile and records them."
+        observed = "data.dvc records a version that DVC's cache does not have: not compared"
+        return _failed(name, observed, remedy, "warning")
+    return _data_changes(project, changes)
+
+
+def _data_changes(project: Project, changes: dict[str, list[str]]) -> Check:
+    """Return whether datasets that data.dvc records were changed.
+
+    Only whole profiles are recorded: a dataset that a run has built on its own is in `data/` and in
+    no version, and one that no run has needed is in a version and not in `data/`.
+    """
+    name = "Data versions"
+    by_kind = {kind: _datasets(paths) for kind, paths in changes.items()}
+    cards = {f"data/{dataset}/dataset.json" for dataset in by_kind.get("added", set())}
+    new = {path.split("/")[1] for path in cards & set(changes.get("added", []))}
+    absent = {d for d in by_kind.get("deleted", set()) if not (project.data / d).exists()}
+    if changed := set().union(*by_kind.values()) - new - absent:
         remedy = (
             "`chapterflow data verify` finds damage; `chapterflow data fetch --force NAME` builds "
-            "a dataset anew. If all are well, data/ holds other datasets than were recorded: "
-            "`chapterflow data fetch` records them (`dvc checkout data.dvc` would delete them)."
+            "a dataset again. If all are well, `chapterflow data fetch` records them (`dvc "
+            "checkout data.dvc` would delete what is not recorded)."
         )
-        return Check(name, False, "data/ is not what data.dvc records", remedy)
-    return Check(name, True, "data/ is what data.dvc records")
+        observed = f"data/ is not what data.dvc records: {', '.join(sorted(changed))}"
+        return _failed(name, observed, remedy)
+    notes = [
+        f"{', '.join(sorted(datasets))} {state}"
+        for datasets, state in ((new, "not recorded"), (absent, "recorded, but not built"))
+        if datasets
+    ]
+    remedy = "Only whole profiles are recorded: `chapterflow data fetch` builds and records one."
+    return _failed(name, f"recorded datasets are unchanged; {'; '.join(notes)}", remedy, "warning")
+
+
+def _datasets(paths: list[str]) -> set[str]:
+    return {path.split("/")[1] for path in paths if path.count("/") > 1 or path[-1] != "/"}
 
 
 def _run(command: list[str], project: Project) -> subprocess.CompletedProcess[str] | None:
@@ -245,10 +269,10 @@ def _prefect(project: Project) -> Check:
     existing = next(folder for folder in (home, *home.absolute().parents) if folder.exists())
     if not (existing.is_dir() and os.access(existing, os.W_OK)):
         remedy = "Change its permissions or set PREFECT_HOME to another folder."
-        return Check("Prefect", False, f"PREFECT_HOME must be a writable folder: {home}", remedy)
+        return _failed("Prefect", f"PREFECT_HOME must be a writable folder: {home}", remedy)
     url = os.environ.get("PREFECT_API_URL")
     if not url:
-        return Check("Prefect", True, "its own server, on demand")
+        return _passed("Prefect", "its own server, on demand")
     import requests
 
     from chapterflow.tracking.store import without_password
@@ -260,10 +284,10 @@ def _prefect(project: Project) -> Check:
         found = f"PREFECT_API_URL is {shown}, which does not answer ({type(error).__name__})"
     else:
         if answer.ok:
-            return Check("Prefect", True, f"server at {shown}")
+            return _passed("Prefect", f"server at {shown}")
         found = f"PREFECT_API_URL is {shown}, which answers {answer.status_code}"
     remedy = "Start that server (`prefect server start`), or unset PREFECT_API_URL."
-    return Check("Prefect", False, found, remedy)
+    return _failed("Prefect", found, remedy)
 
 
 def _telemetry(_project: Project) -> Check:
@@ -274,9 +298,9 @@ def _telemetry(_project: Project) -> Check:
     }
     wrong = [name for name in switches if not _same(os.environ.get(name, ""), switches[name])]
     if not wrong:
-        return Check("Telemetry", True, f"off ({len(switches)} switches)")
+        return _passed("Telemetry", f"off ({len(switches)} switches)")
     remedy = "Unset them: chapterflow then sets each one itself."
-    return Check("Telemetry", False, f"not switched off by {', '.join(wrong)}", remedy)
+    return _failed("Telemetry", f"not switched off by {', '.join(wrong)}", remedy)
 
 
 def _same(received: str, wanted: str) -> bool:
@@ -287,10 +311,10 @@ def _same(received: str, wanted: str) -> bool:
 def _disk(project: Project) -> Check:
     free = shutil.disk_usage(project.root).free / 1e9
     if free >= FREE_GIGABYTES:
-        return Check("Disk space", True, f"{free:.1f} GB free")
+        return _passed("Disk space", f"{free:.1f} GB free")
     remedy = "Free some: `.chapterflow/` can be deleted when nothing runs."
     found = f"{free:.1f} GB free, must be at least {FREE_GIGABYTES:g} GB"
-    return Check("Disk space", False, found, remedy)
+    return _failed("Disk space", found, remedy)
 
 
 def _bytecode(_project: Project) -> Check:
@@ -298,7 +322,7 @@ def _bytecode(_project: Project) -> Check:
     sources = [spec.origin for library in HEAVY if (spec := find_spec(library)) and spec.origin]
     missing = [s for s in sources if not Path(cache_from_source(s)).is_file()]
     if not missing:
-        return Check(name, True, "compiled")
+        return _passed(name, "compiled")
     found = f"{len(missing)} of {len(sources)} libraries not compiled: {slow}"
     command = [sys.executable, "-m", "compileall", "-q", str(Path(missing[0]).parent.parent)]
     remedy = f"Run `{shlex.join(command)}`."
@@ -306,7 +330,7 @@ def _bytecode(_project: Project) -> Check:
     if os.environ.get("PYTHONDONTWRITEBYTECODE"):
         found += "; PYTHONDONTWRITEBYTECODE keeps it so"
         remedy = f"Unset PYTHONDONTWRITEBYTECODE. {remedy}"
-    return Check(name, False, found, remedy)
+    return _failed(name, found, remedy)
 
 
 #: Their import time is what a command spends at its start; where they are compiled, the rest is.

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from chapterflow.checks import print_checks
 from chapterflow.cli.common import (
     JsonOption,
     ModelArgument,
@@ -37,24 +37,24 @@ def print_explained(console: Console, document: Mapping[str, Any]) -> None:
     methods = _methods(document["metrics"])
     if not methods:
         return
-    table = Table(
+    from chapterflow.explain.sanity import verdict
+
+    print_checks(
+        console,
+        [verdict(method, measures) for method, measures in methods.items()],
+        {
+            "name": "method",
+            "observed": "deletion",
+            "expected": "random order",
+            "insertion": "insertion",
+        },
         title="Are the maps to be believed?",
-        caption="Area under the answer while places are deleted, the most important first: lower "
-        "is better, and inserted: higher is better. docs/explain.md says more.",
     )
-    table.add_column("method")
-    for heading in ("deletion", "random order", "insertion"):
-        table.add_column(heading, justify="right")
-    table.add_column("verdict")
-    for method, one in methods.items():
-        beats = bool(one["beats_random"])
-        table.add_row(
-            method,
-            *(f"{one[key]:.3f}" for key in ("deletion_auc", "random_deletion_auc")),
-            f"{one['insertion_auc']:.3f}" if "insertion_auc" in one else "-",
-            Text("better than random") if beats else Text("no better than random", "yellow"),
-        )
-    console.print(table)
+    caption = (
+        "Area under the answer while places are deleted, the most important first: lower is "
+        "better, and inserted: higher is better. docs/explain.md says more."
+    )
+    console.print(Text(caption, "dim"), soft_wrap=True)
 
 
 def _answer(row: Mapping[str, Any]) -> str:

@@ -76,6 +76,7 @@ def doctor(
     """
     project = find_project()
     configure(project)
+    from chapterflow.checks import failures, print_checks
     from chapterflow.cli.doctor import diagnose, mend
 
     console = Console()
@@ -83,9 +84,5 @@ def doctor(
         for line in mend(project):
             console.print(Text(f"mended: {line}"), soft_wrap=True)
     checks = diagnose(project)
-    for check in checks:
-        mark = Text("ok   ", style="green") if check.ok else Text("FAIL ", style="red")
-        console.print(mark + Text(f"{check.name}: {check.detail}", style=""), soft_wrap=True)
-        if not check.ok and check.remedy:
-            console.print(Text(f"      {check.remedy}"), soft_wrap=True)
-    sys.exit(0 if all(check.ok for check in checks) else 1)
+    print_checks(console, checks, {"name": "check", "observed": "result"})
+    sys.exit(1 if failures(checks) else 0)

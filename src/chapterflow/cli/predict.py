@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from chapterflow.checks import print_checks
 from chapterflow.cli.common import (
     JsonOption,
     ModelArgument,
@@ -23,7 +23,6 @@ from chapterflow.cli.common import (
     start,
 )
 
-ALIKE = "like the test data"
 #: Unreadable inputs that are named on the screen; the run has all of them.
 NAMED = 10
 
@@ -34,23 +33,14 @@ def print_predicted(console: Console, done: Mapping[str, Any]) -> None:
     Args:
         done: A batch as a document.
     """
-    from chapterflow.predict.drift import shown_number
+    from chapterflow.predict.drift import COLUMNS, Drift
 
-    table = Table(title=f"Compared with {done['reference']}", title_justify="left")
-    table.add_column("figure")
-    table.add_column("PSI", justify="right")
-    table.add_column("chance alone", justify="right")
-    table.add_column("reading")
-    for figure in done["figures"]:
-        reading = figure["reading"] + (f" ({figure['why']})" if figure["why"] else "")
-        style = "" if figure["psi"] is None or figure["reading"] == ALIKE else "red"
-        table.add_row(
-            Text(figure["name"]),
-            shown_number(figure["psi"]),
-            shown_number(figure["chance"]),
-            Text(reading, style=style),
-        )
-    console.print(table)
+    print_checks(
+        console,
+        [Drift.model_validate(figure).check for figure in done["figures"]],
+        COLUMNS,
+        title=f"Compared with {done['reference']}",
+    )
     told = [
         f"{_counted(done['examples'], 'example')} predicted by {done['model']} "
         f"in {done['seconds']:.1f} s"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chapterflow.checks import Check
 from chapterflow.explain.faithfulness import Faithfulness
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ NOISE = 0.02
 #: A map depends on the model if random weights leave less than this share of the similarity that
 #: noise leaves. The threshold is relative because the data decide how similar two maps are.
 RELATIVE = 0.5
+#: Measure of the randomisation test: 1 if the maps depend on the weights.
+DEPENDS = "depends_on_model"
 #: Maps `(n, *places)` by method.
 Maps = Mapping[str, NDArray[Any]]
 
@@ -55,21 +58,47 @@ class Judgement:
         """All measures by name, finite."""
         return self.faithful.metrics | {
             "randomisation_similarity": self.stages[-1],
-            "depends_on_model": float(self.depends_on_model),
+            DEPENDS: float(self.depends_on_model),
             "stability": self.stability,
         }
 
     @property
     def doubts(self) -> list[str]:
         """Reasons not to believe the maps, for a picture."""
-        doubts = [] if self.faithful.beats_random else ["does not beat random orders"]
-        return doubts if self.depends_on_model else [*doubts, "hardly depends on the weights"]
+        return _doubts(self.metrics)
 
     @property
     def details(self) -> dict[str, Any]:
         """What the metrics leave out: each stage of the randomisation, and the doubts."""
         similarities = dict(zip(STAGES, self.stages, strict=True))
         return {"similarity_after_randomising": similarities, "doubts": self.doubts}
+
+
+def _doubts(metrics: Mapping[str, float]) -> list[str]:
+    doubts = [] if metrics["beats_random"] else ["does not beat random orders"]
+    # One input is explained without the sanity checks, which take long.
+    return [*doubts, *(["hardly depends on the weights"] if not metrics.get(DEPENDS, 1) else [])]
+
+
+def verdict(method: str, metrics: Mapping[str, float]) -> Check:
+    """Return whether to believe a method's maps.
+
+    Args:
+        method: Name of the method.
+        metrics: Its measures, from `explain.json`.
+
+    Returns:
+        A check of deletion against the random orders, with the insertion among its details.
+    """
+    doubts = _doubts(metrics)
+    return Check(
+        name=method,
+        state="warning" if doubts else "passed",
+        expected=metrics["random_deletion_auc"],
+        observed=metrics["deletion_auc"],
+        reason="; ".join(doubts),
+        details={"insertion": metrics.get("insertion_auc")},
+    )
 
 
 def judge(

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from chapterflow.checks import Check, State, markdown
 from chapterflow.environment import Project
 from chapterflow.errors import DataError, StoreError
 from chapterflow.kinds.dataset import Dataset, DatasetCard, open_dataset
@@ -34,25 +35,11 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-def shown_number(value: float | None) -> str:
-    """Return a figure of drift for a table; `-` where there is none."""
-    return "-" if value is None else f"{value:.3f}"
-
-
 def drift_markdown(done: Mapping[str, Any]) -> str:
     """Return the comparison with the test data as a table in markdown."""
-    lines = [
-        f"{done['model']}: {done['examples']:,} examples against {done['reference']}.",
-        "",
-        "| figure | PSI | chance alone | reading |",
-        "| --- | ---: | ---: | --- |",
-    ]
-    lines += [
-        f"| {one['name']} | {shown_number(one['psi'])} | {shown_number(one['chance'])} "
-        f"| {one['reading']} |"
-        for one in done["figures"]
-    ]
-    return "\n".join(lines) + "\n"
+    checks = [Drift.model_validate(figure).check for figure in done["figures"]]
+    heading = f"{done['model']}: {done['examples']:,} examples against {done['reference']}."
+    return f"{heading}\n\n{markdown(checks, COLUMNS)}"
 
 
 #: Limits of the index.
@@ -64,8 +51,6 @@ BINS = 10
 #: How rarely chance alone may pass for a shift.
 CHANCE = 0.01
 ALIKE = "like the test data"
-TOO_FEW = "too few examples to tell"
-UNAVAILABLE = "unavailable"
 Reading = Literal[
     "like the test data",
     "too few examples to tell",
@@ -73,6 +58,15 @@ Reading = Literal[
     "strongly shifted",
     "unavailable",
 ]
+STATES: Mapping[Reading, State] = {
+    "like the test data": "passed",
+    "too few examples to tell": "unknown",
+    "shifted": "warning",
+    "strongly shifted": "failed",
+    "unavailable": "unknown",
+}
+#: Headings of the verdicts, by field of `Check`.
+COLUMNS = {"name": "figure", "observed": "PSI", "expected": "chance alone", "reading": "reading"}
 PREDICTED = "predicted class"
 #: Of every example by name, `(n,)`.
 Figures = dict[str, NDArray[np.float64]]
@@ -98,6 +92,18 @@ class Drift(Strict):
     bins: list[str] = Field(default_factory=list)
     expected: list[float] = Field(default_factory=list)
     observed: list[float] = Field(default_factory=list)
+
+    @property
+    def check(self) -> Check:
+        """The verdict on the figure: the index, and what chance alone exceeds."""
+        return Check(
+            name=self.name,
+            state=STATES[self.reading],
+            expected=self.chance,
+            observed=self.psi,
+            reason=self.why or "",
+            details={"reading": self.reading},
+        )
 
 
 @dataclass(frozen=True)
