@@ -131,7 +131,7 @@ def test_a_model_from_a_file_is_explained_alike(tmp_path: Path) -> None:
     [
         ("gradcam", None, "Did you mean 'grad-cam'.*Received: 'gradcam'"),
         ("grad-cam", "conv", "Did you mean 'conv.'.*Received: 'conv'"),
-        ("occlusion", "conv1", "must go with grad-cam"),
+        ("occlusion", "conv1", "needs the method grad-cam"),
     ],
 )
 def test_wrong_names(method: str, layer: str | None, said: str) -> None:

@@ -19,7 +19,7 @@ from chapterflow.page.plots import Point, pareto_front
 from chapterflow.page.questions_section import questions
 from chapterflow.page.report import render, write
 from chapterflow.page.side_by_side_section import probes
-from chapterflow.page.svg import Draughtsman, figure, plain_ticks
+from chapterflow.page.svg import Pen, figure, plain_ticks
 from tests.page import page_runs
 
 
@@ -139,7 +139,7 @@ def test_the_hardest_example_comes_first_and_says_what_was_answered(material: Ma
     found = entry.predictions
     given = found["probability"][np.arange(len(found["label"])), found["label"]]
     place = int(given.argmin())
-    result = hardest(entry, Album(), Draughtsman())
+    result = hardest(entry, Album(), Pen())
     assert result is not None
     answer = found["probability"][place].argmax()
     assert result.tiles[0].alt.startswith(
@@ -201,7 +201,7 @@ def test_many_classes_give_their_confusions_not_a_matrix(fresh: Material) -> Non
     counts = np.diag(np.full(30, 9))
     counts[3, 7], counts[20, 21] = 2, 5
     (facts.folder / "evaluation.json").write_text(json.dumps({"confusion": counts.tolist()}))
-    table = model_section(fresh.entries[0], 10, Album(), Draughtsman()).confusion
+    table = model_section(fresh.entries[0], 10, Album(), Pen()).confusion
     assert table is not None
     told = [[cell.text for cell in row] for row in table.rows]
     assert told == [["class 20", "class 21", "5"], ["class 3", "class 7", "2"]]

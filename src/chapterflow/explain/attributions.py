@@ -81,8 +81,8 @@ def grad_cam(
     names = [mapped.name for mapped in mapped_layers(model)]
     if layer is None and not names:
         raise ConfigError(
-            "grad-cam: the model must have a convolution whose maps are weighed. Received: "
-            f"{model.name}, which has none; integrated-gradients and occlusion need none"
+            "grad-cam: the model must have a convolution layer. Received: "
+            f"{model.name}, which has none. Use integrated-gradients or occlusion"
         )
     chosen = last_wide(model) if layer is None else layer
     if chosen not in names:
@@ -159,8 +159,8 @@ def integrated_gradients(
         gradient = tape.gradient(output, x)
         if gradient is None:
             raise ConfigError(
-                "integrated-gradients: the answer must have a gradient in the input. Received: "
-                f"{model.name}, which has none; use occlusion"
+                "integrated-gradients: the output must depend smoothly on the input. Received: "
+                f"{model.name}, which has no gradient. Use occlusion"
             )
         np.add.at(total, number, np.asarray(gradient) / steps)
     return np.asarray((difference * total).sum(axis=-1))
@@ -283,7 +283,7 @@ def attribute(
     if method == "grad-cam":
         options["layer"] = layer
     elif layer is not None:
-        raise ConfigError(f"layer must go with grad-cam. Received: {layer!r} with {method}")
+        raise ConfigError(f"layer needs the method grad-cam. Received: {layer!r} with {method}")
     values = np.asarray(inputs, np.float32)
     return METHODS[method](model, values, np.asarray(targets, np.intp), **options)
 

@@ -118,8 +118,8 @@ def explain(
                 key="reactions",
                 step=0,
                 path=path,
-                caption="For each class the test examples that the model is surest of, least sure "
-                "of, and wrong about with most confidence.",
+                caption="For each class, the test examples that the model is most sure of, least "
+                "sure of, and wrong about with the highest confidence.",
             )
         )
     details = explanation.details | {"reactions": positions}
@@ -181,7 +181,7 @@ def _explain_pixels(
     draw_attributions(
         mapped,
         maps,
-        f"{title}: what speaks for the answer",
+        f"{title}: what supports the answer",
         path,
         value_max=card.value_max,
         captions=[
@@ -193,8 +193,8 @@ def _explain_pixels(
         targets=None if card.task.classes else targets,
     )
     caption = (
-        f"{len(mapped)} inputs, and over each what speaks for the model's answer by "
-        f"{', '.join(maps)}; better than random orders: {_believed(faithful)}."
+        f"{len(mapped)} inputs with the attributions of the model's answers by {', '.join(maps)}. "
+        f"Better than random orders: {_believed(faithful)}."
     )
     pictures.append(Picture(key="attributions", step=0, path=path, caption=caption))
     rows = [
@@ -261,7 +261,7 @@ def _explain_nodes(
     draw_nodes(
         graphs,
         maps,
-        f"{title}: the nodes that speak for the answer",
+        f"{title}: the nodes that support the answer",
         path,
         captions=[
             f"{'graph' if graph.focus is None else 'node'} {row['index']}\n"
@@ -273,8 +273,8 @@ def _explain_nodes(
         seed=seed,
     )
     caption = (
-        f"{len(graphs)} graphs whose nodes are coloured by how much they speak for the model's "
-        f"answer; better than random orders: {_believed(faithful)}."
+        f"{len(graphs)} graphs whose nodes are coloured by how much they support the model's "
+        f"answer. Better than random orders: {_believed(faithful)}."
     )
     pictures = [Picture(key="nodes", step=0, path=path, caption=caption)]
     return _explanation(pictures, rows, [], faithful, judgements)
@@ -316,8 +316,8 @@ def explain_input(
     shape = tuple(model.input.shape) if hasattr(model.input, "shape") else None
     if shape is None or values.ndim != len(shape) or len(values) != 1 or not 3 <= values.ndim <= 5:
         raise ConfigError(
-            "explain_input: one curve, image or volume with its batch axis is explained, of the "
-            f"form {shape}. Received: {values.shape}"
+            "explain_input: the input must be one curve, image or volume with its batch axis, of "
+            f"shape {shape}. Received: {values.shape}"
         )
     check_trained(model)
     methods = list(methods or usable_methods(model))
@@ -344,14 +344,14 @@ def explain_input(
     draw_attributions(
         values,
         maps,
-        f"{title}: what speaks for the answer",
+        f"{title}: what supports the answer",
         path,
         value_max=value_max,
         captions=[caption],
         faithful=faithful,
         targets=None if is_classifier(model) else targets,
     )
-    caption = f"The input, and over it what speaks for the answer by {', '.join(maps)}."
+    caption = f"The input with the attributions of the answer by {', '.join(maps)}."
     pictures.append(Picture(key="attributions", step=0, path=path, caption=caption))
     explanation = _explanation(pictures, rows, layers, faithful)
     details = {**explanation.details, "explained": int(targets[0])}

@@ -105,7 +105,7 @@ def target_number(target: int | str, classes: Sequence[str], count: int) -> int:
         return int(text)
     valid = classes or [f"0 to {count - 1}"]
     raise ConfigError(
-        f"target must be one of the answers of the model.{nearest(text, valid)} "
+        f"target must be a class of the model, or the number of an output.{nearest(text, valid)} "
         f"Received: {target!r}"
     )
 

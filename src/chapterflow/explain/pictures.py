@@ -79,7 +79,7 @@ def draw_layers(
     draw_walk(
         inputs[0],
         {name: values[0] for name, values in maps.items()},
-        f"{title}: {names[0]} on its way through the layers",
+        f"{title}: {names[0]} through the layers",
         path,
         value_max=value_max,
         caption=names[0],
@@ -90,8 +90,9 @@ def draw_layers(
             key="walk",
             step=0,
             path=path,
-            caption=f"One input, {names[0]}, through {len(maps)} convolutions and poolings, from "
-            f"{sides(inputs.shape[1:])} to {sides(last)}: the maps that answer most.",
+            caption=f"One input, {names[0]}, through {len(maps)} convolution and pooling layers, "
+            f"from {sides(inputs.shape[1:])} to {sides(last)}: the channels with the highest "
+            "activation.",
         )
     ]
     details: list[dict[str, Any]] = []
@@ -168,8 +169,8 @@ def draw_walk(
     left_out = f" {len(layers)} of {len(maps)} layers." if len(layers) < len(maps) else ""
     canvas.heading(
         title,
-        "One row a layer: the mean of all channels, then the channels with the highest mean "
-        f"activation, numbers below.\n{_scale(image.ndim)}{left_out}"
+        "One row per layer: the mean of all channels, then the channels with the highest mean "
+        f"activation and their numbers.\n{_scale(image.ndim)}{left_out}"
         + (SLICES_NOTE if image.ndim == 4 else ""),
     )
     _row_name(canvas, grid, 0, caption, [sides(image.shape)])
@@ -228,7 +229,7 @@ def draw_layer(
     canvas = grid.canvas(len(inputs), 1 + len(channels), least=760, bottom=MARGIN)
     canvas.heading(
         title,
-        "One row an input, one column a channel, the highest mean activation first.\n"
+        "One row per input, one column per channel, the highest mean activation first.\n"
         + _scale(axes, "column")
         + (SLICES_NOTE if axes == 4 else ""),
     )
@@ -271,17 +272,17 @@ def draw_kernels(name: str, kernels: NDArray[Any], title: str, path: Path) -> in
     limits = (-limit, limit)
     tinted = kernels.shape[-2] == 3 and axes == 2
     key = (
-        "Each as it tints its input, grey is zero."
+        "Each kernel as it tints its input; grey is zero."
         if tinted
-        else "Lines: the weights from first to last, one range for all."
+        else "Lines: the weights from first to last; one range for all."
         if axes == 1
-        else "Red positive, blue negative, white zero, one range for all."
+        else "Red positive, blue negative, white zero; one range for all."
     )
-    left_out = f", the {len(drawn)} with most weight" if len(drawn) < len(norms) else ""
+    left_out = f", the {len(drawn)} largest shown" if len(drawn) < len(norms) else ""
     canvas.heading(
         title,
-        f"{name}: {len(norms)} kernels of {sides(kernels.shape[:-1])}{left_out}; "
-        f"below each its number.\n{key}",
+        f"{name}: {len(norms)} kernels of {sides(kernels.shape[:-1])}{left_out}, "
+        f"with their numbers.\n{key}",
     )
     for place, number in enumerate(drawn):
         box = grid.box(*divmod(place, KERNEL_COLUMNS))
@@ -335,12 +336,13 @@ def draw_attributions(
         MARGIN + 160, 160, round(118 * OVERLAY_ASPECT) if curves else 118, 118, gap=40, row_gap=42
     )
     canvas = grid.canvas(len(inputs), 1 + len(maps), least=820, bottom=6)
-    what = "the class named at the left" if targets is None else "the value at the dotted line"
+    what = "the score of the class" if targets is None else "the value at the dotted line"
     canvas.heading(
         title,
         f"Red raises {what}, blue lowers it; each map has its own scale.\n"
-        "del: area under the score while the places marked most go first (low is good); "
-        "ins: while they come first (high is good)." + (SLICES_NOTE if inputs.ndim == 5 else ""),
+        "del: area under the score while the strongest places are removed first (low is good); "
+        "ins: while they are added first (high is good)."
+        + (SLICES_NOTE if inputs.ndim == 5 else ""),
     )
     for column, name in enumerate(["input", *maps]):
         left, top, width, _ = grid.box(0, column)
@@ -392,8 +394,8 @@ def draw_reactions(
     canvas = grid.canvas(len(rows), columns, bottom=6)
     canvas.heading(
         title,
-        f"{len(test)} test examples, one row a class. Below each: the model's answer and its "
-        "confidence, red where it is wrong.",
+        f"{len(test):,} test examples, one row per class. Below each example: the model's answer "
+        "and its confidence, red if it is wrong.",
     )
     for block, text in enumerate(REACTIONS.values()):
         left, top, _, _ = grid.box(0, block * EACH)
@@ -446,10 +448,10 @@ def draw_nodes(
     ring = any(probe.focus is not None for probe in probes)
     canvas.heading(
         title,
-        "Red nodes raise the class that the model says, blue ones lower it; each graph has its own "
-        f"scale.{' Black ring: the node whose class it is.' if ring else ''}\n"
-        "del: area under its probability while the nodes marked most go first (low is good); ins: "
-        "while they come first (high is good).",
+        "Red nodes raise the score of the predicted class, blue nodes lower it; each graph has its "
+        f"own scale.{' Black ring: the node that is classified.' if ring else ''}\n"
+        "del: area under the score while the strongest nodes are removed first (low is good); "
+        "ins: while they are added first (high is good).",
     )
     for column, name in enumerate(maps):
         left, top, width, _ = grid.box(0, column)
@@ -522,8 +524,8 @@ def _width(height: int, axes: int) -> int:
 
 
 def _scale(axes: int, of: str = "map") -> str:
-    what = "range" if axes == 2 else "scale, dark low, bright high"
-    return f"Each {of} has its own {what}; grey: the same everywhere."
+    what = "range" if axes == 2 else "scale, from dark (low) to bright (high)"
+    return f"Each {of} has its own {what}; grey maps are constant."
 
 
 def _short(name: str) -> str:

@@ -14,7 +14,7 @@ from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, shape_text
 from chapterflow.page.material import Entry, Material
 from chapterflow.page.parts import NONE, Album, Cell, Picture, Table, example_images
 from chapterflow.page.plots import balance
-from chapterflow.page.svg import Draughtsman, Drawing
+from chapterflow.page.svg import Drawing, Pen
 
 THUMBNAILS = 12
 #: More classes have no bars, which would fill a page.
@@ -50,7 +50,7 @@ class DataSection:
     missing: str
 
 
-def data_sections(material: Material, album: Album, pen: Draughtsman) -> list[DataSection]:
+def data_sections(material: Material, album: Album, pen: Pen) -> list[DataSection]:
     """Return one section for each dataset of the page's models; equal content is one dataset."""
     firsts: dict[str, Entry] = {}
     for entry in material.entries:
@@ -63,9 +63,7 @@ def data_sections(material: Material, album: Album, pen: Draughtsman) -> list[Da
     ]
 
 
-def _section(
-    entry: Entry, digest: str, material: Material, album: Album, pen: Draughtsman
-) -> DataSection:
+def _section(entry: Entry, digest: str, material: Material, album: Album, pen: Pen) -> DataSection:
     card, dataset, verdict = entry.card, entry.dataset, entry.verdict
     if card is None:
         raise ValueError("a section needs the card of its dataset")
@@ -136,7 +134,7 @@ def _thumbnails(dataset: Dataset, album: Album) -> list[Picture]:
     ]
 
 
-def _balance(dataset: Dataset, pen: Draughtsman) -> Drawing | None:
+def _balance(dataset: Dataset, pen: Pen) -> Drawing | None:
     classes = dataset.card.classes
     if not classes or len(classes) > BARS:
         return None

@@ -20,7 +20,7 @@ from chapterflow.page.parts import (
     number,
 )
 from chapterflow.page.plots import calibration, curve, learning_curve
-from chapterflow.page.svg import Draughtsman, Drawing
+from chapterflow.page.svg import Drawing, Pen
 
 #: With more classes, the page lists the largest confusions instead of the whole matrix.
 MATRIX_CLASSES = 12
@@ -86,7 +86,7 @@ class ModelSection:
     scores: Table | None
 
 
-def model_section(entry: Entry, bins: int, album: Album, pen: Draughtsman) -> ModelSection:
+def model_section(entry: Entry, bins: int, album: Album, pen: Pen) -> ModelSection:
     """Return the section of one model.
 
     Args:
@@ -178,7 +178,7 @@ def _confusion(entry: Entry) -> tuple[Table | None, bool]:
     ), True  # fmt: skip
 
 
-def hardest(entry: Entry, album: Album, pen: Draughtsman) -> Hardest | None:
+def hardest(entry: Entry, album: Album, pen: Pen) -> Hardest | None:
     """Return the test examples with the largest loss; None if the run has no predictions."""
     if not entry.predictions:
         return None
@@ -247,7 +247,7 @@ def _hardest_table(entry: Entry, order: NDArray[np.intp], classes: Sequence[str]
     )
 
 
-def _hardest_curves(entry: Entry, pen: Draughtsman) -> Hardest:
+def _hardest_curves(entry: Entry, pen: Pen) -> Hardest:
     lead = "The test curves with the largest error over their scored samples."
     dataset = entry.dataset
     if dataset is None:

@@ -1,4 +1,4 @@
-"""The plots of models, of datasets, and of scores over costs."""
+"""Plots of models, of datasets, and of scores over costs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from chapterflow.page.svg import (
     SERIES,
     STYLE,
     WIDTH,
-    Draughtsman,
     Drawing,
+    Pen,
     figure,
     label_margin,
     plain_ticks,
@@ -31,24 +31,24 @@ if TYPE_CHECKING:
 
 
 def learning_curve(
-    pen: Draughtsman, history: Sequence[EpochRecord], name: str, chosen: int, model: str
+    pen: Pen, history: Sequence[EpochRecord], name: str, chosen: int, model: str
 ) -> Drawing:
-    """Draw loss or accuracy of train and validation over the epochs, the kept one marked.
+    """Draw training and validation loss (or accuracy) by epoch, and mark the epoch that was kept.
 
     Args:
         pen: Makes the drawing.
         history: Records of the epochs.
         name: `loss` or `accuracy`.
         chosen: Epoch whose weights were kept.
-        model: Whose it is.
+        model: Name of the model.
     """
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
-        drawn = figure(WIDTH, HEIGHT, left=0.72)
-        axes = drawn.subplots()
+        plot = figure(WIDTH, HEIGHT, left=0.72)
+        axes = plot.subplots()
         epochs = [record.epoch for record in history]
-        said = []
+        ranges = []
         for split, colour in (("train", SERIES[0]), ("validation", SERIES[1])):
             values = [getattr(record, f"{split}_{name}") for record in history]
             marker = "o" if len(history) < 12 else None
@@ -56,8 +56,8 @@ def learning_curve(
                 epochs, values, label=split, color=colour, marker=marker, ms=3.5,
                 ls="-" if split == "train" else "--",
             )  # fmt: skip
-            kept = values[epochs.index(chosen)] if chosen in epochs else values[-1]
-            said.append(f"{split} from {values[0]:.4g} to {kept:.4g}")
+            last = values[epochs.index(chosen)] if chosen in epochs else values[-1]
+            ranges.append(f"{split} from {values[0]:.4g} to {last:.4g}")
         axes.axvline(chosen, color=DIM, ls=":", lw=1.2, label=f"kept: epoch {chosen}")
         axes.set(xlabel="epoch", ylabel=name)
         if name == "loss" and min(record.train_loss for record in history) > 0:
@@ -65,12 +65,14 @@ def learning_curve(
             plain_ticks(axes.yaxis, *axes.get_ylim())
         axes.locator_params(axis="x", integer=True)
         axes.legend(fontsize=9)
-        alt = f"{name} of {model} over {len(history)} epochs: {', '.join(said)} at epoch {chosen}."
-        return pen.drawing(drawn, alt, f"Learning curve: {name}")
+        alt = (
+            f"{name} of {model} over {len(history)} epochs: {', '.join(ranges)} at epoch {chosen}."
+        )
+        return pen.drawing(plot, alt, f"Learning curve: {name}")
 
 
 def calibration(
-    pen: Draughtsman, labels: NDArray[Any], probabilities: NDArray[Any], bins: int, model: str
+    pen: Pen, labels: NDArray[Any], probabilities: NDArray[Any], bins: int, model: str
 ) -> Drawing:
     """Draw accuracy over confidence in bins, and how many predictions are in each bin.
 
@@ -81,24 +83,24 @@ def calibration(
         labels: `(n,)` true classes.
         probabilities: `(n, classes)`.
         bins: Bins over (0, 1].
-        model: Whose it is.
+        model: Name of the model.
     """
     import matplotlib as mpl
     from matplotlib.ticker import NullLocator
 
     confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
+    correct = probabilities.argmax(axis=1) == labels
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     counts = np.bincount(place, minlength=bins)
-    there = counts > 0
-    share = np.bincount(place, weights=right, minlength=bins)[there] / counts[there]
-    mean = np.bincount(place, weights=confidence, minlength=bins)[there] / counts[there]
+    filled = counts > 0
+    share = np.bincount(place, weights=correct, minlength=bins)[filled] / counts[filled]
+    mean = np.bincount(place, weights=confidence, minlength=bins)[filled] / counts[filled]
     with mpl.rc_context(STYLE):
-        drawn = figure(WIDTH, HEIGHT)
-        upper, lower = drawn.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+        plot = figure(WIDTH, HEIGHT)
+        upper, lower = plot.subplots(2, 1, height_ratios=(3, 1), sharex=True)
         upper.plot([0, 1], [0, 1], color=DIM, lw=1, ls=":", label="calibrated")
         upper.plot(mean, share, "o-", color=SERIES[0], ms=4.5, label=model)
-        upper.set(ylabel="share right", xlim=(0, 1.02), ylim=(-0.02, 1.05))
+        upper.set(ylabel="share correct", xlim=(0, 1.02), ylim=(-0.02, 1.05))
         upper.legend(fontsize=9, loc="upper left")
         lower.bar((np.arange(bins) + 0.5) / bins, counts, 0.85 / bins, color=SERIES[0])
         lower.set(xlabel="confidence", ylabel="examples", yscale="log")
@@ -106,43 +108,43 @@ def calibration(
         lower.set_yticks([1, counts.max()], ["1", f"{counts.max():,}"])
         lower.yaxis.set_minor_locator(NullLocator())
         lower.yaxis.label.set_size(8.5)
-        drawn.align_ylabels()
-        said = "; ".join(
-            f"{n} examples near {m:.2f}: {s:.2f} right"
-            for n, m, s in zip(counts[there], mean, share, strict=True)
+        plot.align_ylabels()
+        description = "; ".join(
+            f"{n} {'example' if n == 1 else 'examples'} near {m:.2f}: {s:.2f} correct"
+            for n, m, s in zip(counts[filled], mean, share, strict=True)
         )
-        return pen.drawing(drawn, f"Calibration of {model}. {said}.", "Calibration")
+        return pen.drawing(plot, f"Calibration of {model}. {description}.", "Calibration")
 
 
 def curve(
-    pen: Draughtsman, noisy: NDArray[Any], clean: NDArray[Any], answer: NDArray[Any], caption: str
+    pen: Pen, noisy: NDArray[Any], clean: NDArray[Any], answer: NDArray[Any], caption: str
 ) -> Drawing:
-    """Draw one curve as it came, as it should be, and as a model smooths it; each `(length,)`."""
+    """Draw a noisy curve, the clean curve and the model's answer; each `(length,)`."""
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
-        drawn = figure(WIDTH, HEIGHT * 0.85, left=0.45, top=0.32)
-        axes = drawn.subplots()
+        plot = figure(WIDTH, HEIGHT * 0.85, left=0.45, top=0.32)
+        axes = plot.subplots()
         axes.plot(noisy, ".", color=GRID, ms=4, label="input")
         axes.plot(clean, color=SERIES[0], lw=1.2, label="target")
         axes.plot(answer, color=SERIES[1], lw=1.4, ls="--", label="model")
         axes.set_xlabel("sample")
         axes.legend(fontsize=8.5, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
-        return pen.drawing(drawn, caption, caption)
+        return pen.drawing(plot, caption, caption)
 
 
 def balance(
-    pen: Draughtsman, counts: Sequence[Sequence[int]], splits: Sequence[str], classes: Sequence[str]
+    pen: Pen, counts: Sequence[Sequence[int]], splits: Sequence[str], classes: Sequence[str]
 ) -> Drawing:
-    """Draw how many examples of each class each split has, `counts[split][class]`."""
+    """Draw the examples of each class in each split, `counts[split][class]`."""
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
-        drawn = figure(
+        plot = figure(
             WIDTH * 1.1, 0.9 + 0.24 * len(classes), top=0.35,
             left=label_margin([name[:24] for name in classes]),
         )  # fmt: skip
-        axes = drawn.subplots()
+        axes = plot.subplots()
         left = np.zeros(len(classes))
         for split, values, colour in zip(splits, counts, SERIES, strict=False):
             axes.barh(range(len(classes)), values, left=left, color=colour, label=split, height=0.7)
@@ -152,21 +154,21 @@ def balance(
         axes.grid(visible=False, axis="y")
         axes.set(ylim=(len(classes) - 0.4, -0.6), xlabel="examples")
         axes.legend(fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
-        said = "; ".join(
+        description = "; ".join(
             f"{name} " + ", ".join(f"{row[place]} {split}" for split, row in zip(splits, counts))  # noqa: B905
             for place, name in enumerate(classes)
         )
-        return pen.drawing(drawn, f"Examples by class: {said}.", "Class balance")
+        return pen.drawing(plot, f"Examples by class: {description}.", "Class balance")
 
 
 #: Left, lower, right and upper side, in points.
 Box = tuple[float, float, float, float]
-#: Where a name may stand beside its point: offset in points, and alignment.
+#: Possible places of a name next to its point: offset in points, and alignment.
 PLACES = (
     (0, 9, "center"), (0, -15, "center"), (8, -3, "left"), (-8, -3, "right"),
     (7, 7, "left"), (-7, 7, "right"), (7, -13, "left"), (-7, -13, "right"),
 )  # fmt: skip
-#: Points that a letter is wide, about.
+#: Approximate width of a letter, in points.
 LETTER = 5.6
 
 
@@ -182,13 +184,13 @@ class Point:
 
 
 def pareto_front(points: Sequence[Point], *, higher_is_better: bool = True) -> list[Point]:
-    """Return the points that no other beats in score without costing more, by cost ascending.
+    """Return the points that no other point beats at the same or a lower cost, by cost ascending.
 
-    Of two with the same cost and score both are kept.
+    Points with equal cost and score are all kept.
     """
     sign = 1 if higher_is_better else -1
 
-    def beaten(point: Point) -> bool:
+    def is_beaten(point: Point) -> bool:
         return any(
             other.cost <= point.cost
             and sign * other.score >= sign * point.score
@@ -196,18 +198,18 @@ def pareto_front(points: Sequence[Point], *, higher_is_better: bool = True) -> l
             for other in points
         )
 
-    return sorted((p for p in points if not beaten(p)), key=lambda p: (p.cost, p.score))
+    return sorted((p for p in points if not is_beaten(p)), key=lambda p: (p.cost, p.score))
 
 
-def intervals(pen: Draughtsman, points: Sequence[Point], score: str, caption: str) -> Drawing:
-    """Draw scores with their intervals, one line for each model, in their order."""
+def intervals(pen: Pen, points: Sequence[Point], score: str, caption: str) -> Drawing:
+    """Draw scores with their intervals, one line for each model."""
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
-        drawn = figure(
+        plot = figure(
             WIDTH, 0.75 + 0.26 * len(points), left=label_margin([p.label for p in points])
         )
-        axes = drawn.subplots()
+        axes = plot.subplots()
         rows = range(len(points))
         axes.hlines(rows, [p.low for p in points], [p.high for p in points], SERIES[0], lw=2)
         axes.plot([p.score for p in points], rows, "o", color=SERIES[0], ms=6)
@@ -216,28 +218,30 @@ def intervals(pen: Draughtsman, points: Sequence[Point], score: str, caption: st
         axes.grid(visible=False, axis="y")
         axes.set(ylim=(len(points) - 0.5, -0.5), xlabel=score)
         axes.locator_params(axis="x", nbins=6)
-        said = "; ".join(f"{p.label} {p.score:.4f}, {p.low:.3f} to {p.high:.3f}" for p in points)
-        return pen.drawing(drawn, f"{score} with 95 % intervals: {said}.", caption)
+        description = "; ".join(
+            f"{p.label} {p.score:.4f}, {p.low:.3f} to {p.high:.3f}" for p in points
+        )
+        return pen.drawing(plot, f"{score} with 95 % intervals: {description}.", caption)
 
 
 def trade_off(
-    pen: Draughtsman, points: Sequence[Point], cost: str, score: str, *, higher_is_better: bool
+    pen: Pen, points: Sequence[Point], cost: str, score: str, *, higher_is_better: bool
 ) -> Drawing:
-    """Draw scores over a cost, the Pareto front as steps through filled points.
+    """Draw scores over a cost; steps through filled points are the Pareto front.
 
     Args:
         pen: Makes the drawing.
-        points: One for each model.
+        points: One point for each model.
         cost: Name of the cost, with its unit.
         score: Name of the score.
-        higher_is_better: Whether more of the score is better.
+        higher_is_better: Whether a larger score is better.
     """
     import matplotlib as mpl
 
     front = pareto_front(points, higher_is_better=higher_is_better)
     with mpl.rc_context(STYLE):
-        drawn = figure(WIDTH, HEIGHT, left=0.76)
-        axes = drawn.subplots()
+        plot = figure(WIDTH, HEIGHT, left=0.76)
+        axes = plot.subplots()
         axes.set_xscale("log")
         axes.plot(
             [p.cost for p in front], [p.score for p in front], drawstyle="steps-post",
@@ -254,16 +258,16 @@ def trade_off(
         plain_ticks(axes.xaxis, *axes.get_xlim())
         _label(axes, points)
         named = ", ".join(p.label for p in front)
-        said = "; ".join(f"{p.label} {p.score:.4f} at {p.cost:,.4g}" for p in points)
+        description = "; ".join(f"{p.label} {p.score:.4f} at {p.cost:,.4g}" for p in points)
         return pen.drawing(
-            drawn,
-            f"{score} over {cost}: {said}. On the Pareto front: {named}.",
+            plot,
+            f"{score} over {cost}: {description}. On the Pareto front: {named}.",
             f"{score[0].upper()}{score[1:]} over {cost}. Pareto front (filled): {named}.",
         )
 
 
 def _label(axes: Axes, points: Sequence[Point]) -> None:
-    """Write each model's name beside its point, where it covers the least."""
+    """Write each model's name next to its point, where it covers the least."""
     scale = 72 / axes.figure.dpi
     dots = axes.transData.transform([(p.cost, p.score) for p in points]) * scale
     left, lower, right, upper = (float(side) * scale for side in axes.bbox.extents)
@@ -285,7 +289,7 @@ def _box(place: tuple[float, float, str], x: float, y: float, wide: float) -> Bo
 
 
 def _cost(box: Box, frame: Box, taken: Sequence[Box]) -> float:
-    """Return the area that a box covers of others; what lies outside of the frame costs more."""
+    """Return the area of other boxes that a box covers; area outside the frame costs more."""
     covered = sum(
         max(0.0, min(box[2], other[2]) - max(box[0], other[0]))
         * max(0.0, min(box[3], other[3]) - max(box[1], other[1]))

@@ -18,7 +18,7 @@ from chapterflow.page.parts import PAGE_BYTES, Album
 from chapterflow.page.questions_section import questions
 from chapterflow.page.results_section import groups
 from chapterflow.page.side_by_side_section import side_by_side
-from chapterflow.page.svg import Draughtsman
+from chapterflow.page.svg import Pen
 from chapterflow.tracking.records import RunFacts
 from chapterflow.types import Tell, silent
 from chapterflow.validation.docs import COLUMNS
@@ -34,7 +34,7 @@ def render(material: Material, *, tell: Tell = silent, limit: int = PAGE_BYTES) 
         tell: Reports progress.
         limit: Largest size in bytes; pictures lose quality to keep it.
     """
-    album, pen = Album(), Draughtsman()
+    album, pen = Album(), Pen()
     tell("report", "results")
     results, answers = groups(material, pen), questions(material)
     tell("report", "the same examples for all models")

@@ -9,7 +9,7 @@ from chapterflow.evaluation.compare import SIGNIFICANCE, Difference
 from chapterflow.page.material import SCORE_NAMES, Entry, Material
 from chapterflow.page.parts import Cell, Table, interval, number, times
 from chapterflow.page.plots import Point, intervals, pareto_front, trade_off
-from chapterflow.page.svg import Draughtsman, Drawing
+from chapterflow.page.svg import Drawing, Pen
 
 #: Metric, heading, unit, decimals.
 COSTS = (
@@ -32,12 +32,12 @@ class Group:
     differences: Table | None = None
 
 
-def groups(material: Material, pen: Draughtsman) -> list[Group]:
+def groups(material: Material, pen: Pen) -> list[Group]:
     """Return the results for each test set."""
     return [_group(entries, material, pen) for entries in material.by_test_set()]
 
 
-def _group(entries: Sequence[Entry], material: Material, pen: Draughtsman) -> Group:
+def _group(entries: Sequence[Entry], material: Material, pen: Pen) -> Group:
     first = entries[0]
     task = first.task
     entries = sorted(entries, key=_score, reverse=task.higher_is_better)

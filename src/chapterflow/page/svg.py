@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-#: Drawn with these, shown with the page's variables: so a figure follows light, dark and print.
+#: Placeholders that become the page's variables, so figures follow light, dark and print mode.
 INK, DIM, GRID, CARD = "#010101", "#020202", "#030303", "#040404"
 SERIES = ("#050501", "#050502", "#050503", "#050504", "#050505")
 VARIABLES = {
@@ -26,7 +26,7 @@ VARIABLES = {
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "chapterflow",
-    # Names of models and classes are whatever people call them.
+    # Names of models and classes may contain dollar signs.
     "text.parse_math": False,
     "font.size": 9.5,
     "axes.edgecolor": GRID,
@@ -59,19 +59,19 @@ class Drawing:
 
     Attributes:
         svg: The markup of the figure.
-        caption: Shown below it.
+        caption: Text below the figure.
     """
 
     svg: str
     caption: str
 
 
-#: Size of most figures, in inches.
+#: Width and height of most figures, in inches.
 WIDTH, HEIGHT = 4.4, 3.1
 
 
-class Draughtsman:
-    """Turns figures into drawings, and keeps their ids apart."""
+class Pen:
+    """Turns figures into drawings with ids that are unique on the page."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -80,9 +80,9 @@ class Draughtsman:
         """Return a figure as markup for the page.
 
         Args:
-            figure: Made within `STYLE`.
-            alt: What somebody who does not see it should know.
-            caption: Shown below it.
+            figure: A figure made within `STYLE`.
+            alt: Description for people who do not see the figure.
+            caption: Text below the figure.
         """
         self._count += 1
         name = f"g{self._count}"
@@ -93,12 +93,12 @@ class Draughtsman:
         text = re.sub(
             r"<metadata>.*?</metadata>|<!--.*?-->|<title>.*?</title>", "", text, flags=re.S
         )
-        # The page has many figures, and matplotlib calls the parts of each by the same names.
-        used = set(re.findall(r'(?:xlink:)?href="#([^"]+)"|url\(#([^)]+)\)', text))
-        needed = {one or other for one, other in used}
+        # matplotlib uses the same ids in each figure.
+        references = set(re.findall(r'(?:xlink:)?href="#([^"]+)"|url\(#([^)]+)\)', text))
+        needed = {link or url for link, url in references}
         text = re.sub(
             r' id="([^"]+)"',
-            lambda found: f' id="{name}-{found[1]}"' if found[1] in needed else "",
+            lambda match: f' id="{name}-{match[1]}"' if match[1] in needed else "",
             text,
         )
         text = re.sub(r'xlink:href="#', f'href="#{name}-', text)
@@ -112,31 +112,31 @@ class Draughtsman:
         if head is None or view is None:
             raise ValueError("matplotlib wrote no SVG")
         width = float(view[1].split()[2])
-        opened = (
+        tag = (
             f'<svg viewBox="{view[1]}" role="img" aria-label="{escape(alt, quote=True)}" '
             f'style="max-width:{width * 1.6:.0f}px">'
         )
-        return Drawing(opened + text[head.end() :].strip(), caption)
+        return Drawing(tag + text[head.end() :].strip(), caption)
 
 
 def figure(width: float, height: float, *, left: float = 0.62, top: float = 0.12) -> Figure:
     """Return an empty figure with margins; use it within `STYLE`.
 
-    The margins are given, because finding them out takes matplotlib longer than the drawing.
+    The margins are fixed, because computing them takes matplotlib longer than drawing.
 
     Args:
-        width: In inches; the page shows one at least as large as it is, where there is room.
-        height: In inches.
+        width: Width in inches; the page enlarges figures if there is space.
+        height: Height in inches.
         left: Margin for the labels of the vertical axis, in inches.
-        top: Margin above, in inches.
+        top: Margin at the top, in inches.
     """
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=(width, height))
-    drawn.subplots_adjust(
+    empty = Figure(figsize=(width, height))
+    empty.subplots_adjust(
         left=left / width, right=1 - 0.14 / width, bottom=0.5 / height, top=1 - top / height
     )
-    return drawn
+    return empty
 
 
 def label_margin(labels: Sequence[str]) -> float:
@@ -145,7 +145,7 @@ def label_margin(labels: Sequence[str]) -> float:
 
 
 def plain_ticks(axis: Axis, low: float, high: float) -> None:
-    """Write 0.5, 1, 2 or 10k on a log axis, not powers of ten; few ticks, but never one alone."""
+    """Label a log axis 0.5, 1, 2 or 10k, not with powers of ten, with at least two ticks."""
     from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
     if high / low < 6:
