@@ -20,6 +20,7 @@ from chapterflow.environment import (
     Project,
     configure,
     find_project,
+    machine,
     process_identity,
     process_is_gone,
 )
@@ -253,3 +254,39 @@ def test_a_broken_tensorflow_is_told(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "ImportError: libsomething.so is missing" in done.stderr
+
+
+def machine_of(*, processors: int | None = None, **variables: str) -> str:
+    """Return the machine as another process sees it, which never imports TensorFlow."""
+    code = "import os, sys; "
+    if processors is not None:
+        code += f"os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:{processors}]); "
+    code += "from chapterflow.environment import machine; print(machine()); "
+    code += "assert 'tensorflow' not in sys.modules"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_NUM_")} | variables
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system pins no process")
+def test_the_machine_includes_the_threads_of_a_computation() -> None:
+    pinned = machine_of(processors=1)
+    assert pinned.endswith("; threads: 1 intra-op, 1 inter-op, 1 usable cores")
+    usable = len(os.sched_getaffinity(0))
+    limited = machine_of(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="3")
+    assert limited.endswith(f"; threads: 1 intra-op, 3 inter-op, {usable} usable cores")
+    usual = machine_of()
+    assert usual.endswith(f"; threads: {usable} intra-op, {usable} inter-op, {usable} usable cores")
+    assert usual.partition(";")[0] == limited.partition(";")[0] == pinned.partition(";")[0]
+    assert machine_of(TF_NUM_INTRAOP_THREADS="many") == usual
+
+
+def test_threads_that_tensorflow_was_configured_with_come_first(
+    tensorflow: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tensorflow as tf
+
+    monkeypatch.setattr(tf.config.threading, "get_intra_op_parallelism_threads", lambda: 7)
+    assert "; threads: 7 intra-op" in machine()

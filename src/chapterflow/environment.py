@@ -111,21 +111,41 @@ def configure(project: Project) -> None:
     os.environ["CHAPTERFLOW_PROJECT"] = str(project.root)
 
 
-def machine() -> str:
-    """Return what decides a computation's last bits: processor, cores, system.
+#: Between the two parts of `machine()`; older runs recorded only the first.
+THREADS = "; threads: "
 
-    Two machines that say the same are taken for alike; a host's name would say less, and more than
-    others need to know.
+
+def machine() -> str:
+    """Return what decides a computation's last bits: processor, cores, system, and threads.
+
+    Two machines with equal texts count as alike; a host's name would say less, and more than others
+    need to know. TensorFlow splits sums by its number of threads: the number configured or in the
+    environment, else the number of processors that this process may use.
     """
     import psutil
 
-    named = ""
+    model = ""
     with contextlib.suppress(OSError):
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-        named = found[1] if found else ""
-    processor = named or platform.processor() or platform.machine()
-    return f"{processor}, {psutil.cpu_count()} cores, {platform.system()} {platform.machine()}"
+        match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+        model = match[1] if match else ""
+    processor = model or platform.processor() or platform.machine()
+    cores = psutil.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    return (
+        f"{processor}, {cores} cores, {platform.system()} {platform.machine()}{THREADS}"
+        f"{_threads('intra', usable)} intra-op, {_threads('inter', usable)} inter-op, "
+        f"{usable} usable cores"
+    )
+
+
+def _threads(scope: str, default: int) -> int:
+    """Return the size of TensorFlow's thread pool, `intra` or `inter`, without importing it."""
+    configured = 0
+    if config := getattr(sys.modules.get("tensorflow"), "config", None):
+        configured = getattr(config.threading, f"get_{scope}_op_parallelism_threads")()
+    variable = os.environ.get(f"TF_NUM_{scope.upper()}OP_THREADS", "")
+    return configured or (int(variable) if variable.isdecimal() else 0) or default
 
 
 @contextlib.contextmanager

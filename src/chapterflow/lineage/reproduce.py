@@ -18,7 +18,7 @@ from pydantic import PlainSerializer, ValidationError
 from chapterflow.checks import Check, Keys, State
 from chapterflow.config.settings import Settings
 from chapterflow.data.build import verify_dataset
-from chapterflow.environment import Project, load_tensorflow, machine
+from chapterflow.environment import THREADS, Project, load_tensorflow, machine
 from chapterflow.errors import ChapterflowError, ConfigError, DataError, StoreError
 from chapterflow.files import sha256_file
 from chapterflow.kinds.dataset import open_dataset, read_card
@@ -63,16 +63,19 @@ def facts(project: Project, tags: Mapping[str, str], parts: Mapping[str, Any]) -
         tags: Tags of the run.
         parts: Its `fingerprint.json`.
     """
+    recorded, _, recorded_threads = tags.get(runs.MACHINE, "").partition(THREADS)
+    today, _, threads = machine().partition(THREADS)
     compared = [
-        _fact("machine", tags.get(runs.MACHINE), machine()),
+        _fact("machine", recorded or None, today),
+        _fact("threads", recorded_threads or None, threads),
         _fact("Python", tags.get(runs.PYTHON), platform.python_version()),
         *(_fact(name, then, _installed(name)) for name, then in parts["libraries"].items()),
         _commit(project, tags),
         _files("source files", parts["sources"], _sources_today(parts["sources"])),
     ]
     if named := parts.get("files"):
-        today = {path: content_hash(Path(path)) for path in named}
-        compared.append(_files("files of weights", named, today))
+        hashes = {path: content_hash(Path(path)) for path in named}
+        compared.append(_files("files of weights", named, hashes))
     return compared
 
 
