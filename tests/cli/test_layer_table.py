@@ -146,15 +146,16 @@ def test_models_in_models_and_tensors_taken_twice() -> None:
 
 def test_a_layer_that_cannot_run_alone_leaves_a_dash(monkeypatch: pytest.MonkeyPatch) -> None:
     from chapterflow.cli import layers
+    from chapterflow.evaluation import cost
 
-    counted = layers.flops
+    counted = cost.flops
 
     def refuse(model: Any) -> int:
         if model.layers[-1].name == "dense":
             raise RuntimeError("no profile")
         return counted(model)
 
-    monkeypatch.setattr(layers, "flops", refuse)
+    monkeypatch.setattr(cost, "flops", refuse)
     rows = layers.layer_table(model_of("cnn"))
     assert [row.name for row in rows if row.flops is None] == ["dense"]
     assert f"{701_194 - 65_664:,} + 1 —" in printed(rows)

@@ -65,6 +65,7 @@ def test_what_users_can_get_wrong(project: Project) -> None:
 
     told = layers(project.root, "cnn", "--profile", "book")
     assert told.returncode == 2
-    assert "'mnist', which is not here. `chapterflow data fetch mnist` brings it." in told.stderr
+    assert "'mnist', which is not on this machine" in told.stderr
+    assert "`chapterflow data fetch mnist` builds it." in told.stderr
     assert "Traceback" not in told.stderr
     assert not (project.data / "mnist").exists()

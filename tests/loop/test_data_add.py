@@ -62,14 +62,14 @@ def test_own_graphs_are_added_and_learnt(run: Run, mirror: Path) -> None:
     told = run("chapterflow", "data", "add", "own", str(path), "--kind", "tu")
     assert told.returncode == 0, told.stderr
     assert "133 train, 19 validation, 36 test" in told.stdout
-    assert f"Where {path} has changed: `chapterflow data fetch --force own`" in told.stdout
+    assert f"after a change of {path}: `chapterflow data fetch --force own`" in told.stdout
     told = run(
         *("chapterflow", "run", "gcn", "--data", "own", "--json"),
         *("--set", "models.gcn.folds=0", "--set", "models.gcn.epochs=5"),
         *("--set", "models.gcn.beside={}"),
     )
     assert told.returncode == 0, told.stderr
-    assert "The profile 'book' is made for data like 'own'" in told.stderr
+    assert "The profile 'book' fits data like 'own'" in told.stderr
     found = json.loads(told.stdout)
     (model,) = found["models"]
     assert (found["profile"], model["dataset"], model["status"]) == ("book", "own", "trained")

@@ -107,7 +107,7 @@ def test_ctrl_c_ends_at_once_and_is_resumed(prepared: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=HUNG)
     assert process.returncode == 130
-    assert "continues from the last finished epoch" in stderr
+    assert "resumes after the last finished epoch" in stderr
     assert "Traceback" not in stderr
     assert {run["status"] for run in stores.mlflow_runs(prepared)} == {"KILLED"}
     assert stores.processes_of(prepared) == []

@@ -142,7 +142,7 @@ def test_ctrl_c_and_a_kill_cost_no_more_than_a_part(root: Path, tmp_path: Path) 
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=HUNG)
     assert (process.returncode, stdout, "Traceback" in stderr) == (130, "", False), stderr
-    assert "goes on from the last finished part" in stderr
+    assert "resumes after the last finished part" in stderr
     assert "epoch" not in stderr
     batch = stores.mlflow_runs(root)[-1]
     assert batch["status"] == "KILLED"

@@ -128,7 +128,7 @@ def test_of_two_promotions_at_once_one_wins_and_rolling_back_undoes_it(root: Pat
 
     back = call(root, "chapterflow", "rollback", "dnn", "--reason", "slow on the kiosk")
     assert back.returncode == 0, back.stderr
-    assert "dnn/1 is dnn@champion again, in place of dnn/2" in back.stdout
+    assert "dnn/1 is dnn@champion again, instead of dnn/2" in back.stdout
     assert aliases(root, "dnn") == {"champion": 1}
     assert past(root, "dnn")[-1] | {"when": "", "who": "", "run_id": ""} == {
         "when": "", "who": "", "run_id": "", "model": "dnn", "alias": "champion",

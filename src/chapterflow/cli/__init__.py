@@ -1,4 +1,4 @@
-"""The command line: thin, and quick to answer: a command imports what it needs when it runs."""
+"""The command line. Each command imports what it needs when it runs, so help appears at once."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from chapterflow.cli import (
     data,
     explain,
+    layers,
     lineage,
     operate,
     predict,
@@ -32,9 +33,9 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-# In the order in which they are used, and listed.
+# In the order of use, which is the order in the help.
 for command in (
-    run.run, run.compare, run.layers,
+    run.run, run.compare, layers.layers,
     explain.explain, report.report,
     promote.promote, promote.rollback, promote.history,
     lineage.why, lineage.reproduce,
@@ -44,16 +45,16 @@ for command in (
     app.command()(command)
 app.add_typer(data.app, name="data")
 app.add_typer(step.app, name="step", hidden=True)
-#: What Typer makes of Ctrl-C.
+#: Exit code of Typer after Ctrl-C.
 INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run the command line; every failure is one clear message and an exit code."""
+    """Run the command line; a failure is one message and an exit code."""
     debug = "--debug" in sys.argv or bool(os.environ.get("CHAPTERFLOW_DEBUG"))
     sys.argv = [word for word in sys.argv if word != "--debug"]
     if debug:
-        # What fails inside a flow is told by Prefect's log, with its traceback.
+        # Prefect's log shows the traceback of a failure inside a flow.
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")
     try:
         app()
@@ -64,7 +65,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
-            say(f"Interrupted. {_goes_on(sys.argv[1:])}".strip(), "yellow")
+            say(f"Interrupted. {_resumption(sys.argv[1:])}".strip(), "yellow")
         raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -74,17 +75,17 @@ def main() -> None:
             traceback.print_exc()
             sys.exit(1)
         say(f"{type(error).__name__}: {error}", "red")
-        say("This was not expected; `--debug` shows where it happened.", "red")
+        say("This error was not expected; `--debug` shows where it happened.", "red")
         sys.exit(1)
 
 
-def _goes_on(words: list[str]) -> str:
-    """Return where an interrupted command goes on; nothing for those that start over."""
+def _resumption(words: list[str]) -> str:
+    """Return where an interrupted command resumes; nothing if it starts over."""
     command = next((word for word in words if not word.startswith("-")), "")
     return {
-        "run": "The next run continues from the last finished epoch.",
-        "step": "The next run continues from the last finished epoch.",
-        "predict": "The same command goes on from the last finished part.",
+        "run": "The next run resumes after the last finished epoch.",
+        "step": "The next run resumes after the last finished epoch.",
+        "predict": "The same command resumes after the last finished part.",
     }.get(command, "")
 
 
@@ -92,7 +93,7 @@ def _goes_on(words: list[str]) -> str:
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
-    """Options before any command; `main` has read them."""
+    """Options before any command; `main` reads them."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What all commands share: options, how they start, and how they speak."""
+"""Options, start and messages that commands share."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 ProfileOption = Annotated[
     str | None,
-    typer.Option("--profile", help="embedded or book; params.yaml says which by default."),
+    typer.Option("--profile", help="embedded or book; the default is in params.yaml."),
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Change params.yaml for this call."),
+    typer.Option(
+        "--set", metavar="PATH=VALUE", help="Override a value of params.yaml for this call."
+    ),
 ]
 #: What `MODEL` is, wherever a command reads a registered version (`tracking.versions`).
 MODEL_HELP = (
@@ -29,23 +31,23 @@ MODEL_HELP = (
     "first promotion its challenger, or else its newest version."
 )
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 def say(message: str, style: str = "") -> None:
-    """Tell people something, on stderr."""
+    """Print a message on stderr."""
     Console(stderr=True).print(Text(message, style=style), soft_wrap=True)
 
 
 def say_version(version: Version) -> None:
-    """Tell people which version a command takes."""
+    """Print which version a command takes, on stderr."""
     say(version.notice())
 
 
 def start(
     profile: str | None = None, overrides: list[str] | None = None, *, models: bool = True
 ) -> tuple[Project, Settings]:
-    """Return the project that the command runs in, ready for use, and its settings.
+    """Prepare the project that the command runs in, and return it with its settings.
 
     Args:
         models: Whether the command needs the blocks of models (`load_settings`).

@@ -1,4 +1,4 @@
-"""`chapterflow data`: datasets that are here, fetched, verified, added."""
+"""`chapterflow data`: list, fetch, verify and add datasets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def inventory(project: Project, settings: Settings) -> list[dict[str, Any]]:
     """Return one record for each dataset of `params.yaml`."""
     from chapterflow.kinds.dataset import CARD, read_card
 
-    found = []
+    records = []
     for name, params in settings.datasets.items():
         uses = [
             f"{role} ({profile})"
@@ -32,7 +32,7 @@ def inventory(project: Project, settings: Settings) -> list[dict[str, Any]]:
         ]
         folder = project.data / name
         card = read_card(folder) if (folder / CARD).is_file() else None
-        found.append(
+        records.append(
             {
                 "dataset": name,
                 "kind": params.kind,
@@ -44,15 +44,15 @@ def inventory(project: Project, settings: Settings) -> list[dict[str, Any]]:
                 "licence": card.licence if card else None,
             }
         )
-    return found
+    return records
 
 
-def print_inventory(console: Console, found: list[dict[str, Any]]) -> None:
+def print_inventory(console: Console, records: list[dict[str, Any]]) -> None:
     """Print the records as a table."""
     from chapterflow.kinds.dataset import SPLITS, shape_text
 
     table = Table("dataset", "kind", "used for", "train / validation / test", "shape", "digest")
-    for record in found:
+    for record in records:
         here = record["here"]
         table.add_row(
             record["dataset"],
@@ -60,7 +60,7 @@ def print_inventory(console: Console, found: list[dict[str, Any]]) -> None:
             ", ".join(record["used_for"]),
             " / ".join(f"{record['examples'][split]:,}" for split in SPLITS)
             if here
-            else "not here",
+            else "not fetched",
             shape_text(record["shape"]) if here else "",
             record["digest"][:12] if here else f"`chapterflow data fetch {record['dataset']}`",
         )
@@ -74,31 +74,32 @@ app = typer.Typer(help="Datasets: list, fetch, verify, add, prune.", no_args_is_
 def data_list(as_json: JsonOption = False) -> None:
     """List the datasets.
 
-    Which role and profile they serve, and whether they are here.
+    Shows the roles and profiles that use a dataset, and whether it is on this machine.
     """
     project, settings = start()
     from chapterflow.loop.progress import console
 
-    found = inventory(project, settings)
+    records = inventory(project, settings)
     if as_json:
-        print_json({"datasets": found})
+        print_json({"datasets": records})
     else:
-        print_inventory(console(), found)
+        print_inventory(console(), records)
 
 
 @app.command("fetch")
 def data_fetch(
     datasets: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[DATASET]...", help="All of the profile by default."),
+        typer.Argument(metavar="[DATASET]...", help="By default all datasets of the profile."),
     ] = None,
     profile: ProfileOption = None,
     set_: SetOption = None,
-    force: Annotated[bool, typer.Option(help="Build what is here anew.")] = False,
+    force: Annotated[bool, typer.Option(help="Rebuild datasets that exist.")] = False,
 ) -> None:
-    """Bring datasets onto this machine; DVC versions data/.
+    """Build datasets on this machine, and record their version.
 
-    CHAPTERFLOW_MIRROR (a path, file:// or http:// address) replaces every upstream address.
+    DVC versions data/. CHAPTERFLOW_MIRROR (a path, file:// or http:// address) replaces every
+    upstream address.
     """
     project, settings = start(profile, set_)
     names = datasets or [by_profile[settings.profile] for by_profile in settings.roles.values()]
@@ -113,10 +114,13 @@ def data_fetch(
             ready = steps.prepare(project, settings, name, rebuild=force, tell=tell_about(name))
             progress.update(name, "built" if ready.built else "here", f"digest {ready.digest[:12]}")
     if can_version(project):
-        # Also where nothing was built: data.dvc may be missing, or be of another time.
+        # Even if nothing was built: data.dvc may be missing or out of date.
         console.print(f"data.dvc: version {record_version(project)}", highlight=False)
     else:
-        say("Not versioned: this folder is no git checkout with DVC (`git init && dvc init`).")
+        say(
+            "data/ is not versioned, because this folder is not a git checkout with DVC "
+            "(`git init && dvc init`)."
+        )
 
 
 @app.command("verify")
@@ -127,37 +131,40 @@ def data_verify() -> None:
     from chapterflow.errors import DataError
 
     console = Console()
-    here = [name for name in settings.datasets if (project.data / name).is_dir()]
-    faults = []
-    for name in here:
-        found = verify_dataset(project.data / name)
-        faults.extend(found)
-        console.print(f"{name}: {'damaged' if found else 'ok'}", highlight=False)
-    if not here:
-        console.print("No dataset is here. `chapterflow data fetch` brings them.")
-    if faults:
-        raise DataError("\n".join([*faults, "`chapterflow data fetch --force` builds them anew."]))
+    existing = [name for name in settings.datasets if (project.data / name).is_dir()]
+    damage = []
+    for name in existing:
+        problems = verify_dataset(project.data / name)
+        damage.extend(problems)
+        console.print(f"{name}: {'damaged' if problems else 'ok'}", highlight=False)
+    if not existing:
+        console.print("There are no datasets yet. `chapterflow data fetch` builds them.")
+    if damage:
+        raise DataError("\n".join([*damage, "`chapterflow data fetch --force` rebuilds them."]))
 
 
 @app.command("add")
 def data_add(
-    name: str,
-    path: Annotated[str, typer.Argument(help="Folder or file.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new dataset.")],
+    path: Annotated[str, typer.Argument(metavar="PATH", help="Folder or file.")],
     kind: Annotated[str, typer.Option(help="images, idx, csv, voxels, tu or planetoid.")],
     role: Annotated[
-        str | None, typer.Option(help="Role that it fills in the book profile from now on.")
+        str | None, typer.Option(help="Role that it takes in the book profile.")
     ] = None,
-    validation: Annotated[float | None, typer.Option(help="Share; 0.1 by default.")] = None,
-    test: Annotated[float | None, typer.Option(help="Share; 0.2 by default.")] = None,
-    title: Annotated[str | None, typer.Option(help="Title for pages and cards.")] = None,
-    force: Annotated[bool, typer.Option(help="Replace one of this name.")] = False,
+    validation: Annotated[
+        float | None, typer.Option(help="Share of the examples; 0.1 by default.")
+    ] = None,
+    test: Annotated[
+        float | None, typer.Option(help="Share of the examples; 0.2 by default.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Title on pages and on the card.")] = None,
+    force: Annotated[bool, typer.Option(help="Replace a dataset of this name.")] = False,
 ) -> None:
-    """Add data of your own.
+    """Add your own data.
 
-    They are read, checked, and written to datasets.yaml; nothing is written where a check
-    fails.
-    `chapterflow run MODEL --data NAME` learns them. Where PATH has changed since, `chapterflow data
-    fetch --force NAME` builds them anew.
+    Reads and checks the data, copies them to data/ and adds a block to datasets.yaml; writes
+    nothing if a check fails. `chapterflow run MODEL --data NAME` trains on them. After PATH has
+    changed, `chapterflow data fetch --force NAME` builds them again.
     """
     project, settings = start()
     from chapterflow.data.source import UserData
@@ -175,11 +182,11 @@ def data_add(
         progress.update(name, "added", f"digest {added.card.digest[:12]}")
     counts = ", ".join(f"{count:,} {split}" for split, count in added.card.counts.items())
     console.print(
-        Text(f"{name}: {counts}; {added.checks} checks passed. It stands in datasets.yaml."),
+        Text(f"{name}: {counts}; {added.checks} checks passed. Added to datasets.yaml."),
         soft_wrap=True,
     )
     console.print(
-        Text(f"It is a copy. Where {path} has changed: `chapterflow data fetch --force {name}`."),
+        Text(f"It is a copy; after a change of {path}: `chapterflow data fetch --force {name}`."),
         soft_wrap=True,
     )
     if added.models:
@@ -193,7 +200,7 @@ def data_add(
 def data_prune() -> None:
     """Empty the cache of features of frozen backbones.
 
-    They are computed anew where they are needed.
+    Features are computed again when a model needs them.
     """
     project, _ = start()
     from chapterflow.training.frozen import prune

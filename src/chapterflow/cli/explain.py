@@ -1,4 +1,4 @@
-"""`chapterflow explain`: what a registered model looks at."""
+"""`chapterflow explain`: what a registered model looks at in an input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from chapterflow.checks import print_checks
 from chapterflow.cli.common import (
     JsonOption,
     ModelArgument,
@@ -27,7 +26,6 @@ def print_explained(console: Console, document: Mapping[str, Any]) -> None:
     """Print what `explain.json` of one input or dataset says.
 
     Args:
-        console: Where.
         document: Content of `explain.json`, with `model`, `input` and `notes`.
     """
     notes = f" ({', '.join(document['notes'])})" if document["notes"] else ""
@@ -37,6 +35,7 @@ def print_explained(console: Console, document: Mapping[str, Any]) -> None:
     methods = _methods(document["metrics"])
     if not methods:
         return
+    from chapterflow.checks import print_checks
     from chapterflow.explain.sanity import verdict
 
     print_checks(
@@ -48,11 +47,11 @@ def print_explained(console: Console, document: Mapping[str, Any]) -> None:
             "expected": "random order",
             "insertion": "insertion",
         },
-        title="Are the maps to be believed?",
+        title="Can the maps be believed?",
     )
     caption = (
-        "Area under the answer while places are deleted, the most important first: lower is "
-        "better, and inserted: higher is better. docs/explain.md says more."
+        "Area under the probability while positions are deleted, the most important first: lower "
+        "is better; while they are inserted: higher is better. See docs/explain.md."
     )
     console.print(Text(caption, "dim"), soft_wrap=True)
 
@@ -65,35 +64,35 @@ def _answer(row: Mapping[str, Any]) -> str:
 
 
 def _methods(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
+    methods: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
         parts = name.split("/")
         if len(parts) == 3:
-            found.setdefault(parts[1], {})[parts[2]] = value
-    return found
+            methods.setdefault(parts[1], {})[parts[2]] = value
+    return methods
 
 
 def explain(
     model: ModelArgument,
     given: Annotated[
         str,
-        typer.Argument(metavar="INPUT", help="Picture, .npy file, DATASET:INDEX or DATASET."),
+        typer.Argument(
+            metavar="INPUT", help="Picture, .npy file, DATASET:INDEX or DATASET (its probes)."
+        ),
     ],
     layer: Annotated[
         str | None,
-        typer.Option(help="Layer for grad-cam; the last with 16 positions or more by default."),
-    ] = (None),
+        typer.Option(help="Layer for grad-cam; by default the last with 16 positions or more."),
+    ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(
-            help="For one input; may stand several times; all that the model allows by default."
-        ),
+        typer.Option(help="Attribution method; repeatable; by default all that the model allows."),
     ] = None,
     target: Annotated[
-        str | None, typer.Option(help="Class to explain; the model's answer by default.")
+        str | None, typer.Option(help="Class to explain; by default the predicted one.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder; explanations/MODEL-INPUT by default.")
+        Path | None, typer.Option(help="Folder; by default explanations/MODEL-INPUT.")
     ] = None,
     profile: ProfileOption = None,
     set_: SetOption = None,
@@ -101,8 +100,8 @@ def explain(
 ) -> None:
     """Show what a registered model looks at in an input.
 
-    Writes pictures, and figures to believe them by. DATASET shows its probes, as the pictures of
-    runs do.
+    Writes pictures, and measures of how far to believe them. --layer, --method and --target apply
+    to a single input.
     """
     project, settings = start(profile, set_)
     from chapterflow.loop import progress as live

@@ -1,29 +1,30 @@
-"""The layers of a model as a table: what comes out of each, and what it costs."""
+"""`chapterflow layers`: the layers of a model as a table, with their output shapes and costs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
-from chapterflow.evaluation.cost import flops
-from chapterflow.kinds.dataset import shape_text
+from chapterflow.cli.common import JsonOption, ProfileOption, SetOption, print_json, start
 
 if TYPE_CHECKING:
     import keras
 
-#: For what a layer does not have, or what cannot be told.
+#: For a value that a layer does not have, or that cannot be computed.
 NONE = "—"
 CAPTION = (
     "Output: height x width x channels; each channel is one feature map. Kernel: the window that "
-    "slides over the input. Stride: how far it moves each time; 2 halves the sides. Padding: "
-    "same surrounds the input with blanks, so that stride 1 keeps the size; valid does not, and a "
-    "kernel of k takes k - 1 off each side. Parameters of a convolution: (kernel height x kernel "
-    "width x input channels + 1) x output channels. FLOPs: one example, forward; a multiplication "
-    f"and an addition are two. {NONE}: has none; for FLOPs, cannot be counted alone."
+    "slides over the input. Stride: how far it moves in each step; a stride of 2 halves the sides. "
+    "Padding: same adds a border to the input, so stride 1 keeps the size; valid does not, and a "
+    "kernel of size k removes k - 1 from each side. Parameters of a convolution: (kernel height x "
+    "kernel width x input channels + 1) x output channels. FLOPs: forward pass of one example; a "
+    f"multiplication and an addition count as two. {NONE}: does not apply; for FLOPs, cannot be "
+    "counted separately."
 )
 
 
@@ -34,13 +35,13 @@ class LayerRow:
     Attributes:
         name: Name of the layer in its model.
         type: Class of the layer.
-        output: Shape of its output, without the batch axis; None where it varies.
-        kernel: Sides of the window of a convolution or a pooling.
+        output: Shape of its output, without the batch axis; None for sides that vary.
+        kernel: Sides of the window of a convolution or pooling.
         stride: Steps of the window.
         padding: `same` or `valid`.
-        parameters: Weights, whether they are trained or not.
-        flops: Floating-point operations of one example; None where the profiler cannot run the
-            layer alone.
+        parameters: Number of weights, trained or not.
+        flops: Floating-point operations for one example; None if the profiler cannot run the layer
+            separately.
     """
 
     name: str
@@ -54,10 +55,10 @@ class LayerRow:
 
 
 def layer_table(model: keras.Model) -> list[LayerRow]:
-    """Return one row for each layer of a model, in its order. A model in it is one layer.
+    """Return one row for each layer of a model, in order; a nested model counts as one layer.
 
     Args:
-        model: A functional model that has been built, of any number of inputs.
+        model: A functional model that has been built, with any number of inputs.
     """
     return [_row(layer) for layer in model.layers]
 
@@ -91,26 +92,30 @@ def _first_output(layer: keras.layers.Layer) -> tuple[int | None, ...]:
 def _flops(layer: keras.layers.Layer) -> int | None:
     import keras
 
+    from chapterflow.evaluation.cost import flops
+
     if isinstance(layer, keras.layers.InputLayer):
         return 0
-    # A tensor that a layer takes twice is one input of the model around it.
+    # A tensor that a layer reads twice is one input of the model around it.
     inputs = list({id(value): value for value in keras.tree.flatten(layer.input)}.values())
     if any(None in value.shape[1:] for value in inputs):
         return None
     try:
         return flops(keras.Model(inputs, layer.output))
     except Exception:
-        # Whatever a layer of somebody's own needs around it: the table still tells the rest.
+        # A layer from another package may fail in any way; the other columns are still useful.
         return None
 
 
 def totals(rows: Sequence[LayerRow]) -> tuple[int, int]:
-    """Return the parameters of all layers together, and the FLOPs of those that were counted."""
+    """Return the parameters of all layers, and the FLOPs of those that could be counted."""
     return sum(row.parameters for row in rows), sum(row.flops or 0 for row in rows)
 
 
 def print_layers(console: Console, rows: Sequence[LayerRow], title: str) -> None:
-    """Print the layers as a table with totals, and what the columns mean below it."""
+    """Print the layers as a table with totals, and explain the columns below it."""
+    from chapterflow.kinds.dataset import shape_text
+
     parameters, operations = totals(rows)
     uncounted = sum(row.flops is None for row in rows)
     table = Table(title=title, caption=CAPTION, caption_justify="left", show_footer=True)
@@ -133,3 +138,36 @@ def print_layers(console: Console, rows: Sequence[LayerRow], title: str) -> None
             NONE if row.flops is None else f"{row.flops:,}",
         )
     console.print(table)
+
+
+def layers(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model of params.yaml.")],
+    profile: ProfileOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a model's layers: shapes, kernels, parameters, FLOPs.
+
+    The model is built for the dataset of the profile, and needs no training.
+    """
+    project, settings = start(profile, set_)
+    dataset, embedded = settings.dataset_of(model), settings.profile == "embedded"
+    from chapterflow.environment import load_tensorflow
+    from chapterflow.errors import DataError
+    from chapterflow.kinds.dataset import CARD
+    from chapterflow.loop import steps
+    from chapterflow.loop.progress import console
+
+    if not embedded and not (project.data / dataset / CARD).is_file():
+        raise DataError(
+            f"The layers of {model} depend on the shape of {dataset!r}, which is not on this "
+            f"machine. `chapterflow data fetch {dataset}` builds it."
+        )
+    load_tensorflow()
+    rows = layer_table(steps.untrained(project, settings, model, build=embedded))
+    if as_json:
+        parameters, flops = totals(rows)
+        document = {"model": model, "dataset": dataset, "parameters": parameters, "flops": flops}
+        print_json(document | {"layers": [asdict(row) for row in rows]})
+    else:
+        print_layers(console(), rows, f"{model} for {dataset}")

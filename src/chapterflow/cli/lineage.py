@@ -1,4 +1,4 @@
-"""`chapterflow why` and `chapterflow reproduce`: where a model comes from, and if it can again."""
+"""`chapterflow why` and `reproduce`: what a model was made from, and whether it can be again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from chapterflow.checks import print_checks
 from chapterflow.cli.common import MODEL_HELP, JsonOption, print_json, say_version, start
 
 if TYPE_CHECKING:
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
 
 def print_lineage(console: Console, lineage: Lineage) -> None:
     """Print the links, indented below the link that leads to them, and then the broken ones."""
+    from chapterflow.checks import print_checks
+
     print_checks(console, [lineage.root], {"name": "link", "observed": "leads to"})
     count = sum(1 for _ in lineage.root.walk())
     if broken := lineage.broken:
@@ -32,6 +33,8 @@ def print_lineage(console: Console, lineage: Lineage) -> None:
 
 def print_reproduction(console: Console, done: Reproduction) -> None:
     """Print the environment then and now, where the data came from, and the verdict."""
+    from chapterflow.checks import print_checks
+
     print_checks(
         console,
         done.environment,
@@ -53,7 +56,7 @@ def print_reproduction(console: Console, done: Reproduction) -> None:
 
 RecordedArgument = Annotated[
     str,
-    typer.Argument(metavar="MODEL", help=f"{MODEL_HELP} A run's id or its beginning works too."),
+    typer.Argument(metavar="MODEL", help=f"{MODEL_HELP} Or the id of a run, or its beginning."),
 ]
 
 
@@ -61,10 +64,9 @@ def why(
     model: RecordedArgument,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what stands behind a registered model, each link checked.
+    """Trace a registered model to its origin, and check each link.
 
-    Run, data, validation, source code and gates. Each link is checked; where one is broken, the
-    exit code is 1.
+    Run, data, validation, source code and gates. The exit code is 1 if a link is broken.
     """
     project, settings = start(models=False)
     from chapterflow.lineage.why import why as find_out
@@ -89,9 +91,8 @@ def reproduce(
 ) -> None:
     """Train a recorded model again, and compare both.
 
-    It has the data, the parameters and the seed of the record. Nothing of the project is changed.
-    The exit code is 0 where the weights are the same bit for bit, or where another environment
-    gives answers that agree.
+    Uses the recorded data, parameters and seed, and changes nothing in the project. The exit code
+    is 0 if the weights are equal bit for bit, or if the answers agree in another environment.
     """
     project, settings = start(models=False)
     from chapterflow.lineage.reproduce import reproduce as make_again

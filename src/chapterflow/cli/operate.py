@@ -1,4 +1,4 @@
-"""`chapterflow ui`, `schedule` and `doctor`: what runs beside the runs."""
+"""`chapterflow ui`, `schedule` and `doctor`: the MLflow UI, scheduled runs, diagnosis."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from chapterflow.errors import ConfigError
 def ui(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 5000,
 ) -> None:
-    """Open the MLflow UI over this project's runs on 127.0.0.1.
+    """Open the MLflow UI on 127.0.0.1, with this project's runs.
 
     Ctrl-C ends it.
     """
@@ -32,10 +32,13 @@ def ui(
 
 
 def schedule(
-    cron: Annotated[str | None, typer.Option(help='Such as "0 2 * * *" (UTC).')] = None,
+    cron: Annotated[
+        str | None, typer.Option(help='Cron expression, such as "0 2 * * *" (UTC).')
+    ] = None,
     every: Annotated[int | None, typer.Option(help="Seconds between runs.", min=5)] = None,
     models: Annotated[
-        list[str] | None, typer.Option("--model", help="May stand several times.")
+        list[str] | None,
+        typer.Option("--model", help="Model of params.yaml; repeatable; all by default."),
     ] = None,
     profile: ProfileOption = None,
     set_: SetOption = None,
@@ -45,10 +48,10 @@ def schedule(
 ) -> None:
     """Run the chapter flow on a schedule, from this process.
 
-    Ctrl-C ends it. Without --cron and --every it runs at 02:00 UTC each night.
+    Runs every night at 02:00 UTC unless --cron or --every is given. Ctrl-C ends it.
     """
     if cron and every:
-        raise ConfigError("Give --cron or --every, not both.")
+        raise ConfigError("--cron and --every exclude each other. Received: both")
     project, settings = start(profile, set_)
     settings.check_names(models or [], settings.models, "model")
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"
@@ -68,11 +71,11 @@ def schedule(
 
 
 def doctor(
-    fix: Annotated[bool, typer.Option("--fix", help="Mend the tracking store.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Repair the tracking store.")] = False,
 ) -> None:
     """Check this machine and project.
 
-    Each line is ok, or says what to do.
+    Prints what to do about each check that fails.
     """
     project = find_project()
     configure(project)

@@ -1,4 +1,4 @@
-"""`chapterflow predict`: many inputs, one registered model, one table."""
+"""`chapterflow predict`: many inputs, one version, one table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from chapterflow.checks import print_checks
 from chapterflow.cli.common import (
     JsonOption,
     ModelArgument,
@@ -23,16 +22,13 @@ from chapterflow.cli.common import (
     start,
 )
 
-#: Unreadable inputs that are named on the screen; the run has all of them.
-NAMED = 10
+#: Most unreadable inputs that a terminal lists; the run has all of them.
+LISTED = 10
 
 
 def print_predicted(console: Console, done: Mapping[str, Any]) -> None:
-    """Print counts, the comparison with the test data and notes.
-
-    Args:
-        done: A batch as a document.
-    """
+    """Print the comparison with the test data, counts and notes of a batch."""
+    from chapterflow.checks import print_checks
     from chapterflow.predict.drift import COLUMNS, Drift
 
     print_checks(
@@ -41,32 +37,32 @@ def print_predicted(console: Console, done: Mapping[str, Any]) -> None:
         COLUMNS,
         title=f"Compared with {done['reference']}",
     )
-    told = [
+    lines = [
         f"{_counted(done['examples'], 'example')} predicted by {done['model']} "
         f"in {done['seconds']:.1f} s"
         + (f", {done['resumed']:,} of them before an interruption" if done["resumed"] else "")
         + "."
     ]
     if done["labelled"]:
-        told.append(f"{done['correct']:,} of {done['labelled']:,} with a known class are right.")
+        lines.append(f"{done['correct']:,} of {done['labelled']:,} with a known class are right.")
     if done["skipped"]:
-        told.append(f"Passed over: {_counted(len(done['skipped']), 'file')} of another sort.")
-    told += done["notes"]
-    told.append(f"Table: {done['out']}. Run {done['run_id']} in MLflow has the rest.")
-    for line in told:
+        lines.append(f"Skipped {_counted(len(done['skipped']), 'file')} of another format.")
+    lines += done["notes"]
+    lines.append(f"Table: {done['out']}. Run {done['run_id']} in MLflow has the details.")
+    for line in lines:
         console.print(Text(line), soft_wrap=True)
 
 
 def unreadable_lines(done: Mapping[str, Any]) -> list[str]:
-    """Return lines that name what could not be read; [] where everything could."""
-    lost = done["unreadable"]
-    if not lost:
+    """Return lines about the inputs that could not be read; none if all could."""
+    unread = done["unreadable"]
+    if not unread:
         return []
-    count = sum(one["count"] for one in lost)
+    count = sum(item["count"] for item in unread)
     lines = [f"{_counted(count, 'input')} could not be read:"]
-    lines += [f"  {one['input']}: {one['reason']}" for one in lost[:NAMED]]
-    if len(lost) > NAMED:
-        lines.append(f"  and {len(lost) - NAMED:,} more; unreadable.json of the run has all.")
+    lines += [f"  {item['input']}: {item['reason']}" for item in unread[:LISTED]]
+    if len(unread) > LISTED:
+        lines.append(f"  and {len(unread) - LISTED:,} more; unreadable.json of the run has all.")
     return lines
 
 
@@ -85,7 +81,7 @@ def predict(
     ],
     out: Annotated[Path, typer.Option(help="Parquet file to write.")] = Path("predictions.parquet"),
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 2 where an input could not be read.")
+        bool, typer.Option("--strict", help="Exit with 2 if an input cannot be read.")
     ] = False,
     profile: ProfileOption = None,
     set_: SetOption = None,
@@ -93,15 +89,15 @@ def predict(
 ) -> None:
     """Predict files or datasets with a registered model.
 
-    They are compared with its test data: drift. What cannot be read is named; the rest goes on. A
-    killed command goes on when called again.
+    Also compares them with the model's test data, to detect drift. Lists inputs that cannot be read
+    and predicts the others. After an interruption the same command resumes.
     """
     project, settings = start(profile, set_)
     from chapterflow.loop import progress as live
     from chapterflow.predict.batch import check_batch
     from pipelines.server import prefect_server
 
-    # What is wrong with the words of the command is told before any server starts.
+    # Bad input is refused before a server starts.
     check_batch(project, settings, model, inputs, out, on_version=say_version)
     console = live.console(stderr=as_json)
     with live.shown(console, [model]) as progress:

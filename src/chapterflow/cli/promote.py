@@ -1,4 +1,4 @@
-"""The registry's gatekeeper: `promote`, `rollback`, `history`."""
+"""`chapterflow promote`, `rollback` and `history`: who may be champion, and who was."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from chapterflow.registry.decision import Decision
     from chapterflow.registry.ledger import Entry
 
-ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for the ledger.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Reason, for the ledger.")]
 
 
 def print_decision(console: Console, decision: Decision) -> None:
@@ -74,23 +74,25 @@ def promote(
         str,
         typer.Argument(
             metavar="NAME[/VERSION|@ALIAS]",
-            help="Registered model, whose challenger is judged, or that version of it; or a role, "
-            "whose best model is judged.",
+            help="Registered model: its challenger is judged, or the given version. Or a role: its "
+            "best model is judged.",
         ),
     ],
-    to: Annotated[str, typer.Option(metavar="ALIAS", help="Alias to take.")] = "champion",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge, and change nothing.")] = False,
+    to: Annotated[
+        str, typer.Option(metavar="ALIAS", help="Alias that the version gets.")
+    ] = "champion",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge only; change nothing.")] = False,
     allow_dirty: Annotated[
-        bool, typer.Option("--allow-dirty", help="Let code and data pass that no commit has.")
+        bool, typer.Option("--allow-dirty", help="Accept code and data that are not in a commit.")
     ] = False,
     without_champion: Annotated[
         bool,
         typer.Option(
-            "--without-champion", help="Set a champion aside that was scored on other test data."
+            "--without-champion", help="Ignore a champion that was scored on other test data."
         ),
     ] = False,
     reinstate: Annotated[
-        bool, typer.Option("--reinstate", help="Let a version pass that was rolled back.")
+        bool, typer.Option("--reinstate", help="Accept a version that was rolled back.")
     ] = False,
     reason: ReasonOption = "",
     profile: ProfileOption = None,
@@ -99,7 +101,8 @@ def promote(
 ) -> None:
     """Make a challenger the champion, if it passes every gate.
 
-    Both are scored now, on the same test data. Exit code 4: refused.
+    Challenger and champion are scored now, on the same test data. The exit code is 4 if the
+    promotion is refused.
     """
     project, _ = start(profile, set_)
     from chapterflow.loop import progress as live
@@ -141,15 +144,15 @@ def rollback(
     model: Annotated[str, typer.Argument(metavar="NAME", help="Registered model.")],
     to: Annotated[
         str | None,
-        typer.Option(metavar="VERSION", help="An earlier champion; the one before by default."),
+        typer.Option(metavar="VERSION", help="An earlier champion; by default the previous one."),
     ] = None,
     reason: ReasonOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Give the champion's place back to an earlier champion.
+    """Make an earlier champion the champion again.
 
-    The ledger keeps the reason. The version that lost it is not promoted again, unless with
-    `promote --reinstate`.
+    The ledger records the reason. The version that was champion is withdrawn: only `promote
+    --reinstate` promotes it again.
     """
     project, _ = start(models=False)
     from chapterflow.loop.progress import console
@@ -168,7 +171,7 @@ def rollback(
         )
         return
     console().print(
-        Text(f"{done.after} is {done.model}@champion again, in place of {done.before}."),
+        Text(f"{done.after} is {done.model}@champion again, instead of {done.before}."),
         soft_wrap=True,
     )
 

@@ -16,7 +16,7 @@ OUT = Path("report")
 def report(
     runs: Annotated[
         list[str] | None,
-        typer.Option(metavar="RUN", help="Id of a run, or how it begins; may stand several times."),
+        typer.Option(metavar="RUN", help="Id of a run, or its beginning; repeatable."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the page.")] = OUT,
     profile: ProfileOption = None,
@@ -25,8 +25,8 @@ def report(
 ) -> None:
     """Write one HTML page of all results.
 
-    Models, differences, pictures, data and lineage. It shows the runs that `compare` compares, or
-    those of --runs, and needs no network to be read.
+    Models, differences, pictures, data and lineage of the runs that `compare` compares, or of those
+    given by --runs. The page needs no network.
     """
     project, settings = start(profile, set_)
     from chapterflow.loop import progress as live

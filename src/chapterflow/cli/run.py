@@ -1,4 +1,4 @@
-"""`chapterflow run`, `compare` and `layers`: models trained, held against each other, looked at."""
+"""`chapterflow run` and `compare`: train models, and test which differences are real."""
 
 from __future__ import annotations
 
@@ -17,26 +17,29 @@ if TYPE_CHECKING:
     from chapterflow.config.settings import Settings
 
 
+MODELS_HELP = "Models of params.yaml; all by default."
+
+
 def run(
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODEL]...", help="All by default.")
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help=MODELS_HELP)
     ] = None,
     profile: ProfileOption = None,
     set_: SetOption = None,
-    force: Annotated[bool, typer.Option(help="Train even what is done already.")] = False,
+    force: Annotated[bool, typer.Option(help="Train again, even if nothing has changed.")] = False,
     data: Annotated[
         str | None,
         typer.Option(
             metavar="DATASET",
-            help="Learn this dataset, for this call, in the profile that is made for its kind.",
+            help="Train on this dataset for this call, in the profile that fits its kind.",
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run models, from their data to the registry.
 
-    Data, validation, training, evaluation, explanations, logging, registry, report. What a finished
-    run has done already is reused. A killed training goes on where it was.
+    Data, validation, training, evaluation, explanation, logging, registry, report. Finished work is
+    reused; an interrupted training resumes.
     """
     project, settings = start(profile, set_)
     names = list(dict.fromkeys(models or settings.models))
@@ -46,11 +49,11 @@ def run(
 
         if not models:
             raise ConfigError(
-                "--data needs the names of models: `chapterflow run MODEL --data ...`"
+                f"--data needs the names of models: `chapterflow run MODEL --data {data}`"
             )
         if profile is None and (fit := fitting_profile(settings, names, data)) != settings.profile:
             profile = fit
-            say(f"The profile {fit!r} is made for data like {data!r}; --profile chooses another.")
+            say(f"The profile {fit!r} fits data like {data!r}; --profile chooses another.")
             project, settings = start(profile, set_)
         set_ = [*(set_ or []), *role_overrides(settings, names, data)]
         project, settings = start(profile, set_)
@@ -96,14 +99,14 @@ def _next_steps(
     options = f" --profile {settings.profile}" if settings.profile != "embedded" else ""
     options += "".join(f" --set {shlex.quote(override)}" for override in overrides)
     count = {s: sum(m["status"] == s for m in models) for s in ("trained", "reused", "failed")}
-    told = ", ".join(f"{n} {status}" for status, n in count.items() if n)
+    summary = ", ".join(f"{number} {status}" for status, number in count.items() if number)
     if count["reused"]:
-        told += " (nothing they depend on has changed; --force trains anew)"
-    console.print(Text(told + "."), soft_wrap=True)
+        summary += " (nothing they depend on has changed; --force trains again)"
+    console.print(Text(summary + "."), soft_wrap=True)
     if count["failed"] == len(models):
         return
     console.print(
-        f"Next: `chapterflow compare{options}` tells which differences are real; "
+        f"Next: `chapterflow compare{options}` tests which differences are real; "
         "`chapterflow ui` opens the runs in MLflow.",
         soft_wrap=True,
         highlight=False,
@@ -112,7 +115,7 @@ def _next_steps(
 
 def compare(
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODEL]...", help="All by default.")
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help=MODELS_HELP)
     ] = None,
     profile: ProfileOption = None,
     set_: SetOption = None,
@@ -120,8 +123,8 @@ def compare(
 ) -> None:
     """Compare models pair by pair: is the difference real?
 
-    Each model is shown by its run with today's parameters (params.yaml and --set), or else by its
-    newest run.
+    Each model is represented by its run with the current parameters (params.yaml and --set), or
+    by its newest run if there is none.
     """
     project, settings = start(profile, set_)
     from chapterflow.loop import progress as live
@@ -129,55 +132,19 @@ def compare(
     from chapterflow.loop.tables import print_differences, print_results
 
     settings.check_names(models or [], settings.models, "model")
-    found = steps.compare(project, settings)
-    among = found.differences
+    comparison = steps.compare(project, settings)
+    every = comparison.differences
     if models:
-        # Holm's correction stays that of all pairs: who looks at a few of them has seen the rest.
-        found = found.only(models)
+        # Holm's correction still counts all pairs: the choice may depend on their results.
+        comparison = comparison.only(models)
     if as_json:
-        print_json(found.model_dump(exclude={"models": {"__all__": {"exit_code"}}}))
+        print_json(comparison.model_dump(exclude={"models": {"__all__": {"exit_code"}}}))
         return
     console = live.console()
-    if not found.models:
+    if not comparison.models:
         console.print(
-            f"No finished runs in the profile {settings.profile!r}. `chapterflow run` makes some."
+            f"The profile {settings.profile!r} has no finished runs. `chapterflow run` starts one."
         )
         return
-    print_results(console, found.models, show_status=False)
-    print_differences(console, found.differences, among)
-
-
-def layers(
-    model: str,
-    profile: ProfileOption = None,
-    set_: SetOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Show a model's layers: shapes, kernels, parameters, FLOPs.
-
-    They are those of the model for the dataset of the profile, and need no training.
-    """
-    project, settings = start(profile, set_)
-    dataset, embedded = settings.dataset_of(model), settings.profile == "embedded"
-    from dataclasses import asdict
-
-    from chapterflow.cli.layers import layer_table, print_layers, totals
-    from chapterflow.environment import load_tensorflow
-    from chapterflow.errors import DataError
-    from chapterflow.kinds.dataset import CARD
-    from chapterflow.loop import steps
-    from chapterflow.loop.progress import console
-
-    if not embedded and not (project.data / dataset / CARD).is_file():
-        raise DataError(
-            f"The layers of {model} depend on the shape of {dataset!r}, which is not here. "
-            f"`chapterflow data fetch {dataset}` brings it."
-        )
-    load_tensorflow()
-    rows = layer_table(steps.untrained(project, settings, model, build=embedded))
-    if as_json:
-        parameters, flops = totals(rows)
-        document = {"model": model, "dataset": dataset, "parameters": parameters, "flops": flops}
-        print_json(document | {"layers": [asdict(row) for row in rows]})
-    else:
-        print_layers(console(), rows, f"{model} for {dataset}")
+    print_results(console, comparison.models, show_status=False)
+    print_differences(console, comparison.differences, every)

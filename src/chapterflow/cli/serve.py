@@ -1,4 +1,4 @@
-"""`chapterflow serve`: a registered model behind MLflow's scoring server."""
+"""`chapterflow serve`: a registered model on MLflow's scoring server."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from chapterflow.cli.common import ModelArgument, say, say_version, start
 def serve(
     model: ModelArgument,
     port: Annotated[
-        int, typer.Option(help="Port on 127.0.0.1; 0 for any that is free.", min=0, max=65535)
+        int, typer.Option(help="Port on 127.0.0.1; 0 for any free port.", min=0, max=65535)
     ] = 5001,
     max_mb: Annotated[
         int, typer.Option("--max-mb", help="Largest request, in megabytes.", min=1, max=1000)
-    ] = 64,  # Cora as one graph, written in full, has 56
+    ] = 64,  # Cora as one dense graph has 56
 ) -> None:
     """Serve a registered model on 127.0.0.1.
 
-    Raw values in; class, label and probabilities out. Ctrl-C ends it.
+    Takes raw values; returns class, label and probabilities. Ctrl-C ends it.
     """
     project, settings = start(models=False)
     from chapterflow.predict import server
 
     listener = server.bind(port)
     say(f"Loading {model}")
-    with contextlib.suppress(KeyboardInterrupt):  # also while it loads: nothing is lost
+    with contextlib.suppress(KeyboardInterrupt):  # even while it loads: there is nothing to lose
         served = server.load(project, settings, model, on_version=say_version)
         if not server.serve(served, listener, max_mb * 1_000_000, say):
-            # Python would wait for a computation that nobody waits for any more.
+            # Python would wait for a computation whose client has given up.
             os._exit(0)

@@ -1,4 +1,4 @@
-"""`chapterflow step`: single steps, as the stages of dvc.yaml call them."""
+"""`chapterflow step`: single steps, which the stages of dvc.yaml call."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rich.console import Console
 
 from chapterflow.cli.common import ProfileOption, start
 
-app = typer.Typer(help="Single steps, as the stages of dvc.yaml call them.", no_args_is_help=True)
+app = typer.Typer(help="Single steps, which the stages of dvc.yaml call.", no_args_is_help=True)
 
 
 @app.command("validate")
