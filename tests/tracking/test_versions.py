@@ -17,9 +17,10 @@ from chapterflow.lineage.why import why
 from chapterflow.predict import server
 from chapterflow.predict.batch import check_batch
 from chapterflow.predict.explain_input import explain_with
+from chapterflow.predict.inputs import read_version
 from chapterflow.registry.judge import Request, judge_request
 from chapterflow.tracking import runs, store
-from chapterflow.tracking.versions import Version, find_version, read_version
+from chapterflow.tracking.versions import Version, find_version
 from tests.conftest import REPOSITORY
 
 

@@ -454,9 +454,7 @@ def report(
         client, experiment = session.client, session.experiment_id
         tell("report", "looking up runs")
         chosen = (
-            find_runs(client, experiment, wanted)
-            if wanted
-            else newest_runs(project, settings, session)
+            find_runs(experiment, wanted) if wanted else newest_runs(project, settings, session)
         )
         if not chosen:
             raise ConfigError(
@@ -513,7 +511,7 @@ def newest_runs(project: Project, settings: Settings, session: Session) -> list[
     newest: dict[tuple[str, str], MlflowRun] = {}
     for run in (
         *current_runs(project, settings, session, settings.models),
-        *runs.finished_model_runs(session.client, session.experiment_id, settings.profile),
+        *runs.finished_model_runs(session.experiment_id, settings.profile),
     ):
         tags = run.data.tags
         newest.setdefault((tags[runs.MODEL], tags[runs.TEST_DIGEST]), run)

@@ -163,20 +163,15 @@ class Ledger:
 
         An entry whose process died is settled: it is done if the alias names what it was to name.
         """
-        found: list[Run] = []
-        token = None
-        while True:
-            page = self.client.search_runs(
-                [self._experiment],
-                f"tags.`{runs.RUN_TYPE}` = '{KIND}' and tags.`{REGISTERED}` = '{model}'",
-                order_by=["attributes.start_time ASC"],
-                page_token=token,
-            )
-            found.extend(page)
-            token = page.token
-            if not token:
-                break
-        return [self._entry(run) for run in found]
+        import mlflow
+
+        judged: list[Run] = mlflow.search_runs(
+            [self._experiment],
+            f"tags.`{runs.RUN_TYPE}` = '{KIND}' and tags.`{REGISTERED}` = '{model}'",
+            order_by=["attributes.start_time ASC"],
+            output_format="list",
+        )
+        return [self._entry(run) for run in judged]
 
     def _entry(self, run: Run) -> Entry:
         tags, run_id = run.data.tags, str(run.info.run_id)

@@ -11,9 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from chapterflow.config.settings import Profile
 from chapterflow.environment import Project, process_identity, process_is_gone
 from chapterflow.errors import ConfigError
 from chapterflow.kinds.dataset import DatasetCard
@@ -229,22 +228,17 @@ def _is_whole(client: MlflowClient, run: Run) -> bool:
     return whole and artifacts >= REQUIRED
 
 
-def finished_model_runs(client: MlflowClient, experiment_id: str, profile: str) -> list[Run]:
-    """Return all finished model runs of a profile, newest first."""
-    runs: list[Run] = []
-    token = None
-    while True:
-        page = client.search_runs(
-            [experiment_id],
-            f"tags.`{RUN_TYPE}` = 'model' and tags.`{PROFILE}` = '{profile}' "
-            "and attributes.status = 'FINISHED'",
-            order_by=["attributes.start_time DESC"],
-            page_token=token,
-        )
-        runs.extend(page)
-        token = page.token
-        if not token:
-            return runs
+def finished_model_runs(experiment_id: str, profile: str | None = None) -> list[Run]:
+    """Return all finished model runs, of one profile or of all, newest first."""
+    import mlflow
+
+    where = f"tags.`{RUN_TYPE}` = 'model' and attributes.status = 'FINISHED'"
+    if profile is not None:
+        where += f" and tags.`{PROFILE}` = '{profile}'"
+    runs: list[Run] = mlflow.search_runs(
+        [experiment_id], where, order_by=["attributes.start_time DESC"], output_format="list"
+    )
+    return runs
 
 
 def end_dead_runs(client: MlflowClient, experiment_ids: Iterable[str]) -> list[str]:
@@ -264,17 +258,13 @@ def end_dead_runs(client: MlflowClient, experiment_ids: Iterable[str]) -> list[s
 LISTED = 8
 
 
-def find_runs(client: MlflowClient, experiment_id: str, prefixes: Sequence[str]) -> list[Run]:
+def find_runs(experiment_id: str, prefixes: Sequence[str]) -> list[Run]:
     """Return the finished model runs whose ids begin with the prefixes, in that order, each once.
 
     Raises:
         ConfigError: If no run's id begins with a prefix, or several do.
     """
-    candidates = [
-        run
-        for profile in get_args(Profile)
-        for run in finished_model_runs(client, experiment_id, profile)
-    ]
+    candidates = finished_model_runs(experiment_id)
     runs: dict[str, Run] = {}
     for prefix in prefixes:
         matches = [run for run in candidates if prefix and run.info.run_id.startswith(prefix)]

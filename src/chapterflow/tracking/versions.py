@@ -105,7 +105,7 @@ def find_version(
     except ConfigError:
         if experiment_id is None or not _RUN_ID.fullmatch(reference):
             raise
-        (run,) = find_runs(client, experiment_id, [reference])
+        (run,) = find_runs(experiment_id, [reference])
         return version_of_run(client, run)
     try:
         if number:
