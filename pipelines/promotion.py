@@ -28,7 +28,7 @@ class JudgingFailed(ChapterflowError):
     """
 
     def __init__(self, results: dict[str, Any]) -> None:
-        failed = [one["model"] for one in results["models"] if one["verdict"] == "failed"]
+        failed = [result["model"] for result in results["models"] if result["verdict"] == "failed"]
         super().__init__(f"{len(failed)} could not be judged: {', '.join(failed)}")
         self.results = results
 
@@ -58,12 +58,12 @@ def promotion(
     dry_run: bool = False,
     reason: str = "",
 ) -> dict[str, Any]:
-    """Judge challengers, one after the other. A refusal is a result, not a failure.
+    """Judge challengers, result after the other. A refusal is a result, not a failure.
 
     Args:
         models: Registered models and roles; by default every model of `params.yaml` that has a
             challenger, then every role that several models share.
-        profile: Profile; by default the one in `params.yaml`.
+        profile: Profile; by default the result in `params.yaml`.
         overrides: `path=value` changes of `params.yaml` for this run.
         alias: Alias that they are to take.
         allow_dirty: Whether code and data that no commit has will do.
@@ -74,7 +74,7 @@ def promotion(
         For each model its verdict: `promoted`, `refused`, `nothing to judge` or `failed`.
 
     Raises:
-        JudgingFailed: If one could not be judged, with the same document.
+        JudgingFailed: If result could not be judged, with the same document.
     """
     project = find_project()
     configure(project)
@@ -99,13 +99,13 @@ def promotion(
         logger.info("%s: %s: %s", name, result["verdict"], result["told"])
         results.append(result)
     document = {"models": results}
-    rows = [f"| {one['model']} | {one['verdict']} | {one['told']} |" for one in results]
+    rows = [f"| {result['model']} | {result['verdict']} | {result['told']} |" for result in results]
     create_markdown_artifact(
         "\n".join(["| model | verdict | |", "| --- | --- | --- |", *rows]),
         key="promotion",
         description="Verdicts of the promotion flow",
     )
-    if any(one["verdict"] == "failed" for one in results):
+    if any(result["verdict"] == "failed" for result in results):
         raise JudgingFailed(document)
     return document
 

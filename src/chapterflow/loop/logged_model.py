@@ -136,7 +136,7 @@ def _layer_modules(model: keras.Model) -> list[str]:
     from chapterflow.models import layers as custom_layers
 
     custom_layers.register()
-    known = {found.__module__ for found in keras.saving.get_custom_objects().values()}
+    known = {layer.__module__ for layer in keras.saving.get_custom_objects().values()}
     return sorted(own | {name for name in known if name.startswith("chapterflow.models.layers.")})
 
 

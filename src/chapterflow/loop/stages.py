@@ -77,8 +77,8 @@ def compare_stage(project: Project, settings: Settings) -> None:
         StoreError: If a model has no run in the tracking store: in a fresh clone DVC finds the
             stages unchanged and runs nothing, and their results must not be overwritten.
     """
-    found = steps.compare(project, settings)
-    missing = [name for name in settings.models if name not in {m.model for m in found.models}]
+    comparison = steps.compare(project, settings)
+    missing = [name for name in settings.models if name not in {m.model for m in comparison.models}]
     if missing:
         raise StoreError(
             f"No finished run of {', '.join(missing)} in the tracking store, so there is nothing "
@@ -86,10 +86,10 @@ def compare_stage(project: Project, settings: Settings) -> None:
         )
     _write(
         project.results / "comparison.json",
-        json.dumps([pair.model_dump() for pair in found.differences], indent=2) + "\n",
+        json.dumps([pair.model_dump() for pair in comparison.differences], indent=2) + "\n",
     )
-    pairs = differences_markdown(found.differences)
-    _write(project.results / "comparison.md", f"{results_markdown(found.models)}\n{pairs}")
+    pairs = differences_markdown(comparison.differences)
+    _write(project.results / "comparison.md", f"{results_markdown(comparison.models)}\n{pairs}")
 
 
 def _write(path: Path, text: str) -> None:

@@ -494,7 +494,7 @@ def report(
 
 def _data_docs(project: Project, settings: Settings, facts: Sequence[RunFacts]) -> dict[str, Path]:
     """Return the Data Docs on this machine of the datasets that the runs learned, by digest."""
-    found = {}
+    docs_of = {}
     for fact in facts:
         digest = fact.tags.get("chapterflow.dataset_digest", "")
         if not (project.data / fact.dataset / DATASET_CARD).is_file():
@@ -502,8 +502,8 @@ def _data_docs(project: Project, settings: Settings, facts: Sequence[RunFacts]) 
         folder = validation_folder(project, settings, fact.dataset, digest)
         docs = folder / "data_docs" / "index.html"
         if docs.is_file():
-            found[digest] = docs
-    return found
+            docs_of[digest] = docs
+    return docs_of
 
 
 def newest_runs(project: Project, settings: Settings, session: Session) -> list[MlflowRun]:
@@ -536,7 +536,7 @@ def differences_of(
     Args:
         names: What each run is called, by run id; its model by default.
     """
-    found = []
+    pairs = []
     for digest in dict.fromkeys(run.data.tags[runs.TEST_DIGEST] for run in chosen):
         same = {
             (names or {}).get(run.info.run_id, run.data.tags[runs.MODEL]): run
@@ -545,8 +545,8 @@ def differences_of(
             and CLASSIFICATION.metric in run.data.metrics
         }
         if same:  # Empty for curves: their predictions are not right or wrong.
-            found.extend(_differences(session, settings, same))
-    return found
+            pairs.extend(_differences(session, settings, same))
+    return pairs
 
 
 def current_runs(

@@ -60,10 +60,10 @@ def fingerprint(parts: dict[str, Any]) -> str:
 def content_hash(path: Path) -> str:
     """Return a hash over a file or a folder; of no bytes where neither exists."""
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for file in files:
-        found.update(f"{file.relative_to(path).as_posix()} {sha256_file(file)}\n".encode())
-    return found.hexdigest()
+        digest.update(f"{file.relative_to(path).as_posix()} {sha256_file(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def source_hashes(model: str, kind: str, package: Path = PACKAGE) -> dict[str, str]:

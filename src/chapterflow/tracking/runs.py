@@ -322,10 +322,10 @@ def read_run(
 
 def newest_flow_run(client: MlflowClient, experiment_id: str, profile: str) -> str | None:
     """Return the id of the newest run of a flow in a profile; None where there is none."""
-    found = client.search_runs(
+    flows = client.search_runs(
         [experiment_id],
         f"tags.`{RUN_TYPE}` = 'flow' and tags.`{PROFILE}` = '{profile}'",
         order_by=["attributes.start_time DESC"],
         max_results=1,
     )
-    return str(found[0].info.run_id) if found else None
+    return str(flows[0].info.run_id) if flows else None

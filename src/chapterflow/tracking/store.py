@@ -228,11 +228,11 @@ def create(project: Project, on_note: Note, wait: float) -> None:
 def upgrade(project: Project, on_note: Note, wait: float) -> None:
     """Bring the local store to the installed MLflow's schema; the file as it was is kept."""
     path = database(project)
-    with store_errors(path), connect(path, wait) as held:
+    with store_errors(path), connect(path, wait) as connection:
         # A write-ahead log would be played into the file that takes the old one's place.
-        held.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("PRAGMA journal_mode = DELETE")
         # No write may fall between the copy and the exchange.
-        held.execute("BEGIN IMMEDIATE")
+        connection.execute("BEGIN IMMEDIATE")
         kept = keep(path, "before-upgrade", wait)
         partial = partial_of(path)
         shutil.copyfile(kept, partial)
@@ -240,7 +240,7 @@ def upgrade(project: Project, on_note: Note, wait: float) -> None:
             _initialise(partial, project)
             done = "Upgraded the tracking store to the schema of the installed MLflow"
         except Exception as error:
-            if _has_content(held):
+            if _has_content(connection):
                 discard(partial)
                 raise StoreError(
                     f"The tracking store {path} could not be upgraded to the installed MLflow; it "
@@ -472,29 +472,29 @@ def ensure_experiment(
     client = MlflowClient(tracking_uri(project))
     place = database(project) if is_local(project) else tracking_uri(project)
     with store_errors(place), quiet():
-        found = client.get_experiment_by_name(name)
-        if found is None:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
             folder = database(project).parent / "artifacts" / _folder_name(name)
             try:
                 client.create_experiment(name, str(folder) if is_local(project) else None)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-            found = client.get_experiment_by_name(name)
-        if found is None:
+            experiment = client.get_experiment_by_name(name)
+        if experiment is None:
             raise StoreError(
                 f"The experiment {name!r} was deleted while it was created. Run again."
             )
-        if found.lifecycle_stage == "deleted":
+        if experiment.lifecycle_stage == "deleted":
             try:
-                client.restore_experiment(found.experiment_id)
+                client.restore_experiment(experiment.experiment_id)
                 on_note(f"Restored the deleted experiment {name!r}.")
             except MlflowException:
-                if client.get_experiment(found.experiment_id).lifecycle_stage == "deleted":
+                if client.get_experiment(experiment.experiment_id).lifecycle_stage == "deleted":
                     raise
-        if description and found.tags.get("mlflow.note.content") != description:
-            client.set_experiment_tag(found.experiment_id, "mlflow.note.content", description)
-        return str(found.experiment_id)
+        if description and experiment.tags.get("mlflow.note.content") != description:
+            client.set_experiment_tag(experiment.experiment_id, "mlflow.note.content", description)
+        return str(experiment.experiment_id)
 
 
 def check_remote(uri: str) -> None:

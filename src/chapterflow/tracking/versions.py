@@ -234,10 +234,10 @@ def model_file(client: MlflowClient, version: Version, folder: Path | None = Non
     except MlflowException as error:
         raise _lost(version, error) from None
     # None of a model that was logged before hashes were.
-    if logged is not None and (found := sha256_file(files[0])) != logged:
+    if logged is not None and (received := sha256_file(files[0])) != logged:
         raise StoreError(
             f"{files[0].name} of {version.uri()} is not the file that was logged: it was damaged "
-            f"or replaced. Received: SHA-256 {found[:12]}, logged was {logged[:12]}. "
+            f"or replaced. Received: SHA-256 {received[:12]}, logged was {logged[:12]}. "
             f"`chapterflow run {version.model} --force` makes another version"
         )
     return files[0]
