@@ -13,10 +13,10 @@ run: $(VENV)/.run
 	@chapterflow run
 
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-all:
-	@$(MAKE) --no-print-directory test ARGS='-m "" -n 2 --dist loadfile $(ARGS)'
+	@$(MAKE) --no-print-directory test ARGS='-m "" $(ARGS)'
 
 check: $(VENV)/.dev
 	ruff format --check .

@@ -231,6 +231,7 @@ def python(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_tensorflow_starts_without_a_word() -> None:
     done = python(
         "import sys\n"

@@ -179,6 +179,7 @@ def test_store_elsewhere_is_asked_but_not_mended(
     assert (found.passed, found.observed) == (True, "postgresql://***@127.0.0.1/mlflow")
 
 
+@pytest.mark.slow
 def test_data_versions(patient: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def found() -> Check:
         return check(patient, "Data versions")

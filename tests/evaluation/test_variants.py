@@ -57,6 +57,7 @@ def test_a_variant_is_trained_and_scored_and_another_only_counted(
     assert found["beside/narrow/accuracy"] > 0.2
 
 
+@pytest.mark.slow
 def test_a_variant_is_what_the_model_itself_would_be(dataset: Dataset, tmp_path: Path) -> None:
     import keras
 

@@ -66,6 +66,23 @@ def artifacts(root: Path, run_id: str, folder: str) -> list[str]:
     return [item.path for item in client.list_artifacts(run_id, folder)]
 
 
+def run_of(root: Path, model: str) -> dict[str, Any]:
+    """Return the only MLflow run of a model."""
+    (run,) = [run for run in model_runs(root) if run["tags"]["mlflow.runName"].split()[0] == model]
+    return run
+
+
+def model_file(root: Path, model: str, version: int = 1) -> Path:
+    """Return the `.keras` file of a registered version."""
+    ((source,),) = query(
+        root / "mlruns" / "mlflow.db",
+        f"SELECT source FROM model_versions WHERE name = '{model}' AND version = {version}",
+    )
+    logged = str(source).rpartition("/")[2]
+    (file,) = (root / "mlruns" / "artifacts").glob(f"*/models/{logged}/**/*.keras")
+    return file
+
+
 def flow_states(root: Path) -> list[str]:
     """Return the states of Prefect's flow runs, oldest first."""
     rows = query(

@@ -12,24 +12,22 @@ from chapterflow.config.load import load_settings
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError, DataError
 from chapterflow.predict.explain_input import explain_with
-from tests.conftest import call, copy_checkout
+from tests.conftest import Finished, call, invoke
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def trained(finished: Finished) -> tuple[Path, dict[str, Any]]:
     """A checkout with a trained network of 2D convolutions, one of 1D ones, and one of graphs."""
-    root = tmp_path_factory.mktemp("explain") / "checkout"
-    root.mkdir()
-    copy_checkout(root)
-    few = {"cnn": 4, "conv1d": 1, "gcn-node": 30}
+    root, before, _ = finished
+    few = {"conv1d": 1, "gcn-node": 30}
     sets = [word for name, n in few.items() for word in ("--set", f"models.{name}.epochs={n}")]
     told = call(root, "chapterflow", "run", *few, "--json", *sets)
     assert told.returncode == 0, told.stderr
-    runs = {model["model"]: model for model in json.loads(told.stdout)["models"]}
-    return root, runs
+    models = before["models"] + json.loads(told.stdout)["models"]
+    return root, {model["model"]: model for model in models}
 
 
 def test_runs_hold_pictures_and_figures(trained: Any) -> None:
@@ -77,7 +75,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", ["colour.jpg", "grey.png", "transparent.png"])
 def test_any_picture_is_brought_to_the_model(trained: Any, pictures: Path, name: str) -> None:
     root, _ = trained
-    told = call(root, "chapterflow", "explain", "cnn/1", str(pictures / name), "--json")
+    told = invoke(root, "explain", "cnn/1", str(pictures / name), "--json")
     assert told.returncode == 0, told.stderr
     document = json.loads(told.stdout)
     assert document["model"] == "cnn/1"
@@ -94,9 +92,9 @@ def test_any_picture_is_brought_to_the_model(trained: Any, pictures: Path, name:
 
 def test_an_example_of_a_dataset_by_one_method(trained: Any, tmp_path: Path) -> None:
     root, _ = trained
-    told = call(
+    told = invoke(
         root,
-        *("chapterflow", "explain", "cnn", "digits:7", "--method", "grad-cam", "--layer", "conv1"),
+        *("explain", "cnn", "digits:7", "--method", "grad-cam", "--layer", "conv1"),
         *("--target", "3", "--out", str(tmp_path / "out"), "--json"),
     )
     assert told.returncode == 0, told.stderr
@@ -109,7 +107,7 @@ def test_an_example_of_a_dataset_by_one_method(trained: Any, tmp_path: Path) -> 
 @pytest.mark.parametrize("words", [("conv1d", "curves:3"), ("gcn-node", "citations")])
 def test_curves_and_graphs(trained: Any, words: tuple[str, str]) -> None:
     root, _ = trained
-    told = call(root, "chapterflow", "explain", *words)
+    told = invoke(root, "explain", *words)
     assert told.returncode == 0, told.stderr
     assert "Can the maps be believed?" in told.stdout
 
@@ -161,6 +159,6 @@ def test_what_cannot_be_explained_is_told(
 
 def test_a_wrong_model_ends_with_its_own_exit_code(trained: Any) -> None:
     root, _ = trained
-    told = call(root, "chapterflow", "explain", "cn", "digits:1")
+    told = invoke(root, "explain", "cn", "digits:1")
     assert (told.returncode, "Did you mean 'cnn'?" in told.stderr) == (2, True), told.stderr
     assert "Traceback" not in told.stderr

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.conftest import HUNG, begin, call, copy_checkout
+from tests.conftest import HUNG, Finished, begin, call, invoke
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
@@ -25,13 +25,8 @@ EXAMPLES = 150_000
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("predict") / "checkout"
-    root.mkdir()
-    copy_checkout(root)
-    told = call(root, "chapterflow", "run", "dnn", "--json", "--set", "models.dnn.epochs=8")
-    assert told.returncode == 0, told.stderr
-    return root
+def root(finished: Finished) -> Path:
+    return finished.root
 
 
 def predict(root: Path, *words: str, code: int = 0) -> dict[str, Any]:
@@ -74,7 +69,7 @@ def test_the_test_split_is_like_itself_and_inverted_digits_are_not(
     assert '"shifted"' not in same
     assert "strongly shifted" not in same
     accuracy = (table["label"] == table.iloc[:, table.columns.get_loc("true_label")]).mean()
-    (run,) = stores.model_runs(root)
+    run = stores.run_of(root, "dnn")
     (logged,) = stores.query(
         root / "mlruns/mlflow.db",
         "SELECT value FROM latest_metrics WHERE key = 'test/accuracy' "
@@ -88,9 +83,10 @@ def test_the_test_split_is_like_itself_and_inverted_digits_are_not(
 
 
 def test_it_is_no_model_run_and_names_its_data(root: Path, tmp_path: Path) -> None:
+    before = len(stores.model_runs(root))
     done = predict(root, "digits:7", "--out", str(tmp_path / "one.parquet"))
-    assert len(stores.model_runs(root)) == 1
-    (model,) = stores.model_runs(root)
+    assert len(stores.model_runs(root)) == before
+    model = stores.run_of(root, "dnn")
     (batch,) = [run for run in stores.mlflow_runs(root) if run["id"] == done["run_id"]]
     assert batch["tags"]["chapterflow.kind"] == "batch"
     digest = model["tags"]["chapterflow.dataset_digest"]
@@ -113,7 +109,7 @@ def test_what_is_wrong_is_told(root: Path, tmp_path: Path, words: list[str], say
     (tmp_path / "empty").mkdir()
     words = [str(tmp_path / "empty") if word == "." else word for word in words]
     flows = stores.flow_states(root)
-    told = call(root, "chapterflow", "predict", *words, "--out", str(tmp_path / "x.parquet"))
+    told = invoke(root, "predict", *words, "--out", str(tmp_path / "x.parquet"))
     assert (told.returncode, "Traceback" in told.stderr) == (2, False), told.stderr
     assert says in told.stderr
     assert stores.flow_states(root) == flows, "it can be told before Prefect starts"

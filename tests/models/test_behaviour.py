@@ -36,7 +36,10 @@ def answers(model: Any, images: NDArray[Any]) -> NDArray[np.float32]:
     return np.asarray(model(images.astype(np.float32), training=False))
 
 
-@pytest.mark.parametrize("name", ["dnn", "cnn", "lenet5"])
+@pytest.mark.parametrize(
+    "name",
+    ["cnn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dnn", "lenet5"))],
+)
 def test_thirty_two_digits_are_learnt_by_heart(name: str, tmp_path: Path) -> None:
     dataset = digits((32, 8, 8))
     model = trained(name, dataset, tmp_path / "work", epochs=20, batch_size=4, learning_rate=0.01)

@@ -74,6 +74,7 @@ def test_a_curve_is_measured_by_the_largest_value() -> None:
     np.testing.assert_allclose(np.asarray(ten(given * 10)), np.asarray(one(given)) * 10, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_few_curves_are_learnt_by_heart() -> None:
     rng = np.random.default_rng(5)
     clean = np.repeat(rng.choice([-1.0, 1.0], (8, 8)), 8, axis=1)[..., np.newaxis]

@@ -28,6 +28,7 @@ def params(**options: Any) -> Any:
     return get_model("gcn").params(role="graphs", **options)
 
 
+@pytest.mark.slow
 def test_rings_and_stars_are_told_apart_and_a_seed_decides(graphs: Dataset, tmp_path: Path) -> None:
     options = params(convolution="gin", batch_size=4, epochs=10)
     found = cv.cross_validate(

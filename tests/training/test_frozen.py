@@ -150,6 +150,7 @@ def test_fine_tuning_moves_the_top_layers_alone(
     assert moved(fresh, loaded(work)) == {"conv3", "conv4", "logits"}
 
 
+@pytest.mark.slow
 def test_fine_tuning_that_makes_it_worse_is_dropped(
     dataset: Dataset, weights: str, tmp_path: Path
 ) -> None:
@@ -183,6 +184,7 @@ def test_augmented_passes_are_kept_too(dataset: Dataset, weights: str, tmp_path:
         assert any(np.array_equal(one, other) for other in kept)
 
 
+@pytest.mark.slow
 def test_from_scratch_everything_is_trained(dataset: Dataset, tmp_path: Path) -> None:
     params = params_of("none", trainable=True, augment={"passes": 1, "flip": True, "zoom": 0.1})
     work = scratch_of(tmp_path)

@@ -32,6 +32,7 @@ assert os.environ["GX_ANALYTICS_ENABLED"] == "false"
 """
 
 
+@pytest.mark.slow
 def test_another_process_writes_the_same_bytes_quietly_and_nothing_else(
     passed: tuple[Verdict, Path], digits: Dataset, bounds: ImageExpectations, tmp_path: Path
 ) -> None:
