@@ -159,8 +159,8 @@ def integrated_gradients(
         gradient = tape.gradient(output, x)
         if gradient is None:
             raise ConfigError(
-                "integrated-gradients: the output must depend smoothly on the input. Received: "
-                f"{model.name}, which has no gradient. Use occlusion"
+                "integrated-gradients: the output must be differentiable in the input. Received: "
+                f"{model.name}, which is not. Use occlusion"
             )
         np.add.at(total, number, np.asarray(gradient) / steps)
     return np.asarray((difference * total).sum(axis=-1))

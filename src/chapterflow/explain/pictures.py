@@ -335,7 +335,7 @@ def draw_attributions(
     grid = Grid(
         MARGIN + 160, 160, round(118 * OVERLAY_ASPECT) if curves else 118, 118, gap=40, row_gap=42
     )
-    canvas = grid.canvas(len(inputs), 1 + len(maps), least=820, bottom=6)
+    canvas = grid.canvas(len(inputs), 1 + len(maps), least=850, bottom=6)
     what = "the score of the class" if targets is None else "the value at the dotted line"
     canvas.heading(
         title,
@@ -444,7 +444,7 @@ def draw_nodes(
         seed: Seed of the layout.
     """
     grid = Grid(MARGIN + 195, 146, 330, 330, gap=30, row_gap=34)
-    canvas = grid.canvas(len(probes), len(maps), least=820, bottom=6)
+    canvas = grid.canvas(len(probes), len(maps), least=850, bottom=6)
     ring = any(probe.focus is not None for probe in probes)
     canvas.heading(
         title,

@@ -181,7 +181,11 @@ def _variants(anchor: str, question: QuestionParams, material: Material) -> Ques
             f"the profile has a variant {' or '.join(f'`{start}…`' for start in starts)} of the "
             "model.",
         )
-    own = _Variant(entry, entry.label, "test", "cost", "train/seconds")
+    # Variants like `readout_sum` change the parameter `readout`; the model has a value of its own.
+    params = entry.facts.params
+    values = ", ".join(f"{name} {params[name]}" for name in starts if name in params)
+    label = f"{entry.label} ({values})" if values else entry.label
+    own = _Variant(entry, label, "test", "cost", "train/seconds")
     variants = [
         _Variant(
             entry,
