@@ -128,61 +128,6 @@ def test_deletion_is_that_of_quantus() -> None:
     assert np.ptp(curves) > 0.2
 
 
-def test_random_weights_are_gone_afterwards_and_drawn_by_each_initialiser() -> None:
-    from chapterflow.explain.sanity import randomised, weighted_layers
-
-    model = convolutional((6, 6, 1))
-    before = [np.array(weight) for weight in model.weights]
-
-    def broken() -> None:
-        with randomised(weighted_layers(model), seed=5):
-            raise RuntimeError
-
-    with randomised(weighted_layers(model), seed=5):
-        assert not np.any(np.asarray(model.get_layer("conv1").bias))  # its initialiser: zeros
-        first = np.array(model.get_layer("conv1").kernel)
-    with pytest.raises(RuntimeError):
-        broken()
-    for weight, value in zip(model.weights, before, strict=True):
-        np.testing.assert_array_equal(weight, value)
-    assert not np.allclose(first, before[0])
-    with randomised(weighted_layers(model), seed=5):
-        np.testing.assert_array_equal(model.get_layer("conv1").kernel, first)
-
-
-def test_the_cascade_tells_a_map_of_the_weights_from_one_of_the_input() -> None:
-    from chapterflow.explain.attributions import attribute
-    from chapterflow.explain.sanity import cascade
-
-    model, inputs = convolutional((6, 6, 1)), values(3, (6, 6, 1))
-
-    def make() -> Any:
-        return {
-            "weights": attribute(model, inputs, np.array([0, 1, 2]), "integrated-gradients"),
-            "input": inputs[..., 0],
-        }
-
-    found = cascade(model, make(), make, seed=5, where=inputs[..., 0] > 0)
-    assert found["input"] == pytest.approx([1, 1])
-    assert len(found["weights"]) == 2
-    assert abs(found["weights"][-1]) < 0.6
-
-
-def test_similarity_is_spearmans_over_the_places_compared() -> None:
-    from scipy.stats import spearmanr
-
-    from chapterflow.explain.sanity import similarity
-
-    rng = np.random.default_rng(5)
-    a, b = rng.normal(size=(2, 3, 5, 5))
-    where = rng.random((3, 5, 5)) < 0.6
-    expected = [spearmanr(x[w], y[w]).statistic for x, y, w in zip(a, b, where, strict=True)]
-    np.testing.assert_allclose(similarity(a, b, where), expected)
-    assert similarity(np.ones((1, 5, 5)), a[:1], where[:1]).tolist() == [0]
-    many = rng.normal(size=(200, 5, 5))
-    assert similarity(many, many, np.ones((200, 5, 5), bool)).max() <= 1  # rounding included
-
-
 def test_the_score_of_values_is_1_for_the_whole_and_falls_with_the_distance() -> None:
     import keras
 

@@ -126,8 +126,11 @@ def explain(
         pictures.append({"key": key, "step": step, "file": f"{key}.png", "caption": caption})
     document = {
         "metrics": {
-            "explain/grad_cam/deletion_auc": 0.321,
-            "explain/grad_cam/insertion_auc": 0.654,
+            "explain/grad-cam/deletion_auc": 0.321,
+            "explain/grad-cam/insertion_auc": 0.654,
+            "explain/grad-cam/random_deletion_auc": 0.5,
+            "explain/grad-cam/beats_random": 0.0,
+            "explain/seconds": 1.5,
         },
         "pictures": pictures,
         "details": {},

@@ -32,15 +32,15 @@ def print_explained(console: Console, document: Mapping[str, Any]) -> None:
     console.print(Text(f"{document['model']}: {document['input']}{notes}"), soft_wrap=True)
     for row in document["details"].get("probes", []):
         console.print(Text("  " + _answer(row)), soft_wrap=True)
-    methods = _methods(document["metrics"])
-    if not methods:
-        return
     from chapterflow.checks import print_checks
-    from chapterflow.explain.sanity import verdict
+    from chapterflow.explain.sanity import verdicts
 
+    checks = verdicts(document["metrics"])
+    if not checks:
+        return
     print_checks(
         console,
-        [verdict(method, measures) for method, measures in methods.items()],
+        checks,
         {
             "name": "method",
             "observed": "deletion",
@@ -61,15 +61,6 @@ def _answer(row: Mapping[str, Any]) -> str:
         return f"sample {row['sample']}: value {row['value']:.4g}"
     given = f"{row['name']}: " if "name" in row else ""
     return f"{given}{row['predicted']}, confidence {row['confidence']:.3f}"
-
-
-def _methods(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    methods: dict[str, dict[str, float]] = {}
-    for name, value in metrics.items():
-        parts = name.split("/")
-        if len(parts) == 3:
-            methods.setdefault(parts[1], {})[parts[2]] = value
-    return methods
 
 
 def explain(

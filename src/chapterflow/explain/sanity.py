@@ -80,25 +80,35 @@ def _doubts(metrics: Mapping[str, float]) -> list[str]:
     return [*doubts, *(["hardly depends on the weights"] if not metrics.get(DEPENDS, 1) else [])]
 
 
-def verdict(method: str, metrics: Mapping[str, float]) -> Check:
-    """Return whether to believe a method's maps.
+def verdicts(metrics: Mapping[str, float]) -> list[Check]:
+    """Return whether to believe each method's maps.
 
     Args:
-        method: Name of the method.
-        metrics: Its measures, from `explain.json`.
+        metrics: `explain/<method>/<measure>`, as an explanation has them.
 
     Returns:
-        A check of deletion against the random orders, with the insertion among its details.
+        By method a check of deletion against the random orders, with the other measures as details.
     """
-    doubts = _doubts(metrics)
-    return Check(
-        name=method,
-        state="warning" if doubts else "passed",
-        expected=metrics["random_deletion_auc"],
-        observed=metrics["deletion_auc"],
-        reason="; ".join(doubts),
-        details={"insertion": metrics.get("insertion_auc")},
-    )
+    methods: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        _, *path = name.split("/")
+        if len(path) == 2:
+            methods.setdefault(path[0], {})[path[1]] = value
+    return [
+        Check(
+            name=method,
+            state="warning" if (doubts := _doubts(measures)) else "passed",
+            expected=measures["random_deletion_auc"],
+            observed=measures["deletion_auc"],
+            reason="; ".join(doubts),
+            details={
+                "insertion": measures["insertion_auc"],
+                "similarity": measures.get("randomisation_similarity"),
+                "stability": measures.get("stability"),
+            },
+        )
+        for method, measures in methods.items()
+    ]
 
 
 def judge(

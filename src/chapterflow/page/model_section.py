@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from chapterflow.checks import Check
+from chapterflow.explain.sanity import verdicts
 from chapterflow.kinds.kind import get_kind
 from chapterflow.page.material import SCORE_NAMES, Entry
 from chapterflow.page.parts import (
@@ -29,6 +31,15 @@ CONFUSIONS = 8
 LAYERS = 4
 #: Hardest examples: pictures, rows of a table, and curves.
 TILES, ROWS, CURVES = 12, 8, 3
+#: Columns of the verdicts on attribution methods.
+ATTRIBUTIONS = {
+    "name": "Method",
+    "observed": "Deletion AUC",
+    "expected": "Random order",
+    "insertion": "Insertion AUC",
+    "similarity": "Similarity with random weights",
+    "stability": "Stability under noise",
+}
 #: Headings of the explanation's pictures, in the order of the page.
 INSIDE = {
     "walk": "A walk through the feature maps",
@@ -72,7 +83,7 @@ class ModelSection:
         is_matrix: Whether `confusion` is the whole matrix.
         hardest: The hardest test examples.
         inside: Pictures of the explanation below their headings.
-        scores: Scores of the attribution methods.
+        attributions: Whether to believe each attribution method.
     """
 
     entry: Entry
@@ -83,7 +94,7 @@ class ModelSection:
     is_matrix: bool
     hardest: Hardest | None
     inside: list[tuple[str, list[Picture]]]
-    scores: Table | None
+    attributions: list[Check]
 
 
 def model_section(entry: Entry, bins: int, album: Album, pen: Pen) -> ModelSection:
@@ -113,7 +124,7 @@ def model_section(entry: Entry, bins: int, album: Album, pen: Pen) -> ModelSecti
         is_matrix=is_matrix,
         hardest=hardest(entry, album, pen),
         inside=_inside(entry, album),
-        scores=_scores(entry),
+        attributions=verdicts(entry.explanation.metrics),
     )
 
 
@@ -280,24 +291,3 @@ def _inside(entry: Entry, album: Album) -> list[tuple[str, list[Picture]]]:
             heading = INSIDE.get(key, key.replace("_", " ").capitalize())
             sections.append((heading, [album.picture(p.path, p.caption, p.caption) for p in own]))
     return sections
-
-
-def _scores(entry: Entry) -> Table | None:
-    """Return the scores of the attribution methods, one row for each method."""
-    methods: dict[str, dict[str, float]] = {}
-    for name, value in entry.explanation.metrics.items():
-        parts = name.removeprefix("explain/").rsplit("/", 1)
-        if len(parts) == 2:
-            methods.setdefault(parts[0], {})[parts[1]] = value
-    if not methods:
-        return None
-    columns = list(dict.fromkeys(key for scores in methods.values() for key in scores))
-    rows = [
-        [Cell(method.replace("_", " ")), *(number(scores.get(key), 3) for key in columns)]
-        for method, scores in methods.items()
-    ]
-    headings = ["method", *(column.replace("_", " ").replace("auc", "AUC") for column in columns)]
-    return Table(
-        f"Scores of the attributions of {entry.label}", headings, rows,
-        [False, *[True] * len(columns)], small=True,
-    )  # fmt: skip

@@ -13,7 +13,7 @@ from chapterflow.environment import Project
 from chapterflow.evaluation.compare import Difference
 from chapterflow.page.data_section import data_sections, lineage
 from chapterflow.page.material import Entry, Material
-from chapterflow.page.model_section import model_section
+from chapterflow.page.model_section import ATTRIBUTIONS, model_section
 from chapterflow.page.parts import PAGE_BYTES, Album
 from chapterflow.page.questions_section import questions
 from chapterflow.page.results_section import groups
@@ -55,6 +55,7 @@ def render(material: Material, *, tell: Tell = silent, limit: int = PAGE_BYTES) 
         data=data_sections(material, album, pen),
         lineage=lineage(material.entries),
         columns=COLUMNS,
+        attributions=ATTRIBUTIONS,
         style=(_TEMPLATES / "page.css").read_text(encoding="utf-8") + stylesheet("checks"),
         script=(_TEMPLATES / "page.js").read_text(encoding="utf-8"),
     )
