@@ -109,27 +109,6 @@ def test_two_threads_may_validate_the_same_dataset(
     assert read_verdict(tmp_path / "out") == verdicts[0]
 
 
-def test_somebody_elses_results_in_between_are_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    new, out, scratch = tmp_path / "new", tmp_path / "out", tmp_path / "scratch"
-    for folder in (new, scratch):
-        folder.mkdir()
-    rename = Path.rename
-
-    def slow_rename(self: Path, target: Path) -> Path:
-        if self == new and not list(scratch.iterdir()):
-            out.mkdir(exist_ok=True)
-            (out / "theirs").touch()
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", slow_rename)
-    run._replace(new, out, scratch)
-    assert out.is_dir()
-    assert not (out / "theirs").exists()
-    assert [path.name for path in scratch.iterdir()] == ["old-1"]
-
-
 def test_the_verdict_can_be_read_back(passed: tuple[Verdict, Path]) -> None:
     verdict, out = passed
     assert read_verdict(out / "verdict.json") == verdict

@@ -1,7 +1,6 @@
 """Building `data/<name>/` once, atomically, and checking it byte for byte."""
 
 import hashlib
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,7 +13,7 @@ from chapterflow.data.fetch import OnProgress, fetch
 from chapterflow.data.source import SourceData, get_source
 from chapterflow.environment import Project
 from chapterflow.errors import ChapterflowError, DataError
-from chapterflow.files import sha256_file
+from chapterflow.files import publish, sha256_file
 from chapterflow.kinds.dataset import (
     CARD,
     SPLITS,
@@ -164,14 +163,12 @@ def _publish(
                     )
             card = _card(source, kind, name, wanted, files, fresh)
             _write(fresh / CARD, lambda out: out.write(card.to_json().encode()))
+            publish(fresh, folder)
         except OSError as error:
             raise ChapterflowError(
                 f"data/{name} cannot be written: {error.strerror or error}. Nothing was changed; "
                 "free some space and run it again."
             ) from None
-        if folder.exists():
-            folder.rename(Path(temporary) / "old")
-        fresh.rename(folder)
     return card
 
 
@@ -212,8 +209,6 @@ def _card(
 def _write(path: Path, write: Any) -> FileRecord:
     with path.open("wb") as out:
         write(out)
-        out.flush()
-        os.fsync(out.fileno())
     return FileRecord(bytes=path.stat().st_size, sha256=sha256_file(path))
 
 

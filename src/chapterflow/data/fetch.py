@@ -20,6 +20,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from urllib.request import url2pathname
 
 from chapterflow.errors import ConfigError, DataError, FetchError
+from chapterflow.files import publish
 from chapterflow.types import RemoteFile
 
 #: Called with the file's name, bytes received so far, and bytes in all where known.
@@ -440,7 +441,8 @@ def _fetch_first(
             else:
                 _download(address, part, cap, report, policy)
             verify(part, file)
-            _publish(part, target)
+            publish(part, target)
+            discard(part)
             return
         except DataError as error:
             discard(part)
@@ -473,18 +475,3 @@ def _download(url: str, part: Path, cap: int, report: Report, policy: Policy) ->
             if attempt == policy.attempts:
                 raise Failed(f"{error} (attempts: {attempt})") from None
         time.sleep(policy.backoff * 2 ** (attempt - 1))
-
-
-def _publish(part: Path, target: Path) -> None:
-    """Move a checked file to its final name; after a power cut it is there whole or not at all."""
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(part, target)
-    discard(part)
-    if os.name != "posix":  # Elsewhere a folder cannot be opened, and need not be.
-        return
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from chapterflow.data.source import UserData, get_source, own_sources
 from chapterflow.data.versioning import can_version, record_version
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError, ValidationFailed, nearest
+from chapterflow.files import publish, staged
 from chapterflow.kinds.dataset import DatasetCard, open_dataset
 from chapterflow.tracking.fingerprint import validation_folder
 from chapterflow.tracking.records import Prepared
@@ -224,7 +224,8 @@ def add_dataset(
         try:
             card, checks = _build_and_check(project, trial, settings, name, tell)
             with FileLock(locks / f"data-{name}.lock"):
-                _move(trial.data / name, project.data / name, trial.root / "old")
+                project.data.mkdir(exist_ok=True)
+                publish(trial.data / name, project.data / name)
         finally:
             shutil.rmtree(trial.root, ignore_errors=True)
         _write(project.root / OWN, own)
@@ -263,17 +264,9 @@ def _build_and_check(
     return card, len(verdict.results)
 
 
-def _move(fresh: Path, place: Path, old: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if place.exists():
-        place.rename(old)
-    fresh.rename(place)
-
-
 def _write(path: Path, own: Mapping[str, dict[str, Any]]) -> None:
     """Replace the file as a whole."""
     kept = {key: blocks for key, blocks in own.items() if blocks}
     text = _HEAD + yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    with staged(path) as new:
+        new.write_text(text, encoding="utf-8")

@@ -11,6 +11,7 @@ from chapterflow.checks import stylesheet, templates
 from chapterflow.config.settings import Settings
 from chapterflow.environment import Project
 from chapterflow.evaluation.compare import Difference
+from chapterflow.files import staged
 from chapterflow.page.data_section import data_sections, lineage
 from chapterflow.page.material import Entry, Material
 from chapterflow.page.model_section import ATTRIBUTIONS, model_section
@@ -67,12 +68,8 @@ def write(page: str, folder: Path) -> Path:
     """Write the page as `index.html` in a folder, in one step, and return the file."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "index.html"
-    partial = folder / f".index-{os.getpid()}.html"
-    try:
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with staged(path) as new:
+        new.write_text(page, encoding="utf-8")
     return path
 
 

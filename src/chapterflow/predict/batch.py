@@ -23,6 +23,7 @@ from chapterflow.data.versioning import data_version
 from chapterflow.environment import Project, load_tensorflow, machine, project_lock
 from chapterflow.errors import ConfigError, DataError
 from chapterflow.evaluation.cost import compiled_forward
+from chapterflow.files import publish
 from chapterflow.kinds.dataset import CARD, DatasetCard, open_dataset, read_card
 from chapterflow.kinds.photos import EXTENSIONS, open_photo
 from chapterflow.models.base import with_softmax
@@ -519,7 +520,7 @@ def _join(
             _log_unread(client, run_id, totals.unread)
             parts.remove()
             raise nothing_read(totals.unread)
-        table.put(temporary, out)
+        publish(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
     figures = [tally.result() for tally in totals.tallies.values()]

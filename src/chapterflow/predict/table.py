@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections import Counter
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chapterflow.files import sha256_file
+from chapterflow.files import publish, sha256_file
 from chapterflow.kinds.dataset import DatasetCard
 from chapterflow.predict.drift import Reference, Tally, answer_figures, input_figures
 from chapterflow.predict.sources import BatchInputs, Chunk, Unread
@@ -144,7 +143,7 @@ class Parts:
         temporary = path.with_suffix(".tmp")
         encoded = {PART_KEY: json.dumps(metadata).encode()}
         pq.write_table(table.replace_schema_metadata(encoded), temporary)
-        put(temporary, path)
+        publish(temporary, path)
 
     def read(self) -> Iterator[tuple[pa.Table, list[Unread], Counter[str]]]:
         """Yield rows, unread inputs and notes of each part, in order."""
@@ -211,22 +210,6 @@ def write_result(
             writer.write_table(waiting)
         writer.add_key_value_metadata({key: str(value) for key, value in metadata().items()})
     return sha256_file(temporary)
-
-
-def put(temporary: Path, path: Path) -> None:
-    """Move a finished file to its place, so that after a power cut the old or the new one is there.
-
-    Raises:
-        OSError: If the place cannot be written.
-    """
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 class Totals:

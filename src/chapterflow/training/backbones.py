@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from chapterflow.data.fetch import MIRROR, fetch
 from chapterflow.errors import ConfigError, DataError, FetchError
+from chapterflow.files import publish
 from chapterflow.kinds.dataset import Dataset, open_dataset
 from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
 from chapterflow.models.layers.backbones import PRETEXT, BackboneParams, backbone
@@ -63,7 +64,7 @@ def ensure_export(
         if not kept.is_dir():
             shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
             export(model, part)
-            part.rename(kept)
+            publish(part, kept)
     return kept
 
 
@@ -94,10 +95,6 @@ def export(model: keras.Model, folder: Path) -> None:
         )
     root.__call__ = call
     tf.saved_model.save(root, str(folder))
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
 
 
 SMALL = BackboneParams(backbone="small", weights="none")
@@ -179,8 +176,7 @@ def ensure_backbone(dataset: Dataset, scratch: Path) -> Path:
             entry = ChapterModel("pretext", HeadParams, _build, "Transfer learning", "pretext")
             train(entry, RECIPE, views(dataset), seed=SEED, work=part)
             _save_backbone(part / "model.keras", dataset.card.input_spec, part / "ready" / WEIGHTS)
-            shutil.rmtree(kept, ignore_errors=True)
-            (part / "ready").rename(kept)
+            publish(part / "ready", kept)
             shutil.rmtree(part)
     return kept / WEIGHTS
 
@@ -196,8 +192,6 @@ def _save_backbone(model: Path, data: InputSpec, path: Path) -> None:
     found = backbone(SMALL.model_copy(update={"weights": str(model)}), data)
     path.parent.mkdir(exist_ok=True)
     found.save_weights(path)
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
 
 
 #: Folder below `CHAPTERFLOW_MIRROR`.
@@ -266,8 +260,6 @@ def imagenet_weights(backbone: str, alpha: float) -> Path:
         ConfigError: If there are none of that width.
         FetchError: If none of them has it.
     """
-    import os
-
     from chapterflow.models.layers.backbones import check_md5, download, keras_models, weights_file
 
     file = weights_file(backbone, alpha)

@@ -213,6 +213,8 @@ class Checkpoints:
 
 def save_arrays(path: Path, variables: Sequence[Any]) -> None:
     """Write the values of variables, in order; the file appears when it is whole."""
+    # Not `files.publish`, which waits for the disk: a checkpoint that a power cut damages is passed
+    # over, and there is one after each epoch.
     staging = path.with_name(f"staging-{path.name}")
     np.savez(staging, *[np.asarray(variable) for variable in variables])
     staging.replace(path)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chapterflow.files import staged
 from chapterflow.kinds.dataset import Dataset
 from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
 from chapterflow.training.batches import load_model, sized_for
@@ -147,8 +148,8 @@ def _fine_tune(
     if params.patience and losses[training.chosen_epoch] <= losses[chosen]:
         chosen = training.chosen_epoch  # fine-tuning made it worse: the frozen model stays
     else:
-        shutil.copyfile(work / "fine-tune" / "model.keras", work / "tuned.keras")
-        (work / "tuned.keras").replace(work / "model.keras")
+        with staged(work / "model.keras") as new:
+            shutil.copyfile(work / "fine-tune" / "model.keras", new)
     return training.model_copy(
         update={
             "history": history,

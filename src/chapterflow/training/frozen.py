@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from chapterflow.errors import ChapterflowError
+from chapterflow.files import publish
 from chapterflow.kinds.dataset import Dataset
 from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
 from chapterflow.training.epochs import WEIGHTS, reset_keras
@@ -95,8 +96,7 @@ def cached_features(
                 part.mkdir(parents=True)
                 _write(part / FEATURES, frozen, dataset, chosen, change)
                 (part / "about.json").write_text(json.dumps({"dataset": dataset.card.name}))
-                part.rename(kept)
-                _sync(folder)
+                publish(part, kept)
             os.utime(kept)
             features: NDArray[np.float32] = np.load(kept / FEATURES, mmap_mode="r")
         evict(folder, limit, keep=key)
@@ -135,8 +135,6 @@ def _write(
             out = np.lib.format.open_memmap(path, "w+", np.float32, shape)
         out[start : start + len(batch)] = batch
     out.flush()
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
 
 
 def evict(folder: Path, limit: int, keep: str = "") -> None:
@@ -190,16 +188,6 @@ def _locked(folder: Path, key: str, timeout: float = -1) -> Iterator[None]:
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / f"{key}.lock", timeout=timeout):
         yield
-
-
-def _sync(folder: Path) -> None:
-    if os.name != "posix":  # Elsewhere a folder cannot be opened, and need not be.
-        return
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 @dataclass(frozen=True)

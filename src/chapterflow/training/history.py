@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from chapterflow.files import staged
 from chapterflow.types import Strict
 
 
@@ -71,9 +72,8 @@ def read_history(
             records.append(record.model_validate_json(line))
         except ValidationError:
             break
-    kept = path.with_suffix(".new")
-    kept.write_text("".join(each.model_dump_json() + "\n" for each in records), encoding="utf-8")
-    kept.replace(path)
+    with staged(path) as new:
+        new.write_text("".join(f"{each.model_dump_json()}\n" for each in records), encoding="utf-8")
     return records
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 import threading
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chapterflow.checks import Check
+from chapterflow.files import publish
 from chapterflow.kinds.dataset import Dataset
 from chapterflow.types import Strict
 from chapterflow.validation.docs import PAGE, render_page, write_offline_docs
@@ -157,7 +157,7 @@ def validate_dataset(dataset: Dataset, bounds: Strict, out: Path) -> Verdict:
             render_page(verdict, dataset.card, docs=f"{DATA_DOCS}/index.html"), encoding="utf-8"
         )
         write_offline_docs(site, new / DATA_DOCS)
-        _replace(new, out, Path(scratch))
+        publish(new, out)
     return verdict
 
 
@@ -200,21 +200,6 @@ def _run_suite(suite: gx.ExpectationSuite, rows: pd.DataFrame, site: Path) -> li
     return sorted(
         outcomes, key=lambda outcome: order.index(outcome.expectation_config.meta["name"])
     )
-
-
-def _replace(new: Path, out: Path, scratch: Path) -> None:
-    """Put the folder `new` in the place of `out`; other processes may be doing the same."""
-    for attempt in range(10):
-        if os.path.lexists(out):
-            with contextlib.suppress(FileNotFoundError):
-                out.rename(scratch / f"old-{attempt}")
-        try:
-            new.rename(out)
-            return
-        except OSError:
-            # Somebody else put theirs here in between. A folder cannot be renamed over another.
-            if not out.is_dir() or attempt == 9:
-                raise
 
 
 def load_great_expectations() -> None:

@@ -120,6 +120,8 @@ def _unpacked(archive: Path) -> Path:
                 "A handle must lead to a .tar.gz archive whose members stay within its folder. "
                 f"Received: {archive} ({error})"
             ) from error
+        # Not `files.publish`, which replaces: the content decides the name, and the folder that is
+        # there may be in use.
         try:
             fresh.rename(target)
         except OSError:

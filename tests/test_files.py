@@ -1,0 +1,85 @@
+"""What is published appears whole, and an error leaves what was there."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from chapterflow.files import publish, staged
+
+
+def write(path: Path, text: str, *, folder: bool) -> None:
+    if folder:
+        path.mkdir()
+        path = path / "file"
+    path.write_text(text)
+
+
+def read(path: Path) -> str:
+    return (path / "file" if path.is_dir() else path).read_text()
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_is_there_is_replaced(tmp_path: Path, folder: bool) -> None:
+    for text in ("first", "second"):
+        with staged(tmp_path / "out") as new:
+            write(new, text, folder=folder)
+        assert read(tmp_path / "out") == text
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_after_an_error_nothing_remains(tmp_path: Path, folder: bool) -> None:
+    write(tmp_path / "out", "first", folder=folder)
+
+    def fail() -> None:
+        with staged(tmp_path / "out") as new:
+            write(new, "half", folder=folder)
+            raise ValueError("boom")
+
+    with pytest.raises(ValueError, match="boom"):
+        fail()
+    assert read(tmp_path / "out") == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_that_another_process_puts_there_in_between_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new, out, rename, renamed = tmp_path / "new", tmp_path / "out", Path.rename, []
+    write(new, "mine", folder=True)
+
+    def slow_rename(self: Path, target: Path) -> Path:
+        if self == new and not renamed:
+            renamed.append(self)
+            write(out, "theirs", folder=True)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", slow_rename)
+    publish(new, out)
+    assert read(out) == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_folders_that_several_publish_at_once_are_whole(tmp_path: Path) -> None:
+    errors: list[Exception] = []
+
+    def work(number: int) -> None:
+        try:
+            for turn in range(5):
+                new = tmp_path / f"{number}-{turn}"
+                write(new, f"{number}", folder=True)
+                publish(new, tmp_path / "out")
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert read(tmp_path / "out") in {"0", "1", "2", "3"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
