@@ -177,7 +177,7 @@ def test_the_line_that_a_server_prints(lab: Lab) -> None:
     for shell in SERVERS:
         if "mlflow" not in shell:
             said = lab.told(shell, "curl")
-            assert re.search(r"\d\.\d s after it was started", said)
+            assert re.search(r"\d\.\d s after the start", said)
             (line,) = [line for line in said.splitlines() if line.startswith("curl")]
             assert predictions(lab.run(line).stdout)
 

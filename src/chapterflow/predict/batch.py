@@ -53,7 +53,7 @@ from chapterflow.predict.sources import (
     open_inputs,
     path_text,
 )
-from chapterflow.predict.table import RUN_KEY, Parts, Totals, remove_forgotten, rows, schema
+from chapterflow.predict.table import RUN_KEY, Parts, Totals, remove_abandoned, rows, schema
 from chapterflow.tracking import runs
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.versions import (
@@ -346,12 +346,12 @@ def batch_predict(
             f"predict-{key}",
             lambda: tell("waiting", "another process predicts the same"),
         ):
-            remove_forgotten(project.scratch / "predict")
+            remove_abandoned(project.scratch / "predict")
             parts = Parts(project.scratch / "predict" / key)
             resumed = parts.rows() if parts.chunks() else 0
             run_id = start_run(project, session, version, inputs, given, out, parts.folder, tags)
             with session.ending_on_error(run_id):
-                reference = read_reference(client, project, version, card, size)
+                reference = read_reference(project, version, card, size)
 
                 def on_chunk(read: int, lost: int) -> None:
                     unread = f", {lost:,} not readable" if lost else ""

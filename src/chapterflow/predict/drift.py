@@ -1,13 +1,14 @@
-"""Are these data like those that the model was tested on? Figures of each example, compared.
+"""Drift: whether figures of a batch are distributed as in the data that the model was tested on.
 
 The measure is the population stability index (N. Siddiqi, "Credit Risk Scorecards", Wiley 2006):
-the sum over bins of (observed - expected) * ln(observed / expected), shares of examples, in bins
-that hold a tenth of the reference each. Below 0.1 counts as alike, from 0.25 on as strongly
-shifted.
-Those limits ignore how many examples there are: drawn from the same source, the index times
-n * m / (n + m) is close to chi-squared with one degree of freedom less than bins (B. Yurdakul and
-J. Naranjo, Journal of Risk Model Validation 14 (4), 2020), so few examples pass 0.1 by chance. What
-chance alone exceeds once in a hundred times is told beside it, and a larger index asked for.
+the sum of (observed - expected) * ln(observed / expected) over bins, where both are shares of the
+examples and each bin holds a tenth of the reference. Below 0.1 counts as alike, from 0.25 on as
+strongly shifted.
+These limits ignore the number of examples. For two samples of one distribution, the index times
+n * m / (n + m) is close to chi-squared with one degree of freedom less than there are bins (B.
+Yurdakul and J. Naranjo, Journal of Risk Model Validation 14 (4), 2020), so small samples exceed 0.1
+by chance. Each verdict therefore states the index that chance alone exceeds once in a hundred
+times, and a shift must exceed it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,32 +26,28 @@ from pydantic import Field
 from chapterflow.checks import Check, State, markdown
 from chapterflow.environment import Project
 from chapterflow.errors import DataError, StoreError
-from chapterflow.kinds.dataset import Dataset, DatasetCard, open_dataset
+from chapterflow.kinds.dataset import DatasetCard, open_dataset
 from chapterflow.kinds.kind import get_kind
 from chapterflow.tracking.artifacts import Artifacts
 from chapterflow.tracking.versions import Version
 from chapterflow.types import Strict
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-
-def drift_markdown(done: Mapping[str, Any]) -> str:
-    """Return the comparison with the test data as a table in markdown."""
-    checks = [Drift.model_validate(figure).check for figure in done["figures"]]
-    heading = f"{done['model']}: {done['examples']:,} examples against {done['reference']}."
-    return f"{heading}\n\n{markdown(checks, COLUMNS)}"
-
-
 #: Limits of the index.
 SHIFTED, STRONGLY_SHIFTED = 0.1, 0.25
-#: Fewer examples, here or in the reference, tell nothing.
+#: Fewest examples, of the batch and of the reference, for a verdict.
 ENOUGH = 50
-#: Bins of figures that are no classes.
+#: Number of bins of a figure, other than the predicted class.
 BINS = 10
-#: How rarely chance alone may pass for a shift.
+#: How often chance alone may exceed the index that a verdict states.
 CHANCE = 0.01
-ALIKE = "like the test data"
+#: Most test examples whose inputs are read, evenly spaced: decoding thousands of photos takes long.
+EXAMPLES = 2000
+#: Test examples that are read at once.
+AT_ONCE = 64
+#: Figure with a bin for each class.
+PREDICTED = "predicted class"
+#: Values for every example, `(n,)`, by name.
+Figures = dict[str, NDArray[np.float64]]
 Reading = Literal[
     "like the test data",
     "too few examples to tell",
@@ -65,23 +62,30 @@ STATES: Mapping[Reading, State] = {
     "strongly shifted": "failed",
     "unavailable": "unknown",
 }
+#: From the worst on; a batch has the worst reading of its figures.
+_ORDER: tuple[Reading, ...] = (
+    "strongly shifted",
+    "shifted",
+    "too few examples to tell",
+    "like the test data",
+)
 #: Headings of the verdicts, by field of `Check`.
 COLUMNS = {"name": "figure", "observed": "PSI", "expected": "chance alone", "reading": "reading"}
-PREDICTED = "predicted class"
-#: Of every example by name, `(n,)`.
-Figures = dict[str, NDArray[np.float64]]
+_EXPECTED_COLOUR, _OBSERVED_COLOUR, _SHIFTED_COLOUR = "#9aa5b8", "#d9622b", "#b02a1a"
+#: More labels than this below one panel are slanted.
+_LEVEL_LABELS = 6
 
 
 class Drift(Strict):
-    """One figure of these data against the reference.
+    """The verdict on one figure of a batch.
 
     Attributes:
-        psi: Population stability index; None where there is too little to compute it from.
-        chance: What chance alone exceeds once in a hundred times.
-        why: What is missing, where something is.
-        bins: What each bin holds.
+        psi: Population stability index; None if it cannot be computed.
+        chance: Index that chance alone exceeds once in a hundred times.
+        why: What is missing, if the reading is not a comparison.
+        bins: Name of each bin.
         expected: Share of the reference in each bin.
-        observed: Share of these data in each bin.
+        observed: Share of the batch in each bin.
     """
 
     name: str
@@ -95,7 +99,7 @@ class Drift(Strict):
 
     @property
     def check(self) -> Check:
-        """The verdict on the figure: the index, and what chance alone exceeds."""
+        """The verdict: the index, and the one that chance alone exceeds."""
         return Check(
             name=self.name,
             state=STATES[self.reading],
@@ -108,12 +112,12 @@ class Drift(Strict):
 
 @dataclass(frozen=True)
 class Reference:
-    """What data are compared with.
+    """Figures of the data that a batch is compared with.
 
     Attributes:
-        what: In words.
+        what: The data, in words.
         figures: Of its examples, by name.
-        missing: Why a figure is not there, by name.
+        missing: Why a figure is missing, by name.
     """
 
     what: str
@@ -127,11 +131,11 @@ def input_figures(kind: str, inputs: Any) -> Figures:
 
 
 def answer_figures(answers: NDArray[np.float32], *, classes: bool) -> Figures:
-    """Return figures of a model's answers.
+    """Return the figures of a model's answers, by name.
 
     Args:
         answers: Probabilities `(n, classes)`, or smoothed curves `(n, length, 1)`.
-        classes: Which of both.
+        classes: Whether they are probabilities.
     """
     if classes:
         return {
@@ -146,8 +150,60 @@ def answer_figures(answers: NDArray[np.float32], *, classes: bool) -> Figures:
     }
 
 
+def read_reference(
+    project: Project, version: Version, card: DatasetCard, size: tuple[int, int]
+) -> Reference:
+    """Return the figures of the test split that a version was scored on.
+
+    The answers come from the run that trained it. The inputs come from the dataset, if exactly that
+    dataset is on this machine; otherwise their figures are missing.
+
+    Args:
+        card: Of the data that the version was trained on.
+        size: Height and width of the photos that it reads.
+    """
+    figures: Figures = {}
+    missing: dict[str, str] = {}
+    try:
+        answers = Artifacts(version.run_id).predictions()[card.task.answer]
+        figures |= answer_figures(answers, classes=card.task.classes)
+    except (StoreError, KeyError) as error:
+        names = answer_figures(np.ones((1, 1), np.float32), classes=card.task.classes)
+        missing |= dict.fromkeys(names, f"the predictions on the test split are lost ({error})")
+    try:
+        figures |= _test_input_figures(project, card, size)
+    except DataError as error:
+        reason = str(error).partition("\n")[0]
+        missing |= dict.fromkeys(get_kind(card.kind).figures, reason)
+    what = f"the {card.counts.get('test', 0)} test examples of {card.name}"
+    return Reference(what, figures, missing)
+
+
+def _test_input_figures(project: Project, card: DatasetCard, size: tuple[int, int]) -> Figures:
+    """Return the figures of the test inputs.
+
+    Raises:
+        DataError: If the dataset is missing, damaged, or not the one of the card.
+    """
+    names = list(get_kind(card.kind).figures)
+    if not names:
+        return {}
+    dataset = open_dataset(project.data / card.name).sized(*size)
+    if dataset.card.digest != card.digest:
+        raise DataError(f"data/{card.name} differs from the data that the model was trained on")
+    test = dataset.indices("test")
+    if not len(test):
+        raise DataError(f"{card.name} has no test examples")
+    chosen = test[np.unique(np.linspace(0, len(test) - 1, min(len(test), EXAMPLES), dtype=int))]
+    parts = [
+        input_figures(card.kind, dataset.inputs(chosen[start : start + AT_ONCE]))
+        for start in range(0, len(chosen), AT_ONCE)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+
 class Tally:
-    """Counts one figure in the reference's bins, as examples come by."""
+    """Counts the examples of a batch in the bins of one figure of the reference."""
 
     def __init__(self, name: str, reference: Reference, classes: list[str]) -> None:
         self._name = name
@@ -167,9 +223,9 @@ class Tally:
         self._observed += self._counts(values)
 
     def result(self) -> Drift:
-        """Return what came out."""
+        """Return the verdict on all examples counted so far."""
         n, m = int(self._observed.sum()), int(self._expected.sum())
-        shown: dict[str, Any] = {
+        shares: dict[str, Any] = {
             "bins": self._bins,
             "expected": (self._expected / max(m, 1)).tolist(),
             "observed": (self._observed / max(n, 1)).tolist(),
@@ -179,14 +235,14 @@ class Tally:
         if min(n, m) < ENOUGH:
             few = f"{n} here" if n < ENOUGH else f"{m} in the reference"
             why = f"{few}, {ENOUGH} are needed"
-            return Drift(name=self._name, reading="too few examples to tell", why=why, **shown)
+            return Drift(name=self._name, reading="too few examples to tell", why=why, **shares)
         from scipy.stats import chi2
 
         psi = stability_index(self._expected, self._observed)
         freedom = max(len(self._bins) - 1, 1)
         chance = float(chi2.ppf(1 - CHANCE, freedom)) * (1 / n + 1 / m)
         return Drift(
-            name=self._name, reading=_reading(psi, chance), psi=psi, chance=chance, **shown
+            name=self._name, reading=_reading(psi, chance), psi=psi, chance=chance, **shares
         )
 
     def _counts(self, values: NDArray[Any]) -> NDArray[np.int64]:
@@ -197,7 +253,7 @@ class Tally:
 def stability_index(expected: NDArray[Any], observed: NDArray[Any]) -> float:
     """Return the population stability index of counts in the same bins.
 
-    Half an example is added to each bin, so that an empty one gives no infinity.
+    Half an example is added to each bin, so an empty bin does not make the index infinite.
     """
     shares = [
         (counts + 0.5) / (counts.sum() + 0.5 * len(counts)) for counts in (expected, observed)
@@ -207,14 +263,8 @@ def stability_index(expected: NDArray[Any], observed: NDArray[Any]) -> float:
 
 def overall(drifts: list[Drift]) -> Reading:
     """Return the worst reading of all."""
-    order: tuple[Reading, ...] = (
-        "strongly shifted",
-        "shifted",
-        "too few examples to tell",
-        "like the test data",
-    )
     readings = {drift.reading for drift in drifts}
-    return next((reading for reading in order if reading in readings), "unavailable")
+    return next((reading for reading in _ORDER if reading in readings), "unavailable")
 
 
 def _reading(psi: float, chance: float) -> Reading:
@@ -226,111 +276,41 @@ def _reading(psi: float, chance: float) -> Reading:
 
 
 def _edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the upper edges of all bins but the last: deciles, fewer where values repeat."""
+    """Return the upper edges of all bins but the last: deciles, fewer if values repeat."""
     if not len(values):
         return np.empty(0)
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, BINS + 1)[1:-1], method="lower"))
-    found: NDArray[np.float64] = edges[edges < values.max()]
-    return found
+    deciles = np.unique(np.quantile(values, np.linspace(0, 1, BINS + 1)[1:-1], method="lower"))
+    edges: NDArray[np.float64] = deciles[deciles < values.max()]
+    return edges
 
 
 def _bin_names(edges: NDArray[np.float64]) -> list[str]:
-    told = [f"{edge:.3g}" for edge in edges]
-    if not told:
+    numbers = [f"{edge:.3g}" for edge in edges]
+    if not numbers:
         return ["all"]
-    between = [f"{low} to {high}" for low, high in pairwise(told)]
-    return [f"up to {told[0]}", *between, f"above {told[-1]}"]
+    between = [f"{low} to {high}" for low, high in pairwise(numbers)]
+    return [f"up to {numbers[0]}", *between, f"above {numbers[-1]}"]
 
 
-#: Test examples whose inputs are looked at, evenly spaced; decoding thousands of photos takes long.
-EXAMPLES = 2000
-#: Examples that are read at once.
-AT_ONCE = 64
-
-
-def read_reference(
-    client: MlflowClient,
-    project: Project,
-    version: Version,
-    card: DatasetCard,
-    size: tuple[int, int],
-) -> Reference:
-    """Return figures of the test split that a version was scored on.
-
-    Answers come from the run that trained it. Inputs come from the dataset, if the very same one is
-    on this machine; else their figures are missing, and it is said why.
-
-    Args:
-        card: Of the data that the version learnt.
-        size: Height and width at which it reads photos.
-    """
-    figures: Figures = {}
-    missing: dict[str, str] = {}
-    figures |= _answers(client, version, card, missing)
-    try:
-        figures |= _inputs(project, card, size)
-    except DataError as error:
-        reason = str(error).partition("\n")[0]
-        missing |= dict.fromkeys(input_names(card), reason)
-    what = f"the {card.counts.get('test', 0)} test examples of {card.name}"
-    return Reference(what, figures, missing)
-
-
-def input_names(card: DatasetCard) -> list[str]:
-    """Return the names of the figures of inputs of a kind of data."""
-    return list(get_kind(card.kind).figures)
-
-
-def _answers(
-    client: MlflowClient, version: Version, card: DatasetCard, missing: dict[str, str]
-) -> Figures:
-
-    names = [*answer_figures(np.ones((1, 1), np.float32), classes=card.task.classes)]
-    try:
-        answers = Artifacts(version.run_id).predictions()[card.task.answer]
-    except (StoreError, KeyError) as error:
-        missing |= dict.fromkeys(names, f"the predictions on the test split are lost ({error})")
-        return {}
-    return answer_figures(answers, classes=card.task.classes)
-
-
-def _inputs(project: Project, card: DatasetCard, size: tuple[int, int]) -> Figures:
-    """Return figures of the test inputs.
-
-    Raises:
-        DataError: If the dataset is not here, is another one, or is damaged.
-    """
-    if not input_names(card):
-        return {}
-    dataset: Dataset = open_dataset(project.data / card.name).sized(*size)
-    if dataset.card.digest != card.digest:
-        raise DataError(f"data/{card.name} is another one than the version learnt")
-    test = dataset.indices("test")
-    if not len(test):
-        raise DataError(f"{card.name} has no test examples")
-    chosen = test[np.unique(np.linspace(0, len(test) - 1, min(len(test), EXAMPLES), dtype=int))]
-    parts = [
-        input_figures(card.kind, dataset.inputs(chosen[start : start + AT_ONCE]))
-        for start in range(0, len(chosen), AT_ONCE)
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in input_names(card)}
-
-
-EXPECTED, OBSERVED = "#9aa5b8", "#d9622b"
-#: More labels than that under one panel are drawn slanted.
-LEVEL = 6
+def drift_markdown(predicted: Mapping[str, Any]) -> str:
+    """Return the verdicts on a batch, given as a document, as a table in Markdown."""
+    checks = [Drift.model_validate(figure).check for figure in predicted["figures"]]
+    heading = (
+        f"{predicted['model']}: {predicted['examples']:,} examples against "
+        f"{predicted['reference']}."
+    )
+    return f"{heading}\n\n{markdown(checks, COLUMNS)}"
 
 
 def draw_drift(drifts: Sequence[Drift], title: str, path: Path) -> bool:
-    """Draw the shares of all figures that have some, reference beside these data.
+    """Draw the shares of each figure in its bins, reference and batch next to each other.
 
     Args:
-        drifts: What was compared.
         title: Heading.
         path: Image to write.
 
     Returns:
-        Whether there was something to draw.
+        Whether there was a figure with shares to draw.
     """
     from matplotlib.figure import Figure
 
@@ -347,9 +327,9 @@ def draw_drift(drifts: Sequence[Drift], title: str, path: Path) -> bool:
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes, drift in zip(panels, drawn, strict=False):
         places = np.arange(len(drift.bins))
-        axes.bar(places - 0.2, drift.expected, 0.4, color=EXPECTED, label="test data")
-        axes.bar(places + 0.2, drift.observed, 0.4, color=OBSERVED, label="these data")
-        long = len(drift.bins) > LEVEL and max(map(len, drift.bins)) > 3
+        axes.bar(places - 0.2, drift.expected, 0.4, color=_EXPECTED_COLOUR, label="test data")
+        axes.bar(places + 0.2, drift.observed, 0.4, color=_OBSERVED_COLOUR, label="these data")
+        long = len(drift.bins) > _LEVEL_LABELS and max(map(len, drift.bins)) > 3
         axes.set_xticks(
             places,
             drift.bins,
@@ -359,11 +339,12 @@ def draw_drift(drifts: Sequence[Drift], title: str, path: Path) -> bool:
             fontsize=8,
         )
         index = "" if drift.psi is None else f", PSI {drift.psi:.2f}"
-        told = drift.reading if drift.why is None else f"{drift.reading} ({drift.why})"
+        reason = "" if drift.why is None else f" ({drift.why})"
+        alike = drift.psi is None or STATES[drift.reading] == "passed"
         axes.set_title(
-            f"{drift.name}{index}\n{told}",
+            f"{drift.name}{index}\n{drift.reading}{reason}",
             fontsize=10,
-            color="black" if drift.psi is None or drift.reading == ALIKE else "#b02a1a",
+            color="black" if alike else _SHIFTED_COLOUR,
         )
         axes.set_ylabel("share")
         axes.grid(axis="y", alpha=0.3)

@@ -1,8 +1,7 @@
-"""`chapterflow serve`: a registered model behind MLflow's scoring server, until interrupted.
+"""The scoring server of `chapterflow serve`: MLflow's, with requests checked before it reads them.
 
-MLflow's own refusals repeat the whole input and a traceback; it takes text that looks like a number
-for one, and no tables of graphs, whose sides vary. So what a request says is looked at before
-MLflow reads it.
+MLflow's own errors repeat the whole input and a traceback. It also accepts text that looks like a
+number, and refuses tables of graphs, whose sides vary.
 """
 
 from __future__ import annotations
@@ -37,14 +36,22 @@ from chapterflow.tracking.versions import (
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+#: MLflow's forms of a request.
 FORMS = ("inputs", "instances", "dataframe_split", "dataframe_records")
-JSON = "application/json"
 _FORMS = f"{', '.join(FORMS[:-1])} or {FORMS[-1]}"
+JSON = "application/json"
+HOST = "127.0.0.1"
+#: Routes of MLflow's server that are kept; the others are pages with scripts from other servers.
+PAGES = ("/ping", "/health", "/version")
+#: File next to MLflow's model: a request with its input example.
+EXAMPLE_REQUEST = "serving_input_example.json"
+#: How long a stopped server waits for the answers to open requests.
+GRACE_SECONDS = 30
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a client is sent.
+    """An answer to a request.
 
     Attributes:
         status: HTTP status.
@@ -56,10 +63,10 @@ class Reply:
 
 
 class Refusal(Exception):
-    """A request that is answered with a status of 4xx.
+    """A request that cannot be answered.
 
     Attributes:
-        reply: What the client is sent.
+        reply: What the client receives: the error, with a status of 400 or more.
     """
 
     def __init__(self, status: int, code: str, message: str) -> None:
@@ -67,14 +74,19 @@ class Refusal(Exception):
         self.reply = Reply(status, json.dumps({"error_code": code, "message": message}))
 
 
+STOPPED = Refusal(
+    503, "TEMPORARILY_UNAVAILABLE", f"The server was stopped, and waits {GRACE_SECONDS} s at most."
+)
+
+
 def answer(model: Any, inputs: Inputs, body: bytes, content_type: str | None) -> Reply:
     """Return a model's answer to the body of a request.
 
     Args:
         model: `mlflow.pyfunc.PyFuncModel` of a logged chapter model.
-        inputs: What it takes.
-        body: In one of MLflow's JSON forms: `FORMS`.
-        content_type: The request's header.
+        inputs: The inputs that it accepts.
+        body: JSON in one of the `FORMS`.
+        content_type: Header of the request.
     """
     from mlflow.exceptions import MlflowException
     from mlflow.pyfunc import scoring_server
@@ -94,8 +106,10 @@ def answer(model: Any, inputs: Inputs, body: bytes, content_type: str | None) ->
         if table:
             lists = {name: value.tolist() for name, value in values.items()}
             document = {"inputs": lists.get(None, lists)}
-        found = scoring_server.invocations(document, JSON, model, model.metadata.get_input_schema())
-        return Reply(found.status, found.response)
+        result = scoring_server.invocations(
+            document, JSON, model, model.metadata.get_input_schema()
+        )
+        return Reply(result.status, result.response)
     except Refusal as refusal:
         return refusal.reply
     except Exception:
@@ -114,7 +128,7 @@ def _document(body: bytes, content_type: str | None) -> dict[str, Any]:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         _refuse("The body must be a JSON document", f"{start!r} ({reason})")
     if not isinstance(document, dict):
-        _refuse(f"The body must be an object with one of the keys {_FORMS}", _named(document))
+        _refuse(f"The body must be an object with one of the keys {_FORMS}", _type_name(document))
     return document
 
 
@@ -130,28 +144,26 @@ def _form(document: dict[str, Any]) -> str:
 
 
 def _columns(form: str, content: Any) -> dict[str | None, Any]:
-    """Return the values of each input by its name, None for the one that has no name."""
+    """Return the values of each input by name; None is the name of an unnamed input."""
     if form == "dataframe_split":
         if not isinstance(content, dict) or not {"columns", "data"} <= set(content):
-            received = _keys(content) if isinstance(content, dict) else _named(content)
+            received = _keys(content) if isinstance(content, dict) else _type_name(content)
             _refuse("dataframe_split must be an object with columns and data", received)
         names, rows = content["columns"], content["data"]
         if not _is_table(names, rows):
-            _refuse(
-                "dataframe_split must hold a value in each row for each of its columns", "others"
-            )
+            _refuse("dataframe_split must have a value for each column in each row", "other rows")
         return {name: [row[place] for row in rows] for place, name in enumerate(names)}
     if isinstance(content, dict) and form != "dataframe_records":
         return dict(content)
     if not isinstance(content, list) or not content:
-        received = "an empty one" if content == [] else _named(content)
+        received = "an empty list" if content == [] else _type_name(content)
         _refuse(f"{form} must be a list of examples", received)
     if not any(isinstance(row, dict) for row in content):
         if form == "dataframe_records":
-            _refuse("dataframe_records must be a list of objects", "a list of others")
+            _refuse("dataframe_records must be a list of objects", "a list of other values")
         return {None: content}
     if not all(isinstance(row, dict) and set(row) == set(content[0]) for row in content):
-        _refuse(f"{form} must be objects with the same keys", "different ones")
+        _refuse(f"{form} must be objects with the same keys", "different keys")
     return {name: [row[name] for row in content] for name in content[0]}
 
 
@@ -165,20 +177,20 @@ def _is_table(names: Any, rows: Any) -> bool:
 
 
 def _shaped(columns: dict[str | None, Any], inputs: Inputs) -> dict[str | None, Any]:
-    """Return the columns of a table as the inputs that they are: cells may be flat lists.
+    """Return the columns of a table as inputs of the model; their cells may be flat lists.
 
-    The one column of a model whose input has no name may be called anything.
+    The only column may have any name if the model's input is unnamed.
     """
     if None in inputs.wanted and len(columns) == 1:
         columns = {None: next(iter(columns.values()))}
     return {
-        name: _unflat(cells, inputs.wanted[name]["shape"]) if name in inputs.wanted else cells
+        name: _reshaped(cells, inputs.wanted[name]["shape"]) if name in inputs.wanted else cells
         for name, cells in columns.items()
     }
 
 
-def _unflat(cells: list[Any], shape: list[int | None]) -> Any:
-    """Return the cells as an array of a shape; as they are where they cannot be."""
+def _reshaped(cells: list[Any], shape: list[int | None]) -> Any:
+    """Return the cells as an array of a shape; unchanged if they do not fit it."""
     import numpy as np
 
     try:
@@ -194,35 +206,23 @@ def _unflat(cells: list[Any], shape: list[int | None]) -> Any:
 
 
 def _keys(document: dict[str, Any]) -> str:
-    """Return the first keys of an object, as messages show them."""
+    """Return the first keys of an object, for messages."""
     return ", ".join(repr(key[:40]) for key in list(document)[:5]) or "none"
 
 
-def _named(value: Any) -> str:
-    """Return what kind of JSON a value is."""
+def _type_name(value: Any) -> str:
+    """Return the JSON type of a value, for messages."""
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
     return "null" if value is None else names.get(type(value), "a number")
 
 
 def _failed() -> Reply:
-    message = "The model failed; the server's console says why."
+    message = "The model failed; see the server's console."
     return Reply(500, json.dumps({"error_code": "INTERNAL_ERROR", "message": message}))
 
 
 def _refuse(expected: str, received: str, status: int = 400, code: str = "BAD_REQUEST") -> NoReturn:
     raise Refusal(status, code, f"{expected}. Received: {received}")
-
-
-HOST = "127.0.0.1"
-#: What MLflow's server answers beside requests.
-PAGES = ("/ping", "/health", "/version")
-#: What MLflow writes beside a model: a request with its input example.
-EXAMPLE_REQUEST = "serving_input_example.json"
-#: How long requests under way have when the server is stopped, and what the others are told.
-GRACE_SECONDS = 30
-STOPPED = Refusal(
-    503, "TEMPORARILY_UNAVAILABLE", f"The server was stopped, and waits {GRACE_SECONDS} s at most."
-)
 
 
 @dataclass(frozen=True)
@@ -242,15 +242,16 @@ class Served:
 def load(
     project: Project, settings: Settings, reference: str, *, on_version: OnVersion = ignore
 ) -> Served:
-    """Load a version and let it answer its own example once, so that the first client waits not.
+    """Load a version and let it answer its own example once, so the first request is fast.
 
     Args:
         reference: `NAME`, `NAME/VERSION` or `NAME@ALIAS` in the registry.
-        on_version: Called with the version that it names.
+        on_version: Called with the version that it means.
 
     Raises:
         ConfigError: If it is not in the registry.
-        StoreError: If its files are not there, or it was logged before models had answers.
+        StoreError: If its files are missing, or it was logged before models described their
+            answers.
     """
     import mlflow
 
@@ -260,9 +261,9 @@ def load(
         folder = model_folder(version)
         if not (folder / DESCRIPTION).is_file():
             raise StoreError(
-                f"A served model must say what it answers. Received: {version}, which was "
-                f"logged without {DESCRIPTION}. `chapterflow run {version.model} --force` trains "
-                "and logs it anew"
+                f"A served model must describe its answers. Received: {version}, which was logged "
+                f"without {DESCRIPTION}. `chapterflow run {version.model} --force` trains and logs "
+                "it again"
             )
         model_file(session.client, version, folder)
         load_tensorflow()
@@ -272,10 +273,10 @@ def load(
 
 
 def application(model: Any, folder: Path, max_bytes: int) -> FastAPI:
-    """Return MLflow's scoring server for a model, with refusals that people can read.
+    """Return MLflow's scoring server for a model, with short error messages.
 
-    `/ping`, `/health` and `/version` are MLflow's own; `/invocations` is, once a request has been
-    found to be one that the model takes. `/example` is such a request.
+    `/ping`, `/health` and `/version` are MLflow's own. `/invocations` checks requests before MLflow
+    answers them. `/example` returns a valid request.
 
     Args:
         model: `mlflow.pyfunc.PyFuncModel` of a logged chapter model.
@@ -288,9 +289,9 @@ def application(model: Any, folder: Path, max_bytes: int) -> FastAPI:
     from starlette.requests import ClientDisconnect
 
     inputs = Inputs(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")))
-    # FastAPI's own pages would load their scripts from elsewhere.
+    # FastAPI's own pages would load scripts from other servers.
     app = FastAPI(openapi_url=None)
-    # Not asyncio's own pool, for whose threads the event loop would wait at its end.
+    # Not asyncio's own pool, whose threads the event loop would wait for at its end.
     pool = ThreadPoolExecutor(thread_name_prefix="answer")
     app.state.computing = computing = set[Future[Reply]]()
 
@@ -307,7 +308,7 @@ def application(model: Any, folder: Path, max_bytes: int) -> FastAPI:
         except asyncio.CancelledError:
             reply = STOPPED.reply
         except ClientDisconnect:
-            reply = Reply(400, "")  # which nobody is there to read
+            reply = Reply(400, "")  # nobody reads it
         return respond(reply)
 
     async def example() -> Response:
@@ -316,11 +317,10 @@ def application(model: Any, folder: Path, max_bytes: int) -> FastAPI:
     def respond(reply: Reply) -> Response:
         return Response(reply.body, reply.status, media_type=JSON)
 
-    # Annotations are texts here, which FastAPI would look up among the module's names.
+    # Annotations are strings here, which FastAPI would look up among the module's names.
     invocations.__annotations__["request"] = Request
     app.post("/invocations", response_model=None)(invocations)
     app.get("/example", response_model=None)(example)
-    # Not the rest: pages of documentation, whose scripts come from elsewhere.
     own = scoring_server.init(model).routes
     app.router.routes += [route for route in own if getattr(route, "path", "") in PAGES]
     return app
@@ -335,34 +335,34 @@ async def _body(request: Any, max_bytes: int) -> bytes:
                 413,
                 "PAYLOAD_TOO_LARGE",
                 f"A request must have at most {max_bytes / 1e6:g} MB (`--max-mb` of the server). "
-                "Received: more. Send fewer examples at once",
+                "Received: more. Send fewer examples per request",
             )
     return bytes(body)
 
 
 def bind(port: int) -> socket.socket:
-    """Return a socket on a port of 127.0.0.1, which is taken from now on.
+    """Take a port of 127.0.0.1, before the model loads, and return its socket.
 
     Args:
-        port: 0 for any that is free.
+        port: 0 for any free port.
 
     Raises:
-        ConfigError: If it is taken, also by a server that still loads.
+        ConfigError: If it is in use, even by a server that is still loading.
     """
-    # With the protocol by name: asyncio turns Nagle's algorithm off for no other, and every answer,
-    # being two writes, would wait 40 ms for the client's delayed acknowledgement.
-    found = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # With the protocol by name: otherwise asyncio leaves Nagle's algorithm on, and every answer,
+    # which is two writes, would wait 40 ms for the client's delayed acknowledgement.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        found.bind((HOST, port))
-        # Until one listens, Linux lets several processes bind the same port.
-        found.listen()
+        listener.bind((HOST, port))
+        # Until a process listens, Linux lets several bind the same port.
+        listener.listen()
     except OSError as error:
-        found.close()
+        listener.close()
         raise ConfigError(
             f"Port {port} on {HOST} is taken. Choose another with --port. Received: {error}"
         ) from None
-    return found
+    return listener
 
 
 def serve(
@@ -371,16 +371,16 @@ def serve(
     max_bytes: int,
     tell: Callable[[str], None],
 ) -> bool:
-    """Answer requests until SIGINT or SIGTERM; requests under way are answered first.
+    """Answer requests until SIGINT or SIGTERM, then finish the open ones.
 
     Args:
-        listener: Of `bind`.
+        listener: Socket returned by `bind`.
         max_bytes: Largest body of a request.
-        tell: Told the address, and how to ask this model, once it answers.
+        tell: Called with the address, and with a command to try, when the server is ready.
 
     Returns:
-        Whether all computations have ended; a client whose answer took too long was told so, but a
-        thread cannot be stopped.
+        Whether all computations have ended: a client whose answer takes too long receives an error,
+        but its thread cannot be stopped.
     """
     import psutil
     import uvicorn
@@ -393,8 +393,8 @@ def serve(
             await super().startup(sockets)
             seconds = time.time() - psutil.Process().create_time()
             tell(
-                f"{served.version} answers at {invocations}, {seconds:.1f} s after it was "
-                "started (Ctrl-C ends it). Try:"
+                f"{served.version} answers at {invocations}, {seconds:.1f} s after the start "
+                "(Ctrl-C ends it). Try:"
             )
             tell(
                 f"curl -s {address}/example | curl -s {invocations} -H 'Content-Type: {JSON}' -d @-"
@@ -411,7 +411,7 @@ def serve(
     try:
         Server(config).run([listener])
     except KeyboardInterrupt:
-        pass  # uvicorn has shut down, and hands the signal on
+        pass  # uvicorn has shut down, and passes the signal on
     finally:
         listener.close()
     return not app.state.computing

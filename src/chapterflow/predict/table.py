@@ -1,4 +1,4 @@
-"""The table of predictions: its columns, its parts on disk, and the whole."""
+"""The table of predictions: its columns, its parts on disk, and the joined file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from chapterflow.predict.sources import BatchInputs, Chunk, Unread
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: Columns that parts hold for the comparison with the reference, and the result does not.
+#: Prefix of columns that only parts have: the figures that drift compares.
 HIDDEN = "drift/"
 INPUT, SHA256, CLASS, TRUTH, SMOOTHED = ("input", "input_sha256", "class", "true_label", "smoothed")
 #: Limits of a part: seconds of work and bytes of rows that an interruption may cost. Only one part
@@ -41,11 +41,11 @@ PART_KEY = b"chapterflow.part"
 
 
 def schema(card: DatasetCard, *, labelled: bool, figures: Sequence[str] = ()) -> pa.Schema:
-    """Return names and types of the columns.
+    """Return the names and types of the columns.
 
     Args:
-        card: Of the data that the model learnt.
-        labelled: Whether some inputs come with their class.
+        card: Of the data that the model was trained on.
+        labelled: Whether the true class of some inputs is known.
         figures: Names of the hidden columns; none for the result.
     """
     import pyarrow as pa
@@ -62,12 +62,12 @@ def schema(card: DatasetCard, *, labelled: bool, figures: Sequence[str] = ()) ->
     return pa.schema(columns)
 
 
-def rows(chunk: Chunk, answers: NDArray[np.float32], card: DatasetCard, wanted: pa.Schema) -> Any:
+def rows(chunk: Chunk, answers: NDArray[np.float32], card: DatasetCard, schema: pa.Schema) -> Any:
     """Return the rows of a chunk as a `pyarrow.Table`.
 
     Args:
         answers: Probabilities `(n, classes)`, or smoothed curves `(n, length, 1)`.
-        wanted: Schema with the hidden columns of this chunk's figures; those missing are null.
+        schema: Columns, the hidden ones included; those without values are null.
     """
     import pyarrow as pa
 
@@ -89,19 +89,19 @@ def rows(chunk: Chunk, answers: NDArray[np.float32], card: DatasetCard, wanted: 
         flat = answers.reshape(len(answers), -1)
         offsets = np.arange(len(flat) + 1, dtype=np.int32) * flat.shape[1]
         columns[SMOOTHED] = pa.ListArray.from_arrays(offsets, flat.ravel())
-    found = input_figures(card.kind, chunk.inputs) | answer_figures(
+    figures = input_figures(card.kind, chunk.inputs) | answer_figures(
         answers, classes=card.task.classes
     )
-    columns |= {HIDDEN + name: values for name, values in found.items()}
+    columns |= {HIDDEN + name: values for name, values in figures.items()}
     arrays = [
         pa.array(columns[name], type_) if name in columns else pa.nulls(len(chunk.names), type_)
-        for name, type_ in zip(wanted.names, wanted.types, strict=True)
+        for name, type_ in zip(schema.names, schema.types, strict=True)
     ]
-    return pa.Table.from_arrays(arrays, schema=wanted)
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def row_bytes(card: DatasetCard) -> int:
-    """Return about how many bytes a row takes."""
+    """Return the approximate size of a row in bytes."""
     return 200 + 4 * (len(card.classes) or int(np.prod([side or 1 for side in card.shape])))
 
 
@@ -109,7 +109,7 @@ class Parts:
     """The parts of one batch, in a folder of their own.
 
     Attributes:
-        folder: Named by what is predicted, with what.
+        folder: Named by a hash of the version and the inputs.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -117,7 +117,7 @@ class Parts:
         folder.mkdir(parents=True, exist_ok=True)
 
     def chunks(self) -> int:
-        """Return how many chunks are done, from the first on; parts that follow a gap go."""
+        """Return how many chunks are done from the first on; remove parts after a gap."""
         done = 0
         for path in self._files():
             start, stop = (int(number) for number in path.stem.split("-")[1:])
@@ -135,7 +135,7 @@ class Parts:
         unread: list[Unread],
         notes: Mapping[str, int],
     ) -> None:
-        """Keep the rows of the chunks from `start` to before `stop`."""
+        """Write the rows of the chunks from `start` to before `stop`."""
         import pyarrow.parquet as pq
 
         metadata = {"unread": [item.model_dump() for item in unread], "notes": dict(notes)}
@@ -146,11 +146,11 @@ class Parts:
         publish(temporary, path)
 
     def read(self) -> Iterator[tuple[pa.Table, list[Unread], Counter[str]]]:
-        """Yield rows, unread inputs and notes of each part, in order."""
+        """Yield the rows, unread inputs and notes of each part, in order."""
         import pyarrow.parquet as pq
 
         for path in self._files():
-            # Not through a memory map: its pages would count as this process's memory.
+            # Not through a memory map, whose pages would count as this process's memory.
             table = pq.read_table(path, memory_map=False, partitioning=None)
             metadata = json.loads(table.schema.metadata[PART_KEY])
             unread = [Unread.model_validate(item) for item in metadata["unread"]]
@@ -163,16 +163,20 @@ class Parts:
         return sum(pq.read_metadata(path).num_rows for path in self._files())
 
     def remove(self) -> None:
-        """Remove the parts: the result is there."""
+        """Remove the parts."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("part-*.parquet"))
 
 
-def remove_forgotten(above: Path) -> None:
-    """Remove the parts of batches that nobody went on with for a week."""
-    for folder in above.iterdir() if above.is_dir() else ():
+def remove_abandoned(batches: Path) -> None:
+    """Remove the parts of batches that were not resumed for a week.
+
+    Args:
+        batches: Folder of the folders of parts.
+    """
+    for folder in batches.iterdir() if batches.is_dir() else ():
         newest = max((path.stat().st_mtime for path in (folder, *folder.glob("*"))), default=0)
         if time.time() - newest > KEPT_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
@@ -187,13 +191,13 @@ def write_result(
 ) -> str:
     """Write all rows as one Parquet file, and return its SHA-256.
 
-    Row groups have one size, whatever the parts.
+    The size of row groups does not depend on the parts.
 
     Args:
-        temporary: File to write; the caller puts it in its place.
-        schema: Columns of the result; others are left out.
-        row_bytes: About how many bytes a row takes.
-        metadata: Called when all tables were read; key-value metadata of the file.
+        temporary: File to write; the caller publishes it.
+        schema: Columns of the result; others are dropped.
+        row_bytes: Approximate size of a row.
+        metadata: Returns key-value metadata of the file; called after all tables were read.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -238,14 +242,14 @@ class Totals:
         self.examples = self.labelled = self.correct = 0
 
     def tables(self, parts: Parts) -> Iterator[pa.Table]:
-        """Yield the rows of the parts, some at a time: as text of Python they take much memory."""
+        """Yield the rows of the parts, few at once: as Python objects they take much memory."""
         for part, unread, notes in parts.read():
             self.unread += unread
             self.notes += notes
             for start in range(0, part.num_rows, ROWS):
-                yield self._gather(part.slice(start, ROWS))
+                yield self._count(part.slice(start, ROWS))
 
-    def _gather(self, table: pa.Table) -> pa.Table:
+    def _count(self, table: pa.Table) -> pa.Table:
         import pyarrow.compute as pc
 
         self.examples += table.num_rows
@@ -257,7 +261,7 @@ class Totals:
         if CLASS in table.column_names:
             self.classes.update(table[CLASS].to_pylist())
         if TRUTH in table.column_names:
-            right = pc.equal(table[TRUTH], table["label"])
-            self.labelled += table.num_rows - right.null_count
-            self.correct += pc.sum(right).as_py() or 0
+            correct = pc.equal(table[TRUTH], table["label"])
+            self.labelled += table.num_rows - correct.null_count
+            self.correct += pc.sum(correct).as_py() or 0
         return table
