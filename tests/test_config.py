@@ -74,7 +74,7 @@ def test_a_fault_is_one_line_with_path_value_and_hint(
 
 def test_a_model_without_a_block_is_told_what_it_lacks() -> None:
     settings = load_settings(PARAMS)
-    with pytest.raises(ConfigError, match=r"^vgg: chapterflow/models has its file"):
+    with pytest.raises(ConfigError, match=r"^vgg: chapterflow/models has the file"):
         settings.check_names(["cnn", "vgg"], settings.models.keys() - {"vgg"}, "model")
 
 
@@ -91,7 +91,7 @@ def test_all_faults_are_told_at_once() -> None:
         ("# only a comment\n", "is empty"),
         ("- a\n- b\n", "must hold a mapping"),
         ("seed: [1\n", "line 2, column 1: not valid YAML"),
-        ("seed: 1\nseed: 2\n", "line 2: the key 'seed' stands twice"),
+        ("seed: 1\nseed: 2\n", "line 2: duplicate key 'seed'"),
         ("seed: !!python/object/apply:os.system [true]\n", "not valid YAML"),
     ],
 )

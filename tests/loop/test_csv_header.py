@@ -53,7 +53,7 @@ def test_the_step_is_found_in_the_times(tmp_path: Path, times: Any, step: str) -
 def test_a_gap_is_told_by_its_length(tmp_path: Path) -> None:
     said: list[str] = []
     options(tmp_path, table([*days(50), *days(110)[59:]]), said)
-    assert "steps of 1 to 10 times the usual one" in said[0]
+    assert "steps between times differ (from 1 to 10 times the usual one)" in said[0]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_columns_of_words_are_left_out_and_that_is_said(tmp_path: Path) -> None:
     said: list[str] = []
     content = table(range(90), "\ufeff# a comment\n\nt, town ,hot,cold", "Bonn,1,2")
     assert options(tmp_path, content, said)["values"] == ["hot", "cold"]
-    assert said[:-1] == ["a.csv: left out, as no numbers are in them: town."]
+    assert said[:-1] == ["a.csv: left out, because they hold no numbers: town."]
 
 
 def test_columns_with_gaps_are_left_out_and_that_is_said(tmp_path: Path) -> None:
@@ -78,16 +78,16 @@ def test_columns_with_gaps_are_left_out_and_that_is_said(tmp_path: Path) -> None
     content = table(range(90), "t,hot,cold", "1,2") + b"\n90,3,\n91,,\n92,3,4"
     assert options(tmp_path, content, said)["values"] == ["hot"]
     assert said[0].startswith(
-        "a.csv: left out, as values are missing in them: cold (1 missing, the first in line 92)."
+        "a.csv: left out, because values are missing: cold (1 missing, the first in line 92)."
     )
-    assert said[1] == "a.csv: 1 rows without any value are passed over."
+    assert said[1] == "a.csv: rows without any value are ignored: 1."
 
 
 def test_blank_rows_are_passed_over_and_that_is_said(tmp_path: Path) -> None:
     said: list[str] = []
     content = table(range(90)) + b"\n90,\n91,\n"
     assert options(tmp_path, content, said)["blank_rows"] == "skip"
-    assert said[:-1] == ["a.csv: 2 rows without any value are passed over."]
+    assert said[:-1] == ["a.csv: rows without any value are ignored: 2."]
 
 
 @pytest.mark.parametrize(
@@ -109,9 +109,9 @@ def test_blank_rows_are_passed_over_and_that_is_said(tmp_path: Path) -> None:
         (b"t,x,y\n0,1,1\n1,,2\n2,1,\n", "line 3, column 'x': a value is missing"),
         (b"t,x\n0,1\n1,2,3\n", "line 3: every row must have the 2 fields"),
         (b"t,x,x\n0,1,1\n", "name the column 'x' once"),
-        (b"t,town\n0,Bonn\n", "must have a column of numbers beside that of the time"),
+        (b"t,town\n0,Bonn\n", "must have a column of numbers besides the times"),
         (b"01.02.2020,x\n", "must have a column of numbers"),
-        (table(range(60)), "too short.*60 rows, of which the smallest of them gets 6"),
+        (table(range(60)), "too short.*60 rows, of which the smallest split gets 6"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_told(tmp_path: Path, content: bytes, says: str) -> None:

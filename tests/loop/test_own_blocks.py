@@ -169,7 +169,7 @@ def test_every_block_is_one_that_params_yaml_could_hold(tmp_path: Path) -> None:
     ("kind", "path", "said", "says"),
     [
         ("image", "", {}, "Did you mean 'images'"),
-        ("images", "gone", {}, "must be a file or folder. Received: .*gone"),
+        ("images", "gone", {}, "PATH must be an existing file or folder. Received: .*gone"),
         ("images", "a.txt", {}, r"must name a \.zip file"),
         ("csv", "", {}, r"must name a \.csv file"),
         ("tu", "", {}, "Received: no NAME_graph_indicator.txt"),

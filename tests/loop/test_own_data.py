@@ -79,7 +79,7 @@ def test_where_a_check_fails_nothing_is_written(
         add(project, folder)
     assert state(project) == before
     if error is ValidationFailed:
-        (page,) = [line for line in str(caught.value).splitlines() if "one page" in line]
+        (page,) = [line for line in str(caught.value).splitlines() if "Details: " in line]
         assert Path(page.rpartition(": ")[2]).is_file()
 
 
@@ -129,8 +129,8 @@ def test_a_role_must_exist_and_fit(project: Project, tmp_path: Path, role: str, 
 @pytest.mark.parametrize(
     ("shares", "says"),
     [
-        ({"test": 1.5}, r"--test is a share between 0 and 1\. Received: 1\.5"),
-        ({"validation": 0.0}, r"--validation is a share between 0 and 1\. Received: 0"),
+        ({"test": 1.5}, r"--test must be between 0 and 1\. Received: 1\.5"),
+        ({"validation": 0.0}, r"--validation must be between 0 and 1\. Received: 0"),
         ({"test": 0.6, "validation": 0.5}, r"together less than 1\. Received: 1\.1"),
     ],
 )
@@ -155,9 +155,9 @@ def test_what_was_added_before_stays(project: Project, tmp_path: Path) -> None:
     [
         ("dataset: {}", "datasets.yaml: unknown key 'dataset'. Did you mean 'datasets'"),
         ("datasets: [1]", "datasets.yaml: datasets must be a mapping"),
-        ("datasets: {mnist: {kind: idx}}", "'mnist' stands in params.yaml too"),
+        ("datasets: {mnist: {kind: idx}}", "'mnist' is in params.yaml too"),
         ("datasets: {a: {kind: idxx}}", "datasets.a.kind: unknown source 'idxx'"),
-        ("datasets: {a: {}, a: {}}", "datasets.yaml, line 1: the key 'a' stands twice"),
+        ("datasets: {a: {}, a: {}}", "datasets.yaml, line 1: duplicate key 'a'"),
         ("roles: {photo: {book: mnist}}", "roles.photo must be a role of params.yaml"),
         ("roles: {photos: {book: nist}}", "roles.photos.book: unknown dataset 'nist'"),
         ("datasets: {", "datasets.yaml, line"),

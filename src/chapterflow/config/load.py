@@ -1,4 +1,4 @@
-"""Read, override and check `params.yaml` and `datasets.yaml`: the one place that does."""
+"""Read, override and check `params.yaml` and `datasets.yaml`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,12 +13,12 @@ from chapterflow.errors import ConfigError, describe, nearest
 from chapterflow.models.base import ModelParams
 from chapterflow.models.catalog import FOLDER, get_model, model_names
 
-#: The user's own datasets, beside params.yaml: `chapterflow data add` writes it, and git tracks it.
+#: File of the user's own datasets: `chapterflow data add` writes it, and git tracks it.
 OWN = "datasets.yaml"
 
 
 class _NoDuplicates(yaml.SafeLoader):
-    """YAML lets a later key silently replace an earlier one; a configuration must not."""
+    """Refuse duplicate keys, which YAML would silently resolve to the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -26,7 +26,7 @@ class _NoDuplicates(yaml.SafeLoader):
             if key in keys[:position]:
                 line = node.value[position][0].start_mark.line + 1
                 name = Path(node.start_mark.name).name
-                raise ConfigError(f"{name}, line {line}: the key {key!r} stands twice.")
+                raise ConfigError(f"{name}, line {line}: duplicate key {key!r}.")
         return super().construct_mapping(node, deep)
 
 
@@ -37,7 +37,7 @@ def read_params(path: Path) -> dict[str, Any]:
         ConfigError: If the file cannot be read, is empty, or is not a YAML mapping.
     """
     try:
-        with path.open(encoding="utf-8") as file:  # It names itself in what the loader raises.
+        with path.open(encoding="utf-8") as file:  # The loader puts this name into its errors.
             document = yaml.load(file, Loader=_NoDuplicates)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -47,7 +47,7 @@ def read_params(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path.name} cannot be read: {error}") from None
     if document is None:
-        raise ConfigError(f"{path.name} is empty. `git checkout {path.name}` brings it back.")
+        raise ConfigError(f"{path.name} is empty. `git checkout {path.name}` restores it.")
     if not isinstance(document, dict):
         raise ConfigError(
             f"{path.name} must hold a mapping of keys to values. "
@@ -78,18 +78,18 @@ def read_own(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def add_own(document: dict[str, Any], own: Mapping[str, dict[str, Any]]) -> None:
-    """Add the user's own datasets to `params.yaml`'s, in place; let them fill their roles.
+    """Add the user's own datasets and their roles to the document of `params.yaml`.
 
     Raises:
         ConfigError: If a name is taken, or a role unknown.
     """
     datasets, roles = document.get("datasets"), document.get("roles")
     if not isinstance(datasets, dict) or not isinstance(roles, dict):
-        return  # Faults of params.yaml, which are told with its others.
+        return  # Reported with the other faults of params.yaml.
     for name, block in own["datasets"].items():
         if name in datasets:
             raise ConfigError(
-                f"datasets.yaml: the dataset {name!r} stands in params.yaml too. Rename one."
+                f"datasets.yaml: the dataset {name!r} is in params.yaml too. Rename one."
             )
         datasets[name] = block
     for role, by_profile in own["roles"].items():
@@ -102,7 +102,7 @@ def add_own(document: dict[str, Any], own: Mapping[str, dict[str, Any]]) -> None
 
 
 def apply_overrides(document: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Set `a.b.c=value` (the value in YAML) in `document`, in place.
+    """Set `a.b.c=value` (the value in YAML) in `document`.
 
     An override of `models.NAME.KEY` wins over the model's profile blocks too.
 
@@ -123,10 +123,10 @@ def apply_overrides(document: dict[str, Any], overrides: Sequence[str]) -> None:
 
 
 def _places(document: dict[str, Any], keys: list[str]) -> list[dict[str, Any]]:
-    """Return the documents in which an override is set: one, but for groups of a model's keys.
+    """Return the mappings in which to set an override: one, except for groups of a model's keys.
 
-    A model's profile blocks win over the rest of its block, so that a parameter leaves them, and a
-    key of a group (`models.gcn.beside.gin.train`) is set wherever the group stands.
+    A model's profile blocks win over the rest of its block, so a parameter is removed from them,
+    and a key of a group (`models.gcn.beside.gin.train`) is set wherever the group occurs.
     """
     models = document.get("models")
     block = models.get(keys[1]) if isinstance(models, dict) and len(keys) > 2 else None
@@ -180,9 +180,9 @@ def explained(
     lines = []
     for fault in error.errors():
         loc = [str(part) for part in fault["loc"] if part != "[key]"]
-        shown = [in_block[loc[0]], *loc] if in_block and loc and loc[0] in in_block else loc
+        keys = [in_block[loc[0]], *loc] if in_block and loc and loc[0] in in_block else loc
         # A discriminated union puts its tag into the location; users do not write it there.
-        path = ".".join(part for part in ([prefix] if prefix else []) + shown if part not in TAGS)
+        path = ".".join(part for part in ([prefix] if prefix else []) + keys if part not in TAGS)
         if fault["type"] == "extra_forbidden":
             valid = _fields_at(root, loc[:-1])
             lines.append(f"{path}: unknown key.{nearest(loc[-1], valid)}")
@@ -221,7 +221,7 @@ def _dereference(schema: Any, node: Any) -> Any:
 
 
 def cross_check(settings: Settings, faults: list[str]) -> None:
-    """Add what one key alone cannot show: names that point nowhere, shares that leave nothing."""
+    """Add the faults of several keys together: unknown names, shares that leave nothing."""
     for role, datasets in settings.roles.items():
         for profile in PROFILES:
             if profile not in datasets:
@@ -243,10 +243,10 @@ def cross_check(settings: Settings, faults: list[str]) -> None:
         # Sources of one archive each may share a folder.
         place = (str(folder), getattr(getattr(dataset, "file", None), "name", None))
         if folder is not None and mirrors.setdefault(place, name) != name:
-            # A copied block would quietly fetch the other dataset's files.
+            # A copied block would silently fetch the other dataset's files.
             faults.append(
                 f"datasets.{name}.mirror: {folder!r} is the folder of {mirrors[place]!r}. "
-                "Leave `mirror` out for data that no mirror holds."
+                "Omit `mirror` for data that no mirror has."
             )
         held_out = sum(getattr(dataset, share, None) or 0.0 for share in ("validation", "test"))
         if held_out >= 1:
@@ -264,19 +264,18 @@ def load_settings(
     own: Mapping[str, dict[str, Any]] | None = None,
     models: bool = True,
 ) -> Settings:
-    """Read, override and check `params.yaml`, and the user's own datasets beside it.
+    """Read, override and check `params.yaml` and the user's own datasets.
 
     Args:
         path: The file.
-        own: Own datasets and roles, in place of those of `datasets.yaml`.
-        profile: Active profile, in place of the file's.
+        own: Own datasets and roles, instead of those in `datasets.yaml`.
+        profile: Active profile, instead of the file's.
         overrides: `path=value` strings, as `--set` takes them.
-        models: Whether the blocks of models are read. Who needs none of them is not stopped by one
-            that is broken.
+        models: Whether to read the blocks of models; without, a broken model file does no harm.
 
     Raises:
         ConfigError: One line for each fault, with the path of the key, the value received, and the
-            nearest valid name where a name is unknown.
+            nearest valid name for an unknown one.
     """
     document = read_params(path)
     add_own(document, read_own(path.with_name(OWN)) if own is None else own)
@@ -317,7 +316,7 @@ def _model_params(name: str, block: Any, faults: list[str]) -> dict[Profile, Mod
             f"{nearest(name, model_names())}"
         )
         return {}
-    except Exception as error:  # Whatever a file does when it is imported.
+    except Exception as error:  # A file may raise anything when it is imported.
         faults.append(f"{path}: {describe(error, FOLDER)}")
         return {}
     if not isinstance(block, dict):

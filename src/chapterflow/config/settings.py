@@ -51,12 +51,12 @@ else:
         **{name.replace("-", "_"): _bounds_field(name) for name in kind_names()},
     )
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-#: Tags of a union, which pydantic puts into the place of a fault; users do not write them.
+#: Tags of a union, which pydantic adds to the location of a fault; users do not write them.
 ONE, EACH = "one number", "one for each"
 
 
 def _form(given: Any) -> str:
-    """Return which of the two a value is meant to be: faults are told of that one alone."""
+    """Return which of the two forms a value has: only faults of that form are reported."""
     return EACH if isinstance(given, dict) else ONE
 
 
@@ -74,7 +74,7 @@ ByRole = Annotated[
 class PromotionParams(Strict):
     """Thresholds of the gates between challenger and champion (`docs/promotion.md`).
 
-    One that is missing for a role fails its gate: it never passes unseen.
+    A missing threshold fails the gate of its role.
 
     Attributes:
         floor: Least accuracy on the test split.
@@ -83,10 +83,10 @@ class PromotionParams(Strict):
         margin: What a challenger may be worse than the champion: the 95 % paired bootstrap
             interval of the difference in accuracy must lie above minus this margin (for curves:
             that of the ratio of RMSEs below 1 plus this margin).
-        superiority: Whether the challenger must be shown to be better.
+        superiority: Whether the challenger must be significantly better.
         worst_class_margin: What the recall of the worst class may be worse than the champion's.
         calibration_error: Largest expected calibration error.
-        latency_ms_p95: Largest 95th percentile of the time for one example, ms, measured anew.
+        latency_ms_p95: Largest 95th percentile of the time for one example, ms, at promotion.
         file_megabytes: Largest file of the model, MB.
         explanations: Least share of attribution methods whose maps depend on the weights
             (randomisation test, Adebayo et al. 2018).
@@ -108,12 +108,12 @@ class PromotionParams(Strict):
     reload_difference: Number
 
     def threshold(self, name: str, role: str, profile: str) -> float | None:
-        """Return a threshold for a role in a profile; None where `params.yaml` has none."""
-        found = getattr(self, name)
+        """Return a threshold for a role in a profile; None if `params.yaml` has none."""
+        threshold = getattr(self, name)
         for key in (role, profile):
-            if isinstance(found, dict):
-                found = found.get(key)
-        return None if found is None or isinstance(found, dict) else float(found)
+            if isinstance(threshold, dict):
+                threshold = threshold.get(key)
+        return None if isinstance(threshold, dict | None) else float(threshold)
 
 
 Profile = Literal["embedded", "book"]
@@ -218,7 +218,7 @@ class Settings(Strict):
         return self.datasets_of(model)[0]
 
     def datasets_of(self, model: str) -> list[str]:
-        """Return the names of all datasets that a model reads, that which it learns first."""
+        """Return the names of all datasets that a model reads, first the one that it learns."""
         return [self.roles[role][self.profile] for role in self.params(model).roles()]
 
     def check_names(self, names: Iterable[str], valid: Iterable[str], what: str) -> None:
@@ -228,7 +228,7 @@ class Settings(Strict):
         if wrong:
             raise ConfigError(
                 "\n".join(
-                    f"{name}: chapterflow/models has its file, params.yaml no block for it below "
+                    f"{name}: chapterflow/models has the file, but params.yaml has no block below "
                     "`models:`."
                     if what == "model" and name in model_names()
                     else f"Unknown {what}: {name!r}.{nearest(name, valid)}"

@@ -21,17 +21,17 @@ def extract_zip(path: Path, into: Path, *, max_bytes: int, max_members: int) -> 
     not trusted: the decompressed bytes are counted as they come.
 
     Args:
-        into: Folder of the unpacked files; it is made where missing.
+        into: Folder of the unpacked files; created if missing.
         max_bytes: Largest sum of the decompressed sizes.
         max_members: Largest number of members, folders among them.
 
     Returns:
-        The unpacked files, in the archive's order; folders are made, and not among them.
+        The unpacked files, in the archive's order; folders are created but not listed.
 
     Raises:
         DataError: If the file is no intact zip archive, holds more than allowed, an encrypted
             member, a link or another special file, two members of one name, or a name that is
-            absolute, leads elsewhere (`..`) or is not portable (a drive, a backslash).
+            absolute, leads out of the folder (`..`) or is not portable (a drive, a backslash).
         OSError: If the files cannot be written.
     """
     try:
@@ -61,32 +61,32 @@ def _targets(
     seen: set[str] = set()
     targets = []
     for member in members:
-        # What the archive says, before zipfile makes it harmless in silence.
-        said = member.orig_filename
-        pieces = said.removesuffix("/").split("/")
+        # The name in the archive, before zipfile silently makes it harmless.
+        original = member.orig_filename
+        pieces = original.removesuffix("/").split("/")
         if (
             not pieces
             or any(piece in ("", ".", "..") for piece in pieces)
-            or re.search(r"[\\\x00-\x1f\x7f]", said)
-            or re.match(r"[A-Za-z]:", said)
+            or re.search(r"[\\\x00-\x1f\x7f]", original)
+            or re.match(r"[A-Za-z]:", original)
         ):
             raise DataError(
                 f"Members of {name} must have relative paths with '/', without '.', '..' and "
-                f"drives. Received: {said!r}"
+                f"drives. Received: {original!r}"
             )
-        kind = stat.S_IFMT(member.external_attr >> 16)
-        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        file_type = stat.S_IFMT(member.external_attr >> 16)
+        if file_type not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise DataError(
-                f"Members of {name} must be files and folders. Received: {said!r}, "
-                f"{'a link' if kind == stat.S_IFLNK else 'a special file'}"
+                f"Members of {name} must be files and folders. Received: {original!r}, "
+                f"{'a link' if file_type == stat.S_IFLNK else 'a special file'}"
             )
         if member.flag_bits & ENCRYPTED:
-            raise DataError(f"Members of {name} must not be encrypted. Received: {said!r}")
-        # Two names that differ in letter case only are one file on many machines.
+            raise DataError(f"Members of {name} must not be encrypted. Received: {original!r}")
+        # Names that differ only in letter case are the same file on many machines.
         key = "/".join(pieces).casefold()
         if key in seen:
             raise DataError(
-                f"Members of {name} must have different names. Received twice: {said!r}"
+                f"Members of {name} must have different names. Received twice: {original!r}"
             )
         seen.add(key)
         targets.append((member, into.joinpath(*pieces)))
@@ -108,12 +108,12 @@ def _write(
             continue
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            # Only new files: what lies there, a link for instance, is never written through.
+            # Only new files: an existing link must not be followed.
             out = target.open("xb")
         except (FileExistsError, NotADirectoryError):
             raise DataError(
-                f"Members of {name} must not stand in each other's place, and "
-                f"{into} must not hold them already. Received: {member.filename!r}"
+                f"Members of {name} must not replace each other or files in "
+                f"{into}. Received: {member.filename!r}"
             ) from None
         with archive.open(member) as stream, out:
             while chunk := stream.read(CHUNK):

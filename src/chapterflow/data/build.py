@@ -1,4 +1,4 @@
-"""Building `data/<name>/` once, atomically, and checking it byte for byte."""
+"""Build `data/<name>/` once, atomically, and check it byte for byte."""
 
 import hashlib
 import shutil
@@ -37,18 +37,18 @@ def ensure_dataset(
     build: bool = True,
     rebuild: bool = False,
 ) -> tuple[DatasetCard, bool]:
-    """Return the card of a dataset, building it where it is missing or `params.yaml` changed.
+    """Return the card of a dataset, building it if it is missing or `params.yaml` changed.
 
     Args:
         params: The dataset's block of `params.yaml`.
         build: Whether to build; without it a missing or outdated dataset is an error.
-        rebuild: Build even where the dataset is there.
+        rebuild: Build even if the dataset exists.
 
     Returns:
-        The card, and whether the dataset was built now.
+        The card, and whether this call built the dataset.
 
     Raises:
-        DataError: If the source is damaged, or `build` is off and the dataset is not there.
+        DataError: If the source is damaged, or `build` is off and the dataset is missing.
         FetchError: If the source cannot be fetched.
     """
     folder = project.data / name
@@ -69,7 +69,7 @@ def ensure_dataset(
         try:
             source = read_source(params, cache=downloads, on_progress=on_progress)
         except DataError:
-            # A file that is wrong, though it arrived whole, would be wrong the next time too.
+            # A complete but wrong file would be wrong the next time too.
             shutil.rmtree(downloads, ignore_errors=True)
             raise
         card = _publish(
@@ -85,7 +85,7 @@ def ensure_dataset(
 
 
 def verify_dataset(folder: Path) -> list[str]:
-    """Return one line for each file that is not what the card says; none where all is well.
+    """Return one line for each file that differs from the card; none if all match.
 
     Raises:
         DataError: If there is no readable card.
@@ -97,32 +97,30 @@ def verify_dataset(folder: Path) -> list[str]:
         if not path.is_file():
             faults.append(f"{path}: missing.")
         elif path.stat().st_size != record.bytes:
-            faults.append(
-                f"{path}: {path.stat().st_size} bytes where the card says {record.bytes}."
-            )
+            faults.append(f"{path}: {path.stat().st_size} bytes, but the card says {record.bytes}.")
         elif (received := sha256_file(path)) != record.sha256:
             faults.append(
-                f"{path}: content changed: sha256 {received[:12]}... where the card says "
+                f"{path}: content changed: sha256 {received[:12]}..., but the card says "
                 f"{record.sha256[:12]}..."
             )
     here = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
-    strangers = here - {CARD, *card.files}
-    faults.extend(f"{folder / name}: not on the card." for name in sorted(strangers))
+    unlisted = here - {CARD, *card.files}
+    faults.extend(f"{folder / name}: not on the card." for name in sorted(unlisted))
     return faults
 
 
 def open_whole(folder: Path) -> Dataset:
-    """Open a dataset, every file of it checked against its card.
+    """Open a dataset after checking every file against its card.
 
     Raises:
-        DataError: If one of them is not what the card says.
+        DataError: If a file differs from the card.
     """
     refuse_damage(folder, verify_dataset(folder))
     return open_dataset(folder)
 
 
 def refuse_damage(folder: Path, damage: list[str]) -> None:
-    """Refuse a dataset with faults, of `verify_dataset`, and say what helps.
+    """Refuse a dataset with faults (from `verify_dataset`), and say how to restore it.
 
     Raises:
         DataError: If there are any.
@@ -141,7 +139,7 @@ def _publish(
     folder: Path,
     staging: Path,
 ) -> DatasetCard:
-    """Write everything beside its place, then rename: a reader sees all of it or nothing."""
+    """Write everything into a temporary folder, then rename it: readers see all or nothing."""
     staging.mkdir(parents=True, exist_ok=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=staging) as temporary:
@@ -167,7 +165,7 @@ def _publish(
         except OSError as error:
             raise ChapterflowError(
                 f"data/{name} cannot be written: {error.strerror or error}. Nothing was changed; "
-                "free some space and run it again."
+                "free some space and run the command again."
             ) from None
     return card
 
@@ -213,24 +211,24 @@ def _write(path: Path, write: Any) -> FileRecord:
 
 
 def recipe(params: Any) -> dict[str, Any]:
-    """Return what decides a dataset's bytes: where it differs from the card's, build anew.
+    """Return what decides a dataset's bytes: if it differs from the card's, the data are rebuilt.
 
-    Addresses are left out: they say where bytes come from, not which bytes. So are options that
-    are not given, so that a new option leaves the recipes of older data as they were. Where
-    the content of a path has changed, `chapterflow data fetch --force NAME` builds anew.
+    Addresses are left out: they say where bytes come from, not which bytes. Options that are not
+    set are left out too, so that a new option keeps the recipes of older data. After a change of
+    the content of a path, `chapterflow data fetch --force NAME` rebuilds.
     """
     addresses = {"path", "mirror", "upstream", "title", "licence"}
-    found: dict[str, Any] = params.model_dump(mode="json", exclude=addresses, exclude_none=True)
-    return found
+    kept: dict[str, Any] = params.model_dump(mode="json", exclude=addresses, exclude_none=True)
+    return kept
 
 
 def read_source(params: Any, *, cache: Path, on_progress: OnProgress) -> SourceData:
-    """Read a dataset from its source, fetching it where it is not on this machine.
+    """Read a dataset from its source, fetching it if it is not on this machine.
 
     Args:
         params: The dataset's block of `params.yaml`.
         cache: Folder for downloads.
-        on_progress: Told of downloaded bytes.
+        on_progress: Called with downloaded bytes.
 
     Raises:
         DataError: If the source is damaged or not what `params.yaml` says.

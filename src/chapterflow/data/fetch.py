@@ -23,7 +23,7 @@ from chapterflow.errors import ConfigError, DataError, FetchError
 from chapterflow.files import publish
 from chapterflow.types import RemoteFile
 
-#: Called with the file's name, bytes received so far, and bytes in all where known.
+#: Called with the file's name, bytes received so far, and total bytes if known.
 OnProgress = Callable[[str, int, int | None], None]
 #: Path, `file://` or `http(s)://` address that replaces every upstream.
 MIRROR = "CHAPTERFLOW_MIRROR"
@@ -45,7 +45,7 @@ def addresses_of(name: str, mirror_folder: str | None, upstream: Sequence[str]) 
 
 
 def path_pieces(relative: str, what: str) -> list[str]:
-    """Return the parts of a relative path, refusing those that lead elsewhere."""
+    """Return the parts of a relative path, refusing those that lead out of the folder."""
     pieces = relative.split("/")
     if any(piece in ("", ".", "..") or re.search(r"[\\\x00-\x1f\x7f]", piece) for piece in pieces):
         raise ConfigError(
@@ -80,12 +80,12 @@ def _below(base: str, pieces: Sequence[str], what: str) -> Path | str:
 
 
 def _package_folder(package: str) -> Path:
-    """Return the folder of an installed package, found without running its code."""
-    found = importlib.util.find_spec(package)
-    folders = found.submodule_search_locations if found is not None else None
+    """Return the folder of an installed package without running its code."""
+    spec = importlib.util.find_spec(package)
+    folders = spec.submodule_search_locations if spec is not None else None
     if not folders:
         raise ConfigError(
-            f"package://{package} must name an installed package. Received: no such package here"
+            f"package://{package} must name an installed package. Received: no such package"
         )
     return Path(next(iter(folders)))
 
@@ -130,7 +130,7 @@ def open_decompressed(path: Path) -> Iterator[BinaryIO]:
 
 
 def verify(path: Path, file: RemoteFile) -> None:
-    """Check size and hash of the decompressed bytes, without holding them."""
+    """Check size and hash of the decompressed bytes, without keeping them in memory."""
     limit = file.bytes or MAX_BYTES
     digest = hashlib.sha256()
     size = 0
@@ -154,12 +154,12 @@ def verify(path: Path, file: RemoteFile) -> None:
 
 
 CHUNK = 1 << 15
-#: Takes the bytes that the partial file holds so far, and their number at the end.
+#: Called with the bytes in the partial file so far, and the total if known.
 Report = Callable[[int, int | None], None]
 
 
 class Failed(Exception):
-    """An address did not give the file; `retry` tells whether asking it again may help."""
+    """An address did not give the file; `retry` says whether another attempt may help."""
 
     def __init__(self, reason: str, *, retry: bool = False) -> None:
         super().__init__(reason)
@@ -176,21 +176,23 @@ def copy(source: Path, part: Path, cap: int, report: Report) -> None:
 
 
 def request(url: str, part: Path, cap: int, report: Report, timeout: tuple[float, float]) -> None:
-    """Ask once for what the partial file lacks, and append it."""
+    """Request the missing rest of the partial file once, and append it."""
     import requests
     from urllib3.exceptions import HTTPError
 
     known = _Partial.read(part, url)
     if known and known.offset == known.total:
         return  # Killed between the last byte and the rename.
-    # `identity`, and raw bytes below: the cache holds the file and not what a decoder makes of it.
+    # `identity`, and raw bytes below: the cache keeps the file, not its decoded content.
     headers = {"Accept-Encoding": "identity"}
     if known:
         headers |= {"Range": f"bytes={known.offset}-", "If-Range": known.validator}
     try:
         with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
             status = response.status_code
-            if status == 200:  # Nothing to resume, or the server cannot or must not.
+            if (
+                status == 200
+            ):  # There is nothing to resume, or the server cannot resume this version.
                 total = _begin(part, url, response.headers)
             elif known and status == 206 and known.continued_by(response.headers):
                 total = known.total
@@ -229,7 +231,7 @@ def _append(
 
 
 def _read_chunks(source: Path) -> Iterator[bytes]:
-    """Yield a local file's bytes; its faults are the source's, not those of the cache."""
+    """Yield a local file's bytes; its faults belong to the source, not to the cache."""
     try:
         with source.open("rb") as file:
             while chunk := file.read(CHUNK):
@@ -249,7 +251,7 @@ def _network_failure(error: Exception) -> Failed:
 
     broken = (requests.ConnectionError, requests.Timeout, urllib3.exceptions.ProtocolError)
     retry = isinstance(error, (*broken, urllib3.exceptions.TimeoutError))
-    # A certificate that is wrong now is wrong in a second too.
+    # Waiting does not repair a wrong certificate.
     retry = retry and not isinstance(error, requests.exceptions.SSLError)
     cause: BaseException | None = error
     while cause is not None:
@@ -264,12 +266,12 @@ def _network_failure(error: Exception) -> Failed:
 
 @dataclass(frozen=True)
 class _Partial:
-    """A partial file of which is known what it is the beginning of (RFC 9110, sections 13 and 14).
+    """A partial file with a note that says which file it begins (RFC 9110, sections 13 and 14).
 
     Attributes:
-        offset: Bytes that are there.
+        offset: Bytes so far.
         validator: Strong ETag or date that the server gave for this version of the file.
-        total: Length of the whole file, where the server told it.
+        total: Length of the whole file, if the server sent it.
     """
 
     offset: int
@@ -278,7 +280,7 @@ class _Partial:
 
     @classmethod
     def read(cls, part: Path, url: str) -> "_Partial | None":
-        """Return what can be resumed from `url`: None where that is nothing."""
+        """Return the part that can be resumed from `url`; None if there is none."""
         try:
             note = json.loads(_note(part).read_text(encoding="utf-8"))
             offset = part.stat().st_size
@@ -293,17 +295,17 @@ class _Partial:
 
     def continued_by(self, headers: Mapping[str, str]) -> bool:
         """Tell whether a 206 answer holds the bytes that follow, of the same version."""
-        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
-        if not found or int(found[1]) != self.offset:
+        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
+        if not match or int(match[1]) != self.offset:
             return False
-        if found[2] != "*" and self.total is not None and int(found[2]) != self.total:
+        if match[2] != "*" and self.total is not None and int(match[2]) != self.total:
             return False
-        # Some servers honour Range and ignore If-Range; the validator of the answer unmasks them.
+        # Some servers honour Range and ignore If-Range; the validator of the answer reveals them.
         return _validator(headers) in (None, self.validator)
 
 
 def _begin(part: Path, url: str, headers: Mapping[str, str]) -> int | None:
-    """Empty the partial file, note what will follow, and return its length where that is told."""
+    """Empty the partial file, note what follows, and return its length if the server sent it."""
     discard(part)
     part.touch()
     length = headers.get("Content-Length", "")
@@ -323,7 +325,7 @@ def _validator(headers: Mapping[str, str]) -> str | None:
 
 
 def _address_hash(url: str) -> str:
-    """Return what stands for an address on disk, where its credentials must not lie."""
+    """Return a hash of an address: its credentials must not be written to disk."""
     return hashlib.sha256(url.encode()).hexdigest()
 
 
@@ -337,13 +339,13 @@ def discard(part: Path) -> None:
     part.unlink(missing_ok=True)
 
 
-#: Takes the file's name, the bytes that lie in the cache so far, and their number at the end.
+#: Called with the file's name, its bytes in the cache so far, and the total if known.
 Progress = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True)
 class Policy:
-    """How stubbornly an address is asked.
+    """How often and how long to try an address.
 
     Attributes:
         attempts: Requests to one address before the next one is tried.
@@ -369,10 +371,10 @@ def fetch(
     on_progress: Progress = _silent,
     policy: Policy = Policy(),
 ) -> Path:
-    """Return the path of a file in `cache`, fetching it unless it already lies there intact.
+    """Return the path of a file in `cache`, fetching it unless it is already there intact.
 
     The file is kept as it came (compressed or not); `open_decompressed` reads either. An
-    interrupted download stays beside it as `<name>.part` and is continued by the next call.
+    interrupted download stays as `<name>.part`, and the next call resumes it.
 
     Args:
         file: Name, and hash and size of the decompressed bytes where they are known.
@@ -384,7 +386,7 @@ def fetch(
 
     Raises:
         ConfigError: If an address or a name cannot be used.
-        DataError: If every address gave something else than the file.
+        DataError: If every address gave another file.
         FetchError: If no address gave the file, or the cache cannot hold it.
     """
     from filelock import FileLock
@@ -397,8 +399,8 @@ def fetch(
                 addresses = addresses_of(file.name, mirror_folder, upstream)
                 _fetch_first(file, addresses, target, on_progress, policy)
     except OSError as error:
-        # ENOSPC, EDQUOT, EFBIG (a limit on file size), a read-only folder: what arrived so far is
-        # a true beginning of the file, so it stays.
+        # ENOSPC, EDQUOT, EFBIG (a limit on file size), a read-only folder: the bytes so far are
+        # a valid beginning of the file, so they stay.
         raise FetchError(
             f"{file.name} must be written to {target.parent}. Received: "
             f"{error.strerror or type(error).__name__}. Make room or give access, then run the "
@@ -408,7 +410,7 @@ def fetch(
 
 
 def _is_cached(target: Path, file: RemoteFile) -> bool:
-    """Tell whether the intact file lies in the cache; remove a damaged one."""
+    """Return whether the intact file is in the cache; remove a damaged one."""
     if not target.is_file():
         return False
     try:
@@ -426,14 +428,14 @@ def _fetch_first(
     on_progress: Progress,
     policy: Policy,
 ) -> None:
-    """Publish the file from the first address that gives it, or tell what each one said."""
+    """Publish the file from the first address that gives it, or report each answer."""
     part = target.with_name(f"{target.name}.part")
     limit = file.bytes or MAX_BYTES
     # Compression adds a little to what cannot be compressed.
     cap = limit + limit // 100 + (1 << 16)
     report = partial(on_progress, file.name)
     said: list[str] = []
-    kind: type[DataError | FetchError] = DataError
+    error_class: type[DataError | FetchError] = DataError
     for address in addresses:
         try:
             if isinstance(address, Path):
@@ -448,10 +450,10 @@ def _fetch_first(
             discard(part)
             said.append(f"{visible(address)}: {error}")
         except Failed as error:
-            kind = FetchError
+            error_class = FetchError
             said.append(f"{visible(address)}: {error}")
     answers = "; ".join(said)
-    if kind is DataError:
+    if error_class is DataError:
         raise DataError(
             f"{file.name} is damaged or not the file that params.yaml describes. {answers}. It was "
             f"not kept: run the command again, set {MIRROR} to another source, or correct sha256 "

@@ -26,7 +26,7 @@ class SourceData:
         shape: Shape of one example, without the batch axis; None where it varies.
         classes: Names of the classes; empty where the target is not a class.
         value_max: Largest raw value that the source can hold.
-        facts: What else the card should say of this kind of data, as JSON.
+        facts: Further facts for the card, as JSON.
         files: Further files to copy, by their path in the dataset's folder.
     """
 

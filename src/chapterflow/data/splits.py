@@ -17,14 +17,14 @@ def grouped_split(
     test: float,
     seed: int,
 ) -> NDArray[np.uint8]:
-    """Assign every example to a split as `stratified_split` does, equal ones to the same split.
+    """Split as `stratified_split` does, but keep equal examples in the same split.
 
     Args:
         labels: `(n,)` class numbers.
-        contents: Hash of each example; copies of one get into the split of the first of them.
+        contents: Hash of each example; copies follow the first of them into its split.
 
     Raises:
-        DataError: If the shares leave too little for one example of each class.
+        DataError: If a split gets no example of a class.
     """
     _, first, group = np.unique(np.asarray(contents), return_index=True, return_inverse=True)
     # In the order of the data, so that the draw does not depend on how hashes sort.
@@ -38,7 +38,7 @@ def grouped_split(
 def stratified_split(
     labels: NDArray[np.uint8], *, validation: float, test: float, seed: int
 ) -> NDArray[np.uint8]:
-    """Assign every example to train, validation or test, each class in the same shares.
+    """Assign every example to train, validation or test, with the same shares for each class.
 
     Args:
         labels: `(n,)` class numbers.
@@ -50,7 +50,7 @@ def stratified_split(
         `(n,)` positions in `SPLITS`.
 
     Raises:
-        DataError: If a share is too small, or leaves too little, for one example of each class.
+        DataError: If a share is too small for an example of each class, or leaves too few.
     """
     from sklearn.model_selection import train_test_split
 

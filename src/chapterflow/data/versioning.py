@@ -11,7 +11,7 @@ from chapterflow.errors import ChapterflowError
 
 
 def data_version(project: Project) -> str | None:
-    """Return the content hash that `data.dvc` records, or None where there is no record."""
+    """Return the content hash that `data.dvc` records, or None if there is no record."""
     try:
         record = yaml.safe_load(project.data_dvc.read_text(encoding="utf-8"))
         return str(record["outs"][0]["md5"])
@@ -20,7 +20,7 @@ def data_version(project: Project) -> str | None:
 
 
 def can_version(project: Project) -> bool:
-    """Tell whether this project is a DVC repository (a git checkout with a `.dvc` folder)."""
+    """Return whether this project is a DVC repository (a git checkout with a `.dvc` folder)."""
     return (project.root / ".dvc").is_dir() and (project.root / ".git").exists()
 
 
@@ -31,7 +31,7 @@ def record_version(project: Project) -> str:
         The new version.
 
     Raises:
-        ChapterflowError: If DVC refuses, with its own words.
+        ChapterflowError: If DVC refuses, with its message.
     """
     locks = project.scratch / "locks"
     locks.mkdir(parents=True, exist_ok=True)
@@ -48,6 +48,6 @@ def record_version(project: Project) -> str:
         said = (done.stderr or done.stdout).strip().splitlines()
         raise ChapterflowError(
             f"DVC could not version data/: {said[-1] if said else f'exit {done.returncode}'}. "
-            "`dvc add data` says more."
+            "Run `dvc add data` for details."
         )
     return version

@@ -83,7 +83,7 @@ class Data(Dataset):
         yield self.targets(chosen).tobytes()
 
 
-#: Name, in the rows, of what is in no split.
+#: Split name, in the rows, of nodes in no split.
 NONE = "none"
 
 
@@ -182,11 +182,11 @@ def rows(dataset: Dataset) -> pd.DataFrame:
         "largest": np.where(finite, np.abs(features), 0).max(axis=1),
         "content_hash": _contents(features, edges, begin, split),
     }
-    found = example_rows(split, columns)
+    table = example_rows(split, columns)
     outside = split == NO_SPLIT
     for column in ("split", "id"):
-        found.loc[outside, column] = found.loc[outside, column].str.replace(UNKNOWN_SPLIT, NONE)
-    return found
+        table.loc[outside, column] = table.loc[outside, column].str.replace(UNKNOWN_SPLIT, NONE)
+    return table
 
 
 def _contents(

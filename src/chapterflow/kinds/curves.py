@@ -1,4 +1,4 @@
-"""Curves of one length and what they should be smoothed to.
+"""Curves of one length and their smooth targets.
 
 `inputs` and `targets` float32 `(n, length, 1)`, `weights` float32 `(n, length)`, 1 where a target
 is known and scored and 0 elsewhere; `noise` float32 `(n,)`, the standard deviation of the noise, 0
@@ -139,11 +139,11 @@ def rows(dataset: Dataset) -> pd.DataFrame:
         **_time_facts(arrays["times"]),
         "content_hash": wanted["content_hash"],
     }
-    found = example_rows(dataset.split, columns)
+    table = example_rows(dataset.split, columns)
     masks = value_facts(arrays["weights"])["content_hash"]
-    same = found[["split", "content_hash"]].assign(inputs=seen["content_hash"], weights=masks)
-    found["repeats"] = same.duplicated()
-    return found
+    same = table[["split", "content_hash"]].assign(inputs=seen["content_hash"], weights=masks)
+    table["repeats"] = same.duplicated()
+    return table
 
 
 def _noise_facts(

@@ -40,16 +40,16 @@ class DatasetCard(Strict):
     Attributes:
         kind: Name of the kind of data.
         shape: Shape of one example; null where it varies.
-        classes: Names of the classes; none where the target is not a class.
+        classes: Names of the classes; empty where the target is no class.
         value_max: Largest raw value that the source can hold (16 for 17 grey levels).
         counts: Examples by split.
         files: Every file of the dataset but the card.
         test_digest: Hash over the test examples and labels, in order: two models with the same
-            one were scored on the same test set.
+            digest were scored on the same test set.
         probes: Positions of the few test examples that explanations of models show: the same ones
             for all models (`Dataset.choose_probes` says which).
-        facts: What else there is to say about data of this kind.
-        recipe: The parameters and the seed that made it (`chapterflow.data.sources.recipe`).
+        facts: Further facts about data of this kind.
+        recipe: The parameters and the seed that made it (`chapterflow.data.build.recipe`).
     """
 
     name: str
@@ -115,7 +115,7 @@ class Dataset(ABC):
 
     #: Names of the arrays of the kind that have one entry for each example.
     ARRAYS: ClassVar[tuple[str, ...]]
-    #: Names of the others.
+    #: Names of the other arrays.
     MORE_ARRAYS: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -148,9 +148,9 @@ class Dataset(ABC):
         return np.flatnonzero(self.split == SPLITS.index(split))
 
     def choose_probes(self) -> list[int]:
-        """Return the positions of the first test example of each class, of at most ten classes.
+        """Return the positions of the first test example of each class, at most ten.
 
-        Where there are no classes, those of the first four test examples.
+        Without classes, the first four test examples.
         """
         test = self.indices("test")
         if not self.card.task.classes:
@@ -170,7 +170,7 @@ class Dataset(ABC):
         return np.asarray(self.labels[chosen], np.int32)
 
     def weights(self, chosen: NDArray[np.intp]) -> NDArray[np.float32] | None:
-        """Return how much each target counts, shaped as the loss; None where all count alike."""
+        """Return how much each target counts, shaped as the loss; None where all count the same."""
         return None
 
     def input_shapes(self) -> Any:
@@ -182,7 +182,7 @@ class Dataset(ABC):
         return [((None,), "int32")]
 
     def example(self) -> Any:
-        """Return inputs of a few examples, small enough to be kept with a model."""
+        """Return inputs of a few examples, small enough to store with a model."""
         return self.inputs(self.indices("train")[:2])
 
     def sized(self, height: int, width: int) -> Self:
@@ -209,7 +209,7 @@ def read_card(folder: Path) -> DatasetCard:
     """Return the card of `data/<name>/`.
 
     Raises:
-        DataError: If there is none or it cannot be read.
+        DataError: If it is missing or cannot be read.
     """
     path = folder / CARD
     try:
@@ -231,17 +231,17 @@ def open_dataset(folder: Path) -> Dataset:
         DataError: If the card or an array is missing, unreadable, or they disagree on the count.
     """
     card = read_card(folder)
-    found = get_kind(card.kind).data
-    names = (*found.ARRAYS, *found.MORE_ARRAYS)
+    data = get_kind(card.kind).data
+    names = (*data.ARRAYS, *data.MORE_ARRAYS)
     arrays = {name: read_array(folder, name) for name in names}
-    counts = {name: len(arrays[name]) for name in found.ARRAYS}
-    expected = found.expected_count(card)
+    counts = {name: len(arrays[name]) for name in data.ARRAYS}
+    expected = data.expected_count(card)
     if {*counts.values()} != {expected}:
         raise DataError(
             f"{folder}: the arrays must be as long as the card's counts ({expected}). "
             f"Received: {counts}"
         )
-    return found(card, folder, arrays)
+    return data(card, folder, arrays)
 
 
 def read_array(folder: Path, name: str) -> NDArray[Any]:

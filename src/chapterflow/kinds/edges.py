@@ -57,7 +57,7 @@ def both_ways(edges: NDArray[np.integer]) -> NDArray[np.int32]:
 
 
 def content_hash(features: NDArray[np.float32], edges: NDArray[np.int32]) -> str:
-    """Return a hash of one graph; it depends on the numbering of nodes, not on that of edges."""
+    """Return a hash of one graph; it depends on the numbering of nodes, not of edges."""
     edges = np.asarray(edges, np.int32)
     order = np.lexsort((edges[:, 1], edges[:, 0]))
     digest = hashlib.blake2b(repr(features.shape).encode(), digest_size=16)
@@ -67,7 +67,7 @@ def content_hash(features: NDArray[np.float32], edges: NDArray[np.int32]) -> str
 
 
 def check_counts(name: str, received: int, expected: int, of: str) -> None:
-    """Raise a `DataError` where a file has another number of lines than there are things."""
+    """Raise a `DataError` if a file has a wrong number of lines."""
     if received != expected:
         raise DataError(
             f"{name} must have {expected:,} lines, one for each {of}. Received: {received:,}"
@@ -120,7 +120,7 @@ def edge_faults(edges: NDArray[np.integer], nodes: int) -> dict[str, NDArray[np.
 
 
 def feature_checks(card: DatasetCard, bounds: GraphExpectations) -> list[Expectation]:
-    """Return what must hold for features: the width of the models, finite, in and using range."""
+    """Return the checks of features: width, finite, within the range and using it."""
     width, top = card.shape[-1], card.value_max
     return [
         _none(
@@ -159,7 +159,7 @@ def feature_checks(card: DatasetCard, bounds: GraphExpectations) -> list[Expecta
 
 
 def edge_checks(card: DatasetCard) -> list[Expectation]:
-    """Return what must hold for edges: as many as the card says, between nodes, both ways."""
+    """Return the checks of edges: the card's number, between nodes, in both directions."""
     edges = card.facts["edges"]
     checks = [
         check(

@@ -1,4 +1,4 @@
-"""Photos of any size, as the files that they came in.
+"""Photos of any size, in their original files.
 
 `labels` and `split` `(n,)`, `files` `(n,)`: the path of each photo in the dataset's folder,
 `photos/<split>/<class>/<file>`. Only the photos of a batch are decoded, so that a dataset may be
@@ -111,7 +111,7 @@ def open_photo(path: Path, *, facts: dict[str, Any] | None = None) -> Image.Imag
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    # The size is checked below, and an error tells more than Pillow's warning.
+    # The size is checked below, and an error says more than Pillow's warning.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -149,7 +149,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-#: Photos that are decoded at the same time; each holds its full size while it is resized.
+#: Photos decoded at the same time; each takes its full size in memory while it is resized.
 THREADS = max(1, min(4, os.cpu_count() or 1))
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -227,7 +227,7 @@ _CHUNK = 100
 
 
 def perceptual_hash(image: Image.Image) -> int:
-    """Return 64 bits that change little where a photo is resized or compressed anew.
+    """Return 64 bits that change little when a photo is resized or compressed again.
 
     They are the signs of the lowest frequencies of a cosine transform of the 32x32 grey image,
     against their median (`imagehash.phash`; Zauner 2010).
@@ -240,7 +240,7 @@ def perceptual_hash(image: Image.Image) -> int:
 def distance_to_other_splits(
     hashes: NDArray[np.uint64], split: NDArray[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Return for each photo how near the nearest photo of another split is, and which that is.
+    """Return distance and position of the nearest photo of another split, for each photo.
 
     Args:
         hashes: `(n,)` perceptual hashes.
@@ -258,9 +258,9 @@ def distance_to_other_splits(
         for start in range(0, len(mine), _CHUNK):
             part = mine[start : start + _CHUNK]
             bits = np.bitwise_count(hashes[part, None] ^ hashes[None, others])
-            found = bits.argmin(axis=1)
-            nearest[part] = others[found]
-            distance[part] = bits[np.arange(len(part)), found]
+            place = bits.argmin(axis=1)
+            nearest[part] = others[place]
+            distance[part] = bits[np.arange(len(part)), place]
     return distance, nearest
 
 
@@ -280,7 +280,7 @@ def expectations(card: DatasetCard, bounds: PhotoExpectations) -> list[Expectati
             "ExpectColumnValuesToBeBetween",
             "near-duplicates",
             f"more than {bounds.near_distance} of 64 bits to any photo of another split",
-            "No photo of one split is nearly a photo of another, resized, cut or compressed anew: "
+            "No photo of one split is nearly a photo of another, resized, cut or compressed again: "
             "the test score would reward memory.",
             column="near_distance",
             values_named=True,
@@ -310,12 +310,12 @@ def rows(dataset: Dataset) -> pd.DataFrame:
         DataError: If a file is missing or damaged, or the arrays are not of this kind.
     """
     photos = _checked(dataset)
-    found = list(in_threads(lambda at: _facts(photos, at), range(photos.count)))
+    facts = list(in_threads(lambda at: _facts(photos, at), range(photos.count)))
     columns: dict[str, Any] = {
         "file": [str(name) for name in photos.arrays["files"]],
         "label": np.asarray(photos.labels),
         "folder": [_folder_fault(photos, at) for at in range(photos.count)],
-        **{name: [facts[name] for facts in found] for name in found[0]},
+        **{name: [row[name] for row in facts] for name in facts[0]},
     }
     hashes = np.array(columns["perceptual_hash"], np.uint64)
     distance, nearest = distance_to_other_splits(hashes, np.asarray(photos.split))
@@ -367,7 +367,7 @@ def _folder_fault(photos: Data, position: int) -> str:
     path = PurePosixPath(str(photos.arrays["files"][position]))
     code, label, classes = photos.split[position], photos.labels[position], photos.card.classes
     known = code in range(len(SPLITS)) and label in range(len(classes))
-    # What is no split or class at all is the matter of split-names and label-set.
+    # split-names and label-set report unknown splits and classes.
     if not known or path.parts[1:-1] == (SPLITS[int(code)], classes[int(label)]):
         return "as expected"
     return path.parent.as_posix()

@@ -53,15 +53,15 @@ class ImageExpectations(Strict):
 def pixel_rows(dataset: Dataset, name: str, axes: tuple[str, ...]) -> pd.DataFrame:
     """Describe every example of the arrays that training reads.
 
-    Labels, split codes and pixels may hold anything: finding what is wrong is what the rows are
-    for. Statistics of pixels leave out NaN and infinities, which have a column of their own; they
-    are NaN where an example has no finite pixel.
+    Labels, split codes and pixels may hold anything: the rows reveal what is wrong. Statistics of
+    pixels leave out NaN and infinities, which have a column of their own; they are NaN where an
+    example has no finite pixel.
 
     Args:
         dataset: Pixels `(n, ...)`, labels `(n,)` and split codes `(n,)`. Memory-mapped arrays are
             read in chunks.
-        name: Name of the array of pixels.
-        axes: Names of its axes behind the first.
+        name: Array of pixels.
+        axes: Names of its axes after the first.
 
     Returns:
         A frame of n rows, in the order of the arrays, with the columns

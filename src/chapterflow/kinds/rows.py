@@ -1,4 +1,4 @@
-"""One row of plain facts per example, and what every dataset's rows must be like."""
+"""One row of plain facts per example, and the expectations that all kinds share."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     import pandas as pd
     from great_expectations.expectations.expectation import Expectation
 
-#: Bytes of pixels that are looked at together. Small enough that the intermediate arrays stay in
-#: the processor's cache, so this is also the fast choice.
+#: Bytes of pixels in a chunk: small enough that the intermediate arrays stay in the processor's
+#: cache, which is also fastest.
 CHUNK_BYTES = 2**20
-#: Split of an example whose code in `split.npy` stands for none.
+#: Split of an example with an unknown code in `split.npy`.
 UNKNOWN_SPLIT = "unknown"
 
 
 def example_rows(split: NDArray[Any], columns: dict[str, Any]) -> pd.DataFrame:
-    """Return a row for each example, with what the expectations of every kind are about.
+    """Return a row for each example, with the columns that all kinds share.
 
     Args:
         split: `(n,)` split codes; they may hold anything.
@@ -75,8 +75,8 @@ def value_facts(values: NDArray[Any]) -> dict[str, Any]:
             facts["mean"][part] = pixels.mean(axis=1, dtype=np.float64)
             facts["std"][part] = pixels.std(axis=1, dtype=np.float64)
         else:
-            for name, found in _finite_facts(pixels, finite).items():
-                facts[name][part] = found
+            for name, values_of in _finite_facts(pixels, finite).items():
+                facts[name][part] = values_of
     blank = (nan == 0) & (facts["min"] == facts["max"])
     return facts | {"nan": nan, "blank": blank, "content_hash": hashes}
 
@@ -119,7 +119,7 @@ def check(
     """
     import great_expectations.expectations as gxe
 
-    # Data Docs show the description in place of a sentence made from the arguments.
+    # Data Docs show the description instead of a sentence made from the arguments.
     built: Expectation = getattr(gxe, expectation)(
         description=f"{name}: {expected}. {reason}",
         meta={
@@ -138,7 +138,7 @@ HELD_OUT = ("validation", "test")
 
 
 def count_checks(card: DatasetCard) -> list[Expectation]:
-    """Return what must hold for counts: those of the card, in all and in each split; none empty."""
+    """Return the checks of counts: the card's, in all and per split; no split is empty."""
     from great_expectations.expectations.row_conditions import Column
 
     total = sum(card.counts.values())
@@ -162,7 +162,7 @@ def count_checks(card: DatasetCard) -> list[Expectation]:
     ]
     for split in SPLITS:
         count = card.counts.get(split, 0)
-        # Row counts take no condition in Great Expectations; ids are unique, so this counts rows.
+        # Row counts take no condition in Great Expectations; unique ids count rows.
         checks.append(
             check(
                 "ExpectColumnUniqueValueCountToBeBetween",
@@ -191,7 +191,7 @@ def count_checks(card: DatasetCard) -> list[Expectation]:
 
 
 def label_checks(card: DatasetCard, divergence: float) -> list[Expectation]:
-    """Return what must hold for labels: present, of a class, in shares that differ by little."""
+    """Return the checks of labels: present, of a class, in similar shares."""
     from great_expectations.expectations.row_conditions import Column
 
     classes = list(range(len(card.classes)))
@@ -225,7 +225,7 @@ def label_checks(card: DatasetCard, divergence: float) -> list[Expectation]:
                 column="label",
                 partition_object={"values": classes, "weights": [1 / len(classes)] * len(classes)},
                 threshold=divergence,
-                # Labels of no class are the matter of label-set; here they would be infinite.
+                # label-set reports labels of no class; here they would be infinite.
                 row_condition=(Column("split") == split) & Column("label").is_in(classes),
             )
         )
@@ -233,7 +233,7 @@ def label_checks(card: DatasetCard, divergence: float) -> list[Expectation]:
 
 
 def copy_checks(duplicates: float) -> list[Expectation]:
-    """Return what must hold for copies: none in another split, at most a share in their own."""
+    """Return the checks of copies: none in another split, at most a share in their own."""
     return [
         check(
             "ExpectColumnValuesToBeInSet",

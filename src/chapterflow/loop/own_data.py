@@ -1,4 +1,4 @@
-"""A user's own data: a path and its source -> built and checked aside -> part of the project."""
+"""A user's own data: built and validated in a scratch folder, then added to the project."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def role_kinds(settings: Settings, role: str) -> set[str]:
 
 
 def check_fits(settings: Settings, dataset: str, role: str, who: str) -> None:
-    """Refuse a dataset that has not the form that a role's datasets have.
+    """Refuse a dataset of another kind than a role's datasets.
 
     Args:
-        who: What would read it, for the message.
+        who: Model or role that would read it, for the message.
 
     Raises:
         ConfigError: If it does not fit.
@@ -55,11 +55,11 @@ def check_fits(settings: Settings, dataset: str, role: str, who: str) -> None:
 
 
 def fitting_profile(settings: Settings, models: Sequence[str], dataset: str) -> Profile:
-    """Return the profile whose parameters are made for data like a dataset.
+    """Return the profile whose parameters suit a dataset.
 
-    It is the one whose own data, for the roles of all the models, come from the same source; or
-    else are of the same kind; or else the active one, which also goes first
-    where several fit.
+    That is the profile whose own data, for the roles of all the models, come from the same source;
+    otherwise one with data of the same kind; otherwise the active one. The active profile wins a
+    tie.
 
     Raises:
         ConfigError: If the dataset or a model is unknown.
@@ -82,16 +82,16 @@ def fitting_profile(settings: Settings, models: Sequence[str], dataset: str) -> 
 
 
 def fitting_models(settings: Settings, dataset: str) -> list[str]:
-    """Return the models that can learn a dataset, in the profile that is made for it."""
-    found = []
+    """Return the models that can learn a dataset, in the profile that suits it."""
+    models = []
     for model in settings.models:
         profile = fitting_profile(settings, [model], dataset)
         try:
             check_fits(settings, dataset, settings.models[model][profile].role, model)
         except ConfigError:
             continue
-        found.append(model)
-    return found
+        models.append(model)
+    return models
 
 
 def role_overrides(settings: Settings, models: Sequence[str], dataset: str) -> list[str]:
@@ -128,14 +128,14 @@ def build_block(source: str, data: UserData) -> dict[str, Any]:
         raise ConfigError(f"Unknown source: {source!r}.{nearest(source, sources)}")
     _check_shares(data)
     if not data.path.exists():
-        raise ConfigError(f"There must be a file or folder. Received: {data.path}")
+        raise ConfigError(f"PATH must be an existing file or folder. Received: {data.path}")
     return entry.own(data)
 
 
 def _check_shares(data: UserData) -> None:
     for option, share in (("--validation", data.validation), ("--test", data.test)):
         if share is not None and not 0 < share < 1:
-            raise ConfigError(f"{option} is a share between 0 and 1. Received: {share:g}")
+            raise ConfigError(f"{option} must be between 0 and 1. Received: {share:g}")
     held_out = (data.validation or 0) + (data.test or 0)
     if held_out >= 1:
         raise ConfigError(
@@ -145,8 +145,8 @@ def _check_shares(data: UserData) -> None:
 
 
 _HEAD = """\
-# Datasets of your own, beside those of params.yaml. `chapterflow data add` writes this file, and
-# keeps no comments in it.
+# Your own datasets, in addition to those of params.yaml. `chapterflow data add` writes this file
+# and keeps no comments in it.
 """
 
 
@@ -166,10 +166,10 @@ class Added:
 
 
 def check_name(project: Project, name: str, *, force: bool) -> None:
-    """Refuse a name that is no name, or is taken.
+    """Refuse an invalid or taken name.
 
     Raises:
-        ConfigError: If so.
+        ConfigError: If the name is refused.
     """
     try:
         TypeAdapter(Name).validate_python(name)
@@ -192,18 +192,18 @@ def add_dataset(
     force: bool = False,
     tell: Tell = silent,
 ) -> Added:
-    """Build a dataset aside, validate it, and add it to `data/` and `datasets.yaml`.
+    """Build and validate a dataset, then add it to `data/` and `datasets.yaml`.
 
-    Where anything fails, project and data are as they were; the page of a failed validation stays.
+    If a step fails, project and data are unchanged; the page of a failed validation stays.
 
     Args:
         name: Its name.
-        block: What `params.yaml` would say of it (`chapterflow.loop.own_data.build_block`).
+        block: Its block of `datasets:` (see `build_block`).
         role: Role that it fills in the book profile from now on.
         force: Replace a dataset of the same name in `datasets.yaml`.
 
     Raises:
-        ConfigError: If name, block or role are wrong.
+        ConfigError: If name, block or role is wrong.
         DataError: If the data are damaged or not of their kind.
         ValidationFailed: If they break an expectation.
     """
@@ -247,7 +247,7 @@ def _build_and_check(
     )
     tell("validate", name)
     prepared = Prepared(dataset=name, digest=card.digest, built=True, version=None)
-    # Where `steps.validate` looks for it: the first run need not validate again.
+    # The folder where `steps.validate` looks, so that the first run reuses the verdict.
     out = (
         project.scratch
         / "validation"
@@ -259,13 +259,13 @@ def _build_and_check(
         verdict.raise_for_failure()
     except ValidationFailed as failure:
         raise ValidationFailed(
-            f"{failure}\n  All of it on one page: {out / PAGE}\n  Nothing was added."
+            f"{failure}\n  Details: {out / PAGE}\n  Nothing was added."
         ) from None
     return card, len(verdict.results)
 
 
 def _write(path: Path, own: Mapping[str, dict[str, Any]]) -> None:
-    """Replace the file as a whole."""
+    """Replace the file atomically."""
     kept = {key: blocks for key, blocks in own.items() if blocks}
     text = _HEAD + yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
     with staged(path) as new:

@@ -1,4 +1,4 @@
-"""One file per kind of source: what `params.yaml` describes -> canonical arrays in memory.
+"""One file per source: a block of `params.yaml` -> canonical arrays in memory.
 
-The file of the kind `tu-graphs` is `tu_graphs.py`; its `read(params, fetch)` gives the data.
+The file of the source `random-graphs` is `random_graphs.py`; it ends with its `Source`.
 """

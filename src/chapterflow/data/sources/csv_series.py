@@ -1,4 +1,4 @@
-"""Sources of curves: generated ones, and a series from a CSV file."""
+"""Curves cut from the columns of a CSV file."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class CsvSeries(Strict):
         time: Column of times: ISO 8601 dates or times, or numbers.
         values: Columns of measured values.
         step: `regular`: all steps are equal; `month`: one calendar month each; `irregular`: any.
-        blank_rows: `skip` passes over rows in which all the value columns are empty; `refuse`
-            takes them for damage. A row in which some are empty is an error always.
-        last: Last time that is read, as it is written in the file; null reads all.
+        blank_rows: `skip` ignores rows whose value columns are all empty; `refuse` treats them as
+            damage. A row in which only some are empty is always an error.
+        last: Last time to read, as written in the file; null reads all.
         log: Whether to take logarithms, for values whose changes are relative to their size.
         window: Samples in a window.
         stride: Samples between the starts of train windows, which may overlap. Those of the other
@@ -209,7 +209,7 @@ def _times(name: str, texts: pd.Series[str], *, months: bool) -> tuple[NDArray[n
 
 
 def _dates(texts: pd.Series[str], *, months: bool = False) -> NDArray[np.float64]:
-    """Return days since 1970 or months since the year 0; NaN for what is no date."""
+    """Return days since 1970 or months since the year 0; NaN for other text."""
     import pandas as pd
 
     # pandas reads `now` and `today` as dates too.
@@ -268,19 +268,19 @@ def read(params: CsvSeries, fetch: Fetch) -> SourceData:
                     weights.append(hidden)
                     times.append(series.times[part])
                     split.append(code)
-    found = np.stack(targets).astype(np.float32)[..., np.newaxis]
+    curves = np.stack(targets).astype(np.float32)[..., np.newaxis]
     return SourceData(
         arrays={
             "inputs": np.stack(inputs).astype(np.float32)[..., np.newaxis],
-            "targets": found,
+            "targets": curves,
             "weights": np.stack(weights).astype(np.float32),
-            "noise": np.zeros(len(found), np.float32),
+            "noise": np.zeros(len(curves), np.float32),
             "times": np.stack(times),
             "split": np.array(split, np.uint8),
         },
         shape=(params.window, 1),
         classes=[],
-        value_max=float(np.ceil(np.abs(found).max())) or 1.0,
+        value_max=float(np.ceil(np.abs(curves).max())) or 1.0,
         title=params.title,
         source=f"CSV file: {params.file.name}, columns {', '.join(params.values)}",
         licence=params.licence,
@@ -317,17 +317,17 @@ def split_bounds(count: int, params: CsvSeries, name: str) -> list[tuple[int, in
 
 
 def divided(length: int, parts: int, rng: np.random.Generator) -> Iterator[NDArray[np.bool_]]:
-    """Yield which samples each part of a random division holds; together they hold all, once."""
+    """Yield masks of the parts of a random division; each sample is in exactly one part."""
     turn = rng.permutation(length) % parts
     for part in range(parts):
         yield turn == part
 
 
 def concealed(values: NDArray[np.float64], hidden: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return a window in which hidden samples are made up from those around them.
+    """Return a window whose hidden samples are interpolated from the visible ones.
 
-    One between two visible neighbours becomes their mean; where neighbours are hidden too, the
-    straight line between the nearest visible samples goes on (a mean of hidden neighbours would
+    A sample between two visible neighbours becomes their mean; where neighbours are hidden too, the
+    straight line between the nearest visible samples continues (a mean of hidden neighbours would
     give away their values), and at an end the nearest visible sample is repeated.
     """
     position = np.arange(len(values))
@@ -335,9 +335,9 @@ def concealed(values: NDArray[np.float64], hidden: NDArray[np.bool_]) -> NDArray
     return np.where(hidden, np.interp(position, position[seen], values[seen]), values)
 
 
-#: Most samples in a window, and fewest: below, there is nothing to smooth.
+#: Longest and shortest window: below, there is nothing to smooth.
 LONGEST, SHORTEST = 32, 8
-#: Train windows of one column that are enough; longer series have theirs further apart.
+#: Enough train windows of one column; longer series get a larger stride.
 ENOUGH = 2000
 
 
@@ -347,49 +347,48 @@ def series_options(
     """Return columns, step, window and stride for a CSV file, having read all of it.
 
     The first column holds the times. Columns of words, and columns that miss values where others
-    have them, are left out, which is said.
+    have them, are left out, with a notice.
 
     Args:
         shares: Shares `validation` and `test` of the time span.
-        say: Told of what is left out or taken for granted.
+        say: Receives a notice for what is left out or assumed.
 
     Raises:
         DataError: If the file is no CSV with a header, has no whole column of numbers, a damaged
             value, times that do not increase, or fewer rows than three windows need.
     """
-    found: dict[str, Any] = _columns(path, say)
+    options: dict[str, Any] = _columns(path, say)
 
     def series(step: str) -> Any:
         return CsvSeries.model_validate(
             {"kind": "csv-series", "seed": seed, "upstream": [str(path.parent)]}
-            | {"file": {"name": path.name}, **found, **shares, "step": step}
+            | {"file": {"name": path.name}, **options, **shares, "step": step}
         )
 
-    # Reading without a claim tells every other fault; then each claim is tried.
+    # Reading with any steps reveals every other fault; then try each claim.
     times = read_series(path, series("irregular")).times
-    found["step"] = "irregular"
+    options["step"] = "irregular"
     for step in ("regular", "month"):
         try:
             read_series(path, series(step))
         except DataError:
             continue
-        found["step"] = step
+        options["step"] = step
         break
     else:
         steps = np.diff(times) / np.median(np.diff(times))
         say(
-            f"{path.name}: the times are not equally far apart (steps of {steps.min():.3g} to "
-            f"{steps.max():.3g} times the usual one); they are taken as they are "
+            f"{path.name}: the steps between times differ (from {steps.min():.3g} to "
+            f"{steps.max():.3g} times the usual one); they are kept as they are "
             "(`step: irregular`)."
         )
     windows = _windows(path.name, len(times), shares)
     say(
-        f"{path.name}: cut into windows of {windows['window']} rows. In each a part is hidden and "
-        "predicted from the rest, for the clean curve is not known. Windows to train on begin "
-        f"every {windows['stride']} rows; those that validate and test do not overlap, so they are "
-        "few."
+        f"{path.name}: cut into windows of {windows['window']} rows. In each, a part is hidden and "
+        "predicted from the rest, because the clean curve is unknown. Training windows begin every "
+        f"{windows['stride']} rows; validation and test windows do not overlap, so there are few."
     )
-    return found | windows
+    return options | windows
 
 
 def _columns(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -424,11 +423,11 @@ def _columns(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
         _refuse(name, texts, _is_number(point), comma)
     if not values:
         raise DataError(
-            f"{name} must have a column of numbers beside that of the time ({header[0]!r}). "
+            f"{name} must have a column of numbers besides the times ({header[0]!r}). "
             f"Received: {', '.join(words)}"
         )
     if words:
-        say(f"{name}: left out, as no numbers are in them: {', '.join(words)}.")
+        say(f"{name}: left out, because they hold no numbers: {', '.join(words)}.")
     missing = fields[values] == ""
     blank = missing.all(axis=1)
     gaps = missing[~blank]
@@ -441,11 +440,11 @@ def _columns(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
             if column not in whole
         )
         say(
-            f"{name}: left out, as values are missing in them: {places}. Fill them, or delete "
-            "the rows, to have them too."
+            f"{name}: left out, because values are missing: {places}. Fill them or delete "
+            "the rows to keep these columns."
         )
     if blank.any():
-        say(f"{name}: {blank.sum():,} rows without any value are passed over.")
+        say(f"{name}: rows without any value are ignored: {blank.sum():,}.")
     return {
         "time": header[0],
         "values": whole or values,
@@ -454,13 +453,13 @@ def _columns(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
 
 
 def _windows(name: str, count: int, shares: Mapping[str, float]) -> dict[str, int]:
-    """Return the longest window that fits into every split, and how far apart windows begin."""
+    """Return the longest window that fits into every split, and the stride of windows."""
     held_out = [round(share * count) for share in shares.values()]
     shortest = min(*held_out, count - sum(held_out))
     if shortest < SHORTEST:
         raise DataError(
             f"{name} is too short: train, validation and test each need {SHORTEST} rows or more. "
-            f"Received: {count} rows, of which the smallest of them gets {max(0, shortest)}. "
+            f"Received: {count} rows, of which the smallest split gets {max(0, shortest)}. "
             "Give more rows, or larger --validation and --test."
         )
     window = min(LONGEST, shortest)

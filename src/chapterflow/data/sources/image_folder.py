@@ -1,4 +1,4 @@
-"""Sources of photos: folders of image files, one for each class."""
+"""Photos in folders, one for each class."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ SPLIT_NAMES: dict[str, Split] = {
     "test": "test",
     "testing": "test",
 }
-#: Files that operating systems leave in folders, beside those that begin with a dot.
+#: Files that operating systems leave in folders, apart from those that begin with a dot.
 LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
 #: Names that a message lists before it gives a count.
 NAMED = 5
@@ -112,10 +112,10 @@ def _innermost(folder: Path) -> Path:
 
 def _visible(folder: Path) -> list[Path]:
     try:
-        found = sorted(folder.iterdir(), key=lambda path: path.name)
+        paths = sorted(folder.iterdir(), key=lambda path: path.name)
     except OSError as error:
         raise DataError(f"{folder} cannot be read: {error.strerror}") from None
-    return [p for p in found if not p.name.startswith(".") and p.name.lower() not in LITTER]
+    return [p for p in paths if not p.name.startswith(".") and p.name.lower() not in LITTER]
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -177,9 +177,9 @@ def _one_case(folder: Path, names: Iterable[str]) -> None:
 def _same_classes(top: Path, tree: Tree) -> None:
     names = {split: set(classes) for split, classes in tree.items()}
     _one_case(top, sorted(set[str]().union(*names.values())))
-    for split, found in names.items():
-        if found != names["train"]:
-            differing = sorted(found ^ names["train"])
+    for split, classes in names.items():
+        if classes != names["train"]:
+            differing = sorted(classes ^ names["train"])
             raise DataError(
                 f"{top}: train and {split} must have the same classes. "
                 f"Received in one of them only: {listed(differing)}"
@@ -208,8 +208,8 @@ def read(params: ImageFolder, fetch: Fetch) -> SourceData:
         if params.file is None:
             raise
         # The user knows the archive, and not the place where it was unpacked.
-        told = str(error).replace(f"{folder}/", f"{params.file.name}/")
-        raise DataError(told.replace(str(folder), params.file.name)) from None
+        message = str(error).replace(f"{folder}/", f"{params.file.name}/")
+        raise DataError(message.replace(str(folder), params.file.name)) from None
     classes = sorted(tree["train"])
     labels: list[int] = []
     paths: list[Path] = []
@@ -241,7 +241,7 @@ def read(params: ImageFolder, fetch: Fetch) -> SourceData:
 
 
 def _folder(params: ImageFolder, fetch: Fetch) -> Path:
-    """Return the folder that `path` names, or unpack the archive beside where it was fetched to."""
+    """Return the folder that `path` names, or unpack the archive next to the fetched file."""
     if params.path is not None:
         folder = Path(params.path).expanduser()
         if not folder.is_dir():

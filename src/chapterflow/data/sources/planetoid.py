@@ -67,7 +67,7 @@ class _Unpickler(pickle.Unpickler):
     """Finds the six names that Planetoid files use; any other is refused before it is imported.
 
     Pickles can set attributes of whatever they may name, so the name of the sparse matrix gives
-    a class that is made anew for each file; the other five cannot be changed.
+    a class created for each file; the other five cannot be changed.
     """
 
     def __init__(self, file: Any) -> None:
@@ -83,7 +83,7 @@ class _Unpickler(pickle.Unpickler):
         }
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what a known name stands for."""
+        """Return the object of a known name."""
         try:
             return self._known[module, name]
         except KeyError:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class RandomGraphs(Strict):
-    """Four families of random graphs of matched size and density, told apart by structure alone.
+    """Four families of random graphs of matched size and density: only their structure differs.
 
     Attributes:
         per_family: Graphs of each family.
@@ -118,10 +118,10 @@ def _edges(
     wanted = params.attachments * (nodes - params.attachments)
     while True:
         graph = _draw(family, nodes, wanted, params, seed=int(rng.integers(2**31)))
-        found = np.array(sorted(graph.edges), np.int32).reshape(-1, 2)
+        edges = np.array(sorted(graph.edges), np.int32).reshape(-1, 2)
         # Families whose number of edges is not exactly the wanted one lose some at random.
-        if len(found) >= wanted:
-            return found[np.sort(rng.permutation(len(found))[:wanted])]
+        if len(edges) >= wanted:
+            return edges[np.sort(rng.permutation(len(edges))[:wanted])]
 
 
 def _draw(

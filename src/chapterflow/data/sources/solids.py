@@ -21,11 +21,11 @@ from chapterflow.types import Seed, SplitShare, Strict
 
 
 class Solids(Strict):
-    """Generated bodies of seven kinds as voxels, turned, moved and scaled at random.
+    """Generated bodies of seven shapes as voxels, turned, moved and scaled at random.
 
     Attributes:
         seed: Seed of bodies, noise and splits.
-        each: Bodies of each kind.
+        each: Bodies of each shape.
         side: Voxels along each axis.
         validation: Share of all bodies for early stopping.
         test: Share of all bodies held out for evaluation.
@@ -52,8 +52,8 @@ def read(params: Solids, fetch: Fetch) -> SourceData:
     """Generate the bodies; nothing is fetched."""
     rng = np.random.default_rng(params.seed)
     labels = np.tile(np.arange(len(BODIES), dtype=np.uint8), params.each)
-    kinds = list(BODIES.values())
-    volumes = np.stack([volume(kinds[label], params.side, rng) for label in labels])
+    shapes = list(BODIES.values())
+    volumes = np.stack([volume(shapes[label], params.side, rng) for label in labels])
     split = stratified_split(
         labels, validation=params.validation, test=params.test, seed=params.seed
     )

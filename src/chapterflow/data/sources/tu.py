@@ -1,4 +1,4 @@
-"""Sources of graphs: random families, TU and Planetoid files, Zachary's karate club."""
+"""Graphs in the text format of the TU collection."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Tu(FolderOrArchive):
     """Graphs in the text format of the TU collection (Morris et al. 2020), zip archive or folder.
 
     Attributes:
-        name: Name of the dataset, with which its files begin; null takes the one that is there.
+        name: Name of the dataset, with which its files begin; null takes the only one.
         directed: Whether edges have a direction. If not, each must be listed both ways.
         validation: Share of all graphs for early stopping.
         test: Share of all graphs held out for evaluation.
-        seed: Seed of the splits. Graphs that are equal, bit for bit, get into the same split.
+        seed: Seed of the splits. Equal graphs get into the same split.
     """
 
     kind: Literal["tu"]
@@ -52,7 +52,7 @@ def read(params: Tu, fetch: Fetch) -> SourceData:
     Features are the node labels, one-hot, then the node attributes; where there are neither, a 1.
 
     Raises:
-        DataError: If a file is missing, damaged, or does not fit the others.
+        DataError: If a file is missing, damaged, or contradicts the others.
     """
     place = fetch(params.file) if params.file else Path(params.path or ".").expanduser()
     if place.is_dir():
@@ -114,13 +114,13 @@ def _read(folder: Path, params: Tu) -> SourceData:
 
 def _start(folder: Path, name: str | None) -> Path:
     """Return folder and name with which the files of the dataset begin."""
-    found = sorted(folder.rglob(f"{name or '*'}_graph_indicator.txt"))
-    if len(found) != 1:
+    files = sorted(folder.rglob(f"{name or '*'}_graph_indicator.txt"))
+    if len(files) != 1:
         raise DataError(
             f"A TU dataset must have one {name or 'NAME'}_graph_indicator.txt. Received: "
-            f"{', '.join(path.name for path in found) or 'none'}. Set `name` to choose."
+            f"{', '.join(path.name for path in files) or 'none'}. Set `name` to choose."
         )
-    return found[0].with_name(found[0].name.removesuffix("_graph_indicator.txt"))
+    return files[0].with_name(files[0].name.removesuffix("_graph_indicator.txt"))
 
 
 def _file(start: Path, what: str) -> Path:
@@ -175,15 +175,15 @@ def _classes(values: NDArray[np.int64], file: str) -> tuple[NDArray[np.uint8], l
 
 
 def _scales(features: NDArray[np.float32], attributes: int) -> dict[str, list[float]]:
-    """Return mean and standard deviation of the features; 0 and 1 but for the last `attributes`.
+    """Return mean and deviation of the features; 0 and 1 except for the last `attributes`.
 
     Attributes are measured in units of their own: divided by one largest value, those in small
-    units would vanish. One-hot labels have the same unit all.
+    units would vanish. One-hot labels share one unit.
     """
     if not attributes:
         return {}
     measured = features[:, -attributes:].astype(np.float64)
-    # What is not finite is for validation to find.
+    # Validation reports values that are not finite.
     measured = np.ma.masked_invalid(measured)
     plain = features.shape[1] - attributes
     spread = measured.std(axis=0).filled(1.0)
@@ -200,8 +200,8 @@ def _features(start: Path, nodes: int) -> tuple[NDArray[np.float32], int, dict[s
         labels = _integers(start, "node_labels")
         check_counts(_file(start, "node_labels").name, len(labels), nodes, "node")
         for column in labels.T:
-            kinds, found = np.unique(column, return_inverse=True)
-            parts.append(np.eye(len(kinds), dtype=np.float32)[found])
+            values, places = np.unique(column, return_inverse=True)
+            parts.append(np.eye(len(values), dtype=np.float32)[places])
         said.append(f"node labels, one-hot ({sum(part.shape[1] for part in parts)})")
     if _file(start, "node_attributes").is_file():
         attributes = _numbers(start, "node_attributes")
@@ -239,7 +239,7 @@ def _edges(
             f"Edges of {name} must not leave their graph. "
             f"Received: {(pairs[line] + 1).tolist()} in line {line + 1}"
         )
-    # What validation must be able to see stays: self-loops, repeats, a missing way back.
+    # Self-loops, repeats and one-way edges stay, so that validation reports them.
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))
     pairs, graphs = pairs[order], graphs[order, 0]
     local = pairs - begins[graphs][:, None]

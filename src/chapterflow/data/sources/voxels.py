@@ -1,4 +1,4 @@
-"""Sources of volumes: generated bodies, and `.npz` files in the layout of MedMNIST's 3D sets."""
+"""Labelled volumes in `.npz` files with the layout of MedMNIST's 3D sets."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def read(params: Voxels, fetch: Fetch) -> SourceData:
             no class.
     """
     path = fetch(params.file)
-    found = read_arrays(path)
-    volumes = [_volumes(path.name, f"{part}_images", found) for part in PARTS]
+    arrays = read_arrays(path)
+    volumes = [_volumes(path.name, f"{part}_images", arrays) for part in PARTS]
     shapes = {part: array.shape[1:] for part, array in zip(PARTS, volumes, strict=True)}
     if len(set(shapes.values())) > 1:
         raise DataError(
@@ -69,7 +69,7 @@ def read(params: Voxels, fetch: Fetch) -> SourceData:
             + ", ".join(f"{part} {shape}" for part, shape in shapes.items())
         )
     labels = [
-        _labels(path.name, f"{part}_labels", found, len(array), params.classes)
+        _labels(path.name, f"{part}_labels", arrays, len(array), params.classes)
         for part, array in zip(PARTS, volumes, strict=True)
     ]
     counts = [len(array) for array in volumes]
@@ -94,14 +94,14 @@ def read_classes(path: Path) -> int:
     Raises:
         DataError: As `read_arrays`, and if the labels are not 0, 1, ... with 2 to 256 classes.
     """
-    found = read_arrays(path, KEYS[1::2])
-    for key, labels in found.items():
+    arrays = read_arrays(path, KEYS[1::2])
+    for key, labels in arrays.items():
         if labels.dtype.kind not in "iu" or not labels.size:
             raise DataError(
                 f"{path.name}: {key} must be whole numbers, one for each volume. "
                 f"Received: {labels.dtype} {labels.shape}"
             )
-    seen = np.unique(np.concatenate([labels.ravel() for labels in found.values()]))
+    seen = np.unique(np.concatenate([labels.ravel() for labels in arrays.values()]))
     classes = int(seen[-1]) + 1
     if seen[0] < 0 or not 2 <= classes <= MAX_CLASSES:
         raise DataError(
@@ -152,8 +152,8 @@ def _array(name: str, key: str, arrays: Any) -> NDArray[Any]:
     return array
 
 
-def _volumes(name: str, key: str, found: dict[str, NDArray[Any]]) -> NDArray[np.uint8]:
-    array = found[key]
+def _volumes(name: str, key: str, arrays: dict[str, NDArray[Any]]) -> NDArray[np.uint8]:
+    array = arrays[key]
     if array.dtype != np.uint8 or array.ndim not in (4, 5) or 0 in array.shape:
         raise DataError(
             f"{name}: {key} must be uint8 of shape (n, depth, height, width), or with channels "
@@ -163,9 +163,9 @@ def _volumes(name: str, key: str, found: dict[str, NDArray[Any]]) -> NDArray[np.
 
 
 def _labels(
-    name: str, key: str, found: dict[str, NDArray[Any]], count: int, classes: list[str]
+    name: str, key: str, arrays: dict[str, NDArray[Any]], count: int, classes: list[str]
 ) -> NDArray[np.uint8]:
-    array = found[key]
+    array = arrays[key]
     if array.dtype.kind not in "iu" or array.shape not in ((count,), (count, 1)):
         raise DataError(
             f"{name}: {key} must be {count} whole numbers, one for each volume. "
