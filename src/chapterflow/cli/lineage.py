@@ -43,8 +43,8 @@ def print_reproduction(console: Console, done: Reproduction) -> None:
     )
     console.print(Text(f"Data: {done.data}"), soft_wrap=True)
     if done.changed_sources:
-        told = f"Source files that are others now: {', '.join(done.changed_sources)}"
-        console.print(Text(told), soft_wrap=True)
+        files = ", ".join(done.changed_sources)
+        console.print(Text(f"Source files that have changed: {files}"), soft_wrap=True)
     if done.get_sources:
         console.print(Text(f"The recorded sources: {done.get_sources}"), soft_wrap=True)
     style = {"identical": "green", "agrees": "green", "differs": "bold red"}[done.verdict]

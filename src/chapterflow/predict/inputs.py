@@ -307,10 +307,10 @@ def open_array(path: Path, shape: tuple[int, ...]) -> tuple[NDArray[Any], bool]:
 
 
 def read_version(client: MlflowClient, version: Version) -> tuple[keras.Model, DatasetCard]:
-    """Return the model of a version, and the card of the data that it learnt.
+    """Return the model of a version, and the card of the data that it was trained on.
 
     Raises:
-        StoreError: If its files are not in the store, or not those that were logged.
+        StoreError: If its files are not in the store, or differ from those that were logged.
     """
     from chapterflow.training.batches import load_model
 

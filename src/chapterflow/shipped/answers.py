@@ -1,7 +1,7 @@
-"""What a model answers: raw values in; class, label and probabilities, or smoothed curves, out.
+"""The answers of a logged model to raw values: class, label and probabilities, or smoothed curves.
 
-This file travels with every logged model, whose `loader_module` it is: `mlflow.pyfunc.load_model`
-imports it from there. It needs keras, tensorflow, numpy, pandas and mlflow, and nothing of the
+This file travels with every logged model as its `loader_module`: `mlflow.pyfunc.load_model` imports
+it from the model's folder. It needs keras, tensorflow, numpy, pandas and mlflow, and nothing of the
 project that trained the model.
 """
 
@@ -17,19 +17,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Beside `MLmodel`: what the model takes and answers, and what it answered to its input example.
+#: Files next to `MLmodel`: the model's inputs and classes, and its answers to its input example.
 DESCRIPTION, EXAMPLE_ANSWERS = "answers.json", "example_answers.json"
-#: Beside `MLmodel`: the layers of our own that the model is made of, as a package.
+#: Folder next to `MLmodel`: our own layers in the model, as a package.
 LAYERS = "layers"
 
 
 class Inputs:
-    """What a model takes; what it was not made for is refused.
+    """The inputs that a model accepts.
 
     Args:
-        about: `inputs` (name, shape and dtype of each; null for sides that vary, no name where
-            there is one input only), `lowest` and `highest` (bounds of raw values; null where there
-            are none).
+        about: `inputs` (name, shape and dtype of each; null for sides that vary, and for the name
+            of a single input), `lowest` and `highest` (bounds of raw values; null if there are
+            none).
 
     Attributes:
         wanted: The inputs by name.
@@ -40,10 +40,10 @@ class Inputs:
         self._bounds = about["lowest"], about["highest"]
 
     def checked(self, model_input: Any) -> dict[str | None, NDArray[Any]]:
-        """Return the inputs by name (None for one that has no name), in the model's dtypes.
+        """Return the inputs by name (None for an unnamed one), in the dtypes of the model.
 
         Raises:
-            MlflowException: If names, dtype, shape or values are not those that the model takes.
+            MlflowException: If the model does not accept their names, dtype, shape or values.
         """
         given = model_input if isinstance(model_input, Mapping) else {None: model_input}
         if set(given) != set(self.wanted):
@@ -75,10 +75,10 @@ class Inputs:
         if not _fits(value.shape, shape):
             hint = ""
             if _fits(value.shape, shape[1:]):
-                hint = ". The first side counts examples: one alone is put into a list of its own"
-            _refuse(f"{what} must have the shape {_told(shape)}", _told(value.shape) + hint)
+                hint = ". The first side counts examples: a single one must be put into a list"
+            _refuse(f"{what} must have the shape {_text(shape)}", _text(value.shape) + hint)
         if not value.size:
-            _refuse(f"{what} must hold an example", _told(value.shape))
+            _refuse(f"{what} must hold an example", _text(value.shape))
         with np.errstate(over="ignore"):
             cast = value.astype(dtype, copy=False)
         if not np.isfinite(cast).all():
@@ -95,11 +95,11 @@ class Inputs:
 
 
 class Answers:
-    """A Keras model that answers in words, and refuses what it was not made for.
+    """A Keras model that checks its inputs, and answers with the names of classes.
 
     Args:
-        network: Ends in logits where it has classes.
-        about: What `Inputs` reads, and `classes` (their names; none for curves).
+        network: Returns logits if it has classes.
+        about: The description for `Inputs`, and `classes` (their names; none for curves).
     """
 
     def __init__(self, network: Any, about: Mapping[str, Any]) -> None:
@@ -109,47 +109,48 @@ class Answers:
         self._classes: list[str] = list(about["classes"])
 
         def answer(values: Any) -> Any:
-            found = network(values, training=False)
-            return tf.nn.softmax(found) if self._classes else found
+            outputs = network(values, training=False)
+            return tf.nn.softmax(outputs) if self._classes else outputs
 
         specs: Any = {
             name: tf.TensorSpec(given["shape"], given["dtype"])
             for name, given in self._inputs.wanted.items()
         }
-        # Traced once for batches of any size: `network.predict` costs fifty times as much for one.
+        # Traced once for batches of any size; `network.predict` takes fifty times as long for one
+        # example.
         self._answer = tf.function(answer, input_signature=[specs.get(None, specs)])
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
-        """Return a `pandas.DataFrame` with a row for each example (for each node of one graph).
+        """Return a `pandas.DataFrame` with a row for each example, or for each node of one graph.
 
         Args:
             model_input: An array `(n, ...)`, or a dict of arrays by name.
-            params: None are known; MLflow hands them over.
+            params: Ignored; MLflow passes them.
 
         Raises:
-            MlflowException: INVALID_PARAMETER_VALUE, if the input is not what the model takes.
+            MlflowException: INVALID_PARAMETER_VALUE, if the model does not accept the input.
         """
         import pandas as pd
         import tensorflow as tf
 
         values = self._inputs.checked(model_input)
         tensors: Any = {name: tf.constant(value) for name, value in values.items()}
-        found = self._answer(tensors.get(None, tensors)).numpy()
-        if not np.isfinite(found).all():
-            _refuse("The input must hold numbers that the model can answer", "too large ones")
+        outputs = self._answer(tensors.get(None, tensors)).numpy()
+        if not np.isfinite(outputs).all():
+            _refuse("The input must hold numbers that the model can process", "too large ones")
         if not self._classes:
-            return pd.DataFrame({"curve": found[..., 0].tolist()})
-        best = found.argmax(axis=-1)
+            return pd.DataFrame({"curve": outputs[..., 0].tolist()})
+        best = outputs.argmax(axis=-1)
         return pd.DataFrame(
             {
                 "class": best,
                 "label": [self._classes[number] for number in best],
-                "probabilities": found.tolist(),
+                "probabilities": outputs.tolist(),
             }
         )
 
 
-#: What numpy makes of JSON that is not all numbers.
+#: What JSON holds, by the numpy kind that it becomes.
 _KINDS = {
     "U": "text",
     "S": "text",
@@ -160,16 +161,16 @@ _KINDS = {
 
 
 def _check_graphs(values: Mapping[str | None, NDArray[Any]]) -> None:
-    """Refuse arrays that are no graphs: they would be answered, or fail, without a reason."""
+    """Refuse arrays that are not graphs: their answers or errors would be meaningless."""
     features, adjacency = values["features"], values["adjacency"]
     square = (*features.shape[:-1], features.shape[-2])
     if adjacency.shape != square:
         _refuse(
-            f"adjacency must have the shape {_told(square)} for features {_told(features.shape)}",
-            _told(adjacency.shape),
+            f"adjacency must have the shape {_text(square)} for features {_text(features.shape)}",
+            _text(adjacency.shape),
         )
     if not np.isin(adjacency, (0, 1)).all():
-        _refuse("adjacency must hold 0 and 1 alone", "other numbers")
+        _refuse("adjacency must hold only 0 and 1", "other numbers")
     if not np.array_equal(adjacency, np.swapaxes(adjacency, -1, -2)):
         _refuse("adjacency must be symmetric: an edge goes both ways", "an edge that goes one way")
     if np.diagonal(adjacency, axis1=-2, axis2=-1).any():
@@ -178,7 +179,7 @@ def _check_graphs(values: Mapping[str | None, NDArray[Any]]) -> None:
     if sizes is None:
         return
     if sizes.shape != features.shape[:1]:
-        _refuse(f"sizes must have the shape {_told(features.shape[:1])}", _told(sizes.shape))
+        _refuse(f"sizes must have the shape {_text(features.shape[:1])}", _text(sizes.shape))
     if sizes.min() < 1 or sizes.max() > features.shape[1]:
         _refuse(
             f"sizes must lie between 1 and the {features.shape[1]} nodes of the arrays",
@@ -187,19 +188,19 @@ def _check_graphs(values: Mapping[str | None, NDArray[Any]]) -> None:
     padding = np.arange(features.shape[1]) >= sizes[:, None]
     if adjacency[padding].any():
         _refuse(
-            "adjacency must join nodes of the graph alone: there are as many as sizes says",
-            "an edge of a node behind them",
+            "adjacency must join nodes of the graph only, as many as sizes says",
+            "an edge of a node after them",
         )
 
 
-def _fits(own: tuple[int, ...], shape: list[int | None]) -> bool:
-    """Return whether an array of the shape `own` has the wanted shape; None is any side."""
-    return len(own) == len(shape) and all(
-        wanted in (None, side) for wanted, side in zip(shape, own, strict=True)
+def _fits(received: tuple[int, ...], shape: list[int | None]) -> bool:
+    """Return whether an array has the wanted shape; None stands for any side."""
+    return len(received) == len(shape) and all(
+        wanted in (None, side) for wanted, side in zip(shape, received, strict=True)
     )
 
 
-def _told(shape: Any) -> str:
+def _text(shape: Any) -> str:
     sides = ", ".join("any" if side is None else str(side) for side in shape)
     return f"({sides},)" if len(shape) == 1 else f"({sides})"
 
@@ -211,14 +212,14 @@ def _refuse(expected: str, received: str) -> None:
 
 
 def import_shipped(name: str, shipped: Path) -> None:
-    """Import a module, from the files of a model where none is installed.
+    """Import a module; from the files of a model if it is not installed.
 
     Args:
-        name: Of a module within packages.
-        shipped: Folder of these packages.
+        name: Full name of the module.
+        shipped: Folder of packages in the model's files.
 
     Raises:
-        ModuleNotFoundError: If it is in neither place, or needs what is not there.
+        ModuleNotFoundError: If it is in neither place, or needs a module that is missing.
     """
     try:
         importlib.import_module(name)
@@ -226,12 +227,11 @@ def import_shipped(name: str, shipped: Path) -> None:
     except ModuleNotFoundError:
         parts = name.split(".")
     try:
-        # It has to be looked for before `shipped` is in the path, wherever there: an editable
-        # installation would be found behind it.
+        # Before `shipped` is anywhere in the path, or an editable installation would not be seen.
         importlib.import_module(parts[0])
     except ModuleNotFoundError:
         sys.path.append(str(shipped))
-    # The package may be that of another model, or an installation, without this module.
+    # The package may come from another model, or an installation, and lack this module.
     for depth in range(1, len(parts)):
         package = importlib.import_module(".".join(parts[:depth]))
         if (place := str(shipped.joinpath(*parts[:depth]))) not in package.__path__:
@@ -240,12 +240,12 @@ def import_shipped(name: str, shipped: Path) -> None:
 
 
 def _load_pyfunc(path: str) -> Answers:
-    """Return the model in an MLflow model's folder; `mlflow.pyfunc.load_model` calls this."""
+    """Return the model in the folder of an MLflow model; called by `mlflow.pyfunc.load_model`."""
     import keras
 
     folder = Path(path)
     about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     for module in about["layers"]:
-        import_shipped(module, folder / LAYERS)  # which makes its layers known to Keras
+        import_shipped(module, folder / LAYERS)  # registers its layers with Keras
     (file,) = (folder / "data").glob("*.keras")
     return Answers(keras.saving.load_model(file, compile=False), about)

@@ -188,7 +188,7 @@ def version_of(
 
 
 def holder(client: MlflowClient, name: str, alias: str) -> Version | None:
-    """Return the version that holds an alias; None where none does, or the model is not there."""
+    """Return the version that has an alias; None if there is no such alias or model."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -216,13 +216,13 @@ def model_folder(version: Version) -> Path:
 
 
 def model_file(client: MlflowClient, version: Version, folder: Path | None = None) -> Path:
-    """Return the `.keras` file of a version, on this machine: the one that was logged.
+    """Return the path of a version's `.keras` file on this machine.
 
     Args:
-        folder: That of the version's files, where it is known.
+        folder: Folder of the version's files, if known.
 
     Raises:
-        StoreError: If it is not in the store, or another one is there.
+        StoreError: If it is not in the store, or differs from the file that was logged.
     """
     from mlflow.exceptions import MlflowException
 
@@ -233,18 +233,18 @@ def model_file(client: MlflowClient, version: Version, folder: Path | None = Non
         logged = client.get_logged_model(version.source.rpartition("/")[2]).tags.get(MODEL_SHA256)
     except MlflowException as error:
         raise _lost(version, error) from None
-    # None of a model that was logged before hashes were.
+    # Models logged before hashes were recorded have none.
     if logged is not None and (received := sha256_file(files[0])) != logged:
         raise StoreError(
             f"{files[0].name} of {version.uri()} is not the file that was logged: it was damaged "
             f"or replaced. Received: SHA-256 {received[:12]}, logged was {logged[:12]}. "
-            f"`chapterflow run {version.model} --force` makes another version"
+            f"`chapterflow run {version.model} --force` makes a new version"
         )
     return files[0]
 
 
 def card_of(client: MlflowClient, version: Version) -> DatasetCard:
-    """Return the card of the data that a version learnt; its model is not read.
+    """Return the card of the data that a version was trained on, without reading its model.
 
     Raises:
         StoreError: If it is not in the store.
@@ -280,7 +280,7 @@ def register(
         tags: Tags of the version.
         description: Description of the version.
         about: Description of the registered model, set when it is created.
-        about_tags: Tags of the registered model, set then too.
+        about_tags: Tags of the registered model, set when it is created.
 
     Raises:
         StoreError: If the version does not become ready.
@@ -297,7 +297,7 @@ def register(
             raise
     metadata = Model.load(model_uri)
     # Waits until the version is ready.
-    made = client.create_model_version(
+    record = client.create_model_version(
         name,
         source=model_uri,
         run_id=metadata.run_id,
@@ -305,9 +305,9 @@ def register(
         description=description,
         model_id=metadata.model_id,
     )
-    if made.status != "READY":
+    if record.status != "READY":
         raise StoreError(
-            f"Version {made.version} of the model {name!r} must become READY. "
-            f"Received: {made.status} ({made.status_message})"
+            f"Version {record.version} of the model {name!r} must become READY. "
+            f"Received: {record.status} ({record.status_message})"
         )
-    return str(made.version)
+    return str(record.version)
