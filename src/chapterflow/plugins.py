@@ -57,9 +57,18 @@ def load(module: str, attribute: str, record: type[T], name: str) -> T:
     """Return what a file registers under `attribute`.
 
     Raises:
-        ConfigError: If it is not a record of this class and name.
+        ConfigError: If it is not a record of this class and name, or the file of another package
+            cannot be imported.
     """
-    registered: Any = getattr(importlib.import_module(module), attribute, None)
+    try:
+        registered: Any = getattr(importlib.import_module(module), attribute, None)
+    except Exception as error:  # A file may raise anything when it is imported.
+        if module.startswith("chapterflow."):
+            raise
+        raise ConfigError(
+            f"{module} ({record.__name__.lower()} {name!r}) cannot be imported. "
+            f"Received: {type(error).__name__}: {error}. Repair its package or uninstall it."
+        ) from error
     if not isinstance(registered, record) or getattr(registered, "name", None) != name:
         raise ConfigError(
             f"{module.replace('.', '/')}.py must end with "

@@ -51,7 +51,7 @@ def print_inventory(console: Console, records: list[dict[str, Any]]) -> None:
     """Print the records as a table."""
     from chapterflow.kinds.dataset import SPLITS, shape_text
 
-    table = Table("dataset", "kind", "used for", "train / validation / test", "shape", "digest")
+    table = Table("dataset", "source", "used for", "train / validation / test", "shape", "digest")
     for record in records:
         here = record["here"]
         table.add_row(
@@ -147,7 +147,9 @@ def data_verify() -> None:
 def data_add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new dataset.")],
     path: Annotated[str, typer.Argument(metavar="PATH", help="Folder or file.")],
-    kind: Annotated[str, typer.Option(help="images, idx, csv, voxels, tu or planetoid.")],
+    source: Annotated[
+        str, typer.Option("--kind", help="Source: images, idx, csv, voxels, tu or planetoid.")
+    ],
     role: Annotated[
         str | None, typer.Option(help="Role that it takes in the book profile.")
     ] = None,
@@ -174,7 +176,7 @@ def data_add(
     adding.check_name(project, name, force=force)
     place = Path(os.path.abspath(Path(path).expanduser()))
     data = UserData(place, settings.seed, validation, test, title, say)
-    block = adding.build_block(kind, data)
+    block = adding.build_block(source, data)
     console = Console()
     with shown(console, [name]) as progress:
         tell = tell_about(name)

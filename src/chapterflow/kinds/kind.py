@@ -50,6 +50,7 @@ class Task:
 CLASSIFICATION = Task("classification", True, "accuracy", True, "probability")
 #: Curves `(batch, length, 1)` as targets, mean squared error as loss.
 REGRESSION = Task("regression", False, "rmse", False, "prediction")
+TASKS = (CLASSIFICATION, REGRESSION)
 
 
 def task_of(metrics: Mapping[str, Any]) -> Task:

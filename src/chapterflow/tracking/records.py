@@ -7,10 +7,11 @@ from typing import Literal, Self
 from pydantic import Field
 
 from chapterflow.evaluation.compare import Difference
+from chapterflow.kinds.kind import TASKS, task_of
 from chapterflow.types import Strict
 
 #: What models are judged by: accuracy where the target is a class.
-SCORES = ("accuracy", "rmse")
+SCORES = tuple(task.score for task in TASKS)
 
 
 class Prepared(Strict):
@@ -49,8 +50,8 @@ class Outcome(Strict):
 
     def summary(self) -> str:
         """Return the score that the model is judged by, in a few words."""
-        name = next(name for name in SCORES if f"test/{name}" in self.metrics)
-        return f"test {name} {self.metrics[f'test/{name}']:.4f}"
+        task = task_of(self.metrics)
+        return f"test {task.score} {self.metrics[task.metric]:.4f}"
 
 
 class Comparison(Strict):
