@@ -218,7 +218,7 @@ def test_parts_that_do_not_fit_together_are_refused(
             params.model_copy(update={"preprocessing": "none"}), data
         ),
     )
-    with pytest.raises(ChapterflowError, match="must give together what they gave alone"):
+    with pytest.raises(ChapterflowError, match="must give the logits of its parts"):
         train(params_of(weights), dataset, scratch_of(tmp_path), entry=wrong)
 
 
@@ -264,7 +264,7 @@ def test_pretext_weights_are_trained_once_and_hub_uses_the_same(
 
 
 def test_pretext_weights_are_those_of_small(roles: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="exist for the backbone small alone"):
+    with pytest.raises(ConfigError, match="exist only for the backbone small"):
         train(params_of("pretext", backbone="MobileNet"), roles, scratch_of(tmp_path))
 
 

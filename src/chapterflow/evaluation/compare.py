@@ -134,12 +134,12 @@ def differences(
         for a, b in pairs
     }
     p_values = [mcnemar(*only[pair]) for pair in pairs]
-    found = []
+    differences = []
     for (a, b), p_value, p_adjusted in zip(pairs, p_values, holm(p_values), strict=True):
         only_a, only_b = only[a, b]
         low, high = paired_bootstrap(right[a], right[b], resamples=resamples, seed=seed)
         better = "b better" if only_b > only_a else "a better"
-        found.append(
+        differences.append(
             Difference(
                 a=a,
                 b=b,
@@ -156,4 +156,4 @@ def differences(
                 verdict=better if p_adjusted < SIGNIFICANCE else "no difference shown",
             )
         )
-    return found
+    return differences

@@ -69,10 +69,10 @@ def compiled_forward(model: keras.Model, shapes: Any) -> Callable[[Any], Any]:
         if isinstance(shapes, dict)
         else tf.TensorSpec(*shapes)
     )
-    found: Callable[[Any], Any] = tf.function(
+    compiled: Callable[[Any], Any] = tf.function(
         lambda values: model(values, training=False), input_signature=[specs]
     )
-    return found
+    return compiled
 
 
 def latency(forward: Callable[[Any], Any], inputs: Any, repeats: int) -> tuple[float, float]:

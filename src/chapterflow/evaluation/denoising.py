@@ -1,4 +1,4 @@
-"""Errors of smoothed curves, and of the classical filters that they are held against."""
+"""Errors of smoothed curves, and of the classical filters they are compared with."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def denoising_metrics(
         ImplausibleMetric: If shapes differ, a value is not finite, a weight is neither 0 nor 1,
             nothing is scored, or the error is exactly 0.
     """
-    truth, found, mask, given = _checked(targets, predictions, weights, inputs)
-    error, count = found - truth, mask.sum()
+    truth, answers, mask, given = _checked(targets, predictions, weights, inputs)
+    error, count = answers - truth, mask.sum()
     mse = float((error**2 * mask).sum() / count)
     if mse == 0:
         raise ImplausibleMetric(
@@ -199,7 +199,7 @@ def _checked(
         )
     if not np.any(weights):
         raise ImplausibleMetric("At least one sample must be scored. Received: weights of 0 only")
-    truth, found, *rest = (
+    truth, answers, *rest = (
         np.asarray(array, np.float64)[..., 0] for array in (targets, predictions, *more)
     )
-    return truth, found, np.asarray(weights, np.float64), *rest
+    return truth, answers, np.asarray(weights, np.float64), *rest

@@ -148,7 +148,7 @@ def check_held_out(dataset: Dataset) -> None:
 
 
 def _curve_scores(dataset: Dataset, answers: NDArray[Any]) -> Metrics:
-    """Return the errors on the test curves, and those of the classical filters beside them."""
+    """Return the errors on the test curves, and the errors of the classical filters."""
     parts: dict[Split, Any] = {}
     for split in ("train", "test"):
         chosen = dataset.indices(split)

@@ -1,4 +1,4 @@
-"""Variants beside a model: the same data, seed and code, other parameters."""
+"""Variants of a model: the same data, seed and code, other parameters."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def score_variants(
     metrics: Metrics = {}
     for name, variant in params.beside.items():
         tell(name)
-        own, found = params.variant(name), {}
+        own, scores = params.variant(name), {}
         data = sized_for(entry, own, dataset)
         test = data.indices("test")
         if variant.train:
@@ -56,26 +56,26 @@ def score_variants(
             training = fit(entry, own, dataset, seed=seed, work=folder, scratch=scratch)
             model = load_model(folder / "model.keras")
             answers = predict(model, data, "test")
-            found["train_seconds"] = training.seconds
+            scores["train_seconds"] = training.seconds
             if data.card.task.classes:
                 correct = int((answers.argmax(axis=-1) == data.labels[test]).sum())
-                found["accuracy"] = correct / len(test)
-                found["accuracy_low"], found["accuracy_high"] = accuracy_interval(
+                scores["accuracy"] = correct / len(test)
+                scores["accuracy_low"], scores["accuracy_high"] = accuracy_interval(
                     correct, len(test)
                 )
             else:
                 targets, given = data.targets(test), data.weights(test)
                 mask = np.ones(targets.shape[:2], np.float32) if given is None else given
                 errors = denoising_metrics(targets, answers, mask, inputs=data.inputs(test))
-                found["rmse"] = errors["test/rmse"]
+                scores["rmse"] = errors["test/rmse"]
         else:
             from chapterflow.training.backbones import with_files
 
             own = with_files(own, data, scratch or work.parent.parent)
             model = built(entry, own, input_spec(entry, own, data), seed=seed)
-        found["parameters"] = float(model.count_params())
-        found["flops"] = float(flops(model, data.inputs(test[:1])))
-        metrics |= {f"beside/{name}/{key}": value for key, value in found.items()}
+        scores["parameters"] = float(model.count_params())
+        scores["flops"] = float(flops(model, data.inputs(test[:1])))
+        metrics |= {f"beside/{name}/{key}": value for key, value in scores.items()}
     return check_metrics(metrics)
 
 
@@ -127,6 +127,6 @@ def cross_validated(
     for name, variant in params.beside.items():
         if variant.train:
             for key, value in validated(params.variant(name), name).items():
-                told = key.removeprefix("cv/").replace("/", "_")
-                metrics[f"beside/{name}/cv_{told}"] = value
+                label = key.removeprefix("cv/").replace("/", "_")
+                metrics[f"beside/{name}/cv_{label}"] = value
     return check_metrics(metrics)

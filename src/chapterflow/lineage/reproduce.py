@@ -448,7 +448,7 @@ def _retrain(recorded: Recorded, data: Path, temporary: Path, tell: Tell) -> tup
     def on_epoch(record: EpochRecord) -> None:
         tell(
             "train",
-            f"epoch {record.epoch}/{recorded.params.all_epochs()}, validation {record.told}",
+            f"epoch {record.epoch}/{recorded.params.all_epochs()}, validation {record.summary}",
         )
 
     started = time.monotonic()

@@ -198,7 +198,7 @@ def train(run: Run, *, tell: Tell = silent) -> Training:
     def on_epoch(record: EpochRecord) -> None:
         logger(record)
         if record.epoch > done_before:
-            progress = f"epoch {record.epoch}/{params.all_epochs()}, validation {record.told}"
+            progress = f"epoch {record.epoch}/{params.all_epochs()}, validation {record.summary}"
             tell("train", progress)
 
     with run.session.ending_on_error(run.id):

@@ -1,9 +1,8 @@
-"""Backbones and SavedModels before a model is built: fetched, trained or exported.
+"""Weights of backbones before a model is built: fetched, trained or exported.
 
-It takes RGB (or grey) images in [0, 1] of the backbone's size and gives one vector: the backbone's
-preprocessing and the pooling are part of it.
-
-Trained once with the generic fit, and kept under `<scratch>/backbones/<key>/` for transfer and hub.
+A trained backbone is stored under `<scratch>/backbones/<key>/`, for transfer and hub. An exported
+one, under `<scratch>/hub/<key>/`, takes RGB (or grey) images in [0, 1] of the backbone's size and
+returns one vector: preprocessing and pooling are part of it.
 """
 
 from __future__ import annotations
@@ -43,11 +42,11 @@ SIDE = 224
 def ensure_export(
     params: BackboneParams, data: InputSpec, scratch: Path, *, pooling: str = "avg"
 ) -> Path:
-    """Return the folder of a backbone's export below `<scratch>/hub/`; make it where it is missing.
+    """Return the folder of a backbone's export below `<scratch>/hub/`; export it if missing.
 
     Args:
         params: The backbone, its weights given as a path.
-        data: Images that it will get. Their size is that of the export, unless it varies.
+        data: Images that it takes; their size, unless it varies, is the size of the export.
         scratch: Folder of the project's scratch.
         pooling: How maps become one vector: `avg`, `max` or `flatten`.
     """
@@ -109,7 +108,7 @@ SEED = 5
 class Views(Dataset):
     """Each image in its eight orientations, and the orientation as part of the class.
 
-    Telling orientations apart, too, makes more general features than the few classes alone
+    Learning orientations as well gives more general features than the few classes alone
     (Lee et al., "Self-supervised label augmentation via input transformations", ICML 2020).
     """
 
@@ -147,10 +146,10 @@ def views(dataset: Dataset) -> Views:
 
 
 def ensure_backbone(dataset: Dataset, scratch: Path) -> Path:
-    """Return the weights of `small`, trained on a dataset; train it where it is not there.
+    """Return the weights of `small`, trained on a dataset; train it if they are missing.
 
-    Deterministic: the key covers data, recipe and libraries. A killed training goes on from its
-    last epoch; two processes that want the same backbone train it once.
+    Deterministic: the key covers data, recipe and libraries. A killed training resumes from its
+    last epoch; two processes that need the same backbone train it once.
 
     Args:
         dataset: Square images with classes, of the role `pretext`.
@@ -189,9 +188,9 @@ def _build(params: HeadParams, data: InputSpec) -> keras.Model:
 
 
 def _save_backbone(model: Path, data: InputSpec, path: Path) -> None:
-    found = backbone(SMALL.model_copy(update={"weights": str(model)}), data)
+    small = backbone(SMALL.model_copy(update={"weights": str(model)}), data)
     path.parent.mkdir(exist_ok=True)
-    found.save_weights(path)
+    small.save_weights(path)
 
 
 #: Folder below `CHAPTERFLOW_MIRROR`.
@@ -199,16 +198,16 @@ MIRROR_FOLDER = "keras-applications"
 
 
 def with_files(params: ModelParams, dataset: Dataset, scratch: Path) -> ModelParams:
-    """Return parameters whose weights, or handle, are a path: fetched, trained or exported now.
+    """Return parameters whose weights or handle are a path; fetch, train or export them if needed.
 
     Args:
-        dataset: What the model learns; the pretext dataset lies beside it.
+        dataset: What the model learns; the pretext dataset is in the next folder.
         scratch: Folder of the project's scratch.
 
     Raises:
         ConfigError: If there are no such weights.
         DataError: If the pretext data or the weights are damaged or missing.
-        FetchError: If ImageNet weights cannot be had.
+        FetchError: If ImageNet weights cannot be fetched.
     """
     if isinstance(params, HubParams):
         if params.handle in EXPORTED:
@@ -243,7 +242,7 @@ def weights_of(params: BackboneParams, dataset: Dataset, scratch: Path) -> str:
     if params.weights == PRETEXT:
         if params.backbone != "small":
             raise ConfigError(
-                "weights: pretext exist for the backbone small alone. "
+                "weights: pretext exist only for the backbone small. "
                 f"Received: {params.backbone}. Choose backbone: small, or other weights"
             )
 
@@ -252,13 +251,13 @@ def weights_of(params: BackboneParams, dataset: Dataset, scratch: Path) -> str:
 
 
 def imagenet_weights(backbone: str, alpha: float) -> Path:
-    """Return the file of ImageNet weights: from Keras's folder, and else from Keras's address.
+    """Return the file of ImageNet weights, from Keras's folder or from Keras's address.
 
     A mirror (`CHAPTERFLOW_MIRROR`) replaces that address.
 
     Raises:
-        ConfigError: If there are none of that width.
-        FetchError: If none of them has it.
+        ConfigError: If there are no weights of that width.
+        FetchError: If neither has the file.
     """
     from chapterflow.models.layers.backbones import check_md5, download, keras_models, weights_file
 

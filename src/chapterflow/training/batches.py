@@ -43,8 +43,8 @@ def input_spec(entry: ChapterModel[Any], params: ModelParams, dataset: Dataset) 
 def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.intp]:
     """Return the order of the examples in an epoch.
 
-    It depends on nothing that came before, so a resumed training sees the order that it would have
-    seen undisturbed.
+    The order depends only on seed and epoch, so a resumed training sees the same order as an
+    uninterrupted one.
     """
     return np.random.default_rng([seed, epoch]).permutation(count)
 
@@ -69,7 +69,7 @@ class TrainBatches:
         self._seed = seed
 
     def as_tf(self) -> tf.data.Dataset:
-        """Return batches of inputs and targets, and of weights where the kind of data has them."""
+        """Return batches of inputs and targets, with weights if the dataset has them."""
         return _as_tf(self._dataset, self._pass, len(self._indices), self._batch_size)
 
     def _pass(self) -> Iterator[tuple[Any, ...]]:
@@ -78,13 +78,13 @@ class TrainBatches:
 
 
 def split_batches(dataset: Dataset, split: Split, *, batch_size: int) -> tf.data.Dataset:
-    """Return one split's batches in stored order, shaped as those of `TrainBatches`."""
+    """Return one split's batches in stored order, shaped like those of `TrainBatches`."""
     indices = dataset.indices(split)
     return _as_tf(dataset, lambda: _gather(dataset, indices, batch_size), len(indices), batch_size)
 
 
 def load_model(path: Path) -> keras.Model:
-    """Return a saved model of this project, its own layers included; it is not compiled."""
+    """Return a saved model of this project, uncompiled, with the project's own layers."""
     import keras
 
     with zipfile.ZipFile(path) as archive:
@@ -122,14 +122,14 @@ def _batch(dataset: Dataset, chosen: NDArray[np.intp]) -> tuple[Any, ...]:
 def _as_tf(dataset: Dataset, batches: Any, count: int, batch_size: int) -> tf.data.Dataset:
     import tensorflow as tf
 
-    given = dataset.input_shapes()
+    shapes = dataset.input_shapes()
     inputs = (
-        {name: tf.TensorSpec(*spec) for name, spec in given.items()}
-        if isinstance(given, dict)
-        else tf.TensorSpec(*given)
+        {name: tf.TensorSpec(*spec) for name, spec in shapes.items()}
+        if isinstance(shapes, dict)
+        else tf.TensorSpec(*shapes)
     )
     signature = (inputs, *(tf.TensorSpec(*spec) for spec in dataset.target_shapes()))
     stream = tf.data.Dataset.from_generator(batches, output_signature=signature)
-    # Keras must know where a pass ends to run several steps in one execution.
+    # Keras asks for the number of batches to predict several in one execution.
     sized = stream.apply(tf.data.experimental.assert_cardinality(math.ceil(count / batch_size)))
     return sized.prefetch(4)

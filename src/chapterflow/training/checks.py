@@ -1,7 +1,4 @@
-"""What is refused before a model is trained.
-
-Outputs that are no logits, pixels scaled twice, layers that no file could bring back.
-"""
+"""Checks of a model before training: its output, its scaling of pixels, and its layers."""
 
 from __future__ import annotations
 
@@ -16,19 +13,19 @@ from chapterflow.models.base import InputSpec
 if TYPE_CHECKING:
     import keras
 
-#: Layers that hand on the values that they get, or a part of them.
+#: Layers that pass on their input, or a part of it.
 PASSING = ("Dropout", "Flatten", "Identity", "Reshape")
-#: Span of the values that reach the weights, from a black and a white example, at least. A network
-#: that divides by the largest value has 1; one that divides twice by 16 has 0.06.
+#: Least span of the values of a black and a white example at the first weights. A network that
+#: divides by the largest value has 1; dividing twice by 16 leaves 0.06.
 NARROWEST = 0.1
 
 
 def check_logits(model: keras.Model, classes: int) -> None:
-    """Refuse a model of classes that does not end in one unbounded number for each of them.
+    """Refuse a classifier that does not end in one unbounded number per class.
 
-    The loss takes logits: of probabilities it would take the softmax once more, and training would
-    crawl. Catches a sigmoid with binary cross-entropy on one-hot classes, too, whose units learn
-    apart and whose probabilities do not add up to one.
+    The loss takes logits: given probabilities, it would apply the softmax a second time, and
+    training would crawl. The check also catches a sigmoid with binary cross-entropy on one-hot
+    classes, whose units learn independently and whose probabilities do not sum to one.
 
     Args:
         model: Built, not compiled.
@@ -60,7 +57,7 @@ def check_logits(model: keras.Model, classes: int) -> None:
 
 
 def check_layers(model: keras.Model) -> None:
-    """Refuse a model that could be saved, but not loaded again.
+    """Refuse a model that could be saved but not loaded.
 
     Args:
         model: Built, not compiled.
@@ -74,7 +71,7 @@ def check_layers(model: keras.Model) -> None:
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.Lambda):
             raise ConfigError(
-                f"check_layers: every layer must load from a file without running code that stands "
+                f"check_layers: every layer must load from a file without running code stored "
                 f"in it. Received: {layer.name}, a Lambda. Make it a class of your own, with "
                 f"{register} above it"
             )
@@ -92,7 +89,7 @@ def check_layers(model: keras.Model) -> None:
 
 
 def _last_layer(model: Any) -> Any:
-    """Return the layer that computes the output, those behind it passed over that compute nothing.
+    """Return the layer that computes the output; later layers that compute nothing are skipped.
 
     Of several outputs, the first counts.
     """
@@ -101,7 +98,7 @@ def _last_layer(model: Any) -> Any:
     tensor = model.outputs[0]
     while True:
         layer, node, _ = tensor._keras_history
-        # Not `output`: that of a Sequential within another model leads back to itself.
+        # Not `output`: within another model, a Sequential's `output` leads back to itself.
         if isinstance(layer, keras.Model) and getattr(layer, "outputs", None):
             tensor = layer.outputs[0]
         elif type(layer).__name__ in PASSING or _passes_on(layer):
@@ -117,7 +114,7 @@ def _passes_on(layer: Any) -> bool:
 
 
 def _activation(layer: Any) -> str | None:
-    """Return the name of the activation that a layer ends with; None where it has none."""
+    """Return the name of a layer's final activation; None if it has none."""
     import keras
 
     own = getattr(layer, "activation", None)
@@ -127,15 +124,15 @@ def _activation(layer: Any) -> str | None:
     # Layers and operations that are an activation: `layers.Softmax`, `ops.sigmoid(x)`.
     layer_class = type(layer)
     name = layer_class.__name__.lower()
-    known = {str(one).replace("_", "") for one in vars(keras.activations)}
+    known = {str(key).replace("_", "") for key in vars(keras.activations)}
     return layer_class.__name__ if name in known and name != "linear" else None
 
 
 def check_scaled_once(model: keras.Model, data: InputSpec) -> None:
-    """Refuse a model in which pixels are divided by their largest value a second time.
+    """Refuse a model that divides pixels by their largest value a second time.
 
-    A black and a white example go through all that stands before the first layer with weights;
-    there they must still differ.
+    A black and a white example pass through all layers before the first weights, where they must
+    still differ.
 
     Args:
         model: Built for `data`; one of another kind than pixels, or of several inputs, is not
@@ -143,7 +140,7 @@ def check_scaled_once(model: keras.Model, data: InputSpec) -> None:
         data: What the model is built for.
 
     Raises:
-        ConfigError: If next to nothing is left of the difference.
+        ConfigError: If hardly any difference is left.
     """
     import keras
 
@@ -155,12 +152,12 @@ def check_scaled_once(model: keras.Model, data: InputSpec) -> None:
     sides = [side or 32 for side in model.input_shape[1:]]
     batch = np.zeros((2, *sides), np.float32)
     batch[1] = data.value_max
-    reaching = np.asarray(keras.Model(model.input, first.input)(batch, training=False))
-    span = float(np.ptp(reaching))
+    values = np.asarray(keras.Model(model.input, first.input)(batch, training=False))
+    span = float(np.ptp(values))
     if span < NARROWEST:
-        scaling = [one.name for one in model.layers if isinstance(one, keras.layers.Rescaling)]
+        scaling = [x.name for x in model.layers if isinstance(x, keras.layers.Rescaling)]
         raise ConfigError(
             f"check_scaled_once: pixels from 0 to {data.value_max:g} must reach {first.name} of "
-            f"{model.name} scaled once, with a span near 1. Received: a span of {span:.3g} behind "
+            f"{model.name} scaled once, with a span near 1. Received: a span of {span:.3g} after "
             f"{', '.join(scaling) or 'its first layers'}. Divide by the largest value only once"
         )

@@ -1,4 +1,4 @@
-"""The training loop: epochs of one model, resumed from wherever an earlier process left them."""
+"""The training loop: epochs of one model, resumed where an earlier process stopped."""
 
 from __future__ import annotations
 
@@ -184,9 +184,9 @@ def run_epochs(
 class Checkpoints:
     """The state after the newest checkpointed epoch: `epoch-0007.npz` covers seven epochs.
 
-    A checkpoint is written under another name and renamed when it is whole, so a process killed at
-    any moment leaves the one before or the new one. A power cut may leave a truncated file, which
-    counts as none.
+    A checkpoint is written under another name and renamed when it is complete, so a process killed
+    at any moment leaves the previous one or the new one. A power cut may leave a truncated file,
+    which is skipped.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -212,7 +212,7 @@ class Checkpoints:
 
 
 def save_arrays(path: Path, variables: Sequence[Any]) -> None:
-    """Write the values of variables, in order; the file appears when it is whole."""
+    """Write the values of variables, in order; the file appears when it is complete."""
     # Not `files.publish`, which waits for the disk: a checkpoint that a power cut damages is passed
     # over, and there is one after each epoch.
     staging = path.with_name(f"staging-{path.name}")
@@ -266,7 +266,7 @@ class Learner:
         Args:
             inputs: What the model reads.
             targets: `(batch, ...)`.
-            weights: How much each target counts, shaped as the targets; None for all alike.
+            weights: Weight of each target, shaped like the targets; None if all are equal.
             rows: Rows of the model's output that have targets; None for all.
         """
         import tensorflow as tf
@@ -280,8 +280,8 @@ class Learner:
         self.optimizer.apply(tape.gradient(loss, variables), variables)
         return _sums(loss, hits, targets)
 
-    def look(self, inputs: Any, targets: Any, weights: Any = None, *, rows: Any = None) -> Any:
-        """Return the sums of a batch without a step: its loss is that of the answers alone."""
+    def validate(self, inputs: Any, targets: Any, weights: Any = None, *, rows: Any = None) -> Any:
+        """Return the sums of a batch without a step; the loss excludes the model's penalties."""
         outputs = self.model(inputs, training=False)
         return _sums(*self._score(outputs, targets, weights, rows), targets)
 
@@ -298,7 +298,7 @@ class Learner:
         return loss, tf.reduce_sum(tf.cast(hits, tf.float32))
 
     def means(self, split: str, sums: Any) -> dict[str, float | None]:
-        """Return loss and accuracy of a split, by their name in the record of an epoch."""
+        """Return loss and accuracy of a split, by their names in the record of an epoch."""
         loss, hits, count = np.asarray(sums, np.float64)
         return {
             f"{split}_loss": loss / count,
@@ -344,10 +344,10 @@ class Batches(Way):
 
             return several
 
-        # Only the loop over steps is for autograph; it would look through all of Keras.
-        still = tf.autograph.experimental.do_not_convert
-        self._steps = compiled(still(self.learner.step))
-        self._looks = compiled(still(self.learner.look))
+        # Autograph converts the loop over steps only, not all of Keras.
+        plain = tf.autograph.experimental.do_not_convert
+        self._steps = compiled(plain(self.learner.step))
+        self._validate = compiled(plain(self.learner.validate))
 
     def run(self, epoch: int) -> dict[str, float | None]:
         """Train on all batches in the order of the epoch, then validate."""
@@ -355,7 +355,7 @@ class Batches(Way):
         return {
             **self.learner.means("train", self._all(self._steps, self._train, self._count)),
             **self.learner.means(
-                "validation", self._all(self._looks, self._validation, self._validation_count)
+                "validation", self._all(self._validate, self._validation, self._validation_count)
             ),
         }
 
@@ -373,7 +373,7 @@ class Batches(Way):
 class WholeGraph(Way):
     """One graph whose nodes are the examples: an epoch is one gradient step on the whole graph."""
 
-    #: An epoch takes milliseconds, as a checkpoint does.
+    #: An epoch takes milliseconds, like a checkpoint.
     checkpoint_seconds = 1.0
 
     def __init__(
@@ -394,7 +394,7 @@ class WholeGraph(Way):
             # Validation sees the weights after the step.
             return (
                 self.learner.step(inputs, targets["train"], rows=rows["train"]),
-                self.learner.look(inputs, targets["validation"], rows=rows["validation"]),
+                self.learner.validate(inputs, targets["validation"], rows=rows["validation"]),
             )
 
         self._epoch = epoch
@@ -425,9 +425,9 @@ def learning_rate(params: ModelParams, steps: int) -> Any:
 
 
 def reset_keras() -> None:
-    """Forget the models of before, and make every operation deterministic.
+    """Start a new Keras session, and make every operation deterministic.
 
-    Names of layers count up within a session; they must not depend on what a process built before.
+    Names of layers are numbered within a session; they must not depend on earlier models.
     """
     import keras
     import tensorflow as tf
@@ -479,7 +479,7 @@ def built(
                 return model
             if not model.built:  # it has no Input of its own
                 model.build((None, *spec.shape))
-        # A Sequential does not tell its input, which explanations and costs are taken from.
+        # A Sequential does not expose its input, which explanations and costs need.
         return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     except ValueError as error:
         # Keras colours its messages.

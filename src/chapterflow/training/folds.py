@@ -1,10 +1,10 @@
 """Cross-validation of a model of graphs under the two protocols of the literature.
 
 They differ in who chooses the epoch, and that alone moves the accuracy of small sets by several
-points, so every figure carries the name of its protocol:
+points, so every metric carries the name of its protocol:
 
 - `inner`: a validation split drawn from the fold's training graphs chooses it; the test fold is
-  looked at once (Errica et al., "A fair comparison of graph neural networks", ICLR 2020).
+  used once (Errica et al., "A fair comparison of graph neural networks", ICLR 2020).
 - `gin`: no validation split; the one epoch with the best mean accuracy over the test folds is
   reported (Xu et al., "How powerful are graph neural networks?", ICLR 2019). It is optimistic.
 """
@@ -28,7 +28,7 @@ from chapterflow.training.history import EpochRecord
 
 #: Share of a fold's training graphs that chooses the epoch, as in Errica et al.
 INNER = 0.1
-#: Padded graphs are held in memory, all at once.
+#: Bytes that all padded graphs may take in memory.
 MAX_BYTES = 2 << 30
 
 
@@ -57,7 +57,7 @@ def cross_validate(
         dataset: Of the kind `graphs`.
         seed: Seed of folds, initial weights, order and dropout.
         work: Folder of this cross-validation alone; each training gets one in it.
-        tell: Told of each fold before it starts.
+        tell: Called with the name of each fold before it starts.
 
     Returns:
         `cv/inner/accuracy_mean` and `_std` over the folds, `cv/gin/...` likewise, and
@@ -113,7 +113,7 @@ def chosen_epoch(history: Sequence[FoldRecord]) -> FoldRecord:
 class GraphsInMemory:
     """All graphs of a dataset and one compiled epoch over them, for the trainings of all folds.
 
-    Tracing takes longer than a training, so all share one model, whose weights are set anew.
+    Tracing takes longer than a training, so all share one model; each sets its initial weights.
     """
 
     def __init__(self, entry: ChapterModel[Any], params: ModelParams, dataset: Dataset) -> None:
@@ -187,7 +187,7 @@ class Fold(Way):
     """The graphs of one training among graphs in memory; validation and test see every epoch."""
 
     record = FoldRecord
-    #: An epoch takes milliseconds, as a checkpoint does.
+    #: An epoch takes milliseconds, like a checkpoint.
     checkpoint_seconds = 1.0
 
     def __init__(

@@ -1,8 +1,8 @@
-"""Features of a frozen part, computed once and kept.
+"""Features of a frozen part, computed once and cached.
 
-The key of features covers all that decides their values: the data, the frozen part with its weights
-and its preprocessing, and the augmented pass. Features under a known key are valid, whoever wrote
-them.
+The key of cached features covers all that decides their values: the data, the frozen part with its
+weights and its preprocessing, and the augmented pass. Features under a known key are valid,
+whichever process wrote them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from chapterflow.training.seeds import seeded
 if TYPE_CHECKING:
     import keras
 
-#: Bytes that all kept features may take together.
+#: Bytes that all cached features may take together.
 LIMIT = 2 << 30
 #: Examples in a forward pass; of large photos, 32 take about 20 MB.
 BATCH = 32
@@ -42,12 +42,12 @@ FEATURES = "features.npy"
 
 def frozen_key(frozen: keras.Model) -> str:
     """Return a hash over the architecture and the weights of a frozen part."""
-    found = hashlib.sha256(frozen.to_json().encode())
+    digest = hashlib.sha256(frozen.to_json().encode())
     for weight in frozen.weights:
-        found.update(np.ascontiguousarray(weight).tobytes())
+        digest.update(np.ascontiguousarray(weight).tobytes())
     for library in ("tensorflow", "keras"):
-        found.update(version(library).encode())
-    return found.hexdigest()
+        digest.update(version(library).encode())
+    return digest.hexdigest()
 
 
 def cached_features(
@@ -60,18 +60,18 @@ def cached_features(
     change_key: str = "",
     limit: int = LIMIT,
 ) -> NDArray[np.float32]:
-    """Return the features of chosen examples, memory-mapped; compute them where they are not kept.
+    """Return the features of chosen examples, memory-mapped, from the cache if they are there.
 
     They are written in batches, so memory stays bounded, into a folder that is renamed when it is
-    whole. Two processes that want the same features compute them once.
+    complete. Two processes that need the same features compute them once.
 
     Args:
         frozen: Raw inputs -> features.
         chosen: Positions of the examples.
         folder: Of all kept features.
-        change: Changes a batch before the frozen part sees it (an augmented pass).
-        change_key: Whatever decides what `change` does.
-        limit: Bytes that all kept features may take; the least recently used go first.
+        change: Applied to a batch before the frozen part reads it (an augmented pass).
+        change_key: Everything that `change` depends on.
+        limit: Bytes that all cached features may take; the least recently used are removed first.
 
     Returns:
         `(len(chosen), ...)`, in the order of `chosen`.
@@ -102,7 +102,7 @@ def cached_features(
         evict(folder, limit, keep=key)
     except OSError as error:
         raise ChapterflowError(
-            f"Features must be kept in {folder}. Received: {error.strerror or error}. Make room, "
+            f"Features must be cached in {folder}. Received: {error.strerror or error}. Make room, "
             "or run `chapterflow data prune`"
         ) from None
     return features
@@ -138,9 +138,9 @@ def _write(
 
 
 def evict(folder: Path, limit: int, keep: str = "") -> None:
-    """Remove the least recently used features until the rest fit the limit; `keep` stays.
+    """Remove the least recently used features until the rest fit the limit, except `keep`.
 
-    Whoever reads removed features goes on reading them: the file lives until it is closed.
+    A process that reads removed features can continue: the file exists until it is closed.
     """
     entries = sorted(_entries(folder), key=lambda entry: entry[1], reverse=True)
     total = sum(size for name, _, size in entries if name == keep)
@@ -154,7 +154,7 @@ def evict(folder: Path, limit: int, keep: str = "") -> None:
 
 
 def prune(folder: Path) -> int:
-    """Remove all features that no process writes now, and return the bytes that this freed."""
+    """Remove all features that no process is writing, and return the number of freed bytes."""
     before = sum(size for _, _, size in _entries(folder))
     for name, _, _ in _entries(folder):
         _remove(folder, name)
@@ -164,7 +164,7 @@ def prune(folder: Path) -> int:
 
 
 def _entries(folder: Path) -> Iterator[tuple[str, float, int]]:
-    """Yield name, time of last use and bytes of all kept features."""
+    """Yield name, time of last use and bytes of all cached features."""
     for path in folder.glob(f"*/{FEATURES}"):
         if path.parent.suffix != ".part":
             try:
@@ -194,7 +194,7 @@ def _locked(folder: Path, key: str, timeout: float = -1) -> Iterator[None]:
 class FeatureDataset(Dataset):
     """The train and validation splits of a dataset as features of a frozen part.
 
-    Augmented passes stand behind the plain examples, as more examples of the train split.
+    Augmented passes follow the plain examples, as additional examples of the train split.
 
     Attributes:
         passes: Features of the train split, changed at random; each in the order of the split.
@@ -208,7 +208,7 @@ class FeatureDataset(Dataset):
         """Return float32 features `(batch, ...)`."""
         plain = self.arrays["features"]
         out = np.empty((len(chosen), *plain.shape[1:]), np.float32)
-        bounds = np.cumsum([len(plain), *(len(one) for one in self.passes)])
+        bounds = np.cumsum([len(plain), *map(len, self.passes)])
         source = np.searchsorted(bounds, chosen, side="right")
         for number, array in enumerate((plain, *self.passes)):
             here = source == number
@@ -220,7 +220,7 @@ class FeatureDataset(Dataset):
 def feature_dataset(
     frozen: keras.Model, dataset: Dataset, params: ModelParams, folder: Path, seed: int
 ) -> FeatureDataset:
-    """Return the features of train and validation; the test split is not looked at."""
+    """Return the features of train and validation; the test split is not read."""
     train, validation = dataset.indices("train"), dataset.indices("validation")
     chosen = np.concatenate([train, validation])
     plain = cached_features(frozen, dataset, chosen, folder)
@@ -237,7 +237,7 @@ def feature_dataset(
 
 
 def _changes(params: ModelParams, dataset: Dataset, seed: int) -> Iterator[Callable[[Any], Any]]:
-    """Yield one function for each augmented pass; its random numbers are those of its number."""
+    """Yield one function per augmented pass; each draws from a stream of its own."""
     import keras
 
     from chapterflow.models.layers.heads import HeadParams, augmented
@@ -290,13 +290,13 @@ def joined(
 def check_joined(
     model: keras.Model, head: keras.Model, dataset: Dataset, features: FeatureDataset
 ) -> None:
-    """Refuse a whole that answers otherwise than its parts did in training."""
+    """Refuse a joined model whose answers differ from its parts' in training."""
     chosen = dataset.indices("train")[:4]
     whole = np.asarray(model(dataset.inputs(chosen), training=False))
     parts = np.asarray(head(features.inputs(np.arange(len(chosen))), training=False))
     if not np.allclose(whole, parts, rtol=1e-2, atol=1e-2 * max(1.0, float(np.abs(parts).max()))):
         raise ChapterflowError(
-            f"The parts of {model.name} must give together what they gave alone. Received: logits "
+            f"The joined {model.name} must give the logits of its parts. Received: logits "
             f"that differ by {np.abs(whole - parts).max():.3g}. Run `chapterflow data prune` and "
             "train again"
         )

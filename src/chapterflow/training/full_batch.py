@@ -16,9 +16,9 @@ from chapterflow.kinds.dataset import Dataset
 
 
 def sparse_inputs(dataset: Dataset) -> dict[str, Any]:
-    """Return `features` `(n, f)` and `adjacency` `(n, n)` of the one graph as `tf.SparseTensor`.
+    """Return `features` `(n, f)` and `adjacency` `(n, n)` of the graph as `tf.SparseTensor`.
 
-    They hold what the dense `dataset.inputs` holds.
+    Their values equal the dense values of `dataset.inputs`.
     """
     import tensorflow as tf
 
@@ -36,7 +36,7 @@ def sparse_inputs(dataset: Dataset) -> dict[str, Any]:
 
 
 def predict_full(model: Any, dataset: Dataset) -> NDArray[np.float32]:
-    """Return a model's answers `(n, classes)` for all nodes, whatever their split."""
+    """Return a model's answers `(n, classes)` for the nodes of all splits."""
     return np.asarray(forward(model)(sparse_inputs(dataset)), np.float32)
 
 

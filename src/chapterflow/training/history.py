@@ -1,4 +1,4 @@
-"""The training history on disk: one line an epoch, which a resumed training continues."""
+"""The training history on disk: one line per epoch, which a resumed training continues."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from chapterflow.types import Strict
 
 
 class EpochRecord(Strict):
-    """What one epoch showed.
+    """Losses and accuracies of one epoch.
 
     Attributes:
         epoch: Number of finished epochs, from 1.
@@ -28,8 +28,8 @@ class EpochRecord(Strict):
     seconds: float
 
     @property
-    def told(self) -> str:
-        """How validation went, in a few words."""
+    def summary(self) -> str:
+        """The result of validation, in a few words."""
         if self.validation_accuracy is None:
             return f"loss {self.validation_loss:.4g}"
         return f"accuracy {self.validation_accuracy:.3f}"
@@ -41,7 +41,7 @@ class Training(Strict):
     Attributes:
         chosen_epoch: Epoch whose weights the model has: the best one on validation with early
             stopping, the last one without.
-        resumed_from: Epochs that an earlier, killed process had done.
+        resumed_from: Epochs that an earlier, killed process finished.
         seconds: Wall time of all epochs.
         images: Training examples seen, over all epochs.
     """
@@ -56,10 +56,10 @@ class Training(Strict):
 def read_history(
     path: Path, *, epochs: int, record: type[EpochRecord] = EpochRecord
 ) -> list[EpochRecord]:
-    """Return the records of the first `epochs` epochs, and drop later ones from the file.
+    """Return the records of the first `epochs` epochs, and remove later ones from the file.
 
     The record of an epoch is written before its checkpoint; a process that is killed between them
-    leaves records too many, and perhaps half a line. A record that cannot be read ends the history.
+    leaves surplus records, and perhaps half a line. A record that cannot be read ends the history.
 
     Args:
         record: Class of the records.
@@ -78,7 +78,7 @@ def read_history(
 
 
 def append_record(path: Path, record: EpochRecord) -> None:
-    """Add the record of one more epoch."""
+    """Append the record of one epoch."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record.model_dump()) + "\n")
 
@@ -89,7 +89,7 @@ def best_epoch(history: Sequence[EpochRecord]) -> EpochRecord:
 
 
 def is_over(history: Sequence[EpochRecord], *, epochs: int, patience: int | None) -> bool:
-    """Tell whether training has ended: all epochs done, or no better one for `patience` epochs."""
+    """Return whether all epochs are done, or the last `patience` epochs brought no improvement."""
     if len(history) >= epochs:
         return True
     if not history or patience is None:
