@@ -302,7 +302,7 @@ def test_bytecode(patient: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     found = check(patient, "Bytecode")
     assert not found.passed
-    assert "PYTHONDONTWRITEBYTECODE keeps it so" in str(found.observed)
+    assert "PYTHONDONTWRITEBYTECODE prevents it" in str(found.observed)
     assert str(found.reason).startswith("Unset PYTHONDONTWRITEBYTECODE. Run `")
 
 

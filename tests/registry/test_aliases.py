@@ -36,7 +36,7 @@ try:
          {"previous-champion": expected or None, "champion": version, "challenger": None})
     print("won")
 except Changed as changed:
-    print("late", changed.found)
+    print("late", changed.number)
 """
 
 #: Reads both aliases in one query, over and over, and prints every state that it saw.
@@ -128,7 +128,7 @@ def test_all_or_nothing(local: tuple[Project, Any]) -> None:
     changes = {"previous-champion": "1", "champion": "2", "challenger": None}
     with pytest.raises(Changed) as caught:
         swap(client, "cnn", "champion", "3", changes)
-    assert caught.value.found == "1"
+    assert caught.value.number == "1"
     assert aliases_of(client) == {"champion": "1", "challenger": "2"}
     swap(client, "cnn", "champion", "1", changes)
     assert aliases_of(client) == {

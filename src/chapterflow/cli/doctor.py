@@ -1,4 +1,4 @@
-"""Checks of this machine and project: each says what it found and, where it fails, what to do."""
+"""Checks of this machine and project; a check that fails says what to do."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _python(project: Project) -> Check:
     received = ".".join(map(str, sys.version_info[:3]))
     if received in SpecifierSet(wanted):
         return _passed("Python", f"{received} at {sys.executable}")
-    remedy = "Make the environment anew: `make clean`, then `make run PYTHON=python3.12`."
+    remedy = "Make a new environment: `make clean`, then `make run PYTHON=python3.12`."
     return _failed("Python", f"must be {wanted}. Received: {received}", remedy)
 
 
@@ -106,15 +106,15 @@ def _pins(_project: Project) -> Check:
 
     installed = _installed()
     pins = [Requirement(pin) for pin in VITAL_PINS]
-    found = ", ".join(f"{pin.name} {installed.get(pin.name, 'missing')}" for pin in pins)
+    versions = ", ".join(f"{pin.name} {installed.get(pin.name, 'missing')}" for pin in pins)
     if all(installed.get(pin.name, "999") in pin.specifier for pin in pins):
-        return _passed("Pins that Prefect needs", found)
+        return _passed("Pins that Prefect needs", versions)
     wanted = " and ".join(VITAL_PINS)
-    return _failed("Pins that Prefect needs", f"{found}; must be {wanted}", INSTALL)
+    return _failed("Pins that Prefect needs", f"{versions}; must be {wanted}", INSTALL)
 
 
 def _installed() -> dict[str, str]:
-    return {_plain(found.name): found.version for found in distributions() if found.name}
+    return {_plain(package.name): package.version for package in distributions() if package.name}
 
 
 def _plain(name: str) -> str:
@@ -141,8 +141,8 @@ def _params(project: Project) -> Check:
         settings = load_settings(project.params)
     except ChapterflowError as error:
         return _failed("params.yaml", "; ".join(str(error).splitlines()), "Correct the file.")
-    found = f"{len(settings.models)} models, profile {settings.profile}"
-    return _passed("params.yaml", found)
+    summary = f"{len(settings.models)} models, profile {settings.profile}"
+    return _passed("params.yaml", summary)
 
 
 def _store(project: Project) -> Check:
@@ -277,17 +277,17 @@ def _prefect(project: Project) -> Check:
 
     from chapterflow.tracking.store import without_password
 
-    shown = without_password(url)
+    address = without_password(url)
     try:
         answer = requests.get(f"{url.rstrip('/')}/health", timeout=PATIENCE)
     except requests.RequestException as error:
-        found = f"PREFECT_API_URL is {shown}, which does not answer ({type(error).__name__})"
+        fault = f"PREFECT_API_URL is {address}, which does not answer ({type(error).__name__})"
     else:
         if answer.ok:
-            return _passed("Prefect", f"server at {shown}")
-        found = f"PREFECT_API_URL is {shown}, which answers {answer.status_code}"
+            return _passed("Prefect", f"server at {address}")
+        fault = f"PREFECT_API_URL is {address}, which answers {answer.status_code}"
     remedy = "Start that server (`prefect server start`), or unset PREFECT_API_URL."
-    return _failed("Prefect", found, remedy)
+    return _failed("Prefect", fault, remedy)
 
 
 def _telemetry(_project: Project) -> Check:
@@ -313,8 +313,8 @@ def _disk(project: Project) -> Check:
     if free >= FREE_GIGABYTES:
         return _passed("Disk space", f"{free:.1f} GB free")
     remedy = "Free some: `.chapterflow/` can be deleted when nothing runs."
-    found = f"{free:.1f} GB free, must be at least {FREE_GIGABYTES:g} GB"
-    return _failed("Disk space", found, remedy)
+    fault = f"{free:.1f} GB free, must be at least {FREE_GIGABYTES:g} GB"
+    return _failed("Disk space", fault, remedy)
 
 
 def _bytecode(_project: Project) -> Check:
@@ -323,14 +323,14 @@ def _bytecode(_project: Project) -> Check:
     missing = [s for s in sources if not Path(cache_from_source(s)).is_file()]
     if not missing:
         return _passed(name, "compiled")
-    found = f"{len(missing)} of {len(sources)} libraries not compiled: {slow}"
+    fault = f"{len(missing)} of {len(sources)} libraries not compiled: {slow}"
     command = [sys.executable, "-m", "compileall", "-q", str(Path(missing[0]).parent.parent)]
     remedy = f"Run `{shlex.join(command)}`."
-    # It keeps Python from writing compiled files, but not from reading those that are there.
+    # It keeps Python from writing compiled files, but not from reading existing ones.
     if os.environ.get("PYTHONDONTWRITEBYTECODE"):
-        found += "; PYTHONDONTWRITEBYTECODE keeps it so"
+        fault += "; PYTHONDONTWRITEBYTECODE prevents it"
         remedy = f"Unset PYTHONDONTWRITEBYTECODE. {remedy}"
-    return _failed(name, found, remedy)
+    return _failed(name, fault, remedy)
 
 
 #: Their import time is what a command spends at its start; where they are compiled, the rest is.

@@ -1,4 +1,4 @@
-"""Two models that should be one: weights bit for bit, else answers on the test split."""
+"""Compare a retrained model with the recorded one: weights bit for bit, else answers."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 AGREEMENT = 0.95
 #: Within so much, a difference of accuracies does not matter though it may be real.
 TOLERANCE = 0.01
-#: Of curves: distance between the answers over the first one's error, and change of that error.
+#: Curves: distance between the answers over the recorded model's error, and change of the error.
 DISTANCE, ERROR_CHANGE = 0.5, 0.05
 Outcome = Literal["identical", "agrees", "differs"]
 
 
 class Agreement(Strict):
-    """How near a retrained model comes to the recorded one.
+    """How well a retrained model agrees with the recorded one.
 
     Attributes:
         identical: Whether all weights are the same, bit for bit.
         weights: Number of arrays of weights.
         different_weights: Number of those that differ.
-        largest_difference: Between two numbers of the weights; None where shapes differ, or where
+        largest_difference: Between two numbers of the weights; None if shapes differ, or if
             it is not finite.
         examples: Of the test split.
         metric: `accuracy`, or `rmse` for curves.
         recorded: The metric of the recorded model.
-        retrained: That of the retrained one.
+        retrained: The metric of the retrained model.
         difference: Of retrained to recorded.
         low: Lower end of the 95 % paired bootstrap interval of the difference; None for curves.
         high: Upper end.
@@ -60,14 +60,14 @@ class Agreement(Strict):
     def near(self) -> bool:
         """Tell whether the answers agree.
 
-        Of classes: 95 % of the test examples get the same one, and the interval of the difference
-        in accuracy includes 0 or lies within 0.01 of it. Of curves: the answers lie nearer to each
+        Classes: 95 % of the test examples get the same class, and the interval of the difference
+        in accuracy includes 0 or lies within 0.01 of it. Curves: the answers lie closer to each
         other than half the recorded model's error, and the error differs by 5 % at most.
         """
         if self.agreement is not None and self.low is not None and self.high is not None:
-            none_shown = self.low <= 0 <= self.high
+            includes_zero = self.low <= 0 <= self.high
             small = max(abs(self.low), abs(self.high)) <= TOLERANCE
-            return self.agreement >= AGREEMENT and (none_shown or small)
+            return self.agreement >= AGREEMENT and (includes_zero or small)
         distance = self.answers_rmse if self.answers_rmse is not None else math.inf
         return (
             distance <= DISTANCE * self.recorded
@@ -83,7 +83,7 @@ class Agreement(Strict):
             return "identical"
         return "agrees" if self.near() and not same_environment else "differs"
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """Return the comparison in a few words."""
         if self.identical:
             return f"all {self.weights} arrays of weights are the same, bit for bit"
@@ -109,8 +109,8 @@ def compare_models(
     """Compare a retrained model with the recorded one.
 
     Args:
-        recorded: As it was kept.
-        retrained: As it came out now.
+        recorded: The model of the registry.
+        retrained: The model trained now.
         dataset: With a test split, photos at the models' size.
         resamples: Bootstrap samples.
         seed: Seed of the bootstrap.
@@ -134,8 +134,8 @@ def compare_models(
 
 def compare_weights(a: list[NDArray[Any]], b: list[NDArray[Any]]) -> dict[str, Any]:
     """Return the part of an `Agreement` that is about weights."""
-    same_form = [(x.shape, x.dtype) for x in a] == [(y.shape, y.dtype) for y in b]
-    if not same_form:
+    same_shapes = [(x.shape, x.dtype) for x in a] == [(y.shape, y.dtype) for y in b]
+    if not same_shapes:
         return {
             "identical": False,
             "weights": len(a),

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def _git(project: Project, *words: str, given: bytes | None = None) -> bytes | None:
-    """Return what git says; None where it fails or is not there."""
+    """Return the output of git; None if it fails or is not installed."""
     try:
         done = subprocess.run(
             ["git", *words], cwd=project.root, input=given, capture_output=True, check=False
@@ -46,7 +46,7 @@ def _git(project: Project, *words: str, given: bytes | None = None) -> bytes | N
 
 
 def describe_commit(project: Project, commit: str) -> str | None:
-    """Return a commit in a few words, `0cd908a of 2026-11-25: ...`; None where it is not there."""
+    """Return a commit in a few words, `0cd908a of 2026-11-25: ...`; None if unknown."""
     form = "--format=%h of %cs: %s"
     said = _git(project, "log", "-1", form, "--end-of-options", f"{commit}^{{commit}}")
     return said.decode(errors="replace").strip() if said else None
@@ -70,15 +70,15 @@ def hashes_at(project: Project, commit: str, paths: Sequence[str]) -> dict[str, 
     """
     wanted = "".join(f"{commit}:./{path}\n" for path in paths)
     said = _git(project, "cat-file", "--batch", given=wanted.encode()) or b""
-    found: dict[str, str | None] = dict.fromkeys(paths)
+    hashes: dict[str, str | None] = dict.fromkeys(paths)
     for path in paths:
         header, _, said = said.partition(b"\n")
         words = header.split()
         if len(words) == 3 and words[1] == b"blob":
             size = int(words[2])
-            found[path] = hashlib.sha256(said[:size]).hexdigest()
+            hashes[path] = hashlib.sha256(said[:size]).hexdigest()
             said = said[size + 1 :]
-    return found
+    return hashes
 
 
 def bring(project: Project, version: str, paths: Sequence[str], into: Path) -> Path:
@@ -91,14 +91,14 @@ def bring(project: Project, version: str, paths: Sequence[str], into: Path) -> P
         into: An empty folder, which nobody else may read (a remote may need a password).
 
     Returns:
-        The folder that stands for `data/`.
+        The folder that corresponds to `data/`.
 
     Raises:
-        ChapterflowError: If they cannot be had, with DVC's words.
+        ChapterflowError: If they cannot be brought, with DVC's message.
     """
     if not (project.root / ".dvc").is_dir():
         raise ChapterflowError(
-            "An earlier version of the data can be had from a DVC repository alone. "
+            "Only a DVC repository has earlier versions of the data. "
             f"Received: {project.root}, which has no .dvc"
         )
     dvc = into / ".dvc"
@@ -110,7 +110,7 @@ def bring(project: Project, version: str, paths: Sequence[str], into: Path) -> P
     _configure(dvc, cache_dir(project))
     refused = _dvc(into, "checkout", *targets)
     if refused and remotes:
-        # Into a cache of its own: what a look back fetches is none of the project's business.
+        # Into a cache of its own: the project's cache is left as it is.
         _configure(dvc, into / "cache", remotes)
         refused = _dvc(into, "pull", "--force", *targets)
     if refused:
@@ -129,14 +129,14 @@ def cache_dir(project: Project) -> Path:
 
 
 def remotes_of(project: Project) -> dict[str, Any]:
-    """Return DVC's settings of the project's remotes; none where there is no default one."""
+    """Return DVC's settings of the project's remotes; empty without a default remote."""
     config = _config(project)
     default = config["core"].get("remote")
     return {"core": {"remote": default}, "remote": config["remote"]} if default else {}
 
 
 def cached(project: Project, version: str, dataset: str) -> tuple[Path | None, list[str]]:
-    """Return the card of a dataset as the cache has it, and what of the dataset it lacks.
+    """Return the card of a dataset in the cache, and which of its files the cache lacks.
 
     Args:
         project: The project.
@@ -144,8 +144,8 @@ def cached(project: Project, version: str, dataset: str) -> tuple[Path | None, l
         dataset: Name of the dataset.
 
     Returns:
-        The file of the card, None where it is not there; and paths below `data/`, or the version
-        itself where its list of files is missing.
+        The file of the card, None if it is missing; and paths below `data/`, or the version itself
+        if its list of files is missing.
     """
     listed = _in_cache(project, version)
     try:
@@ -170,8 +170,8 @@ def _config(project: Project) -> dict[str, Any]:
     from dvc.config import Config
 
     folder = project.root / ".dvc"
-    found: dict[str, Any] = Config(str(folder) if folder.is_dir() else None).read()
-    return found
+    config: dict[str, Any] = Config(str(folder) if folder.is_dir() else None).read()
+    return config
 
 
 def _configure(dvc: Path, cache: Path, more: dict[str, Any] | None = None) -> None:
@@ -184,11 +184,11 @@ def _configure(dvc: Path, cache: Path, more: dict[str, Any] | None = None) -> No
 
 
 def _dvc(root: Path, command: str, *words: str) -> str | None:
-    """Run DVC and return None, or the last line that it says where it fails."""
+    """Run DVC and return None, or the last line of its message if it fails."""
     done = subprocess.run(
         [sys.executable, "-m", "dvc", command, "--quiet", *words],
         cwd=root,
-        # Its index of what lies where is kept for all repositories of a user, by default.
+        # By default its index is shared by all repositories of a user.
         env=os.environ | {"DVC_SITE_CACHE_DIR": str(root / "site"), "DVC_NO_ANALYTICS": "true"},
         capture_output=True,
         text=True,
@@ -384,7 +384,7 @@ def _data(project: Project, tags: Mapping[str, str], dataset: str, digest: str) 
 
 
 def _here(project: Project, dataset: str, digest: str) -> bool:
-    """Tell whether the dataset in `data/` is that of a digest, byte for byte."""
+    """Return whether the dataset in `data/` has a digest, byte for byte."""
     folder = project.data / dataset
     try:
         return read_card(folder).digest == digest and not verify_dataset(folder)

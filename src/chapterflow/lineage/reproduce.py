@@ -1,4 +1,4 @@
-"""Make a recorded model again, from its run alone, and hold it against the one that was kept."""
+"""Train a recorded model again, from its run alone, and compare both models."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def facts(project: Project, tags: Mapping[str, str], parts: Mapping[str, Any]) -
 
 
 def changed_sources(parts: Mapping[str, Any]) -> list[str]:
-    """Return the source files that training executed and that are others now, or gone."""
+    """Return the source files that training executed and that have changed or are gone."""
     today = _sources_today(parts["sources"])
     return [path for path, key in parts["sources"].items() if today[path] != key]
 
@@ -139,8 +139,8 @@ class Recorded:
 
     Attributes:
         digests: Digest of each dataset that it read, by name.
-        data_version: Hash of `data/`; None where it was not versioned.
-        commit: Of the sources; None where there was none.
+        data_version: Hash of `data/`; None if it was not versioned.
+        commit: Of the sources; None without one.
     """
 
     model: str
@@ -237,7 +237,7 @@ def data_of(project: Project, recorded: Recorded, into: Path, tell: Tell) -> tup
     told = "; ".join(here.values())
     if recorded.data_version is None:
         raise ChapterflowError(
-            f"Data that are the run's must be in data/, or under DVC. Received: {told}, and the "
+            f"The data of the run must be in data/, or under DVC. Received: {told}, and the "
             "run names no version of data/"
         )
     tell("data", f"version {recorded.data_version[:10]} from DVC")
@@ -313,35 +313,35 @@ def log_reproduction(
             "reproduction/largest_weight_difference": comparison["largest_difference"],
             "reproduction/seconds": document["seconds"],
         }
-        told = {name: value for name, value in figures.items() if value is not None}
-        runs.log_metrics(client, run_id, told, 0)
+        metrics = {name: value for name, value in figures.items() if value is not None}
+        runs.log_metrics(client, run_id, metrics, 0)
         runs.close_run(client, run_id, "FINISHED")
     return run_id
 
 
 def reproductions(client: MlflowClient, experiment_id: str, run_id: str) -> list[Run]:
     """Return the reproductions of a run, newest first."""
-    found: list[Run] = client.search_runs(
+    again: list[Run] = client.search_runs(
         [experiment_id],
         f"tags.`{runs.RUN_TYPE}` = '{REPRODUCTION}' and tags.`{REPRODUCES}` = '{run_id}'",
         order_by=["attributes.start_time DESC"],
     )
-    return found
+    return again
 
 
 class Reproduction(Strict):
-    """What became of making a model again.
+    """The result of training a recorded model again.
 
     Attributes:
         asked: What was asked for.
-        note: Which version was taken, where the name alone did not say.
+        note: Which version was taken, if the name alone did not say.
         version: Version that was compared with, `cnn/3`.
         reproduces: Run that made it.
         run_id: Run that holds this record.
-        environment: Facts then and now.
+        environment: Facts as recorded and as they are today.
         data: Where the data came from.
-        changed_sources: Source files of the training that are others now.
-        get_sources: Command that brings the recorded ones, where some changed.
+        changed_sources: Source files of the training that have changed.
+        get_sources: Command that restores the recorded ones, if some changed.
         seconds: Of the training.
     """
 
@@ -397,12 +397,12 @@ def reproduce(
         parts = Artifacts(run.info.run_id).fingerprint()
         recorded = recorded_model(version, run, parts)
         kept = model_file(session.client, version)
-        found = facts(project, run.data.tags, parts)
+        environment = facts(project, run.data.tags, parts)
         data, origin = data_of(project, recorded, temporary / "dvc", tell)
         made, seconds = _retrain(recorded, data, temporary, tell)
         tell("compare", "weights and answers")
         comparison = _compare(settings, recorded, kept, made, data)
-        same = all(fact.passed for fact in found if fact.details["decides"])
+        same = all(fact.passed for fact in environment if fact.details["decides"])
         verdict = comparison.verdict(same_environment=same)
         done = Reproduction(
             asked=reference,
@@ -412,11 +412,11 @@ def reproduce(
             reproduces=run.info.run_id,
             run_id="",
             verdict=verdict,
-            told=_told(verdict, comparison, found),
-            environment=found,
+            told=_summary(verdict, comparison, environment),
+            environment=environment,
             data=origin,
             changed_sources=changed_sources(parts),
-            get_sources=_get_sources(recorded, found),
+            get_sources=_get_sources(recorded, environment),
             comparison=comparison,
             seconds=seconds,
         )
@@ -477,7 +477,7 @@ def _compare(
     except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise StoreError(
-            f"The model that was kept must be one to load. Received: {kept.name}: {reason}"
+            f"The model that was kept must be loadable. Received: {kept.name}: {reason}"
         ) from None
     return compare_models(
         model,
@@ -488,19 +488,21 @@ def _compare(
     )
 
 
-def _told(verdict: Outcome, comparison: Agreement, found: Sequence[Check]) -> str:
-    """Return the verdict in one line: what came out, and what is not as it was."""
-    told = f"{verdict}: {comparison.told()}."
-    if verdict == "differs" and all(fact.passed for fact in found if fact.details["decides"]):
-        told += " Machine, libraries and source files are the same, so the weights should be."
-    other = [f"{f.name} {f.expected} -> {f.observed}" for f in found if f.state == "warning"]
-    unknown = [fact.name for fact in found if fact.state == "unknown"]
-    told += f" Changed: {'; '.join(other)}." if other else ""
-    return told + (f" Not on record: {', '.join(unknown)}." if unknown else "")
+def _summary(verdict: Outcome, comparison: Agreement, environment: Sequence[Check]) -> str:
+    """Return the outcome in one line: how well both agree, and what has changed."""
+    line = f"{verdict}: {comparison.summary()}."
+    if verdict == "differs" and all(fact.passed for fact in environment if fact.details["decides"]):
+        line += " Machine, libraries and source files are the same, so the weights should be."
+    other = [f"{f.name} {f.expected} -> {f.observed}" for f in environment if f.state == "warning"]
+    unknown = [fact.name for fact in environment if fact.state == "unknown"]
+    line += f" Changed: {'; '.join(other)}." if other else ""
+    return line + (f" Not on record: {', '.join(unknown)}." if unknown else "")
 
 
-def _get_sources(recorded: Recorded, found: Sequence[Check]) -> str | None:
-    """Return the command that brings the recorded sources, where they are others now."""
-    if recorded.commit is None or all(fact.passed for fact in found if fact.name == "source files"):
+def _get_sources(recorded: Recorded, environment: Sequence[Check]) -> str | None:
+    """Return the command that restores the recorded sources, if they have changed."""
+    if recorded.commit is None or all(
+        fact.passed for fact in environment if fact.name == "source files"
+    ):
         return None
     return f"git worktree add ../{recorded.model}-{recorded.commit[:10]} {recorded.commit}"

@@ -267,7 +267,7 @@ def _run_link(
 
 
 def _names_back(client: MlflowClient, version: Version, run: Run) -> bool:
-    """Tell whether the version that the run says it made is this one.
+    """Return whether the run names this version as the one that it made.
 
     Of a role's model, which is another entry for the same thing, the logged model decides.
     """

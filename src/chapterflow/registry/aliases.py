@@ -1,4 +1,4 @@
-"""Aliases changed together, and only if nobody changed them meanwhile."""
+"""Change aliases together, and only if nobody has changed them in between."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chapterflow.tracking.versions import holder
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-#: Seconds to wait for somebody else's change, which takes a fraction of one.
+#: Seconds to wait for another process's change, which takes a fraction of a second.
 PATIENCE = 20.0
 
 
@@ -23,12 +23,12 @@ class Changed(Exception):
     """An alias does not name the version that the change was decided on.
 
     Attributes:
-        found: Version that it names; None where it names none.
+        number: Version that it names; None if it names none.
     """
 
-    def __init__(self, found: str | None) -> None:
-        super().__init__(found)
-        self.found = found
+    def __init__(self, number: str | None) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def swap(
@@ -41,9 +41,9 @@ def swap(
     """Change aliases of a registered model in one step, if `alias` still names `expected`.
 
     In a database this is one transaction: readers see all of it or nothing. A tracking server has
-    no such call: there the changes are made one by one, in their order, under a lock that the
-    server itself keeps, so that of two at once one is too late. Order them so that whoever reads in
-    between finds a true state: `previous-champion` first, `champion` next.
+    no such call: there the changes are made one by one, in their order, under a lock on the server,
+    so that the second of two processes is refused. Order them so that a reader in between sees a
+    valid state: `previous-champion` first, `champion` next.
 
     Args:
         client: MLflow client.
@@ -54,7 +54,7 @@ def swap(
 
     Raises:
         Changed: If it names another version; nothing was changed.
-        StoreUnavailable: If a change of somebody else's does not end.
+        StoreUnavailable: If a change by another process does not end.
     """
     from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
@@ -63,10 +63,10 @@ def swap(
         _in_one_transaction(store, name, alias, expected, changes)
         return
     with _locked(client, name):
-        held = holder(client, name, alias)
-        found = held.number if held else None
-        if found != expected:
-            raise Changed(found)
+        current = holder(client, name, alias)
+        number = current.number if current else None
+        if number != expected:
+            raise Changed(number)
         for changed, version in changes.items():
             if version is None:
                 client.delete_registered_model_alias(name, changed)
@@ -90,10 +90,10 @@ def _in_one_transaction(
         store._get_query(session, SqlRegisteredModel).filter(
             SqlRegisteredModel.name == name
         ).update({SqlRegisteredModel.last_updated_time: now}, synchronize_session=False)
-        held = store._get_registered_model_alias(session, name, alias)
-        found = str(held.version) if held else None
-        if found != expected:
-            outdated = Changed(found)
+        current = store._get_registered_model_alias(session, name, alias)
+        number = str(current.version) if current else None
+        if number != expected:
+            outdated = Changed(number)
         else:
             workspace = store._get_registered_model(session, name).workspace
             for changed, version in changes.items():
@@ -105,13 +105,13 @@ def _in_one_transaction(
                     )
                 elif (row := store._get_registered_model_alias(session, name, changed)) is not None:
                     session.delete(row)
-    if outdated is not None:  # Raised within, MLflow would make an error of its own of it.
+    if outdated is not None:  # Within the session MLflow would turn it into its own error.
         raise outdated
 
 
 @contextmanager
 def _locked(client: MlflowClient, name: str) -> Iterator[None]:
-    """Hold a registered model of a name of its own: a server makes each name once."""
+    """Lock the aliases by creating a registered model: a server creates each name once."""
     from mlflow.exceptions import MlflowException
 
     lock = f"{name}.changing-aliases"
@@ -129,15 +129,15 @@ def _locked(client: MlflowClient, name: str) -> Iterator[None]:
                 raise
         if time.monotonic() > deadline:
             raise StoreUnavailable(
-                f"The aliases of {name!r} must be free to change. Received: a lock that somebody "
-                f"holds. If nobody does, delete the registered model {lock!r} in the MLflow UI."
+                f"The aliases of {name!r} must be free to change. Received: a lock of another "
+                f"process. If there is none, delete the registered model {lock!r} in the MLflow UI."
             )
         try:
             owner = client.get_registered_model(lock).tags.get(PROCESS, "")
             if process_is_gone(owner):
                 client.delete_registered_model(lock)
         except MlflowException:
-            pass  # It went away just now.
+            pass  # The other process has just removed it.
         time.sleep(0.1)
     try:
         yield

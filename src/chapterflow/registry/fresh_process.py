@@ -46,7 +46,7 @@ def answers_elsewhere(folder: Path) -> Elsewhere:
     if not (folder / EXAMPLE_ANSWERS).is_file():
         raise StoreError(
             f"A model must be logged with the answers to its example. Received: {folder}, without "
-            f"{EXAMPLE_ANSWERS}. It is older; `chapterflow run MODEL --force` logs it anew"
+            f"{EXAMPLE_ANSWERS}. It is older; `chapterflow run MODEL --force` logs it again"
         )
     try:
         done = subprocess.run(

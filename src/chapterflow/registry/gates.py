@@ -246,7 +246,7 @@ def _floor(trial: Trial) -> Check:
         )
     return _bounded(
         "floor",
-        "RMSE on the test split over that of the best classical filter, at most",
+        "RMSE on the test split over the RMSE of the best classical filter, at most",
         trial,
         "ceiling",
         lambda version: version.now.get("baseline/rmse_ratio"),

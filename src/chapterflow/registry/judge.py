@@ -1,4 +1,4 @@
-"""Who challenges whom, on what data, measured how: the verdict."""
+"""Judge a challenger: choose it, measure it and the champion on the same data, ask the gates."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class TestData:
     """The dataset that versions are scored on now.
 
     Attributes:
-        dataset: None where it is not here or not what its card says.
+        dataset: None if it is not here, or differs from its card.
         problem: Why not.
     """
 
@@ -84,7 +84,7 @@ def measure(
     version: Version,
     data: TestData,
 ) -> Measured:
-    """Return what is known of a version; what cannot be found out is missing, with the reason."""
+    """Return what is known of a version; what cannot be determined is missing, with the reason."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -149,19 +149,19 @@ def _by_example(dataset: Dataset, answers: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of the gatekeeper.
+    """A request to judge a version for an alias.
 
     Attributes:
         model: A registered model, whose challenger is judged; `NAME/VERSION` or `NAME@ALIAS`, one
             version; or a role.
         alias: Alias that the version is to take.
         reason: Why, for the ledger.
-        allow_dirty: Whether code and data that no commit has will do.
-        reinstate: Whether a version that was rolled back may come back.
-        without_champion: Whether to set a champion aside that was scored on other test data.
+        allow_dirty: Whether code and data that no commit has are allowed.
+        reinstate: Whether a version that was rolled back may be promoted again.
+        without_champion: Whether to set aside a champion that was scored on other test data.
         dry_run: Whether to change nothing.
         overrides: `path=value` changes of `params.yaml`.
-        profile: Profile whose models stand for a role; `params.yaml`'s by default.
+        profile: Profile whose models compete for a role; by default that of `params.yaml`.
     """
 
     model: str
@@ -177,12 +177,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Judged:
-    """A verdict, and what it takes to carry it out.
+    """A decision, and what is needed to carry it out.
 
     Attributes:
         target: Registered model whose alias it is about.
         version: The version that was judged.
-        champion: Number of the version that held the alias then.
+        champion: Number of the version that had the alias when it was judged.
     """
 
     decision: Decision
@@ -235,13 +235,13 @@ def judge_request(
         on_version(version)
         champion = holder(client, target, request.alias)
         if champion is not None and champion.source == version.source:
-            raise _held_already(client, version, target, request.alias)
+            raise _already(client, version, target, request.alias)
         tags = client.get_run(version.run_id).data.tags
         profile = tags.get(runs.PROFILE, settings.profile)
         if request.profile not in (None, profile):
             raise ConfigError(
-                f"{version.uri()} is held against the thresholds of the profile that it was "
-                f"trained in: {profile}. Received: --profile {request.profile}"
+                f"{version.uri()} is judged by the thresholds of the profile that it "
+                f"was trained in: {profile}. Received: --profile {request.profile}"
             )
         if profile in PROFILES and profile != settings.profile:
             settings = load_settings(
@@ -318,14 +318,14 @@ def _judge(
 
 
 def _reloaded(version: Version) -> tuple[float | None, str]:
-    """Return how far a fresh process's answers are from those logged; None, and why, without."""
+    """Return how far a fresh process's answers are from those logged, or None and the reason."""
     try:
-        found = answers_elsewhere(model_folder(version))
+        reloaded = answers_elsewhere(model_folder(version))
     except Exception as error:  # A store has many ways of not having a file.
         return None, str(error).partition("\n")[0]
-    if not found.same_classes or not found.examples:
+    if not reloaded.same_classes or not reloaded.examples:
         return math.inf, "it answers other classes than those logged with it"
-    return found.largest_difference, ""
+    return reloaded.largest_difference, ""
 
 
 def _data(project: Project, settings: Settings, dataset: str, tell: Tell) -> TestData:
@@ -351,37 +351,35 @@ def _challenger(client: MlflowClient, request: Request) -> Version:
             f"{request.model} has no challenger. `chapterflow run {request.model}` makes one, or "
             f"name a version: `chapterflow promote {newest.uri()}`."
         )
-    raise _held_already(client, champion, request.model, request.alias)
+    raise _already(client, champion, request.model, request.alias)
 
 
-def _held_already(
-    client: MlflowClient, version: Version, target: str, alias: str
-) -> NothingToJudge:
-    told = f"{version.uri()} is {target}@{alias} already"
+def _already(client: MlflowClient, version: Version, target: str, alias: str) -> NothingToJudge:
+    message = f"{version.uri()} is {target}@{alias} already"
     waiting = holder(client, target, CHALLENGER)
     if waiting is not None and waiting.source != version.source:
         return NothingToJudge(
-            f"{told}. {waiting.uri()} challenges it: `chapterflow promote {target}` judges that."
+            f"{message}. {waiting.uri()} challenges it: `chapterflow promote {target}` judges it."
         )
     return NothingToJudge(
-        f"{told}, and nothing challenges it. `chapterflow run` makes challengers."
+        f"{message}, and nothing challenges it. `chapterflow run` makes challengers."
     )
 
 
 def _best_of_role(
     project: Project, settings: Settings, client: MlflowClient, role: str
 ) -> tuple[Version, list[Candidate]]:
-    """Return the version that stands for a role, and all that could.
+    """Return the best version for a role, and all candidates.
 
-    Each model of the role enters its champion, or its challenger where it has none, if it learnt
-    the data of the profile. The best on the validation split stands for the role: choosing on the
-    test split would make the gates' own figures too good.
+    Each model of the role enters its champion, or else its challenger, if it learnt
+    the data of the profile. The best on the validation split is judged: choosing on the test split
+    would bias the gates' own figures.
     """
     dataset = settings.roles[role][settings.profile]
     data = _data(project, settings, dataset, silent)
     if data.dataset is None:
         raise ConfigError(data.problem)
-    found: list[tuple[Candidate, Version]] = []
+    ranked: list[tuple[Candidate, Version]] = []
     for model in settings.models:
         if settings.params(model).role != role:
             continue
@@ -394,16 +392,16 @@ def _best_of_role(
             candidate = Candidate(
                 version=version.uri(), alias=version.alias or "", validation=score
             )
-            found.append((candidate, version))
-    if not found:
+            ranked.append((candidate, version))
+    if not ranked:
         raise ConfigError(
             f"No model of the role {role!r} has a champion or challenger that learnt {dataset!r}. "
             "`chapterflow run` makes challengers."
         )
     # The best first; of equals, the one that params.yaml names first.
     lower = not data.dataset.card.task.higher_is_better
-    found.sort(key=lambda one: one[0].validation if lower else -one[0].validation)
-    return found[0][1], [candidate for candidate, _ in found]
+    ranked.sort(key=lambda pair: pair[0].validation if lower else -pair[0].validation)
+    return ranked[0][1], [candidate for candidate, _ in ranked]
 
 
 def _validation_score(version: Version) -> float | None:

@@ -51,8 +51,7 @@ class Entry(Strict):
         before: Version that held the alias: `cnn/3`.
         after: Version that was to hold it.
         gates: `14 of 15 passed`, with the names of those that failed; empty for a rollback.
-        done: Whether it came to its end; a process that died in between leaves an entry that did
-            not.
+        done: Whether it was carried out; an entry whose process died was not.
         run_id: MLflow run that holds the verdict.
     """
 
@@ -70,7 +69,7 @@ class Entry(Strict):
 
 
 def who(project: Project) -> str:
-    """Return git's user, or that of the system."""
+    """Return the user of git, or of the system."""
     try:
         # As `git commit` would sign: the environment counts as well as the configuration.
         done = subprocess.run(
@@ -152,7 +151,7 @@ class Ledger:
     def close(
         self, run_id: str, *, action: Action | None = None, reason: str = "", gates: str = ""
     ) -> None:
-        """Note that what an entry is about has happened, or became something else."""
+        """Mark an entry as carried out, or change what it says."""
         changed = {DONE: "true"} | ({ACTION: action} if action else {})
         changed |= {key: value for key, value in ((REASON, reason), (GATES, gates)) if value}
         runs.set_tags(self.client, run_id, changed)

@@ -1,4 +1,4 @@
-"""A verdict carried out: version, aliases, tags, ledger."""
+"""Carry out a decision: version, aliases, tags, ledger."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def previous(alias: str) -> str:
 def promote(
     project: Project, request: Request, *, on_version: OnVersion = ignore, tell: Tell = silent
 ) -> Decision:
-    """Judge a version and, where every gate is passed, give it the alias.
+    """Judge a version and, if every gate passes, give it the alias.
 
     Args:
         on_version: Called with the version that is judged.
 
     Raises:
-        ConfigError: If the request names what is not there.
+        ConfigError: If the request names a model, version or role that does not exist.
         NothingToJudge: If nothing challenges the version that holds the alias.
     """
     judged = judge_request(project, request, on_version=on_version, tell=tell)
@@ -60,10 +60,10 @@ def promote(
 
 
 def carry_out(project: Project, judged: Judged, *, tell: Tell = silent) -> Decision:
-    """Write a verdict down and, if it is good, move the aliases.
+    """Write a decision into the ledger and, if it is good, move the aliases.
 
     Returns:
-        The verdict; refused after all, where somebody else changed the alias meanwhile.
+        The decision; `refused` if another process changed the alias in between.
     """
     decision = judged.decision
     with opened(project) as (client, ledger):
@@ -112,14 +112,14 @@ def _move(client: MlflowClient, judged: Judged, number: str) -> None:
 
 
 def _too_late(decision: Decision, changed: Changed) -> Decision:
-    holder = f"version {changed.found}" if changed.found else "no version"
+    current = f"version {changed.number}" if changed.number else "no version"
     unchanged = gate(
         "unchanged",
         "The alias still names the version that was judged against",
         passed=False,
         threshold=decision.champion or "none",
-        champion=changed.found or "none",
-        note=f"{decision.model}@{decision.alias} became {holder} meanwhile: judge again",
+        champion=changed.number or "none",
+        note=f"{decision.model}@{decision.alias} became {current} meanwhile: judge again",
     )
     return decision.model_copy(update={"verdict": "refused", "gates": [*decision.gates, unchanged]})
 
@@ -131,9 +131,9 @@ def _in_registry(client: MlflowClient, judged: Judged) -> Version:
         return member
     from chapterflow.tracking.versions import register
 
-    for found in client.search_model_versions(f"name = '{role}'"):
-        if found.source == member.source:
-            return find_version(client, f"{role}/{found.version}")
+    for registered in client.search_model_versions(f"name = '{role}'"):
+        if registered.source == member.source:
+            return find_version(client, f"{role}/{registered.version}")
     tags = client.get_model_version(member.name, member.number)
     number = register(
         member.source,
@@ -154,7 +154,7 @@ def _write_down(
     decision: Decision,
     version: Version,
 ) -> None:
-    """Log verdict and page with the ledger and the model's run, and tag the version."""
+    """Log a decision and its page in the ledger and the model's run, and tag the version."""
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / PAGE
         page.write_text(render_page(decision), encoding="utf-8")
@@ -162,7 +162,7 @@ def _write_down(
         run_id = decision.challenger_run
         client.log_text(run_id, decision.to_json(), PROMOTION)
         client.log_artifact(run_id, str(page), FOLDER)
-    if version.name == decision.model:  # A model that did not come to stand for its role has none.
+    if version.name == decision.model:  # A model that was refused for a role has no version there.
         tags = {VERDICT: decision.verdict, VERDICT_RUN: entry, GATES: _counts(decision)}
         for key, value in tags.items():
             client.set_model_version_tag(version.name, version.number, key, value)

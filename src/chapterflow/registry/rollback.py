@@ -1,4 +1,4 @@
-"""The way back: `champion` to the version that had it before."""
+"""Roll back: give `champion` to an earlier champion."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RolledBack:
 
     Attributes:
         before: Version that lost the alias.
-        after: Version that has it again.
+        after: Version that has the alias again.
         entry: Run of the ledger.
     """
 
@@ -59,7 +59,7 @@ def roll_back(
     Raises:
         ConfigError: If there is no champion or none before it, or `to` was never champion.
         StoreError: If the files of the earlier champion are gone.
-        PromotionRefused: If somebody else changed the champion meanwhile.
+        PromotionRefused: If another process changed the champion in between.
     """
     with opened(project) as (client, ledger):
         check_registered(client, model)
@@ -87,16 +87,18 @@ def roll_back(
         challenger = holder(client, model, CHALLENGER)
         if challenger is not None and challenger.number == target.number:
             changes[CHALLENGER] = None
-        # First, so that no promotion that runs now takes it back.
+        # First, so that a promotion at the same time does not promote it again.
         client.set_model_version_tag(model, champion.number, WITHDRAWN, reason)
         try:
             swap(client, model, CHAMPION, champion.number, changes)
         except Changed as changed:
             let_back(client, champion)
-            note = f"{model}@champion became version {changed.found} meanwhile"
+            note = f"{model}@champion became version {changed.number} meanwhile"
             ledger.close(entry, action="refused", reason=note)
-            raise PromotionRefused(f"{note}; nothing was changed. Look again.") from None
-        let_back(client, target)  # Whoever names it has decided that it may be champion.
+            raise PromotionRefused(
+                f"{note}; nothing was changed. Run `chapterflow history` and decide again."
+            ) from None
+        let_back(client, target)  # Naming it is the decision that it may be champion.
         client.set_model_version_tag(model, champion.number, VERDICT, "rolled back")
         client.set_model_version_tag(model, champion.number, VERDICT_RUN, entry)
         ledger.close(entry)
@@ -118,10 +120,10 @@ def _target(client: MlflowClient, champion: Version, past: list[Entry], to: str 
         target = find_version(client, f"{name}/{number}")
         once = [entry.after for entry in past if _made_champion(entry)]
         if target.uri() not in once:
-            there = ", ".join(dict.fromkeys(once)) or "none"
+            champions = ", ".join(dict.fromkeys(once)) or "none"
             raise ConfigError(
                 f"--to must be an earlier champion: no gate ever passed {target.uri()}. "
-                f"There: {there}. `chapterflow promote {target.uri()}` judges it."
+                f"Earlier champions: {champions}. `chapterflow promote {target.uri()}` judges it."
             )
     if target.number == champion.number:
         raise ConfigError(f"{champion.uri()} is the champion already.")
@@ -141,6 +143,6 @@ def _before(past: list[Entry], uri: str) -> str | None:
 
 
 def let_back(client: MlflowClient, version: Version) -> None:
-    """Take it from a version that it was rolled back."""
+    """Remove the mark that a version was rolled back."""
     if WITHDRAWN in client.get_model_version(version.name, version.number).tags:
         client.delete_model_version_tag(version.name, version.number, WITHDRAWN)

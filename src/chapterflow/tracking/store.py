@@ -100,6 +100,7 @@ def keep(path: Path, suffix: str, wait: float) -> Path:
 
 def partial_of(path: Path) -> Path:
     """Return the path under which a database is made, without what a killed process left there."""
+    # Not `files.staged`: a database has journals next to it, which must go with it.
     partial = path.with_name(f"{path.name}.partial")
     discard(partial)
     return partial
@@ -303,7 +304,10 @@ def _revisions() -> tuple[frozenset[str], str]:
         known |= set(re.findall(r'^revision = "(\w+)"', text, re.MULTILINE))
         previous |= set(re.findall(r'^down_revision = "(\w+)"', text, re.MULTILINE))
     if len(known - previous) != 1:
-        raise StoreError("MLflow must be installed with its migrations. Run `make install` again.")
+        raise StoreError(
+            "MLflow must be installed with its migrations. Run "
+            "`make run` (or `pip install -r requirements.lock`) again."
+        )
     (head,) = known - previous
     return frozenset(known), head
 

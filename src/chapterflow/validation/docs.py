@@ -1,4 +1,4 @@
-"""What people open: the verdict on one page, and Data Docs that need no network."""
+"""The pages of a validation: the verdict, and Data Docs that need no network."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ RESULTS = "index.html"
 SUITE = "suite.html"
 #: Elements without an end tag.
 _VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source"}
-#: Elements that fetch something or run code, and those that a page gets anew or can spare.
+#: Elements that fetch something or run code, and those that are replaced or not needed.
 _DROPPED = {"script", "link", "style", "img", "iframe", "object", "embed", "footer", "title", "hr"}
 #: Classes of parts that are dead without scripts or without the site's index: bars and filters.
 _DEAD = {"navbar-expand-md", "btn-group", "card-header", "card-text"}

@@ -1,4 +1,4 @@
-"""Great Expectations' results -> records in plain words."""
+"""Validate a dataset: rows -> Great Expectations suite -> verdict and its pages."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _examples(result: dict[str, Any], *, named: bool) -> str:
 
 
 def _reason(result: dict[str, Any], trouble: dict[str, Any]) -> str:
-    """Say why there is no value; `trouble` is keyed by metric where computing one failed."""
+    """Say why there is no value; `trouble` is keyed by metric if computing one failed."""
     for entry in [trouble, *trouble.values()]:
         message = entry.get("exception_message") if isinstance(entry, dict) else None
         if message:
@@ -109,7 +109,7 @@ _one_at_a_time = threading.Lock()
 
 
 def validate_dataset(dataset: Dataset, bounds: Strict, out: Path) -> Verdict:
-    """Hold the arrays that training reads against the suite for their kind.
+    """Check the arrays that training reads against the suite of their kind.
 
     Writes `out`, replacing an older one as a whole: `verdict.json` (equal data give equal bytes),
     `index.html` (the verdict on one page) and `data_docs/` (Great Expectations' own pages, made
@@ -125,7 +125,7 @@ def validate_dataset(dataset: Dataset, bounds: Strict, out: Path) -> Verdict:
         results are stored.
 
     Raises:
-        DataError: If the arrays cannot be told in rows (not one label for each image, say).
+        DataError: If the arrays cannot be put into rows (a label is missing, say).
     """
     # Read when the library is imported; the command line has set it, a script may not have.
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")

@@ -92,7 +92,7 @@ def read_verdict(path: Path) -> Verdict:
     """Return the verdict in a file, or in a folder that `validate_dataset` wrote.
 
     Raises:
-        DataError: If there is none or it cannot be read.
+        DataError: If it is missing or cannot be read.
     """
     if path.is_dir():
         path = path / VERDICT
