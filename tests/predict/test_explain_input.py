@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chapterflow.errors import DataError
+from chapterflow.config.load import load_settings
+from chapterflow.environment import Project
+from chapterflow.errors import ConfigError, DataError
 from chapterflow.kinds.dataset import DatasetCard
-from chapterflow.predict.inputs import read_example
+from chapterflow.predict.explain_input import explain_with
+from chapterflow.predict.inputs import Input, parse_input, parse_inputs, read_example
 
 
 def card(kind: Any, shape: list[int | None], value_max: float = 255.0) -> DatasetCard:
@@ -79,3 +82,39 @@ def test_a_file_of_another_format_is_no_array(content: bytes, tmp_path: Path) ->
     (tmp_path / "b.npy").write_bytes(content)
     with pytest.raises(DataError, match=r"must be an \.npy array.*magic string"):
         read_example(tmp_path / "b.npy", card("curves", [128, 1]), (224, 224))
+
+
+def test_a_file_goes_before_a_dataset_and_that_before_a_folder(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings(project.params)
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "scans").mkdir()
+    assert parse_input(settings, "digits").sort == "dataset"
+    assert parse_input(settings, "digits:7") == Input(
+        "digits:7", "dataset", Path("digits:7"), "digits", "7"
+    )
+    assert parse_input(settings, "scans").sort == "folder"
+    (tmp_path / "digits").rmdir()
+    (tmp_path / "digits").touch()
+    assert parse_input(settings, "digits").sort == "file"
+    assert len(parse_inputs(settings, ["scans", "digits", "scans"])) == 2
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("digts", "INPUT must be an existing file or folder.*Did you mean 'digits'?"),
+        ("nowhere.png", "INPUT must be an existing file or folder.*Received: 'nowhere.png'"),
+        ("digits:test", r"INPUT must be one example \(digits:INDEX\)"),
+        (".", "INPUT must be one file, or a dataset. Received: the folder ."),
+    ],
+)
+def test_no_store_is_opened_for_an_input_that_cannot_be_explained(
+    project: Project, word: str, says: str
+) -> None:
+    settings = load_settings(project.params)
+    with pytest.raises(ConfigError, match=says):
+        explain_with(project, settings, "cnn", word, project.root / "out")
+    assert not (project.root / "mlruns").exists()
