@@ -40,9 +40,9 @@ def convolutional(shape: tuple[int, ...], classes: int = 3) -> Any:
 
 def values(n: int, shape: tuple[int, ...]) -> Any:
     """Return raw inputs, 0 at the border where there is one."""
-    found = np.random.default_rng(5).uniform(0.2, 1, (n, *shape)).astype(np.float32)
+    result = np.random.default_rng(5).uniform(0.2, 1, (n, *shape)).astype(np.float32)
     if len(shape) > 2:
         inner = np.zeros(shape, np.float32)
         inner[tuple(slice(1, -1) for _ in shape[:-1])] = 1
-        found *= inner
-    return found
+        result *= inner
+    return result

@@ -19,11 +19,11 @@ def test_of_a_linear_model_both_are_weight_times_difference(axes: int, method: s
     shape = SHAPES[axes]
     model, inputs = linear(shape), values(4, shape)
     options = {"window": 1, "stride": 1} if method == "occlusion" else {"steps": 3}
-    found = attribute(model, inputs, TARGETS, method, **options)
+    result = attribute(model, inputs, TARGETS, method, **options)
     kernel = np.asarray(model.layers[-1].kernel)
     weights = kernel.T[TARGETS].reshape(inputs.shape)
     expected = (weights * (inputs - default_baseline(inputs))).sum(axis=-1)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
@@ -33,10 +33,10 @@ def test_integrated_gradients_are_complete(axes: int) -> None:
 
     shape = SHAPES[axes]
     model, inputs = convolutional(shape), values(4, shape)
-    found = attribute(model, inputs, TARGETS, "integrated-gradients", steps=300)
+    result = attribute(model, inputs, TARGETS, "integrated-gradients", steps=300)
     base = np.broadcast_to(default_baseline(inputs), inputs.shape)
     rise = outputs(model, inputs) - outputs(model, np.array(base, np.float32))
-    sums = found.reshape(4, -1).sum(axis=1)
+    sums = result.reshape(4, -1).sum(axis=1)
     np.testing.assert_allclose(sums, rise[np.arange(4), TARGETS], atol=5e-3)
     assert np.abs(sums).max() > 0.05
 
@@ -46,7 +46,7 @@ def test_occlusion_is_the_mean_fall_over_the_windows_that_cover_a_place() -> Non
     from chapterflow.explain.outputs import outputs
 
     model, inputs = convolutional((6, 6, 1)), values(2, (6, 6, 1))
-    found = attribute(model, inputs, TARGETS[:2], "occlusion", window=3, stride=2, baseline=0.5)
+    result = attribute(model, inputs, TARGETS[:2], "occlusion", window=3, stride=2, baseline=0.5)
     for one, target, place in ((0, 0, (0, 0)), (1, 2, (3, 4))):
         falls = []
         for top in range(-1, 6, 2):
@@ -57,7 +57,7 @@ def test_occlusion_is_the_mean_fall_over_the_windows_that_cover_a_place() -> Non
                     covered[0, rows, columns] = 0.5
                     before, after = outputs(model, inputs[one : one + 1]), outputs(model, covered)
                     falls.append((before - after)[0, target])
-        assert found[one][place] == pytest.approx(np.mean(falls), abs=1e-5)
+        assert result[one][place] == pytest.approx(np.mean(falls), abs=1e-5)
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])

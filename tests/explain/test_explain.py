@@ -48,11 +48,11 @@ def test_all_of_it(digits: Any, tmp_path: Path) -> None:
     probabilities = softmax(np.asarray(model(digits.inputs(test))), axis=1)
     before = [np.array(weight) for weight in model.weights]
     options = {"seed": 5, "title": "small", "probabilities": probabilities}
-    found = explain(model, digits, tmp_path / "out", **options)
+    result = explain(model, digits, tmp_path / "out", **options)
     assert all(np.array_equal(a, b) for a, b in zip(model.weights, before, strict=True))
-    keys = [one.key for one in found.pictures]
+    keys = [one.key for one in result.pictures]
     assert keys == ["walk", *["feature_maps"] * 3, "kernels", "attributions", "reactions"]
-    for picture in found.pictures:
+    for picture in result.pictures:
         assert image.imread(picture.path)[..., :3].std() > 0.05
         assert picture.caption.endswith(".")
     for method in ("grad-cam", "integrated-gradients", "occlusion"):
@@ -65,14 +65,14 @@ def test_all_of_it(digits: Any, tmp_path: Path) -> None:
             "depends_on_model",
             "stability",
         ):
-            assert np.isfinite(found.metrics[f"explain/{method}/{measure}"])
-    details = json.loads(json.dumps(found.details))
+            assert np.isfinite(result.metrics[f"explain/{method}/{measure}"])
+    details = json.loads(json.dumps(result.details))
     assert [row["class"] for row in details["probes"]] == digits.card.classes
     answer = np.asarray(model(digits.inputs(np.array([details["probes"][3]["index"]])))).argmax()
     assert details["probes"][3]["predicted"] == digits.card.classes[int(answer)]
     again = explain(model, digits, tmp_path / "again", **options)
-    assert again.metrics == pytest.approx(found.metrics, abs=1e-6)
-    assert json.loads(found.model_dump_json())["metrics"] == found.metrics
+    assert again.metrics == pytest.approx(result.metrics, abs=1e-6)
+    assert json.loads(result.model_dump_json())["metrics"] == result.metrics
 
 
 def test_an_explanation_is_read_as_it_was_saved(tmp_path: Path) -> None:
@@ -97,13 +97,13 @@ def test_reactions_are_the_surest_the_least_sure_and_the_surely_wrong() -> None:
 
     labels = np.array([0, 0, 0, 0, 0, 0, 1])
     first = np.array([0.9, 0.6, 0.2, 0.55, 0.4, 0.8, 0.3])
-    found = reactions(labels, np.stack([first, 1 - first], axis=1), 2)
-    assert found["0"] == {
+    result = reactions(labels, np.stack([first, 1 - first], axis=1), 2)
+    assert result["0"] == {
         "surest": [0, 5, 1, 3],
         "doubtful": [2, 4, 3, 1],
         "wrong": [2, 4],
     }
-    assert found["1"] == {"surest": [6], "doubtful": [6], "wrong": []}
+    assert result["1"] == {"surest": [6], "doubtful": [6], "wrong": []}
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
@@ -111,13 +111,13 @@ def test_one_input(axes: int, tmp_path: Path) -> None:
     from chapterflow.explain.explain import explain_input
 
     model, given = convolutional(SHAPES[axes]), values(1, SHAPES[axes])
-    found = explain_input(model, given, ["a", "b", "c"], 1.0, tmp_path, title="mine", target="c")
-    assert [one.key for one in found.pictures] == ["walk", "attributions"]
-    assert found.details["explained"] == 2
-    (row,) = found.details["probes"]
+    result = explain_input(model, given, ["a", "b", "c"], 1.0, tmp_path, title="mine", target="c")
+    assert [one.key for one in result.pictures] == ["walk", "attributions"]
+    assert result.details["explained"] == 2
+    (row,) = result.details["probes"]
     assert row["predicted"] in "abc"
     assert set(row["maps"]) == {"grad-cam", "integrated-gradients", "occlusion"}
-    assert image.imread(found.pictures[1].path)[150:, :, :3].std() > 0.05
+    assert image.imread(result.pictures[1].path)[150:, :, :3].std() > 0.05
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,10 @@ def test_areas_of_an_additive_score_are_known() -> None:
     from chapterflow.explain.faithfulness import faithfulness
 
     weights = np.array([[0.4, 0.3, 0.2, 0.1]])
-    found = faithfulness(additive(weights), {"true": weights}, seed=5, steps=4)["true"]
-    assert found.insertion[0] == pytest.approx((0.4 + 0.7 + 0.9 + 0.5) / 4)
-    assert found.deletion[0] == pytest.approx((0.1 + 0.3 + 0.6 + 0.5) / 4)
-    assert found.random.shape == (8, 1)
+    result = faithfulness(additive(weights), {"true": weights}, seed=5, steps=4)["true"]
+    assert result.insertion[0] == pytest.approx((0.4 + 0.7 + 0.9 + 0.5) / 4)
+    assert result.deletion[0] == pytest.approx((0.1 + 0.3 + 0.6 + 0.5) / 4)
+    assert result.random.shape == (8, 1)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -42,10 +42,10 @@ def test_a_true_map_beats_random_orders_and_random_or_reversed_ones_do_not(seed:
         "reversed": -weights,
         "flat": 0 * weights,
     }
-    found = faithfulness(additive(weights), maps, seed=seed)
-    assert found["true"].beats_random
-    assert found["true"].each_beats_random.all()
-    assert not any(found[name].beats_random for name in ("random", "reversed", "flat"))
+    result = faithfulness(additive(weights), maps, seed=seed)
+    assert result["true"].beats_random
+    assert result["true"].each_beats_random.all()
+    assert not any(result[name].beats_random for name in ("random", "reversed", "flat"))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -58,10 +58,10 @@ def test_an_empty_map_never_beats_random_whatever_its_ties_become(seed: int) -> 
         return kept @ weights / weights.sum()
 
     maps = {"true": np.stack([weights, weights]), "empty": np.stack([np.zeros(6), weights])}
-    found = faithfulness(score, maps, seed=seed, orders=2)
-    assert found["true"].beats_random
-    assert found["empty"].each_beats_random.tolist() == [False, True]
-    assert found["empty"].gap[0] == 0
+    result = faithfulness(score, maps, seed=seed, orders=2)
+    assert result["true"].beats_random
+    assert result["empty"].each_beats_random.tolist() == [False, True]
+    assert result["empty"].gap[0] == 0
 
 
 def test_a_gap_of_nearly_nothing_is_no_proof() -> None:

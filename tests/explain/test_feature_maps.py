@@ -80,7 +80,7 @@ def test_maps_are_what_the_layers_answer() -> None:
     moved(model, ["conv1", "conv2"])
     given = pixels(2, 8, 8, 1)
     maps = feature_maps(model, given)
-    assert {name: found.shape for name, found in maps.items()} == {
+    assert {name: result.shape for name, result in maps.items()} == {
         "conv1": (2, 8, 8, 32),
         "pool1": (2, 4, 4, 32),
         "conv2": (2, 4, 4, 64),
@@ -107,11 +107,11 @@ def test_the_walk(shape: tuple[int, ...], layers: int, rows: int, tmp_path: Path
     maps["layer_0"][..., 0] = 0.0
     path = tmp_path / "maps.png"
     draw_walk(rng.uniform(0, 255, (*shape, 3)), maps, "cnn", path, value_max=255.0)
-    found = image.imread(path)
-    assert found.shape[0] == 108 + 122 * rows
-    last = found[-110:-30, 200:600, :3]
+    result = image.imread(path)
+    assert result.shape[0] == 108 + 122 * rows
+    last = result[-110:-30, 200:600, :3]
     assert last.std() > 0.05  # maps in the last row
-    assert found[:, -10:, :3].min() > 0.97  # and nothing cut off at the right
+    assert result[:, -10:, :3].min() > 0.97  # and nothing cut off at the right
     assert pyplot.get_fignums() == []
 
 

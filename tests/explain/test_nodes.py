@@ -39,12 +39,12 @@ def test_a_graph_without_a_node_is_answered_as_if_the_node_had_never_been(tmp_pa
         "adjacency": probe.adjacency[np.ix_(rest, rest)][np.newaxis],
         "sizes": np.array([len(rest)], np.int32),
     }
-    found = wrapped.logits(probe, kept)
-    np.testing.assert_allclose(found[1], np.asarray(model(smaller))[0], rtol=1e-4, atol=1e-5)
+    result = wrapped.logits(probe, kept)
+    np.testing.assert_allclose(result[1], np.asarray(model(smaller))[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(
-        found[0], np.asarray(model(data.inputs(np.array([3]))))[0], rtol=1e-4, atol=1e-5
+        result[0], np.asarray(model(data.inputs(np.array([3]))))[0], rtol=1e-4, atol=1e-5
     )
-    assert not np.allclose(found[0], found[1], atol=1e-3)
+    assert not np.allclose(result[0], result[1], atol=1e-3)
 
 
 def test_the_graph_around_a_node_decides_what_the_whole_one_does(tmp_path: Path) -> None:
@@ -104,13 +104,13 @@ def test_all_of_it(name: str, tmp_path: Path) -> None:
     data = (rings_and_stars if name == "gcn" else two_circles)(tmp_path / "data")
     model = built(name, data)
     before = [np.array(weight) for weight in model.weights]
-    found = explain(model, data, tmp_path / "out", seed=5, title=name)
+    result = explain(model, data, tmp_path / "out", seed=5, title=name)
     assert all(np.array_equal(a, b) for a, b in zip(model.weights, before, strict=True))
-    assert [one.key for one in found.pictures] == ["nodes"]
-    assert image.imread(found.pictures[0].path)[..., :3].std() > 0.02
-    assert {key.split("/")[1] for key in found.metrics} == {"node-occlusion", "gradient-x-input"}
-    assert all(np.isfinite(value) for value in found.metrics.values())
-    assert [row["class"] for row in found.details["probes"]] == list(data.card.classes)
+    assert [one.key for one in result.pictures] == ["nodes"]
+    assert image.imread(result.pictures[0].path)[..., :3].std() > 0.02
+    assert {key.split("/")[1] for key in result.metrics} == {"node-occlusion", "gradient-x-input"}
+    assert all(np.isfinite(value) for value in result.metrics.values())
+    assert [row["class"] for row in result.details["probes"]] == list(data.card.classes)
     entry = get_model(name)
     fresh = entry.build(entry.params(role="any"), data.card.input_spec)
     refused = explain(fresh, data, tmp_path / "none", seed=5, title=name)

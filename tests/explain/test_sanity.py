@@ -44,10 +44,10 @@ def test_the_cascade_tells_a_map_of_the_weights_from_one_of_the_input() -> None:
             "input": inputs[..., 0],
         }
 
-    found = cascade(model, make(), make, seed=5, where=inputs[..., 0] > 0)
-    assert found["input"] == pytest.approx([1, 1])
-    assert len(found["weights"]) == 2
-    assert abs(found["weights"][-1]) < 0.6
+    result = cascade(model, make(), make, seed=5, where=inputs[..., 0] > 0)
+    assert result["input"] == pytest.approx([1, 1])
+    assert len(result["weights"]) == 2
+    assert abs(result["weights"][-1]) < 0.6
 
 
 def test_similarity_is_spearmans_over_the_places_compared() -> None:

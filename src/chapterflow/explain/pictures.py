@@ -146,7 +146,7 @@ def draw_walk(
     value_max: float,
     caption: str = "input",
 ) -> None:
-    """Draw one example's way through the layers: of each the mean map and the strongest channels.
+    """Draw one example in each layer: the mean map and the strongest channels.
 
     Each map has its own range of colours. Of a deep network, twelve layers are drawn, evenly
     spread from the first to the last.

@@ -40,10 +40,10 @@ def side_by_side(material: Material, album: Album) -> list[SideBySide]:
     """Return the test sets that several models share."""
     sections = []
     for entries in material.by_test_set():
-        found = probes(entries, album)
-        if found:
+        examples = probes(entries, album)
+        if examples:
             title = f"{entries[0].facts.dataset}: {len(entries)} models, the same examples"
-            sections.append(SideBySide(title, found, _attributions(entries, album)))
+            sections.append(SideBySide(title, examples, _attributions(entries, album)))
     return sections
 
 
