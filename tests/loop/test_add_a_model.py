@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +18,9 @@ import requests
 from tests.conftest import (
     HUNG,
     REPOSITORY,
+    Finished,
     begin,
     call,
-    copy_checkout,
-    unhurried,
 )
 from tests.loop import stores
 
@@ -41,6 +42,16 @@ class Scale(keras.layers.Layer):
 
 """
 
+#: Runs commands one after the other: the libraries are imported once.
+SEVERAL = """
+import contextlib, sys
+from chapterflow import cli
+for words in sys.argv[1:]:
+    sys.argv = ["chapterflow", *words.split()]
+    with contextlib.suppress(SystemExit):
+        cli.main()
+"""
+
 
 def blocks(language: str) -> list[str]:
     """Return the fenced blocks of a language, in the order of the guide."""
@@ -49,18 +60,17 @@ def blocks(language: str) -> list[str]:
 
 def write(root: Path, source: str, block: str) -> None:
     (root / FILE).write_text(source, encoding="utf-8")
-    params = root / "params.yaml"
-    start = unhurried((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
-    params.write_text(start.replace("\nmodels:\n", f"\nmodels:\n{block}"), encoding="utf-8")
+    start = (root.parent / "params.yaml").read_text(encoding="utf-8")
+    params = start.replace("\nmodels:\n", f"\nmodels:\n{block}")
+    (root / "params.yaml").write_text(params, encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def guided(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("add") / "checkout"
-    root.mkdir()
-    copy_checkout(root)
-    write(root, blocks("python")[0], blocks("yaml")[0])
-    return root
+def guided(finished: Finished) -> Path:
+    """The finished checkout, where the guide's `chapterflow run` reuses `cnn`."""
+    shutil.copy(finished.root / "params.yaml", finished.root.parent)
+    write(finished.root, blocks("python")[0], blocks("yaml")[0])
+    return finished.root
 
 
 def test_the_file_is_short() -> None:
@@ -149,6 +159,5 @@ def test_a_broken_file_is_told_with_its_place(guided: Path, old: str, new: str, 
     assert told.returncode == 2
     assert said in told.stderr
     # What is in the registry can be rolled back and served all the same.
-    for words in (["rollback", "vgg"], ["serve", "vgg", "--port", "0"], ["why", "vgg"]):
-        told = call(guided, "chapterflow", *words)
-        assert "No version of vgg is registered yet" in told.stderr, told.stderr
+    told = call(guided, sys.executable, "-c", SEVERAL, "rollback vgg", "serve vgg", "why vgg")
+    assert told.stderr.count("No version of vgg is registered yet") == 3, told.stderr

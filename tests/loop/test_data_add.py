@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Run
+from tests.conftest import Run, invoke
 from tests.photos import photo_folder, picture
 
 pytestmark = pytest.mark.slow
 
 
-def test_a_folder_is_added_verified_and_listed(run: Run, checkout: Path, tmp_path: Path) -> None:
+def test_a_folder_is_added_verified_and_listed(checkout: Path, tmp_path: Path) -> None:
     folder = photo_folder(tmp_path / "pets")
-    add = ("chapterflow", "data", "add", "pets", "--kind", "images")
+    add = ("data", "add", "pets", "--kind", "images")
     picture(1).point(lambda _: 9).save(folder / "cat" / "1.png")
-    told = run(*add, str(folder))
+    told = invoke(checkout, *add, str(folder))
     assert told.returncode == 3, told.stderr
     assert "not-blank" in told.stderr
     assert not (checkout / "datasets.yaml").exists()
@@ -25,21 +25,21 @@ def test_a_folder_is_added_verified_and_listed(run: Run, checkout: Path, tmp_pat
 
     picture(1).save(folder / "cat" / "1.png")
     # A relative path, from where the user is.
-    told = run(*add, os.path.relpath(folder, checkout), "--title", "Pets of mine")
+    told = invoke(checkout, *add, os.path.relpath(folder, checkout), "--title", "Pets of mine")
     assert told.returncode == 0, told.stderr
     assert "28 train, 4 validation, 8 test" in told.stdout
-    assert run("chapterflow", "data", "verify").stdout.strip() == "pets: ok"
-    listed = json.loads(run("chapterflow", "data", "list", "--json").stdout)["datasets"]
+    assert invoke(checkout, "data", "verify").stdout.strip() == "pets: ok"
+    listed = json.loads(invoke(checkout, "data", "list", "--json").stdout)["datasets"]
     (pets,) = [record for record in listed if record["dataset"] == "pets"]
     assert pets["here"]
     assert pets["examples"] == {"train": 28, "validation": 4, "test": 8}
 
-    told = run(*add, str(folder))
+    told = invoke(checkout, *add, str(folder))
     assert (told.returncode, "--force replaces it" in told.stderr) == (2, True)
-    told = run("chapterflow", "run", "cnn", "--data", "pets")
+    told = invoke(checkout, "run", "cnn", "--data", "pets")
     assert told.returncode == 2
     assert "The model 'cnn' takes images. Received: 'pets'" in told.stderr
-    told = run("chapterflow", "run", "--data", "pets")
+    told = invoke(checkout, "run", "--data", "pets")
     assert (told.returncode, "needs the names of models" in told.stderr) == (2, True)
 
 
@@ -102,7 +102,7 @@ def test_own_photos_are_transferred_to_without_another_word(
 
 
 def test_data_that_are_not_what_they_are_said_to_be_are_told_in_a_line(
-    run: Run, checkout: Path, tmp_path: Path
+    checkout: Path, tmp_path: Path
 ) -> None:
     folder = photo_folder(tmp_path / "pets", each=10)
     (folder / "cat" / "3.png").write_bytes((folder / "cat" / "3.png").read_bytes()[:200])
@@ -126,7 +126,7 @@ def test_data_that_are_not_what_they_are_said_to_be_are_told_in_a_line(
         ("csv", "a.csv", "separated by semicolons"),
         ("voxels", "pets", "must name a .npz file"),
     ):
-        told = run("chapterflow", "data", "add", "own", str(tmp_path / path), "--kind", kind)
+        told = invoke(checkout, "data", "add", "own", str(tmp_path / path), "--kind", kind)
         assert (told.returncode, says in told.stderr) == (2, True), told.stderr
         assert "Traceback" not in told.stderr
     assert not (checkout / "run").exists()

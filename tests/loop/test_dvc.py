@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import Run, call
+from tests.conftest import Run, call, copy_project
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
@@ -17,19 +17,21 @@ def executed(text: str) -> list[str]:
     return re.findall(r"Running stage '([^']+)'", text)
 
 
+@pytest.fixture
+def checkout(fetched_once: Path, tmp_path: Path) -> Path:
+    """A checkout with the embedded data and nothing trained."""
+    return copy_project(fetched_once, tmp_path / "checkout")
+
+
 def test_repro_runs_what_changed_and_nothing_else(checkout: Path, run: Run) -> None:
-    # A fresh clone has data.dvc but no data: nothing to run on yet, and it says what to do.
-    assert run("chapterflow", "data", "fetch").returncode == 0
     assert call(checkout, "git", "diff", "--quiet", "data.dvc").returncode == 0
-    stores.keep_models(checkout, "dnn", "cnn", "lenet5", "conv1d")
-    for model in ("dnn", "cnn", "lenet5", "conv1d"):
+    stores.keep_models(checkout, "dnn", "cnn", "conv1d")
+    for model in ("dnn", "cnn", "conv1d"):
         stores.set_param(checkout, f"models.{model}.epochs", 2)
 
     first = run("dvc", "repro")
     assert first.returncode == 0, first.stdout + first.stderr
-    assert executed(first.stdout)[-5:] == [
-        *("run@dnn", "run@cnn", "run@lenet5", "run@conv1d", "compare"),
-    ]
+    assert executed(first.stdout)[-4:] == ["run@dnn", "run@cnn", "run@conv1d", "compare"]
     errors = json.loads((checkout / "results/models/conv1d/metrics.json").read_text())
     assert 0 < errors["test"]["rmse"] < 1
     metrics = json.loads((checkout / "results/models/cnn/metrics.json").read_text())
@@ -68,12 +70,7 @@ def test_repro_runs_what_changed_and_nothing_else(checkout: Path, run: Run) -> N
         metrics["test"]["accuracy"] - dnn["test"]["accuracy"]
     )
 
-
-def test_the_flow_reuses_what_dvc_trained(checkout: Path, run: Run) -> None:
-    run("chapterflow", "data", "fetch")
-    stores.keep_models(checkout, "dnn")
-    stores.set_param(checkout, "models.dnn.epochs", 2)
-    assert run("dvc", "repro", "run@dnn").returncode == 0
+    # The flow reuses what DVC trained.
     told = run("chapterflow", "run", "dnn", "--json")
     (model,) = json.loads(told.stdout)["models"]
     assert model["status"] == "reused"
@@ -86,7 +83,6 @@ def test_analytics_are_off_in_the_repository() -> None:
 
 def test_without_runs_the_committed_comparison_stays(checkout: Path, run: Run) -> None:
     # A fresh clone: dvc.lock knows the results, but the tracking store is empty.
-    assert run("chapterflow", "data", "fetch").returncode == 0
     before = (checkout / "results/comparison.json").read_bytes()
     stores.set_param(checkout, "comparison.bootstrap_resamples", 2500)
     failed = run("dvc", "repro", "--single-item", "compare")

@@ -19,15 +19,31 @@ pytestmark = pytest.mark.slow
 EPOCHS = 60
 
 
-@pytest.fixture
-def prepared(tmp_path: Path) -> Path:
-    """A checkout whose dnn trains for long enough to be killed in the middle."""
-    root = tmp_path / "checkout"
+def prepare(root: Path) -> Path:
+    """Make a checkout whose dnn trains for long enough to be killed in the middle."""
     root.mkdir()
     copy_checkout(root)
     stores.set_param(root, "models.dnn.epochs", EPOCHS)
     stores.set_param(root, "models.dnn.patience", 50)
     return root
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    return prepare(tmp_path / "checkout")
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """A checkout in which two runs started at once, undisturbed, and what each said of dnn."""
+    root = prepare(tmp_path_factory.mktemp("both") / "checkout")
+    processes = [start(root, "dnn", "--json") for _ in range(2)]
+    documents = []
+    for process in processes:
+        stdout, stderr = process.communicate(timeout=HUNG)
+        assert process.returncode == 0, stderr
+        documents.append(json.loads(stdout)["models"][0])
+    return root, documents
 
 
 def start(root: Path, *words: str) -> subprocess.Popen[str]:
@@ -60,12 +76,8 @@ def run_to_end(root: Path) -> dict[str, Any]:
     return dict(model)
 
 
-def test_a_killed_training_ends_as_an_undisturbed_one(prepared: Path, tmp_path: Path) -> None:
-    undisturbed = tmp_path / "undisturbed"
-    undisturbed.mkdir()
-    copy_checkout(undisturbed)
-    (undisturbed / "params.yaml").write_text((prepared / "params.yaml").read_text())
-    expected = run_to_end(undisturbed)
+def test_a_killed_training_ends_as_an_undisturbed_one(both: Any, prepared: Path) -> None:
+    undisturbed, (expected, _) = both
 
     process = start(prepared, "dnn")
     wait_until(lambda: epochs_done(prepared) >= 5)
@@ -115,18 +127,13 @@ def test_ctrl_c_ends_at_once_and_is_resumed(prepared: Path) -> None:
     assert run_to_end(prepared)["run_id"] == killed
 
 
-def test_two_runs_at_once_train_once_and_corrupt_nothing(prepared: Path) -> None:
-    both = [start(prepared, "dnn", "--json") for _ in range(2)]
-    documents = []
-    for process in both:
-        stdout, stderr = process.communicate(timeout=HUNG)
-        assert process.returncode == 0, stderr
-        documents.append(json.loads(stdout)["models"][0])
+def test_two_runs_at_once_train_once_and_corrupt_nothing(both: Any) -> None:
+    root, documents = both
     assert sorted(document["status"] for document in documents) == ["reused", "trained"]
     assert documents[0]["run_id"] == documents[1]["run_id"]
     assert documents[0]["metrics"] == documents[1]["metrics"]
     for store in ("mlruns/mlflow.db", ".prefect/prefect.db"):
-        assert stores.query(prepared / store, "PRAGMA integrity_check") == [("ok",)]
-    assert {run["status"] for run in stores.mlflow_runs(prepared)} == {"FINISHED"}
-    assert stores.flow_states(prepared) == ["COMPLETED", "COMPLETED"]
-    assert os.listdir(prepared / ".chapterflow" / "work") == []
+        assert stores.query(root / store, "PRAGMA integrity_check") == [("ok",)]
+    assert {run["status"] for run in stores.mlflow_runs(root)} == {"FINISHED"}
+    assert stores.flow_states(root) == ["COMPLETED", "COMPLETED"]
+    assert os.listdir(root / ".chapterflow" / "work") == []

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import HUNG, begin, call, command_environment, copy_checkout
+from tests.conftest import HUNG, Finished, begin, call, command_environment, invoke
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
@@ -26,12 +26,8 @@ with prefect_server(project.scratch):
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("promotion") / "checkout"
-    root.mkdir()
-    copy_checkout(root)
-    run(root, "dnn", "cnn")
-    return root
+def root(finished: Finished) -> Path:
+    return finished.root
 
 
 def run(root: Path, *words: str) -> None:
@@ -40,7 +36,7 @@ def run(root: Path, *words: str) -> None:
 
 
 def promote(root: Path, *words: str, code: int = 0) -> dict[str, Any]:
-    told = call(root, "chapterflow", "promote", *words, "--json")
+    told = invoke(root, "promote", *words, "--json")
     assert told.returncode == code, told.stdout + told.stderr
     document: dict[str, Any] = json.loads(told.stdout)
     return document
@@ -55,7 +51,7 @@ def aliases(root: Path, model: str) -> dict[str, int]:
 
 
 def past(root: Path, model: str) -> list[dict[str, Any]]:
-    told = call(root, "chapterflow", "history", model, "--json")
+    told = invoke(root, "history", model, "--json")
     assert told.returncode == 0, told.stderr
     entries: list[dict[str, Any]] = json.loads(told.stdout)
     return entries
@@ -114,19 +110,15 @@ def test_of_two_promotions_at_once_one_wins_and_rolling_back_undoes_it(root: Pat
         "14 of 15 gates passed; failed: unchanged",
     }
 
-    (source,) = stores.query(
-        root / "mlruns/mlflow.db",
-        "SELECT source FROM model_versions WHERE name = 'dnn' AND version = 1",
-    )[0]
-    (file,) = (root / "mlruns/artifacts").glob(f"*/models/{source.rpartition('/')[2]}/**/*.keras")
+    file = stores.model_file(root, "dnn")
     content = file.read_bytes()
     file.write_bytes(content[:1000])
-    damaged = call(root, "chapterflow", "rollback", "dnn")
+    damaged = invoke(root, "rollback", "dnn")
     assert (damaged.returncode, "Nothing was changed" in damaged.stderr) == (1, True)
     assert aliases(root, "dnn") == {"champion": 2, "previous-champion": 1}
     file.write_bytes(content)
 
-    back = call(root, "chapterflow", "rollback", "dnn", "--reason", "slow on the kiosk")
+    back = invoke(root, "rollback", "dnn", "--reason", "slow on the kiosk")
     assert back.returncode == 0, back.stderr
     assert "dnn/1 is dnn@champion again, instead of dnn/2" in back.stdout
     assert aliases(root, "dnn") == {"champion": 1}
@@ -135,7 +127,7 @@ def test_of_two_promotions_at_once_one_wins_and_rolling_back_undoes_it(root: Pat
         "action": "rolled back", "before": "dnn/2", "after": "dnn/1", "gates": "",
         "reason": "slow on the kiosk", "done": True,
     }  # fmt: skip
-    assert call(root, "chapterflow", "rollback", "dnn").returncode == 2
+    assert invoke(root, "rollback", "dnn").returncode == 2
 
 
 def test_what_was_rolled_back_does_not_come_back_unasked(root: Path) -> None:
@@ -189,6 +181,6 @@ def test_the_flow_promotes_models_and_the_best_of_a_role(root: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_told(root: Path, words: list[str], says: str) -> None:
-    told = call(root, "chapterflow", *words)
+    told = invoke(root, *words)
     assert (told.returncode, "Traceback" in told.stderr) == (2, False), told.stderr
     assert says in " ".join(told.stderr.split())

@@ -10,10 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import HUNG, Run, begin, call, command_environment
+from tests.conftest import HUNG, begin, call, command_environment, copy_project
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def checkout(fetched_once: Path, tmp_path: Path) -> Path:
+    """A checkout with the embedded data and nothing trained."""
+    return copy_project(fetched_once, tmp_path / "checkout")
 
 
 def free_port() -> int:
@@ -24,11 +30,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_a_schedule_fires_and_stops_cleanly(checkout: Path, run: Run) -> None:
+def test_a_schedule_fires_and_stops_cleanly(checkout: Path) -> None:
     import requests
 
     stores.set_param(checkout, "models.dnn.epochs", 2)
-    assert run("chapterflow", "data", "fetch").returncode == 0
     port = free_port()
     words = ["chapterflow", "schedule", "--every", "10", "--model", "dnn", "--port", str(port)]
     process = begin(checkout, *words, stderr=subprocess.STDOUT, start_new_session=True)
@@ -57,21 +62,22 @@ def test_a_schedule_fires_and_stops_cleanly(checkout: Path, run: Run) -> None:
     assert stores.processes_of(checkout) == []
 
 
-def test_a_port_that_is_taken_and_a_cron_that_is_none(checkout: Path, run: Run) -> None:
+def test_a_port_that_is_taken_and_a_cron_that_is_none(checkout: Path) -> None:
     import socket
 
-    told = run("chapterflow", "schedule", "--cron", "every day", "--port", str(free_port()))
+    words = ("chapterflow", "schedule")
+    told = call(checkout, *words, "--cron", "every day", "--port", str(free_port()))
     assert told.returncode == 2
     assert "--cron" in told.stderr
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        told = run("chapterflow", "schedule", "--port", str(taken.getsockname()[1]))
+        told = call(checkout, *words, "--port", str(taken.getsockname()[1]))
     assert told.returncode != 0
     assert "Traceback" not in told.stderr
 
 
-def test_a_configured_server_is_used(checkout: Path, run: Run) -> None:
+def test_a_configured_server_is_used(checkout: Path) -> None:
     import requests
 
     stores.set_param(checkout, "models.dnn.epochs", 2)

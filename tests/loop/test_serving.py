@@ -18,10 +18,11 @@ import requests
 from tests.conftest import (
     HUNG,
     REPOSITORY,
+    Finished,
     call,
     command_environment,
-    copy_checkout,
     heed_interrupts,
+    invoke,
 )
 from tests.loop.test_schedule import free_port
 
@@ -107,11 +108,9 @@ class Lab:
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(finished: Finished) -> Iterator[Lab]:
     """A checkout where the page's first commands ran, and its servers, which answer."""
-    root = tmp_path_factory.mktemp("served") / "checkout"
-    root.mkdir()
-    lab = Lab(copy_checkout(root))
+    lab = Lab(finished.root)
     ran = lab.run(FIRST)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     try:
@@ -240,7 +239,8 @@ def test_bad_input_is_refused_and_the_next_is_answered(
     ],
 )
 def test_what_cannot_be_served(lab: Lab, words: str, says: str) -> None:
-    refused = lab.run(f"chapterflow serve {words}" + ("" if "--port" in words else " --port 0"))
+    port = [] if "--port" in words else ["--port", "0"]
+    refused = invoke(lab.root, "serve", *words.replace(CNN, str(lab.ports[CNN])).split(), *port)
     assert refused.returncode == 2
     assert says in refused.stderr
     assert "Traceback" not in refused.stderr
