@@ -40,7 +40,7 @@ def broken(dataset: Dataset, folder: Path) -> set[str]:
     """Return the names of the expectations that a real validation finds broken."""
     from chapterflow.validation.validate import validate_dataset
 
-    return {one.expectation for one in validate_dataset(dataset, BOUNDS, folder).failures}
+    return {check.name for check in validate_dataset(dataset, BOUNDS, folder).failures}
 
 
 def checked_model(dataset: Dataset, build: Callable[..., Any]) -> Any:
@@ -84,7 +84,7 @@ def test_pixels_divided_twice_on_disk(digits: Dataset, tmp_path: Path) -> None:
 
 def test_pixels_divided_twice_in_the_model(digits: Dataset) -> None:
     checked_model(digits, classifier(10))
-    with pytest.raises(ConfigError, match=r"check_scaled_once: .*0\.0625 behind rescale1, resc"):
+    with pytest.raises(ConfigError, match=r"check_scaled_once: .*0\.0625 after rescale1, resc"):
         checked_model(digits, classifier(10, scales=2))
 
 
