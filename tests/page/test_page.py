@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from chapterflow import files
 from chapterflow.config.settings import QuestionParams
-from chapterflow.page import report as rendering
 from chapterflow.page.material import Entry, Material
 from chapterflow.page.model_section import hardest, model_section
 from chapterflow.page.parts import Album, Cell, Table, as_image
@@ -353,7 +353,7 @@ def test_a_page_is_written_whole_or_not_at_all(
     def full(*_: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(rendering.Path, "replace", full)
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(OSError, match="no space"):
         write("second", tmp_path / "report")
     assert path.read_text() == "first"
