@@ -34,18 +34,18 @@ def modules(package: str, *, skip: Collection[str] = ()) -> dict[str, str]:
     Raises:
         ConfigError: If two files have the same name.
     """
-    found = {
+    members = {
         module.name.replace("_", "-"): f"{package}.{module.name}"
         for module in pkgutil.iter_modules(importlib.import_module(package).__path__)
         if not module.ispkg and module.name not in skip
     }
     for name, module in _entry_points(f"chapterflow.{package.rpartition('.')[2]}"):
-        if found.setdefault(name, module) != module:
+        if members.setdefault(name, module) != module:
             raise ConfigError(
-                f"Two files are called {name!r} in {package}: {found[name]} and {module}. "
+                f"Two files are called {name!r} in {package}: {members[name]} and {module}. "
                 "Uninstall the package of one of them."
             )
-    return dict(sorted(found.items()))
+    return dict(sorted(members.items()))
 
 
 @cache
