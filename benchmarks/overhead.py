@@ -72,7 +72,7 @@ def _plain(dataset: Dataset, params: ModelParams) -> tuple[float, float]:
 
     arrays = {
         split: (
-            np.asarray(dataset.images[dataset.indices(split)], np.float32),
+            np.asarray(dataset.arrays["images"][dataset.indices(split)], np.float32),
             np.asarray(dataset.labels[dataset.indices(split)], np.int32),
         )
         for split in ("train", "validation")
@@ -97,7 +97,7 @@ def _plain(dataset: Dataset, params: ModelParams) -> tuple[float, float]:
 def _accuracy(model: object, dataset: Dataset) -> float:
     test = dataset.indices("test")
     logits = model.predict(  # type: ignore[attr-defined]
-        np.asarray(dataset.images[test], np.float32), batch_size=512, verbose=0
+        np.asarray(dataset.arrays["images"][test], np.float32), batch_size=512, verbose=0
     )
     return float((logits.argmax(axis=1) == dataset.labels[test]).mean())
 
