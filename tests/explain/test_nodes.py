@@ -80,7 +80,7 @@ def test_both_methods_agree_where_a_model_is_blind_to_edges_and_linear(tmp_path:
     from keras import layers
 
     from chapterflow.explain.nodes import gradient_input, node_occlusion, node_probes
-    from chapterflow.models.layers.graphs import Readout
+    from chapterflow.models.layers.graph_convolution import Readout
 
     data = rings_and_stars(tmp_path / "graphs")
     features = keras.Input((None, 3), name="features")

@@ -62,7 +62,7 @@ for name in names:
     Path("without.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     from chapterflow.config.load import load_settings
     from chapterflow.models import layers
-    import chapterflow.training.backbones, chapterflow.training.folds
+    import chapterflow.training.weights, chapterflow.training.folds
     left = sorted(load_settings(Path("without.yaml")).models)
     Path("away").rename(file)
     assert left == sorted(set(names) - {name}), (name, left)

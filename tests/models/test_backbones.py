@@ -223,7 +223,7 @@ def test_weights_that_are_not_there_or_of_another_network(tmp_path: Path) -> Non
 def test_imagenet_weights_come_from_the_mirror(
     mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from chapterflow.training.backbones import imagenet_weights
+    from chapterflow.training.weights import imagenet_weights
 
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setenv("CHAPTERFLOW_MIRROR", str(mirror))
@@ -242,7 +242,7 @@ def test_imagenet_weights_that_cannot_be_had(
 ) -> None:
     import keras
 
-    from chapterflow.training.backbones import imagenet_weights
+    from chapterflow.training.weights import imagenet_weights
 
     asked = []
 

@@ -33,7 +33,7 @@ def graph(nodes: int, seed: int, *, directed: bool = False, share: float = 0.4) 
 def layer(kind: str, units: int = 4, **options: Any) -> Any:
     import keras
 
-    from chapterflow.models.layers.graphs import GINConvolution, GraphConvolution
+    from chapterflow.models.layers.graph_convolution import GINConvolution, GraphConvolution
 
     keras.utils.set_random_seed(5)
     if kind == "gin":
@@ -151,7 +151,7 @@ def test_convolutions_follow_a_permutation_of_the_nodes(seed: int, nodes: int, k
 @PROPERTY
 @given(seed=st.integers(0, 10_000), mode=st.sampled_from(["mean", "sum", "max"]))
 def test_readouts_do_not_see_the_order_of_nodes_or_the_padding(seed: int, mode: str) -> None:
-    from chapterflow.models.layers.graphs import Readout
+    from chapterflow.models.layers.graph_convolution import Readout
 
     rng = np.random.default_rng(seed)
     sizes = rng.integers(0, 7, 4)
@@ -194,7 +194,7 @@ def test_a_batch_of_padded_graphs_is_each_graph_alone(kind: str) -> None:
 
 
 def test_rows_are_normalized_and_empty_ones_stay() -> None:
-    from chapterflow.models.layers.graphs import RowNormalization
+    from chapterflow.models.layers.graph_convolution import RowNormalization
 
     x = np.array([[1, 0, 3], [0, 0, 0], [0, 5, 0]], np.float32)
     wanted = [[0.25, 0, 0.75], [0, 0, 0], [0, 1, 0]]
@@ -207,7 +207,7 @@ def test_rows_are_normalized_and_empty_ones_stay() -> None:
 def test_dropout_of_sparse_features_keeps_their_mean() -> None:
     import tensorflow as tf
 
-    from chapterflow.models.layers.graphs import FeatureDropout
+    from chapterflow.models.layers.graph_convolution import FeatureDropout
 
     x, dropout = sparse(np.ones((50, 40), np.float32)), FeatureDropout(0.5, seed=5)
     assert dropout(x, training=False) is x or np.array_equal(dropout(x).values, x.values)
@@ -221,7 +221,7 @@ def test_dropout_of_sparse_features_keeps_their_mean() -> None:
 def test_a_saved_model_is_the_same(kind: str, tmp_path: Path) -> None:
     import keras
 
-    from chapterflow.models.layers.graphs import Readout
+    from chapterflow.models.layers.graph_convolution import Readout
 
     features, adjacency = keras.Input((None, 5)), keras.Input((None, None))
     sizes = keras.Input((), dtype="int32")
@@ -239,7 +239,7 @@ def test_a_saved_model_is_the_same(kind: str, tmp_path: Path) -> None:
 
 
 def test_an_unknown_readout_is_refused() -> None:
-    from chapterflow.models.layers.graphs import Readout
+    from chapterflow.models.layers.graph_convolution import Readout
 
     with pytest.raises(ValueError, match=r"one of mean, sum, max\. Received: 'min'"):
         Readout("min")

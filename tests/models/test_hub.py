@@ -26,7 +26,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, tensorflow: None) -> Path
     import keras
 
     from chapterflow.models.layers.backbones import BackboneParams
-    from chapterflow.training.backbones import export, feature_vector
+    from chapterflow.training.weights import export, feature_vector
 
     keras.utils.set_random_seed(5)
     params = BackboneParams(backbone="small", weights="none")
@@ -36,7 +36,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, tensorflow: None) -> Path
 
 
 def layer(handle: Any, **options: Any) -> Any:
-    from chapterflow.models.layers.hub import HubLayer
+    from chapterflow.models.layers.saved_model import HubLayer
 
     return HubLayer.from_handle(str(handle), **options)
 
@@ -136,7 +136,7 @@ def test_changed_files_in_a_saved_model_are_refused(exported: Path, tmp_path: Pa
 
 
 def test_only_a_configuration_is_not_enough(exported: Path) -> None:
-    from chapterflow.models.layers.hub import HubLayer
+    from chapterflow.models.layers.saved_model import HubLayer
 
     bare = HubLayer.from_config(layer(exported).get_config())
     with pytest.raises(ConfigError, match="needs its SavedModel"):
@@ -163,7 +163,7 @@ def test_it_learns_where_it_is_trainable(exported: Path, trainable: bool) -> Non
 
 
 def test_handles(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from chapterflow.models.layers.hub import tree_hash
+    from chapterflow.models.layers.saved_model import tree_hash
 
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "cache"))
     archive = tmp_path / "module.tar.gz"

@@ -40,7 +40,7 @@ TRUTH = {
     "models/lenet5.py": {"lenet5"},
     "models/base.py": set(MODELS),
     "models/catalog.py": set(),
-    "models/layers/graphs.py": set(MODELS),
+    "models/layers/graph_convolution.py": set(MODELS),
     "training/fit.py": set(MODELS),
     "training/folds.py": set(MODELS),
     "evaluation/evaluate.py": set(MODELS),

@@ -233,7 +233,7 @@ def roles(tmp_path: Path) -> Dataset:
 def test_pretext_weights_are_trained_once_and_hub_uses_the_same(
     roles: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from chapterflow.training import backbones as pretext
+    from chapterflow.training import weights as pretext
 
     monkeypatch.setattr(pretext, "RECIPE", pretext.RECIPE.model_copy(update={"epochs": 1}))
     options = {"pooling": "avg", "epochs": 8}

@@ -33,7 +33,7 @@ def ending(*tail: Callable[[Any], Any]) -> Any:
 
 @pytest.mark.parametrize("name", sorted({*model_names()} - {"conv1d", "hub"}))
 def test_chapter_models_end_in_logits_and_scale_once(name: str) -> None:
-    from chapterflow.training.checks import check_layers, check_logits, check_scaled_once
+    from chapterflow.training.model_checks import check_layers, check_logits, check_scaled_once
 
     options = {"backbone": "small", "weights": "none"} if name == "transfer" else {}
     if name in KINDS:
@@ -49,7 +49,7 @@ def test_chapter_models_end_in_logits_and_scale_once(name: str) -> None:
 def test_layers_that_change_nothing_are_looked_through() -> None:
     from keras import layers
 
-    from chapterflow.training.checks import check_logits
+    from chapterflow.training.model_checks import check_logits
 
     same = layers.Activation("linear"), layers.Dropout(0.1), layers.Reshape((4,))
     check_logits(ending(layers.Dense(4), *same), 4)
@@ -61,7 +61,7 @@ def test_every_way_to_write_an_activation() -> None:
     import keras
     from keras import layers
 
-    from chapterflow.training.checks import check_logits
+    from chapterflow.training.model_checks import check_logits
 
     logits = layers.Dense(4)
     for activation in ("sigmoid", "softmax", "tanh", "relu", "hard_sigmoid", "softsign"):
@@ -78,7 +78,7 @@ def test_a_model_within_a_model() -> None:
     import keras
     from keras import layers
 
-    from chapterflow.training.checks import check_logits
+    from chapterflow.training.model_checks import check_logits
 
     head = keras.Sequential([keras.Input((16,)), layers.Dense(4, "sigmoid", name="deep")])
     with pytest.raises(ConfigError, match=r"sigmoid in its last layer, deep\."):
@@ -89,7 +89,7 @@ def test_a_model_within_a_model() -> None:
 def test_another_width_than_the_classes(units: int) -> None:
     from keras import layers
 
-    from chapterflow.training.checks import check_logits
+    from chapterflow.training.model_checks import check_logits
 
     with pytest.raises(ConfigError, match=rf"must end in 4 logits.*\(None, {units}\).*, answer\."):
         check_logits(ending(layers.Dense(units, name="answer")), 4)
@@ -98,7 +98,7 @@ def test_another_width_than_the_classes(units: int) -> None:
 def test_maps_are_no_logits() -> None:
     import keras
 
-    from chapterflow.training.checks import check_logits
+    from chapterflow.training.model_checks import check_logits
 
     inputs = keras.Input((8, 8, 1))
     model = keras.Model(inputs, keras.layers.Conv2D(4, 3, name="maps")(inputs))
@@ -111,7 +111,7 @@ def test_only_pixels_are_held_to_a_scale(kind: Any) -> None:
     import keras
     from keras import layers
 
-    from chapterflow.training.checks import check_scaled_once
+    from chapterflow.training.model_checks import check_scaled_once
 
     inputs = keras.Input((8, 8, 1))
     x = layers.Rescaling(1 / 16)(layers.Rescaling(1 / 16)(inputs))
@@ -128,7 +128,7 @@ def test_layers_that_no_file_brings_back_are_refused() -> None:
     import keras
     from keras import layers
 
-    from chapterflow.training.checks import check_layers
+    from chapterflow.training.model_checks import check_layers
 
     class Plain(keras.layers.Layer):  # type: ignore[misc]
         def call(self, x: Any) -> Any:
@@ -169,7 +169,7 @@ def test_logits_for_each_position_are_told_apart() -> None:
     import keras
     from keras import layers
 
-    from chapterflow.training.checks import check_logits
+    from chapterflow.training.model_checks import check_logits
 
     inputs = keras.Input((8, 8, 1))
     with pytest.raises(ConfigError, match="Flatten or pool before it"):

@@ -16,6 +16,7 @@ from chapterflow.training.batches import input_spec, load_model, predict, sized_
 from chapterflow.training.epochs import built
 from chapterflow.training.fit import fit
 from chapterflow.training.folds import cross_validate
+from chapterflow.training.history import MODEL_FILE
 
 
 def score_variants(
@@ -54,7 +55,7 @@ def score_variants(
         if variant.train:
             folder = work / "beside" / name
             training = fit(entry, own, dataset, seed=seed, work=folder, scratch=scratch)
-            model = load_model(folder / "model.keras")
+            model = load_model(folder / MODEL_FILE)
             answers = predict(model, data, "test")
             scores["train_seconds"] = training.seconds
             if data.card.task.classes:
@@ -69,7 +70,7 @@ def score_variants(
                 errors = denoising_metrics(targets, answers, mask, inputs=data.inputs(test))
                 scores["rmse"] = errors["test/rmse"]
         else:
-            from chapterflow.training.backbones import with_files
+            from chapterflow.training.weights import with_files
 
             own = with_files(own, data, scratch or work.parent.parent)
             model = built(entry, own, input_spec(entry, own, data), seed=seed)

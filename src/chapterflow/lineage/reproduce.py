@@ -31,7 +31,7 @@ from chapterflow.tracking.artifacts import REPRODUCTION_DOCUMENT, Artifacts
 from chapterflow.tracking.fingerprint import PACKAGE, content_hash
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.versions import OnVersion, Version, find_version, ignore, model_file
-from chapterflow.training.history import EpochRecord
+from chapterflow.training.history import MODEL_FILE, EpochRecord
 from chapterflow.types import Strict, Tell, silent
 
 if TYPE_CHECKING:
@@ -463,7 +463,7 @@ def _retrain(recorded: Recorded, data: Path, temporary: Path, tell: Tell) -> tup
         # Kept features or backbones would be reused, where they should be made again.
         scratch=temporary / "scratch",
     )
-    return work / "model.keras", round(time.monotonic() - started, 3)
+    return work / MODEL_FILE, round(time.monotonic() - started, 3)
 
 
 def _compare(

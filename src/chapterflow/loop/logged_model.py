@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mlflow.types import Schema
 
 #: Packages that layers of this project need in addition to Keras, by their module.
-MORE_REQUIREMENTS = {"chapterflow.models.layers.hub": ("tensorflow-hub", "setuptools")}
+MORE_REQUIREMENTS = {"chapterflow.models.layers.saved_model": ("tensorflow-hub", "setuptools")}
 
 
 def description(model: keras.Model, card: DatasetCard, example: Any) -> dict[str, Any]:

@@ -22,13 +22,11 @@ from chapterflow.tracking.artifacts import CARD, FINGERPRINT, Artifacts
 from chapterflow.tracking.fingerprint import fingerprint, fingerprint_parts
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.versions import Version, model_file
+from chapterflow.training.history import MODEL_FILE
 from chapterflow.types import Tell, silent
 
 if TYPE_CHECKING:
     from chapterflow.config.settings import Settings
-
-#: The trained model in a run's folder on this machine; in the store it is a logged model.
-MODEL_FILE = "model.keras"
 
 
 class Run:

@@ -239,9 +239,9 @@ def untrained(
     Args:
         build: Whether to build datasets that are not there.
     """
-    from chapterflow.training.backbones import with_files
     from chapterflow.training.batches import input_spec, sized_for
     from chapterflow.training.epochs import built
+    from chapterflow.training.weights import with_files
 
     for name in settings.datasets_of(model):
         prepare(project, settings, name, build=build)

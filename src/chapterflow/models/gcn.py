@@ -51,7 +51,7 @@ def build(params: Params, data: InputSpec) -> keras.Model:
     import keras
     from keras import layers
 
-    from chapterflow.models.layers.graphs import Readout
+    from chapterflow.models.layers.graph_convolution import Readout
 
     features = keras.Input((None, data.shape[-1]), name="features")
     adjacency = keras.Input((None, None), name="adjacency")
@@ -76,7 +76,7 @@ def build(params: Params, data: InputSpec) -> keras.Model:
 
 
 def _convolution(params: Params, name: str) -> Any:
-    from chapterflow.models.layers.graphs import GINConvolution, GraphConvolution
+    from chapterflow.models.layers.graph_convolution import GINConvolution, GraphConvolution
 
     if params.convolution == "gin":
         return GINConvolution(params.width, activation="relu", name=name)

@@ -42,7 +42,11 @@ def build(params: Params, data: InputSpec) -> keras.Model:
     """
     import keras
 
-    from chapterflow.models.layers.graphs import FeatureDropout, GraphConvolution, RowNormalization
+    from chapterflow.models.layers.graph_convolution import (
+        FeatureDropout,
+        GraphConvolution,
+        RowNormalization,
+    )
 
     features = keras.Input((data.shape[-1],), sparse=True, name="features")
     adjacency = keras.Input((None,), sparse=True, name="adjacency")

@@ -61,8 +61,8 @@ def _features(params: Params, data: InputSpec) -> keras.Model:
     from keras import layers
 
     from chapterflow.models.layers.heads import augmented
-    from chapterflow.models.layers.hub import HubLayer
     from chapterflow.models.layers.preprocessing import BackboneInput
+    from chapterflow.models.layers.saved_model import HubLayer
 
     module = HubLayer.from_handle(params.handle, params.sha256, name="module")
     inputs = keras.Input(data.shape, name="pixels")

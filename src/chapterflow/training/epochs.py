@@ -25,9 +25,9 @@ from chapterflow.training.batches import (
     split_batches,
     steps_per_epoch,
 )
-from chapterflow.training.checks import check_layers, check_logits, check_scaled_once
 from chapterflow.training.full_batch import sparse_inputs
 from chapterflow.training.history import (
+    MODEL_FILE,
     EpochRecord,
     Training,
     append_record,
@@ -35,6 +35,7 @@ from chapterflow.training.history import (
     is_over,
     read_history,
 )
+from chapterflow.training.model_checks import check_layers, check_logits, check_scaled_once
 from chapterflow.training.seeds import seed_epoch, seeded
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def train(
     way = (WholeGraph if dataset.kind.whole else Batches)(model, params, dataset, seed)
     history, resumed_from = run_epochs(way, params, seed=seed, work=work, on_epoch=on_epoch)
     # A plain model, without optimizer: its state would triple the file and serves no prediction.
-    keras.Model(model.input, model.output, name=model.name).save(work / "model.keras")
+    keras.Model(model.input, model.output, name=model.name).save(work / MODEL_FILE)
     return Training(
         history=history,
         chosen_epoch=(best_epoch(history) if params.patience else history[-1]).epoch,

@@ -14,7 +14,7 @@ from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
 from chapterflow.training.batches import load_model, sized_for
 from chapterflow.training.epochs import train
 from chapterflow.training.frozen import check_joined, feature_dataset, frozen_part, joined
-from chapterflow.training.history import EpochRecord, Training
+from chapterflow.training.history import MODEL_FILE, EpochRecord, Training
 
 if TYPE_CHECKING:
     import keras
@@ -50,7 +50,7 @@ def fit(
     scratch = scratch or work.parent.parent
     if entry.frozen is not None:
         # Here, so that models without a frozen part need nothing that fetches data.
-        from chapterflow.training.backbones import with_files
+        from chapterflow.training.weights import with_files
 
         dataset = sized_for(entry, params, dataset)
         params = with_files(params, dataset, scratch)
@@ -87,10 +87,10 @@ def _fit_head(
     tunable = [layer.name for layer in frozen.layers if _can_be_tuned(layer)]
     head = dataclasses.replace(entry, build=entry.head, frozen=None, head=None)
     training = train(head, params, features, seed=seed, work=work / "head", on_epoch=on_epoch)
-    trained = load_model(work / "head" / "model.keras")
+    trained = load_model(work / "head" / MODEL_FILE)
     model = joined(entry, params, dataset.card.input_spec, trained, seed)
     check_joined(model, trained, dataset, features)
-    model.save(work / "model.keras")
+    model.save(work / MODEL_FILE)
     if not getattr(params, "fine_tune", 0):
         return training
     return _fine_tune(
@@ -119,7 +119,7 @@ def _fine_tune(
     before = len(training.history)
 
     def unfrozen(params: Any, data: InputSpec) -> keras.Model:
-        head = load_model(work / "head" / "model.keras")
+        head = load_model(work / "head" / MODEL_FILE)
         open_layers = {*names[-params.fine_tune :], *(layer.name for layer in head.layers)}
         model = joined(entry, params.model_copy(update={"trainable": True}), data, head, seed)
         for layer in model.layers:
@@ -148,8 +148,8 @@ def _fine_tune(
     if params.patience and losses[training.chosen_epoch] <= losses[chosen]:
         chosen = training.chosen_epoch  # fine-tuning made it worse: the frozen model stays
     else:
-        with staged(work / "model.keras") as new:
-            shutil.copyfile(work / "fine-tune" / "model.keras", new)
+        with staged(work / MODEL_FILE) as new:
+            shutil.copyfile(work / "fine-tune" / MODEL_FILE, new)
     return training.model_copy(
         update={
             "history": history,

@@ -9,6 +9,9 @@ from pydantic import ValidationError
 from chapterflow.files import staged
 from chapterflow.types import Strict
 
+#: The trained model, in the folder of its training.
+MODEL_FILE = "model.keras"
+
 
 class EpochRecord(Strict):
     """Losses and accuracies of one epoch.

@@ -300,7 +300,7 @@ def _load(model: keras.Model, params: BackboneParams) -> None:
         return
     if params.weights == "pretext":
         raise ConfigError(
-            "weights: pretext must be trained first (chapterflow.training.backbones). "
+            "weights: pretext must be trained first (chapterflow.training.weights). "
             "Received: pretext where the model is built"
         )
     if params.weights == "imagenet":

@@ -30,6 +30,7 @@ from chapterflow.models.layers.backbones import PRETEXT, BackboneParams, backbon
 from chapterflow.models.layers.heads import EXPORTED, HeadParams, HubParams, head_layers, pooled
 from chapterflow.training.epochs import train
 from chapterflow.training.frozen import frozen_key
+from chapterflow.training.history import MODEL_FILE
 from chapterflow.types import RemoteFile
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def ensure_backbone(dataset: Dataset, scratch: Path) -> Path:
         if not (kept / WEIGHTS).is_file():
             entry = ChapterModel("pretext", HeadParams, _build, "Transfer learning", "pretext")
             train(entry, RECIPE, views(dataset), seed=SEED, work=part)
-            _save_backbone(part / "model.keras", dataset.card.input_spec, part / "ready" / WEIGHTS)
+            _save_backbone(part / MODEL_FILE, dataset.card.input_spec, part / "ready" / WEIGHTS)
             publish(part / "ready", kept)
             shutil.rmtree(part)
     return kept / WEIGHTS
