@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from chapterflow.config.load import load_settings
 from chapterflow.environment import Project
 from chapterflow.kinds.dataset import DatasetCard, FileRecord
+from chapterflow.loop.logged_model import module_hashes
 from chapterflow.tracking.fingerprint import (
     NUMERIC_LIBRARIES,
     PACKAGE,
     fingerprint,
     fingerprint_parts,
-    module_hashes,
     source_hashes,
 )
 

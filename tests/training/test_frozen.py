@@ -271,7 +271,7 @@ def test_pretext_weights_are_those_of_small(roles: Dataset, tmp_path: Path) -> N
 @pytest.mark.parametrize(("gone", "left"), [("transfer", "hub"), ("hub", "transfer")])
 def test_either_model_can_be_deleted(gone: str, left: str) -> None:
     """Nothing that the other one or the training imports is the deleted file."""
-    from chapterflow.tracking.fingerprint import module_hashes
+    from chapterflow.loop.logged_model import module_hashes
 
     training = ("fit", "frozen", "weights", "pretext", "hub_export", "features")
     needed = module_hashes(

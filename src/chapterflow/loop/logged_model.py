@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from chapterflow.kinds.dataset import DatasetCard
 from chapterflow.kinds.kind import get_kind
 from chapterflow.shipped import answers
 from chapterflow.shipped.answers import DESCRIPTION, EXAMPLE_ANSWERS, LAYERS, Answers
-from chapterflow.tracking.fingerprint import PACKAGE, module_hashes
+from chapterflow.tracking.fingerprint import PACKAGE
 from chapterflow.tracking.runs import LOGGED_MODEL, MODEL_SHA256, TRAINED_SHA256
 
 if TYPE_CHECKING:
@@ -288,3 +289,63 @@ def _signature(model: keras.Model, example: Any, card: DatasetCard | None) -> Mo
         return ModelSignature(Schema(specs), output_schema(card))
     output = keras.tree.map_structure(keras.ops.convert_to_numpy, model(example, training=False))
     return ModelSignature(Schema(specs), infer_signature(example, output).outputs)
+
+
+def module_hashes(roots: Sequence[str], package: Path = PACKAGE) -> dict[str, str]:
+    """Return path and hash of modules and of all modules of this package that they import."""
+    waiting = list(roots)
+    files: dict[str, str] = {}
+    seen: set[str] = set()
+    while waiting:
+        module = waiting.pop()
+        path = _module_file(module, package)
+        if module in seen or path is None:
+            continue
+        seen.add(module)
+        files[f"src/{path.relative_to(package.parent).as_posix()}"] = sha256_file(path)
+        # `from . import x` starts at the package: the module itself, if the file is an __init__.
+        above = module.rpartition(".")[0]
+        imports = _Imports(module if path.name == "__init__.py" else above)
+        imports.visit(ast.parse(path.read_text(encoding="utf-8")))
+        waiting.extend([*imports.names, above])  # importing a module executes its packages
+    return dict(sorted(files.items()))
+
+
+def _module_file(module: str, package: Path) -> Path | None:
+    parts = module.split(".")
+    if parts[0] != package.name:
+        return None
+    path = package.joinpath(*parts[1:])
+    if path.with_suffix(".py").is_file():
+        return path.with_suffix(".py")
+    return path / "__init__.py" if (path / "__init__.py").is_file() and len(parts) > 1 else None
+
+
+class _Imports(ast.NodeVisitor):
+    """Modules that a source imports when it runs; those for type checkers alone do not count."""
+
+    def __init__(self, parent: str) -> None:
+        self.names: list[str] = []
+        self._parent = parent
+
+    def visit_If(self, node: ast.If) -> None:
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            for statement in node.orelse:
+                self.visit(statement)
+        else:
+            self.generic_visit(node)
+
+    def visit_Import(self, node: ast.Import) -> None:
+        self.names.extend(alias.name for alias in node.names)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        module = node.module or ""
+        if node.level:
+            above = self._parent.split(".")
+            above = above[: len(above) - node.level + 1]
+            module = ".".join([*above, *([module] if module else [])])
+        if module:
+            # `from package import module` names a module, `from module import name` does not;
+            # what is no module is passed over.
+            self.names.append(module)
+            self.names.extend(f"{module}.{alias.name}" for alias in node.names)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 from collections.abc import Sequence
@@ -96,66 +95,6 @@ def source_hashes(model: str, kind: str, package: Path = PACKAGE) -> dict[str, s
         f"src/{path.relative_to(package.parent).as_posix()}": sha256_file(path) for path in files
     }
     return dict(sorted(hashes.items()))
-
-
-def module_hashes(roots: Sequence[str], package: Path = PACKAGE) -> dict[str, str]:
-    """Return path and hash of modules and of all modules of this package that they import."""
-    waiting = list(roots)
-    files: dict[str, str] = {}
-    seen: set[str] = set()
-    while waiting:
-        module = waiting.pop()
-        path = _module_file(module, package)
-        if module in seen or path is None:
-            continue
-        seen.add(module)
-        files[f"src/{path.relative_to(package.parent).as_posix()}"] = sha256_file(path)
-        # `from . import x` starts at the package: the module itself, if the file is an __init__.
-        above = module.rpartition(".")[0]
-        imports = _Imports(module if path.name == "__init__.py" else above)
-        imports.visit(ast.parse(path.read_text(encoding="utf-8")))
-        waiting.extend([*imports.names, above])  # importing a module executes its packages
-    return dict(sorted(files.items()))
-
-
-def _module_file(module: str, package: Path) -> Path | None:
-    parts = module.split(".")
-    if parts[0] != package.name:
-        return None
-    path = package.joinpath(*parts[1:])
-    if path.with_suffix(".py").is_file():
-        return path.with_suffix(".py")
-    return path / "__init__.py" if (path / "__init__.py").is_file() and len(parts) > 1 else None
-
-
-class _Imports(ast.NodeVisitor):
-    """Modules that a source imports when it runs; those for type checkers alone do not count."""
-
-    def __init__(self, parent: str) -> None:
-        self.names: list[str] = []
-        self._parent = parent
-
-    def visit_If(self, node: ast.If) -> None:
-        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            for statement in node.orelse:
-                self.visit(statement)
-        else:
-            self.generic_visit(node)
-
-    def visit_Import(self, node: ast.Import) -> None:
-        self.names.extend(alias.name for alias in node.names)
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        module = node.module or ""
-        if node.level:
-            above = self._parent.split(".")
-            above = above[: len(above) - node.level + 1]
-            module = ".".join([*above, *([module] if module else [])])
-        if module:
-            # `from package import module` names a module, `from module import name` does not;
-            # what is no module is passed over.
-            self.names.append(module)
-            self.names.extend(f"{module}.{alias.name}" for alias in node.names)
 
 
 def validation_folder(project: Project, settings: Settings, dataset: str, digest: str) -> Path:
