@@ -7,7 +7,7 @@ import pytest
 from chapterflow import plugins
 from chapterflow.data.source import get_source, source_names
 from chapterflow.errors import ConfigError, DataError
-from chapterflow.kinds.kind import get_kind, kind_names
+from chapterflow.kinds.dataset import get_kind, kind_names
 
 
 def entry_points(monkeypatch: pytest.MonkeyPatch, **points: str) -> None:

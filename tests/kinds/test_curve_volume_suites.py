@@ -19,8 +19,7 @@ from chapterflow.data.sources.solids import Solids
 from chapterflow.errors import DataError
 from chapterflow.kinds import curves as curve_suite
 from chapterflow.kinds.curves import CurveExpectations
-from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard
-from chapterflow.kinds.kind import get_kind
+from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, get_kind
 from chapterflow.kinds.pixels import ImageExpectations
 
 CURVE_BOUNDS = CurveExpectations(

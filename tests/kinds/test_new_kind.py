@@ -26,7 +26,7 @@ from pydantic import Field
 from chapterflow.data.source import Fetch, Source, SourceData
 from chapterflow.data.splits import stratified_split
 from chapterflow.kinds.dataset import Dataset
-from chapterflow.kinds.kind import Kind
+from chapterflow.kinds.dataset import Kind
 from chapterflow.kinds import rows as facts
 from chapterflow.models.base import ChapterModel, ModelParams
 from chapterflow.types import Seed, Share, Strict

@@ -8,7 +8,7 @@ import pytest
 from chapterflow.config.load import load_settings
 from chapterflow.data.source import get_source, source_names
 from chapterflow.errors import ConfigError
-from chapterflow.kinds.kind import kind_names
+from chapterflow.kinds.dataset import kind_names
 from chapterflow.loop.own_data import fitting_models, fitting_profile, role_overrides
 
 PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"

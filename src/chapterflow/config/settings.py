@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag, create_model, field_validator, m
 
 from chapterflow.data.source import get_source, source_names
 from chapterflow.errors import ConfigError, nearest
-from chapterflow.kinds.kind import get_kind, kind_names
+from chapterflow.kinds.dataset import get_kind, kind_names
 from chapterflow.models.base import ModelParams
 from chapterflow.models.catalog import model_names
 from chapterflow.types import Name, PositiveInt, Seed, Share, Strict

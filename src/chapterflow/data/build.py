@@ -20,11 +20,11 @@ from chapterflow.kinds.dataset import (
     Dataset,
     DatasetCard,
     FileRecord,
+    Kind,
     open_dataset,
     read_array,
     read_card,
 )
-from chapterflow.kinds.kind import Kind
 from chapterflow.types import RemoteFile
 
 

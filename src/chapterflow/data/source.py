@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from chapterflow import plugins
 from chapterflow.errors import ConfigError
-from chapterflow.kinds.kind import Kind, get_kind
+from chapterflow.kinds.dataset import Kind, get_kind
 from chapterflow.types import RemoteFile, Strict
 
 #: Brings a file of a source onto this machine and returns where it is.

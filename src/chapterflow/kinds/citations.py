@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chapterflow.errors import DataError
-from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, Split
+from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, Kind, Split
 from chapterflow.kinds.edges import (
     NO_SPLIT,
     GraphExpectations,
@@ -23,7 +23,6 @@ from chapterflow.kinds.edges import (
     edge_faults,
     feature_checks,
 )
-from chapterflow.kinds.kind import Kind
 from chapterflow.kinds.rows import (
     UNKNOWN_SPLIT,
     check,

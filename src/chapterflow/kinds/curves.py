@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from chapterflow.errors import DataError
-from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, Split
-from chapterflow.kinds.kind import REGRESSION, Kind
+from chapterflow.kinds.dataset import REGRESSION, SPLITS, Dataset, DatasetCard, Kind, Split
 from chapterflow.kinds.rows import check, copy_checks, count_checks, example_rows, value_facts
 from chapterflow.types import Share, Strict
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chapterflow.errors import DataError
-from chapterflow.kinds.dataset import Dataset, DatasetCard, Split
+from chapterflow.kinds.dataset import Dataset, DatasetCard, Kind, Split
 from chapterflow.kinds.edges import (
     GraphExpectations,
     check_arrays,
@@ -23,7 +23,6 @@ from chapterflow.kinds.edges import (
     edge_faults,
     feature_checks,
 )
-from chapterflow.kinds.kind import Kind
 from chapterflow.kinds.rows import check, copy_checks, count_checks, example_rows, label_checks
 
 if TYPE_CHECKING:

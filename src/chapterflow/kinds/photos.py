@@ -23,8 +23,7 @@ from pydantic import Field
 
 from chapterflow.errors import DataError
 from chapterflow.files import sha256_file
-from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, Split
-from chapterflow.kinds.kind import Kind
+from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, Kind, Split
 from chapterflow.kinds.rows import (
     check,
     copy_checks,

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chapterflow.kinds.dataset import Dataset, DatasetCard
-from chapterflow.kinds.kind import Kind
+from chapterflow.kinds.dataset import Dataset, DatasetCard, Kind
 from chapterflow.kinds.pixels import ImageExpectations, pixel_rows, pixel_suite
 
 if TYPE_CHECKING:

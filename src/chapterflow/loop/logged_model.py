@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from chapterflow.errors import StoreError
 from chapterflow.files import sha256_file
-from chapterflow.kinds.dataset import DatasetCard
-from chapterflow.kinds.kind import get_kind
+from chapterflow.kinds.dataset import DatasetCard, get_kind
 from chapterflow.shipped import answers
 from chapterflow.shipped.answers import DESCRIPTION, EXAMPLE_ANSWERS, LAYERS, Answers
 from chapterflow.tracking.fingerprint import PACKAGE

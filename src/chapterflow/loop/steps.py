@@ -23,8 +23,7 @@ from chapterflow.errors import ConfigError, ValidationFailed
 from chapterflow.evaluation.evaluate import Evaluation
 from chapterflow.explain.explanation import Explanation
 from chapterflow.kinds.dataset import CARD as DATASET_CARD
-from chapterflow.kinds.dataset import DatasetCard, open_dataset, read_card
-from chapterflow.kinds.kind import CLASSIFICATION
+from chapterflow.kinds.dataset import CLASSIFICATION, DatasetCard, open_dataset, read_card
 from chapterflow.loop.logged_model import log_trained_model
 from chapterflow.loop.run import Run
 from chapterflow.models.catalog import get_model

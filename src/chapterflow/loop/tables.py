@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from chapterflow.evaluation.compare import Difference
-from chapterflow.kinds.kind import task_of
+from chapterflow.kinds.dataset import task_of
 from chapterflow.tracking.records import SCORES, Outcome
 
 Cells = list[str]

@@ -16,8 +16,7 @@ from chapterflow.errors import DataError
 from chapterflow.evaluation.compare import Difference
 from chapterflow.explain.explanation import EXPLANATION as EXPLAIN_JSON
 from chapterflow.explain.explanation import Explanation
-from chapterflow.kinds.dataset import Dataset, DatasetCard, open_dataset
-from chapterflow.kinds.kind import Task, task_of
+from chapterflow.kinds.dataset import Dataset, DatasetCard, Task, open_dataset, task_of
 from chapterflow.tracking.artifacts import (
     CARD,
     EVALUATION,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from chapterflow.checks import Check
 from chapterflow.explain.sanity import verdicts
-from chapterflow.kinds.kind import get_kind
+from chapterflow.kinds.dataset import get_kind
 from chapterflow.page.material import SCORE_NAMES, Entry
 from chapterflow.page.parts import (
     Album,

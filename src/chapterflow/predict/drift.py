@@ -26,8 +26,7 @@ from pydantic import Field
 from chapterflow.checks import Check, State, markdown
 from chapterflow.environment import Project
 from chapterflow.errors import DataError, StoreError
-from chapterflow.kinds.dataset import DatasetCard, open_dataset
-from chapterflow.kinds.kind import get_kind
+from chapterflow.kinds.dataset import DatasetCard, get_kind, open_dataset
 from chapterflow.tracking.artifacts import Artifacts
 from chapterflow.tracking.versions import Version
 from chapterflow.types import Strict

@@ -12,8 +12,7 @@ import numpy as np
 from chapterflow.config.settings import Settings
 from chapterflow.environment import Project, load_tensorflow
 from chapterflow.errors import ConfigError
-from chapterflow.kinds.dataset import SPLITS, Dataset
-from chapterflow.kinds.kind import get_kind
+from chapterflow.kinds.dataset import SPLITS, Dataset, get_kind
 from chapterflow.predict.inputs import (
     check_files_possible,
     dataset_for,

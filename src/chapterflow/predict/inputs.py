@@ -16,8 +16,7 @@ from chapterflow.config.settings import Settings
 from chapterflow.data.build import open_whole
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError, DataError, nearest
-from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, shape_text
-from chapterflow.kinds.kind import get_kind
+from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, get_kind, shape_text
 from chapterflow.kinds.photos import open_photo
 from chapterflow.loop import steps
 from chapterflow.models.catalog import get_model, model_names

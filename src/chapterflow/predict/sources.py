@@ -20,8 +20,7 @@ from chapterflow.config.settings import Settings
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError, DataError
 from chapterflow.files import sha256_file
-from chapterflow.kinds.dataset import Dataset, DatasetCard
-from chapterflow.kinds.kind import get_kind
+from chapterflow.kinds.dataset import Dataset, DatasetCard, get_kind
 from chapterflow.kinds.photos import EXTENSIONS, in_threads
 from chapterflow.predict.inputs import (
     ARRAY,

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import chapterflow
 from chapterflow.environment import Project
 from chapterflow.files import sha256_file
-from chapterflow.kinds.dataset import DatasetCard, read_card
-from chapterflow.kinds.kind import kind_modules
+from chapterflow.kinds.dataset import DatasetCard, kind_modules, read_card
 from chapterflow.models.catalog import model_modules
 from chapterflow.plugins import source_file
 
@@ -78,8 +77,8 @@ def source_hashes(model: str, kind: str, package: Path = PACKAGE) -> dict[str, s
         package: Folder of the `chapterflow` package.
     """
     files = [
-        *(package / "models" / name for name in ("base.py",)),
-        *(package / "kinds" / name for name in ("dataset.py", "kind.py")),
+        package / "models" / "base.py",
+        package / "kinds" / "dataset.py",
         *(package / "models" / "layers").glob("*.py"),
         *(package / "training").glob("*.py"),
         *(package / "evaluation").glob("*.py"),

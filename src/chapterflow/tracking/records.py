@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field
 
 from chapterflow.evaluation.compare import Difference
-from chapterflow.kinds.kind import TASKS, task_of
+from chapterflow.kinds.dataset import TASKS, task_of
 from chapterflow.types import Strict
 
 #: What models are judged by: accuracy where the target is a class.

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chapterflow.kinds.dataset import Dataset, Split
-from chapterflow.kinds.kind import get_kind
+from chapterflow.kinds.dataset import Dataset, Split, get_kind
 from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
 from chapterflow.training.full_batch import predict_full
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chapterflow.errors import ConfigError
-from chapterflow.kinds.kind import get_kind
+from chapterflow.kinds.dataset import get_kind
 from chapterflow.models.base import InputSpec
 
 if TYPE_CHECKING:
