@@ -1,1 +1,1 @@
-"""One file per chapter model; `parts` holds what they share."""
+"""One file per chapter model; `layers` holds the layers they share."""

@@ -1,4 +1,4 @@
-"""The contract of a chapter model: a class of parameters and a build function."""
+"""The interface of a chapter model: a parameter class and a build function."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class Variant(Strict):
-    """A variant that a run sets beside its model: the same data, seed and code, other parameters.
+    """A variant that a run compares with its model: same data, seed and code, other parameters.
 
     Attributes:
         change: Parameters that differ from the model's.
-        train: Whether to train and score it; without it only its cost is reported.
+        train: Whether to train and score the variant; if false, only its cost is reported.
     """
 
     change: dict[str, Any]
@@ -27,22 +27,23 @@ class Variant(Strict):
 
 
 class ModelParams(Strict):
-    """Parameters that every chapter model has; each model adds its own.
+    """Parameters shared by all chapter models; each model adds its own.
 
-    A model that reads more than its role's dataset overrides `roles`.
+    A model that reads more datasets than its role's overrides `roles`.
 
     Attributes:
-        role: Role whose dataset the model learns.
-        epochs: Upper bound on passes over the training split.
+        role: Role of the dataset that the model learns from.
+        epochs: Maximum number of passes over the training split.
         batch_size: Examples per gradient step.
         learning_rate: Peak learning rate of Adam (Kingma & Ba 2015).
         schedule: `constant`, or `cosine`: linear warm-up, then cosine decay to zero
             (Loshchilov & Hutter 2017).
-        warmup: Share of all steps spent warming up (`cosine` only).
-        beside: Variants of this model that are trained and scored beside it, by name.
-        folds: Folds of a cross-validation beside the fixed split; 0 for none.
-        patience: Epochs without a better validation loss before training stops; null never stops.
-        steps_per_execution: Gradient steps per call into TensorFlow; more is faster.
+        warmup: Fraction of all steps used for warm-up (`cosine` only).
+        beside: Variants to train and score along with this model, by name.
+        folds: Folds of a cross-validation in addition to the fixed split; 0 for none.
+        patience: Epochs without a better validation loss before training stops; null disables
+            early stopping.
+        steps_per_execution: Gradient steps per call into TensorFlow; higher values are faster.
     """
 
     role: str
@@ -57,22 +58,22 @@ class ModelParams(Strict):
     folds: Annotated[int, Field(ge=0, le=50)] = 0
 
     def roles(self) -> tuple[str, ...]:
-        """Return the roles whose datasets the model reads, its own first."""
+        """Return the roles of the datasets that the model reads, its own role first."""
         return (self.role,)
 
     def files(self) -> tuple[str, ...]:
-        """Return paths of files or folders whose content decides what is learnt."""
+        """Return paths of files or folders whose content affects training."""
         return ()
 
     def all_epochs(self) -> int:
-        """Return the upper bound on epochs over all parts of the training."""
+        """Return the maximum number of epochs over all phases of training."""
         return self.epochs
 
     def variant(self, name: str) -> Self:
-        """Return the parameters of a variant in `beside`; it has no variants of its own.
+        """Return the parameters of a variant in `beside`, without variants or folds.
 
         Raises:
-            ValidationError: If the change names unknown parameters or wrong values.
+            ValidationError: If the change has unknown parameters or invalid values.
         """
         own = self.model_dump() | {"beside": {}, "folds": 0}
         return type(self).model_validate(own | self.beside[name].change)
@@ -80,16 +81,16 @@ class ModelParams(Strict):
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a model is built for.
+    """Description of the data that a model is built for.
 
     Attributes:
         shape: Shape of one example, without the batch axis: `(height, width, channels)` for
-            images; None where it varies.
-        classes: Number of classes; 0 where the target is not a class.
+            images; None for an axis of varying length.
+        classes: Number of classes; 0 if the target is not a class.
         value_max: Largest raw value (255 for 8-bit pixels); the model rescales by it.
         kind: Name of the kind of data (`chapterflow.kinds`).
-        centre: Mean of each feature in the training data, where features have scales of their own.
-        spread: Standard deviation of each, as long as `centre`.
+        centre: Mean of each feature in the training data, if the features differ in scale.
+        spread: Standard deviation of each feature, of the same length as `centre`.
     """
 
     shape: tuple[int | None, ...]
@@ -105,20 +106,20 @@ P = TypeVar("P", bound=ModelParams)
 
 @dataclass(frozen=True)
 class ChapterModel(Generic[P]):
-    """One model of the chapter, or one of your own.
+    """A model of the chapter, or one that you add.
 
     Attributes:
         name: Name in `params.yaml`, on the command line and in the model registry.
-        params: Class of its parameters.
-        build: Builds the uncompiled Keras model: raw values in, logits out. Takes the parameters
-            and an `InputSpec`. A softmax over the last axis turns the logits into probabilities.
-        section: Title of the book's section, in chapter 5; empty for models that it has not.
-        summary: One line that says what it is.
+        params: Parameter class.
+        build: Builds the uncompiled Keras model, raw values -> logits, from the parameters and an
+            `InputSpec`. A softmax over the last axis turns the logits into probabilities.
+        section: Title of the section in chapter 5 of the book; empty if the book has none.
+        summary: One-line description.
         size: Height and width to which photos are decoded; None decodes them to 224x224. The model
-            resizes what comes in another size itself.
-        frozen: Builds the part that is not trained, raw values -> features, so that its features
-            are computed once and kept; it returns None where the parameters freeze nothing.
-        head: Builds what is trained on the features; `build` gives both together.
+            itself resizes inputs of other sizes.
+        frozen: Builds the frozen part, raw values -> features, so that the features are computed
+            once and cached; returns None if the parameters freeze nothing.
+        head: Builds the part that is trained on the features; `build` returns both together.
     """
 
     name: str
@@ -132,14 +133,14 @@ class ChapterModel(Generic[P]):
 
 
 def with_softmax(model: keras.Model) -> keras.Model:
-    """Return a model that answers probabilities instead of logits, sharing the weights.
+    """Return a model with the same weights that outputs probabilities instead of logits.
 
-    Chapter models end in logits because softmax and cross-entropy are computed together, which is
+    Chapter models output logits because computing softmax and cross-entropy together is
     numerically stable (Goodfellow et al. 2016, section 6.2.2.3). For serving:
     `with_softmax(mlflow.keras.load_model("models:/cnn/1"))`.
 
     Args:
-        model: Model of output shape `(batch, classes)` and any inputs.
+        model: Model with output shape `(batch, classes)` and any inputs.
     """
     import keras
 

@@ -1,4 +1,4 @@
-"""Which chapter models exist: every file in `chapterflow/models` is one."""
+"""Discovery of chapter models: each file in `chapterflow/models` defines one."""
 
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,9 @@ from chapterflow import plugins
 from chapterflow.environment import quiet
 from chapterflow.models.base import ChapterModel
 
-#: The folder of the files.
+#: Folder of the model files.
 FOLDER = Path(chapterflow.models.__path__[0])
-#: Files there that are no models.
+#: Modules in that folder that define no model.
 NOT_MODELS = ("base", "catalog")
 
 
@@ -20,17 +20,17 @@ def model_names() -> list[str]:
 
 
 def get_model(name: str) -> ChapterModel[Any]:
-    """Return the chapter model called `name`.
+    """Return the chapter model named `name`.
 
     Raises:
-        KeyError: If no file of that name exists.
-        ConfigError: If the file does not register a `ChapterModel` of its own name as `MODEL`.
+        KeyError: If no file has that name.
+        ConfigError: If the file does not define `MODEL`, a `ChapterModel` with the file's name.
     """
     module = model_modules()[name]
-    with quiet():  # A file may import TensorFlow.
+    with quiet():  # A model file may import TensorFlow.
         return plugins.load(module, "MODEL", ChapterModel, name)
 
 
 def model_modules() -> dict[str, str]:
-    """Return the module of each chapter model, by name."""
+    """Return the module of each chapter model by model name."""
     return plugins.modules("chapterflow.models", skip=NOT_MODELS)

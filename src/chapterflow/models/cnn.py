@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 class Params(ModelParams):
-    """Width of the dense layer behind the convolutions."""
+    """Width of the dense layer after the convolutions."""
 
     dense: PositiveInt = 128
 
 
 def build(params: Params, data: InputSpec) -> keras.Model:
-    """Two times (3x3 convolution, 2x2 max pooling), then dense: `(batch, h, w, c)` -> logits."""
+    """Twice (3x3 convolution, 2x2 max pooling), then dense: `(batch, h, w, c)` -> logits."""
     import keras
     from keras import layers
 

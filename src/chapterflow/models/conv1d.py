@@ -1,4 +1,4 @@
-"""1D convolution that smooths a curve: residual blocks that estimate the noise and take it away.
+"""1D convolution that smooths a curve: residual blocks estimate the noise, which is subtracted.
 
 Book: chapter 5, "1D, 2D and 3D convolution".
 Paper: Zhang et al., "Beyond a Gaussian denoiser: residual learning of deep CNN for image
@@ -18,7 +18,7 @@ from chapterflow.types import PositiveInt
 if TYPE_CHECKING:
     import keras
 
-#: Deviation, in the unit of the data, that is not told from 0 where a curve has its own scale.
+#: Deviation, in the unit of the data, below which a curve counts as flat (`own_scale` only).
 FLAT = 1e-3
 
 
@@ -27,12 +27,11 @@ class Params(ModelParams):
 
     Attributes:
         filters: Channels between the first and the last convolution.
-        blocks: Residual blocks; the dilation doubles from one to the next, and with it what a
-            sample of the output sees.
-        kernel: Samples that a convolution spans.
-        own_scale: Whether a curve is measured by its own mean and deviation instead of the largest
-            value of the dataset (Kim et al. 2022, "Reversible instance normalization"): for series
-            whose windows differ much in level and unit.
+        blocks: Residual blocks; each doubles the dilation, and with it the receptive field.
+        kernel: Kernel size in samples.
+        own_scale: Whether to normalise each curve by its own mean and deviation instead of the
+            largest value of the dataset (Kim et al. 2022, "Reversible instance normalization").
+            Use it for series whose windows differ greatly in level or unit.
     """
 
     filters: PositiveInt = 32
@@ -44,8 +43,9 @@ class Params(ModelParams):
 def build(params: Params, data: InputSpec) -> keras.Model:
     """Return a model `(batch, length, 1)` -> the smoothed curve, of any length.
 
-    The network estimates the noise, which is subtracted: where there is none it has to learn to
-    answer 0, not to copy its input (Zhang et al. 2017). `same` padding keeps the length.
+    The network estimates the noise, which is subtracted from the input. For a clean curve it only
+    has to learn to output 0, not to copy the input (Zhang et al. 2017). `same` padding keeps the
+    length.
     """
     import keras
     from keras import layers
@@ -56,7 +56,7 @@ def build(params: Params, data: InputSpec) -> keras.Model:
         centred = layers.Subtract(name="centred")([inputs, mean])
         square = layers.Multiply(name="square")([centred, centred])
         power = layers.GlobalAveragePooling1D(keepdims=True, name="power")(square)
-        # The constant keeps a flat curve from being blown up.
+        # The constant keeps the scale of a flat curve away from 0.
         scale = keras.ops.sqrt(power + FLAT**2)
         x = keras.ops.divide(centred, scale)
     else:
@@ -75,7 +75,7 @@ def build(params: Params, data: InputSpec) -> keras.Model:
         inner = convolution(params.filters, f"block{block}_conv2")(inner)
         x = layers.Add(name=f"block{block}_add")([x, inner])
         x = layers.Activation("relu", name=f"block{block}_relu2")(x)
-    # Untrained, it answers its input: training can only improve on doing nothing.
+    # A zero kernel makes the untrained model the identity, so training starts from the input.
     noise = convolution(1, "noise", kernel_initializer="zeros")(x)
     if params.own_scale:
         noise = layers.Multiply(name="unscale")([noise, scale])

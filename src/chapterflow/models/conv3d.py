@@ -22,9 +22,9 @@ class Params(ModelParams):
     """Width and depth of the network.
 
     Attributes:
-        filters: Channels of the first convolution; they double from one to the next.
-        blocks: Convolutions, each followed by 2x2x2 pooling.
-        dropout: Share of the features that a training step leaves out before the last layer.
+        filters: Channels of the first convolution; each further convolution doubles them.
+        blocks: Number of convolutions, each followed by 2x2x2 max pooling.
+        dropout: Dropout rate of the features before the last layer.
     """
 
     filters: PositiveInt = 12

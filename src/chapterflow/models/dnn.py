@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Params(ModelParams):
-    """Width of the hidden layer, and the share of its units that dropout silences."""
+    """Width and dropout rate of the hidden layer."""
 
     hidden: PositiveInt = 128
     dropout: Fraction = 0.2

@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 
 class Params(ModelParams):
-    """What the network is made of.
+    """Architecture of the network.
 
     Attributes:
         convolution: `gcn`: normalised mean of the neighbours; `gin`: their sum, then an MLP;
             `none`: no neighbours, a dense layer on each node.
-        readout: Node features -> one vector for each graph.
-        every_layer: Whether the readout is over the features of all layers, side by side, or of
-            the last one.
-        width: Features after each convolution.
+        readout: Reduction of the node features to one vector per graph.
+        every_layer: Whether the readout covers the concatenated features of all layers, or only
+            those of the last layer.
+        width: Output features of each convolution.
         depth: Number of convolutions.
-        dense: Width of the dense layer behind the readout.
-        dropout: Share of its inputs dropped in training.
+        dense: Width of the dense layer after the readout.
+        dropout: Dropout rate of the inputs of the dense layer.
     """
 
     convolution: Literal["gcn", "gin", "none"] = "gcn"
@@ -57,7 +57,7 @@ def build(params: Params, data: InputSpec) -> keras.Model:
     adjacency = keras.Input((None, None), name="adjacency")
     sizes = keras.Input((), dtype="int32", name="sizes")
     scale, offset = [1 / data.value_max], [0.0]
-    if data.spread:  # measured attributes, each in a unit of its own
+    if data.spread:  # measured attributes differ in unit and scale
         scale = [1 / spread for spread in data.spread]
         offset = [-centre / spread for centre, spread in zip(data.centre, data.spread, strict=True)]
     x = layers.Rescaling(scale, offset, name="rescale")(features)

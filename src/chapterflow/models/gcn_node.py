@@ -24,9 +24,10 @@ class Params(ModelParams):
     """The paper's hyperparameters.
 
     Attributes:
-        hidden: Features after the first convolution.
-        dropout: Share of the inputs of each convolution dropped in training.
-        weight_decay: The first kernel adds half the sum of its squares, times this, to the loss.
+        hidden: Output features of the first convolution.
+        dropout: Dropout rate of the inputs of each convolution.
+        weight_decay: L2 penalty of the first kernel; the loss gains half the sum of its squares,
+            times this factor.
     """
 
     hidden: PositiveInt = 16
@@ -37,8 +38,8 @@ class Params(ModelParams):
 def build(params: Params, data: InputSpec) -> keras.Model:
     """Two graph convolutions: `features` `(n, f)`, `adjacency` `(n, n)` -> logits `(n, classes)`.
 
-    Both inputs may be sparse, and then nothing becomes dense before the first kernel has made
-    the features few.
+    Both inputs may be sparse. Sparse features stay sparse until the first kernel has reduced
+    their number.
     """
     import keras
 

@@ -1,12 +1,12 @@
-"""GoogLeNet: Inception modules look at several scales at once; 1x1 convolutions make them cheap.
+"""GoogLeNet: Inception modules see several scales at once; 1x1 convolutions make them cheap.
 
 Book: chapter 5, "GoogLeNet".
 Paper: Szegedy et al., "Going deeper with convolutions", CVPR (2015), table 1: the configuration
-`googlenet`. Left out: its two auxiliary classifiers, there to bring gradients to the lower layers
-in training alone, and its local response normalisation, which has no parameters.
-The default, `small`, is three modules for images of 8x8 to 32x32, with batch normalisation (Ioffe &
-Szegedy 2015) for the same purpose. Its 1x1 reductions save 71 % of the parameters (78,538 instead
-of 270,042) and 67 % of the operations.
+`googlenet`. Omitted: the two auxiliary classifiers, which bring gradients to the lower layers in
+training only, and the local response normalisation, which has no parameters.
+The default, `small`, has three modules for images of 8x8 to 32x32, and batch normalisation (Ioffe &
+Szegedy 2015) instead of the auxiliary classifiers. Its 1x1 reductions save 71 % of the parameters
+(78,538 instead of 270,042) and 67 % of the operations.
 Expected: 0.98 on `digits` in 15 s, 0.993 on `mnist` in three minutes, on two cores.
 Command: chapterflow run googlenet
 """
@@ -22,7 +22,7 @@ from chapterflow.types import Fraction
 if TYPE_CHECKING:
     import keras
 
-#: Modules of each stage; between two stages, a max pooling halves the sides.
+#: Modules of each stage; max pooling before each stage halves the sides.
 Stages = dict[str, dict[str, Inception]]
 STAGES: dict[str, Stages] = {
     "googlenet": {
@@ -53,13 +53,13 @@ STAGES: dict[str, Stages] = {
 
 
 class Params(ModelParams):
-    """Which net, and whether it has the 1x1 convolutions that make it cheap.
+    """Configuration of the network, and its 1x1 reductions.
 
     Attributes:
         configuration: The paper's table 1, or `small`.
-        reductions: Whether 1x1 convolutions narrow the input of the 3x3 and 5x5 ones.
-        dropout: Share of the pooled features that dropout silences in training; 0.4 in the paper.
-        batch_normalisation: Whether each convolution has it; null: in `small` alone.
+        reductions: Whether 1x1 convolutions reduce the channels before the 3x3 and 5x5 ones.
+        dropout: Dropout rate of the pooled features; 0.4 in the paper.
+        batch_normalisation: Whether each convolution is batch-normalised; null: only in `small`.
     """
 
     configuration: Literal["googlenet", "small"] = "small"
@@ -79,7 +79,7 @@ def build(params: Params, data: InputSpec) -> keras.Model:
     x = layers.Rescaling(1 / data.value_max, name="rescale")(inputs)
     x = _small_stem(x, normalise) if small else _stem(x, normalise)
     for stage, modules in STAGES[params.configuration].items():
-        # "same": a side of an odd number of pixels, or of one, is pooled like any other.
+        # "same" also pools sides of one pixel or an odd number of pixels.
         x = layers.MaxPooling2D(3, 2, padding="same", name=f"pool{stage}")(x)
         for module, filters in modules.items():
             x = inception(
@@ -95,7 +95,7 @@ def build(params: Params, data: InputSpec) -> keras.Model:
 
 
 def _stem(x: Any, normalise: bool) -> Any:
-    """The paper's first rows: 224x224 becomes 56x56 before the first pooling of a stage."""
+    """Apply the first rows of table 1: 224x224 becomes 56x56 before the first stage."""
     from keras import layers
 
     x = convolution(x, 64, 7, strides=2, name="conv1", normalise=normalise)
@@ -105,7 +105,7 @@ def _stem(x: Any, normalise: bool) -> Any:
 
 
 def _small_stem(x: Any, normalise: bool) -> Any:
-    """One convolution that keeps the size: there are no pixels to give away."""
+    """Apply one convolution without stride: small images have no pixels to lose."""
     return convolution(x, 16, 3, name="conv1", normalise=normalise)
 
 

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class Params(HubParams):
-    """The handle of the SavedModel, and the head that is trained on its features."""
+    """Handle of the SavedModel, and parameters of the head trained on its features."""
 
     def roles(self) -> tuple[str, ...]:
-        """Return the role whose data are learnt, and that of the pretext where one is."""
+        """Return the model's role, and the pretext role if the backbone is trained on it."""
         return (self.role, PRETEXT) if self.handle == PRETEXT else (self.role,)
 
     def files(self) -> tuple[str, ...]:
-        """Return the SavedModel, where it is given by path."""
+        """Return the path of the SavedModel if the handle is a path."""
         named = self.handle in EXPORTED or "://" in self.handle
         return () if named else (self.handle,)
 
@@ -37,7 +37,7 @@ def size(params: Params) -> tuple[int, int]:
 
 
 def frozen(params: Params, data: InputSpec) -> keras.Model | None:
-    """Raw pixels `(batch, h, w, c)` -> features of the SavedModel; None where it is trained too."""
+    """Raw pixels `(batch, h, w, c)` -> features of the SavedModel; None if it is trained too."""
     if params.trainable:
         return None
     model = _features(params, data)
@@ -56,7 +56,7 @@ def build(params: Params, data: InputSpec) -> keras.Model:
 
 
 def _features(params: Params, data: InputSpec) -> keras.Model:
-    """Feed a SavedModel as TensorFlow Hub's modules of images agree to be fed: RGB in [0, 1]."""
+    """Apply a SavedModel to RGB values in [0, 1], the convention of TensorFlow Hub for images."""
     import keras
     from keras import layers
 

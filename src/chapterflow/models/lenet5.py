@@ -3,7 +3,7 @@
 Book: chapter 5, "LeNet-5".
 Paper: LeCun, Bottou, Bengio & Haffner, "Gradient-based learning applied to document recognition",
 Proc. IEEE 86 (1998), section II.B. Its trainable pooling coefficients, sparse C3 connections and
-RBF output are replaced by plain pooling, full connections and logits, as everybody does today.
+RBF output are replaced by plain pooling, full connections and logits, as is usual today.
 Expected: 0.96 on `digits` in 10 s, 0.99 on `mnist` in 60 s, on two cores.
 Command: chapterflow run lenet5
 """
@@ -17,11 +17,11 @@ from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
 if TYPE_CHECKING:
     import keras
 
-#: The paper's input size: digits of 28x28 stand in the middle of 32x32, so that strokes at the
-#: border reach the centre of a kernel.
+#: The paper's input size: digits of 28x28 are centred in 32x32, so that strokes at the border
+#: reach the centre of a kernel.
 SIDE = 32
-#: Values of blank paper and full ink in the paper: they give the input mean 0 and variance 1,
-#: roughly, which tanh units learn fastest from.
+#: Values of blank paper and full ink in the paper: the input then has a mean of roughly 0 and a
+#: variance of roughly 1, from which tanh units learn fastest.
 PAPER, INK = -0.1, 1.175
 
 
@@ -35,7 +35,7 @@ class Params(ModelParams):
 def build(params: Params, data: InputSpec) -> keras.Model:
     """C1 6@5x5, S2, C3 16@5x5, S4, C5 120, F6 84, logits: `(batch, h, w, c)` -> `(batch, classes)`.
 
-    Inputs smaller than 32x32 are padded with zeros to it; on larger ones C5 spans the whole map.
+    Inputs smaller than 32x32 are zero-padded to 32x32; on larger inputs C5 spans the whole map.
     """
     import keras
     from keras import layers

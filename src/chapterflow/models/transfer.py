@@ -1,4 +1,4 @@
-"""Feature extraction: a frozen backbone that was trained on other images, and a new head.
+"""Feature extraction: a frozen backbone trained on other images, and a new head.
 
 Book: chapter 5, "Transfer learning".
 Paper: Razavian et al., "CNN features off-the-shelf: an astounding baseline for recognition",
@@ -28,24 +28,24 @@ if TYPE_CHECKING:
 
 
 class Params(HeadParams, BackboneParams):
-    """The backbone and its weights, and the head that is trained on its features."""
+    """Backbone and its weights, and parameters of the head trained on its features."""
 
     def roles(self) -> tuple[str, ...]:
-        """Return the role whose data are learnt, and that of the pretext where one is."""
+        """Return the model's role, and the pretext role if the backbone is trained on it."""
         return (self.role, PRETEXT) if self.weights == PRETEXT else (self.role,)
 
     def files(self) -> tuple[str, ...]:
-        """Return the file of weights, where they are given by path."""
+        """Return the weights file if the weights are given by path."""
         return () if self.weights in NAMED_WEIGHTS else (self.weights,)
 
 
 def size(params: Params) -> tuple[int, int]:
-    """Return the size of the images that the backbone was trained on."""
+    """Return height and width of the images that the backbone was trained on."""
     return image_size(params)
 
 
 def frozen(params: Params, data: InputSpec) -> keras.Model | None:
-    """Raw pixels `(batch, h, w, c)` -> feature maps; None where the backbone is trained too."""
+    """Raw pixels `(batch, h, w, c)` -> feature maps; None if the backbone is trained too."""
     if params.trainable:
         return None
     model = backbone(params, data)

@@ -1,10 +1,10 @@
-"""VGG: depth from nothing but 3x3 convolutions, in blocks that end in a pooling.
+"""VGG: a deep stack of 3x3 convolutions, in blocks that end in max pooling.
 
 Book: chapter 5, "VGGNet".
 Paper: Simonyan & Zisserman, "Very deep convolutional networks for large-scale image recognition",
 ICLR (2015), table 1. Its configurations A to E (VGG11 to VGG19; not A-LRN) are built with the
 paper's parameter counts. The default, `small`, is the same pattern for images of 8x8 to 32x32. It
-has batch normalisation (Ioffe & Szegedy 2015), which the paper does not: a few epochs are enough.
+has, unlike the paper, batch normalisation (Ioffe & Szegedy 2015), so that a few epochs are enough.
 Expected: 0.98 on `digits` in 10 s, 0.994 on `mnist` in two minutes, on two cores.
 Command: chapterflow run vgg
 """
@@ -27,14 +27,14 @@ Blocks = Annotated[list[PositiveInt], Field(min_length=1, max_length=16)]
 
 
 class Configuration(NamedTuple):
-    """One column of the paper's table 1.
+    """A column of the paper's table 1.
 
     Attributes:
-        blocks: Convolutions of each block.
-        filters: Filters of each block's convolutions.
-        dense: Units of the dense layers before the classes.
+        blocks: Number of convolutions in each block.
+        filters: Filters of the convolutions in each block.
+        dense: Units of each dense layer before the logits.
         normalise: Whether the convolutions have batch normalisation.
-        pointwise: Blocks, from 0, whose last convolution is 1x1 instead of 3x3.
+        pointwise: Indices of blocks (from 0) whose last convolution is 1x1 instead of 3x3.
     """
 
     blocks: list[int]
@@ -56,15 +56,16 @@ CONFIGURATIONS = {
 
 
 class Params(ModelParams):
-    """A configuration, and what differs from it.
+    """A configuration, and the values that override it.
 
     Attributes:
         configuration: Column of the paper's table 1, or `small`.
-        blocks: Convolutions of each block; null for the configuration's.
-        filters: Filters of each block's convolutions; null for the configuration's.
-        dense: Units of the dense layers before the classes; null for the configuration's.
-        dropout: Share of the units of each dense layer that dropout silences in training.
-        batch_normalisation: Whether each convolution has it; null for the configuration's.
+        blocks: Number of convolutions in each block; null: as in the configuration.
+        filters: Filters of the convolutions in each block; null: as in the configuration.
+        dense: Units of each dense layer before the logits; null: as in the configuration.
+        dropout: Dropout rate of each dense layer.
+        batch_normalisation: Whether each convolution has batch normalisation; null: as in the
+            configuration.
     """
 
     configuration: Literal["A", "B", "C", "D", "E", "small"] = "small"
@@ -76,7 +77,7 @@ class Params(ModelParams):
 
     @property
     def resolved(self) -> Configuration:
-        """The configuration, with what differs from it."""
+        """The configuration with the overrides applied."""
         own = CONFIGURATIONS[self.configuration]
         normalise = self.batch_normalisation
         return own._replace(
@@ -88,40 +89,42 @@ class Params(ModelParams):
 
     @model_validator(mode="after")
     def _blocks_have_filters(self) -> Params:
-        chosen = self.resolved
-        if len(chosen.blocks) != len(chosen.filters):
+        resolved = self.resolved
+        if len(resolved.blocks) != len(resolved.filters):
             raise ValueError(
-                "blocks and filters must be equally long, one entry for each block. "
-                f"Received: blocks {chosen.blocks}, filters {chosen.filters}"
+                "blocks and filters must have the same length, with an entry for each block. "
+                f"Received: blocks {resolved.blocks}, filters {resolved.filters}"
             )
         return self
 
 
 def build(params: Params, data: InputSpec) -> keras.Model:
-    """Blocks of convolutions and a pooling, then dense layers: `(batch, h, w, c)` -> logits.
+    """Blocks of convolutions and max pooling, then dense layers: `(batch, h, w, c)` -> logits.
 
-    The 2x2 pooling halves each side as long as there is something to halve: one pixel stays one.
+    The 2x2 pooling halves each side down to one pixel.
     """
     import keras
     from keras import layers
 
-    chosen = params.resolved
+    configuration = params.resolved
     inputs = keras.Input(data.shape, name="pixels")
     x = layers.Rescaling(1 / data.value_max, name="rescale")(inputs)
-    for block, (count, filters) in enumerate(zip(chosen.blocks, chosen.filters, strict=True)):
+    for block, (count, filters) in enumerate(
+        zip(configuration.blocks, configuration.filters, strict=True)
+    ):
         for number in range(count):
-            pointwise = block in chosen.pointwise and number == count - 1
+            pointwise = block in configuration.pointwise and number == count - 1
             x = convolution(
                 x,
                 filters,
                 1 if pointwise else 3,
                 name=f"conv{block + 1}_{number + 1}",
-                normalise=chosen.normalise,
+                normalise=configuration.normalise,
             )
         sides = [2 if side is None else min(2, side) for side in x.shape[1:3]]
         x = layers.MaxPooling2D(sides, name=f"pool{block + 1}")(x)
     x = layers.Flatten(name="flatten")(x)
-    for number, units in enumerate(chosen.dense, start=1):
+    for number, units in enumerate(configuration.dense, start=1):
         x = layers.Dense(units, activation="relu", name=f"dense{number}")(x)
         x = layers.Dropout(params.dropout, name=f"dropout{number}")(x)
     return keras.Model(inputs, layers.Dense(data.classes, name="logits")(x), name="vgg")

@@ -2,7 +2,7 @@
 
 Book: chapter 5, "Explainable CNN".
 Paper: Zeiler & Fergus, "Visualizing and understanding convolutional networks", ECCV (2014), which
-draws feature maps after training, as this model is there for.
+visualises feature maps of a trained network, the purpose of this model.
 Expected: 0.97 on `digits` in 15 s, on two cores; chance is 0.10. On cats and dogs 0.66; chance is
 0.50.
 Command: chapterflow run xcnn
@@ -29,7 +29,7 @@ class Params(ModelParams):
 
     Attributes:
         filters: Filters of the four convolutions.
-        dense: Units of the dense layers before the classes.
+        dense: Units of each dense layer before the logits.
     """
 
     filters: Annotated[list[PositiveInt], Field(min_length=4, max_length=4)] = Field(
@@ -43,10 +43,10 @@ class Params(ModelParams):
 def build(params: Params, data: InputSpec) -> keras.Model:
     """Four times (5x5 convolution, 2x2 max pooling), then dense: `(batch, h, w, c)` -> logits.
 
-    Images of any size, that of a batch included, become 100x100; grey ones become RGB.
+    Images of any size are resized to 100x100; grey images become RGB.
 
     Raises:
-        ValueError: If the images have neither one channel nor three.
+        ValueError: If the images do not have 1 or 3 channels.
     """
     import keras
     from keras import layers
@@ -54,7 +54,8 @@ def build(params: Params, data: InputSpec) -> keras.Model:
     channels = data.shape[-1]
     if channels not in {1, CHANNELS}:
         raise ValueError(
-            f"expected images with 1 or {CHANNELS} channels. Received: {channels} channels"
+            f"xcnn needs images with 1 or {CHANNELS} channels. Received: {channels} channels. "
+            "Convert the images to grey or RGB"
         )
     inputs = keras.Input(data.shape, name="pixels")
     x = layers.Resizing(SIDE, SIDE, name="resize")(inputs)

@@ -7,6 +7,6 @@ import chapterflow.models.layers
 
 
 def register() -> None:
-    """Import every module that may define a layer; call it before a saved model is loaded."""
+    """Register all custom layers with Keras; call this before loading a saved model."""
     for module in pkgutil.iter_modules(chapterflow.models.layers.__path__):
         importlib.import_module(f"chapterflow.models.layers.{module.name}")

@@ -1,9 +1,10 @@
 """Backbones: raw pixels -> spatial feature maps, with each network's own preprocessing inside.
 
-A file of the names that Keras expects lies in `$KERAS_HOME/models` (default `~/.keras/models`).
+Weights files have the names that Keras expects and are kept in `$KERAS_HOME/models` (default
+`~/.keras/models`).
 
-The six of `keras.applications` are those of the book's table; `small` is a little network for
-images of few pixels, which this project trains itself.
+The six networks from `keras.applications` are the ones in the book's table; `small` is a network
+for small images, which this project trains itself.
 """
 
 from __future__ import annotations
@@ -23,19 +24,20 @@ from chapterflow.types import Strict
 if TYPE_CHECKING:
     import keras
 
-#: Where Keras fetches them.
+#: Address from which Keras downloads weights.
 UPSTREAM = "https://storage.googleapis.com/tensorflow/keras-applications"
-#: Width multipliers of MobileNet that Keras has weights for.
+#: Width multipliers of MobileNet with published weights, and their part of the file name.
 ALPHAS = {0.25: "2_5", 0.5: "5_0", 0.75: "7_5", 1.0: "1_0"}
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A file of weights.
+    """A file of published weights.
 
     Attributes:
-        folder: Folder below `UPSTREAM`, and below `keras-applications` in a mirror.
-        md5: Hash that Keras checks; None for MobileNet, for which Keras has none.
+        folder: Folder under `UPSTREAM`, and under `keras-applications` in a mirror.
+        name: File name.
+        md5: Hash that Keras verifies; None for MobileNet, for which Keras has no hash.
     """
 
     folder: str
@@ -64,41 +66,41 @@ def weights_file(backbone: str, alpha: float) -> WeightsFile:
     """Return the file of a backbone's ImageNet weights.
 
     Raises:
-        ConfigError: If there are none.
+        ConfigError: If no ImageNet weights are published for the backbone or `alpha`.
     """
     if backbone == "MobileNet":
         if alpha not in ALPHAS:
             raise ConfigError(
                 f"ImageNet weights of MobileNet exist for alpha {', '.join(map(str, ALPHAS))}. "
-                f"Received: {alpha}. Choose one of them, or weights: none"
+                f"Received: {alpha}. Choose one of these values, or set weights: none"
             )
         return WeightsFile("mobilenet", f"mobilenet_{ALPHAS[alpha]}_224_tf_no_top.h5", None)
     if backbone not in _STEMS:
         raise ConfigError(
             f"ImageNet weights exist for {', '.join(_STEMS)} and MobileNet. Received: {backbone}. "
-            "Choose weights: pretext, none or the path of a file"
+            "Set weights to pretext, none or the path of a file"
         )
     stem = _STEMS[backbone]
     return WeightsFile("resnet" if stem == "resnet50" else stem, stem + _TAIL, _MD5[stem])
 
 
 def keras_models() -> Path:
-    """Return the folder where Keras looks for weights."""
+    """Return the folder in which Keras looks for weights."""
     home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
     return Path(home).expanduser() / "models"
 
 
 def download(backbone: str, alpha: float) -> Path:
-    """Return the file of ImageNet weights, which Keras fetches where it is missing or damaged.
+    """Return the file of ImageNet weights; download it if it is missing or damaged.
 
     Raises:
-        FetchError: If it cannot be had.
+        FetchError: If the file cannot be downloaded.
     """
     import keras
 
     file = weights_file(backbone, alpha)
     try:
-        found = keras.utils.get_file(
+        path = keras.utils.get_file(
             file.name,
             f"{UPSTREAM}/{file.folder}/{file.name}",
             cache_dir=str(keras_models().parent),
@@ -107,22 +109,26 @@ def download(backbone: str, alpha: float) -> Path:
         )
     except Exception as error:
         raise FetchError(
-            f"The ImageNet weights of {backbone} must be at {keras_models() / file.name}, in a "
-            f"mirror at keras-applications/{file.folder}/{file.name}, or to be fetched from "
-            f"{UPSTREAM}/{file.folder}/. Received: {_first_line(error)}. Put the file there, set "
-            "CHAPTERFLOW_MIRROR, or choose other weights"
+            f"Cannot download the ImageNet weights of {backbone} from {UPSTREAM}/{file.folder}/. "
+            f"Received: {_first_line(error)}. Save the file as {keras_models() / file.name}, set "
+            f"CHAPTERFLOW_MIRROR to a mirror that has keras-applications/{file.folder}/"
+            f"{file.name}, or choose other weights"
         ) from error
-    return Path(found)
+    return Path(path)
 
 
 def check_md5(path: Path, file: WeightsFile) -> None:
-    """Raise a `DataError` for a file that is not the one that Keras names."""
+    """Verify the MD5 of a weights file.
+
+    Raises:
+        DataError: If the file does not have the hash that Keras expects.
+    """
     import hashlib
 
     if file.md5 is None:
         return
-    with path.open("rb") as opened:
-        received = hashlib.file_digest(opened, "md5").hexdigest()
+    with path.open("rb") as stream:
+        received = hashlib.file_digest(stream, "md5").hexdigest()
     if received != file.md5:
         raise DataError(
             f"{path} must have the MD5 {file.md5}. Received: {received}. Delete it and run the "
@@ -137,20 +143,20 @@ def _first_line(error: Exception) -> str:
 BackboneName = Literal[
     "small", "Xception", "InceptionV3", "ResNet50", "VGG16", "VGG19", "MobileNet"
 ]
-#: Mean colour of ImageNet in the order blue, green, red.
+#: Mean of the blue, green and red channels over ImageNet.
 CAFFE_MEAN = (103.939, 116.779, 123.68)
 
 
 class BackboneParams(Strict):
-    """Which backbone, with which weights, fed how.
+    """Backbone, its weights and its preprocessing.
 
     Attributes:
         backbone: Name of the network.
         alpha: Width multiplier of MobileNet.
         weights: `imagenet`, `pretext` (trained by the flow), `none`, or the path of a
             `.weights.h5`, `.h5` or `.keras` file.
-        preprocessing: The network's `own`; `divide-255` is the book's recipe; `none` passes raw
-            values on.
+        preprocessing: `own` is the network's; `divide-255` is the book's; `none` passes raw
+            values through.
     """
 
     backbone: BackboneName = "MobileNet"
@@ -164,10 +170,10 @@ class _Network:
     """A network of `keras.applications`.
 
     Attributes:
-        module: Its module there.
+        module: Module in `keras.applications`.
         size: Height and width of its training images.
-        low: Smallest value of its training images.
-        high: Largest value.
+        low: Smallest value of its preprocessed training images.
+        high: Largest value of its preprocessed training images.
     """
 
     module: str
@@ -185,11 +191,11 @@ _NETWORKS = {
     "VGG19": _Network("vgg19", 224, *_CAFFE),
     "MobileNet": _Network("mobilenet", 224, -1, 1),
 }
-#: Weights that the flow trains itself, on the data of the role of this name.
+#: Weights that the flow trains on the dataset of the role of this name.
 PRETEXT = "pretext"
-#: Weights that are no path.
+#: Values of `weights` that are not paths.
 NAMED_WEIGHTS = ("imagenet", PRETEXT, "none")
-#: Side to which `small` resizes images of varying size.
+#: Side in pixels to which `small` resizes images of varying size.
 SMALL_SIDE = 32
 
 
@@ -201,16 +207,16 @@ def image_size(params: BackboneParams) -> tuple[int, int]:
 
 
 def backbone(params: BackboneParams, data: InputSpec, inputs: Any = None) -> keras.Model:
-    """Return raw pixels `(batch, h, w, c)` -> feature maps `(batch, h', w', filters)`.
+    """Return a model: raw pixels `(batch, h, w, c)` -> feature maps `(batch, h', w', filters)`.
 
     Args:
-        data: Grey or RGB images, of any size where its shape has None.
-        inputs: Tensor to start at instead of a new input (behind an augmentation, say).
+        data: Description of grey or RGB images; an axis of None accepts any size.
+        inputs: Tensor to start from instead of a new input (an augmentation's output, say).
 
     Raises:
-        ConfigError: If the parameters do not fit together.
-        DataError: If the weights are not those of the network, or its input would be wrong.
-        FetchError: If ImageNet weights cannot be had.
+        ConfigError: If the parameters are inconsistent.
+        DataError: If the weights do not fit the network, or its preprocessing is wrong.
+        FetchError: If the ImageNet weights cannot be downloaded.
     """
     import keras
 
@@ -246,7 +252,7 @@ def _source(tensor: Any) -> Any:
 
 
 def _prepared(params: BackboneParams, data: InputSpec, x: Any) -> Any:
-    """Resize, bring to RGB, and preprocess: what reaches the backbone."""
+    """Resize, convert to RGB and preprocess the images for the backbone."""
     from keras import layers
 
     from chapterflow.models.layers.preprocessing import BackboneInput
@@ -268,7 +274,7 @@ def _prepared(params: BackboneParams, data: InputSpec, x: Any) -> Any:
 
 
 def _own(network: _Network, value_max: float, x: Any) -> Any:
-    """Do as the network's `preprocess_input` does to pixels from 0 to 255."""
+    """Apply the network's `preprocess_input`, scaled to raw values up to `value_max`."""
     from keras import layers
 
     from chapterflow.models.layers.preprocessing import ReverseChannels
@@ -282,7 +288,7 @@ def _own(network: _Network, value_max: float, x: Any) -> Any:
 def _small(x: Any) -> Any:
     """Four 3x3 convolutions with batch normalisation, and one 2x2 max pooling.
 
-    The running averages forget fast, because small data give few steps.
+    The momentum of the running averages is low because small datasets give few steps.
     """
     from keras import layers
 
@@ -300,8 +306,8 @@ def _load(model: keras.Model, params: BackboneParams) -> None:
         return
     if params.weights == "pretext":
         raise ConfigError(
-            "weights: pretext must be trained first (chapterflow.training.weights). "
-            "Received: pretext where the model is built"
+            "weights: pretext must be trained first. Received: a build without trained weights. "
+            "Call chapterflow.training.weights.with_files first"
         )
     if params.weights == "imagenet":
         path = download(params.backbone, params.alpha)
@@ -310,7 +316,7 @@ def _load(model: keras.Model, params: BackboneParams) -> None:
     if not path.is_file():
         raise ConfigError(
             "weights must be imagenet, pretext, none, or the path of a file of weights. "
-            f"Received: {params.weights}, which does not exist"
+            f"Received: {params.weights}, which does not exist. Correct the path"
         )
     try:
         if path.suffix == ".keras":
@@ -320,37 +326,37 @@ def _load(model: keras.Model, params: BackboneParams) -> None:
             model.load_weights(path)
     except (ValueError, OSError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
+        alpha = f" (alpha {params.alpha:g})" if params.backbone == "MobileNet" else ""
         raise DataError(
-            f"{path} must hold the weights of {params.backbone} (alpha {params.alpha:g}, where it "
-            f"is MobileNet) without its top. Received: {reason}. Choose the file that belongs to "
-            "the backbone"
+            f"{path} must hold the weights of {params.backbone}{alpha} without its classifier. "
+            f"Received: {reason}. Choose a file of weights for this backbone"
         ) from error
 
 
 def _copy_by_name(path: Path, model: keras.Model) -> None:
     import keras
 
-    given = {layer.name: layer for layer in keras.saving.load_model(path, compile=False).layers}
+    sources = {layer.name: layer for layer in keras.saving.load_model(path, compile=False).layers}
     for layer in model.layers:
         if layer.weights:
-            layer.set_weights(given[layer.name].get_weights())
+            layer.set_weights(sources[layer.name].get_weights())
 
 
 def check_without_top(path: Path) -> None:
-    """Refuse a file of weights that has the network's classifier in it (`include_top`).
+    """Refuse a weights file that includes the network's classifier (`include_top`).
 
     Raises:
-        DataError: If it has: its outputs are probabilities of classes and not features.
+        DataError: If it does; the outputs would be class probabilities, not features.
     """
     import h5py
 
     with h5py.File(path, "r") as file:
         group = file.get("model_weights", file)
         names: Sequence[Any] = group.attrs.get("layer_names", [*group.get("layers", ())])
-    known = {name.decode() if isinstance(name, bytes) else str(name) for name in names}
-    if top := known & {"predictions", "conv_preds", "fc1", "fc2", "fc1000"}:
+    layer_names = {name.decode() if isinstance(name, bytes) else str(name) for name in names}
+    if top := layer_names & {"predictions", "conv_preds", "fc1", "fc2", "fc1000"}:
         raise DataError(
-            "check_without_top: weights of a backbone must come without its classifier "
-            f"(include_top false). Received: {path}, with {', '.join(sorted(top))}. Use the file "
-            "whose name ends in notop or no_top"
+            "check_without_top: the weights of a backbone must not include its classifier "
+            f"(include_top). Received: {path}, with {', '.join(sorted(top))}. Use the file whose "
+            "name ends in notop or no_top"
         )

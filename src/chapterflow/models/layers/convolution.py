@@ -1,4 +1,4 @@
-"""Convolution blocks: one convolution with its activation, and GoogLeNet's Inception module."""
+"""Convolution blocks: a convolution with its activation, and GoogLeNet's Inception module."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 def convolution(
     x: Any, filters: int, kernel: int, *, name: str, normalise: bool, strides: int = 1
 ) -> Any:
-    """Return relu of a convolution over `x`: `(batch, h, w, c)` -> `(batch, h', w', filters)`.
+    """Return the ReLU of a convolution over `x`: `(batch, h, w, c)` -> `(batch, h', w', filters)`.
 
-    The map is padded so that only the stride makes it smaller: h' = ceil(h / strides).
+    The map is padded, so only the stride reduces its size: h' = ceil(h / strides).
 
     Args:
         x: Feature maps.
         kernel: Side of the square kernel, in pixels.
-        name: Name of the convolution; the normalisation behind it is `name_norm`.
-        normalise: Normalise over the batch before the activation (Ioffe & Szegedy, "Batch
-            normalization", ICML 2015). The shift of the normalisation stands for the bias then.
+        name: Name of the convolution; its normalisation is named `<name>_norm`.
+        normalise: Whether to apply batch normalisation before the activation (Ioffe & Szegedy,
+            "Batch normalization", ICML 2015). Its shift replaces the bias.
     """
     from keras import layers
 
@@ -27,14 +27,14 @@ def convolution(
             filters, kernel, strides, padding="same", activation="relu", name=name
         )(x)
     x = layers.Conv2D(filters, kernel, strides, padding="same", use_bias=False, name=name)(x)
-    # The usual 0.99 averages over more steps than a small data set has in its first epochs.
+    # The default 0.99 averages over more steps than a small dataset has in its first epochs.
     x = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(x)
     return layers.ReLU(name=f"{name}_relu")(x)
 
 
 @dataclass(frozen=True)
 class Inception:
-    """Filters of one module, in the order of the columns of the paper's table 1.
+    """Filters of an Inception module, in the column order of the paper's table 1.
 
     Attributes:
         one: Filters of the 1x1 convolution that reads the input.
@@ -42,7 +42,7 @@ class Inception:
         three: Filters of the 3x3 convolution.
         reduce5: Filters of the 1x1 reduction before the 5x5 convolution.
         five: Filters of the 5x5 convolution.
-        pool: Filters of the 1x1 projection behind the 3x3 max pooling.
+        pool: Filters of the 1x1 projection after the 3x3 max pooling.
     """
 
     one: int
@@ -61,20 +61,20 @@ class Inception:
 def inception(
     x: Any, filters: Inception, *, name: str, normalise: bool, reductions: bool = True
 ) -> Any:
-    """Return one module's output: `(batch, h, w, c)` -> `(batch, h, w, filters.width)`.
+    """Return an Inception module's output: `(batch, h, w, c)` -> `(batch, h, w, filters.width)`.
 
-    Four branches read the same map at different scales, and their outputs are stacked (Szegedy et
+    Four branches read the same map at different scales; their outputs are concatenated (Szegedy et
     al., "Going deeper with convolutions", CVPR 2015, figure 2b).
 
     Args:
         x: Feature maps.
-        filters: Widths of the branches.
+        filters: Filters of the branches.
         name: Prefix of the names of all layers.
         normalise: Whether each convolution has batch normalisation.
-        reductions: Whether the two are there. Without them the 3x3 and the 5x5 convolution read
-            all channels of the input, as in figure 2a. The projection behind the pooling stays,
-            unlike there: it keeps the output as wide as before, so that the next module reads the
-            same, and the reductions are the only difference between two nets that are compared.
+        reductions: Whether to apply the two 1x1 reductions. Without them the 3x3 and 5x5
+            convolutions read all input channels, as in figure 2a. Unlike in figure 2a the
+            projection after the pooling stays: it keeps the output width, so the reductions are
+            the only difference between two networks that are compared.
     """
     from keras import layers
 

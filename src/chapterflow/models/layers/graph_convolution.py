@@ -1,9 +1,9 @@
-"""Layers for graphs: convolutions over neighbours, readout, and what sparse features need.
+"""Layers for graphs: convolutions over neighbours, readout, and operations on sparse features.
 
-Shapes: `n` nodes, `f` features, `b` graphs in a batch that are padded with empty nodes to the
-largest of them. An adjacency holds 1 where an edge leads from the node of the row to the node of
-the column, and no self-loops; every layer takes it as it is. It may be dense, `(n, n)` or
-`(b, n, n)`, or a `tf.SparseTensor` `(n, n)`; so may features of one graph, `(n, f)`.
+Shapes: `n` nodes, `f` features, `b` graphs in a batch, each padded with empty nodes to the size of
+the largest. An adjacency matrix has 1 where an edge leads from the row's node to the column's node,
+and no self-loops; the layers normalise it themselves. It is dense, `(n, n)` or `(b, n, n)`, or a
+`tf.SparseTensor` `(n, n)`. The features `(n, f)` of a single graph may also be sparse.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ READOUTS = ("mean", "sum", "max")
 class GraphConvolution(keras.layers.Layer):  # type: ignore[misc]
     """Graph convolution (Kipf & Welling, ICLR 2017): each node sees the mean of its neighbours.
 
-    `activation(D^-1/2 (A + I) D^-1/2 X W + b)`, where D holds the degrees of A + I. Where edges
-    have a direction, rows are scaled by the degrees of rows and columns by those of columns.
+    `activation(D^-1/2 (A + I) D^-1/2 X W + b)`, where D is the degree matrix of A + I. For
+    directed edges, rows are scaled by row degrees and columns by column degrees.
 
-    Call it on `[features, adjacency]`. Empty nodes that pad a graph have no edges, so they change
-    nothing for the others.
+    Call it on `[features, adjacency]`. Padding nodes have no edges, so they do not affect the other
+    nodes.
 
     Args:
-        units: Features that come out.
-        neighbours: Whether to look at them; without, this is a dense layer on each node, blind to
-            the structure.
+        units: Output features per node.
+        activation: Activation function, or None.
+        neighbours: Whether to use the neighbours; if false, this is a dense layer on each node
+            that ignores the structure.
+        kernel_regularizer: Regularizer of the kernel, or None.
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class GraphConvolution(keras.layers.Layer):  # type: ignore[misc]
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
 
     def build(self, input_shape: Any) -> None:
-        """Create kernel `(f, units)` and bias `(units,)`."""
+        """Create the kernel `(f, units)` and the bias `(units,)`."""
         self.kernel = self.add_weight(
             (input_shape[0][-1], self.units),
             initializer="glorot_uniform",
@@ -60,17 +62,17 @@ class GraphConvolution(keras.layers.Layer):  # type: ignore[misc]
     def call(self, inputs: Any) -> Any:
         """Return `(..., n, units)`."""
         features, adjacency = inputs
-        # The kernel comes first: it makes features fewer, and sparse ones dense.
+        # The kernel comes first: it reduces the number of features and turns sparse ones dense.
         x = ops.matmul(features, self.kernel)
         if self.neighbours:
             out, into = _inverse_roots(adjacency)
-            # (A + I) x, with the self-loops added to the product instead of the matrix.
+            # (A + I) x: adding the self-loops to the product keeps a sparse A unchanged.
             scaled = into[..., None] * x
             x = out[..., None] * (sum_of_neighbours(adjacency, scaled) + scaled)
         return self.activation(x + self.bias)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        """Return the shape of the features with `units` in place of `f`."""
+        """Return `(..., n, units)`."""
         return (*input_shape[0][:-1], self.units)
 
     def get_config(self) -> dict[str, Any]:
@@ -88,9 +90,10 @@ class GraphConvolution(keras.layers.Layer):  # type: ignore[misc]
 class GINConvolution(keras.layers.Layer):  # type: ignore[misc]
     """Graph isomorphism convolution (Xu et al., ICLR 2019): each node sees the sum of neighbours.
 
-    `activation(MLP((1 + eps) X + A X))` with a learnt `eps`, 0 at first, and an MLP of two layers
-    of `units`, ReLU between them. Unlike a mean, the sum tells multisets of neighbours apart. The
-    paper's batch normalisation is left out: it would mix the graphs of a batch.
+    `activation(MLP((1 + eps) X + A X))` with a trainable `eps`, initially 0, and an MLP of two
+    layers of `units` with ReLU between them. Unlike a mean, the sum distinguishes multisets of
+    neighbours. The paper's batch normalisation is omitted because it would mix the graphs of a
+    batch.
 
     Call it on `[features, adjacency]`.
     """
@@ -118,7 +121,7 @@ class GINConvolution(keras.layers.Layer):  # type: ignore[misc]
         return self.activation(self.out(self.hidden(x)))
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        """Return the shape of the features with `units` in place of `f`."""
+        """Return `(..., n, units)`."""
         return (*input_shape[0][:-1], self.units)
 
     def get_config(self) -> dict[str, Any]:
@@ -132,10 +135,10 @@ class GINConvolution(keras.layers.Layer):  # type: ignore[misc]
 
 @keras.saving.register_keras_serializable(package="chapterflow")
 class Readout(keras.layers.Layer):  # type: ignore[misc]
-    """Node features -> one vector for each graph: their mean, sum or maximum.
+    """Node features -> one vector per graph: their mean, sum or maximum.
 
-    Call it on `[features, sizes]`: `(b, n, f)` and `(b,)`, the nodes of each graph that are real.
-    A graph of no nodes gives zeros.
+    Call it on `[features, sizes]`: `(b, n, f)`, and `(b,)` with the number of nodes in each graph
+    without padding. A graph without nodes gives zeros.
     """
 
     def __init__(self, mode: str = "mean", **kwargs: Any) -> None:
@@ -150,8 +153,8 @@ class Readout(keras.layers.Layer):  # type: ignore[misc]
         positions = ops.arange(ops.shape(features)[1], dtype="int32")
         real = (positions[None, :] < ops.cast(sizes, "int32")[:, None])[..., None]
         if self.mode == "max":
-            lowest = ops.max(ops.where(real, features, float("-inf")), axis=1)
-            return ops.where(ops.isfinite(lowest), lowest, 0.0)
+            largest = ops.max(ops.where(real, features, float("-inf")), axis=1)
+            return ops.where(ops.isfinite(largest), largest, 0.0)
         total = ops.sum(ops.where(real, features, 0.0), axis=1)
         if self.mode == "sum":
             return total
@@ -169,10 +172,10 @@ class Readout(keras.layers.Layer):  # type: ignore[misc]
 
 @keras.saving.register_keras_serializable(package="chapterflow")
 class RowNormalization(keras.layers.Layer):  # type: ignore[misc]
-    """Divide each node's features by their sum, where that is not 0 (Kipf & Welling 2017)."""
+    """Divide each node's features by their sum unless the sum is 0 (Kipf & Welling 2017)."""
 
     def call(self, inputs: Any) -> Any:
-        """Return the features, dense or sparse as they came."""
+        """Return the features; sparse features stay sparse."""
         if not _is_sparse(inputs):
             total = ops.sum(inputs, axis=-1, keepdims=True)
             return inputs / ops.where(total == 0, 1.0, total)
@@ -181,32 +184,32 @@ class RowNormalization(keras.layers.Layer):  # type: ignore[misc]
         return inputs.with_values(inputs.values * ops.take(scale, inputs.indices[:, 0]))
 
     def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
-        """Return what came in: sparse stays sparse."""
+        """Return the spec of the inputs, including their sparsity."""
         return keras.KerasTensor(inputs.shape, inputs.dtype, sparse=inputs.sparse)
 
 
 @keras.saving.register_keras_serializable(package="chapterflow")
 class FeatureDropout(keras.layers.Dropout):  # type: ignore[misc]
-    """Dropout that leaves sparse features sparse: their zeros need no mask."""
+    """Dropout that keeps sparse features sparse: zeros need no mask."""
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        """Return the features, some of them 0 and the others scaled up, in training alone."""
+        """Drop and rescale features in training; return them unchanged otherwise."""
         if not _is_sparse(inputs):
             return super().call(inputs, training=training)
         return inputs.with_values(super().call(inputs.values, training=training))
 
     def compute_output_spec(self, inputs: Any, training: bool = False) -> keras.KerasTensor:
-        """Return what came in: sparse stays sparse."""
+        """Return the spec of the inputs, including their sparsity."""
         return keras.KerasTensor(inputs.shape, inputs.dtype, sparse=inputs.sparse)
 
 
 def sum_of_neighbours(adjacency: Any, x: Any) -> Any:
-    """Return `A x`, `(..., n, f)`: for each node the sum over the nodes that its edges lead to."""
+    """Return `A x`, `(..., n, f)`: for each node the sum over the targets of its edges."""
     return ops.matmul(adjacency, x)
 
 
 def _inverse_roots(adjacency: Any) -> tuple[Any, Any]:
-    """Return `1 / sqrt(degree + 1)` `(..., n)` of rows and of columns."""
+    """Return `1 / sqrt(degree + 1)` `(..., n)` of the rows and of the columns."""
     if _is_sparse(adjacency):
         degrees = _row_sums(adjacency), _row_sums(adjacency, axis=0)
     else:
@@ -231,5 +234,5 @@ def _row_sums(x: Any, axis: int = 1) -> Any:
     """Return the sums of a sparse matrix along an axis."""
     import tensorflow as tf
 
-    kept = 1 - axis
-    return tf.math.unsorted_segment_sum(x.values, x.indices[:, kept], x.dense_shape[kept])
+    other = 1 - axis
+    return tf.math.unsorted_segment_sum(x.values, x.indices[:, other], x.dense_shape[other])

@@ -1,4 +1,4 @@
-"""What is trained on a backbone's features: pooling, dense layers, logits; and augmentation."""
+"""The head on a backbone's features: pooling, dense layers, logits; and augmentation."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 
 class Augment(Strict):
-    """Random changes of the training images, as the book makes them; all are off by default.
+    """Random changes to the training images, as in the book; all are off by default.
 
     Attributes:
-        passes: Augmented copies of the train split whose features are kept beside the plain ones;
-            0 for none.
-        rotation: Largest angle, degrees.
-        shift: Largest shift, as a share of height and width.
-        shear: Largest shear, as a share.
-        zoom: Largest zoom in or out, as a share.
-        flip: Whether left and right are swapped at random.
-        brightness: Largest change of brightness, as a share of the value range.
+        passes: Augmented copies of the training split whose features are cached in addition to the
+            unchanged ones; 0 for none.
+        rotation: Largest angle in degrees.
+        shift: Largest shift, as a fraction of height and width.
+        shear: Largest shear, as a fraction.
+        zoom: Largest zoom in or out, as a fraction.
+        flip: Whether to flip images horizontally at random.
+        brightness: Largest change of brightness, as a fraction of the value range.
     """
 
     passes: Annotated[int, Field(ge=0, le=100)] = 0
@@ -37,20 +37,19 @@ class Augment(Strict):
 
 
 class HeadParams(ModelParams):
-    """How features become classes, and what is trained.
+    """The head, and the layers of the backbone that are trained.
 
     Attributes:
-        pooling: How maps become one vector: average, maximum, or all of it.
+        pooling: Reduction of the maps to one vector: average, maximum, or flattening.
         dense: Width of a hidden layer; 0 for none.
-        l2: Weight of the sum of the logits' squared weights in the loss; few examples and many
-            features need some.
-        dropout: Share of pooled features that a training step leaves out.
-        trainable: Train the backbone too, from the first step: no features are kept.
-        fine_tune: Top layers with weights that are unfrozen once the head is trained; 0 for none.
-            Batch normalisation stays as it was.
-        fine_tune_epochs: Passes over the train split for it.
-        fine_tune_learning_rate: Its peak learning rate, which must be small.
-        augment: Random changes of the training images.
+        l2: L2 penalty of the logits' kernel; needed with few examples and many features.
+        dropout: Dropout rate of the pooled features.
+        trainable: Whether to train the backbone from the first step, without cached features.
+        fine_tune: Number of top layers with weights to unfreeze after training the head; 0 for
+            none. Batch normalisation stays frozen.
+        fine_tune_epochs: Maximum number of passes over the training split for fine-tuning.
+        fine_tune_learning_rate: Peak learning rate of fine-tuning; keep it small.
+        augment: Random changes to the training images.
     """
 
     pooling: Literal["avg", "max", "flatten"] = "avg"
@@ -64,27 +63,27 @@ class HeadParams(ModelParams):
     augment: Augment = Augment()
 
     def all_epochs(self) -> int:
-        """Return the epochs of the head, and those of fine-tuning where there is some."""
+        """Return the maximum number of epochs for the head and fine-tuning together."""
         return self.epochs + (self.fine_tune_epochs if self.fine_tune else 0)
 
 
-#: Role of the data on which the flow trains a backbone of its own.
+#: Role of the dataset on which the flow trains its own backbone.
 PRETEXT = "pretext"
-#: Handles that name a backbone which the flow exports itself.
+#: Handles of backbones that the flow exports itself.
 EXPORTED = (PRETEXT, "mobilenet")
 
 
 class HubParams(HeadParams):
-    """Which SavedModel.
+    """The SavedModel and its head.
 
     Attributes:
-        pooling: How the maps of `pretext` and `mobilenet` become one vector in their export; other
-            SavedModels bring a vector.
+        pooling: Reduction of the maps to one vector in the exports of `pretext` and `mobilenet`;
+            other SavedModels already output a vector.
         handle: Path, `file://` or `http(s)://` address of a TF2 SavedModel or its `.tar.gz`;
             `pretext` and `mobilenet` are backbones that the flow exports itself.
         alpha: Width multiplier of `mobilenet`.
-        sha256: Hash over the SavedModel's files that it must have; null takes what is there.
-        image_size: Side to which images are resized where the SavedModel takes any size.
+        sha256: Expected hash over the SavedModel's files; null skips the check.
+        image_size: Side in pixels to which images are resized if the SavedModel takes any size.
     """
 
     handle: Annotated[str, Field(min_length=1)]
@@ -94,7 +93,7 @@ class HubParams(HeadParams):
 
 
 def pooled(pooling: str, maps: Any) -> Any:
-    """Return one vector for the maps `(batch, h, w, c)` of each image."""
+    """Reduce feature maps `(batch, h, w, c)` to one vector per image."""
     from keras import layers
 
     pool = {
@@ -121,7 +120,7 @@ def head_layers(params: HeadParams, features: Any, classes: int) -> Any:
 
 
 def head(params: HeadParams, features: InputSpec) -> keras.Model:
-    """Return the head as a model of its own: features as the frozen part gives them -> logits."""
+    """Return the head as a separate model: features of the frozen part -> logits."""
     import keras
 
     inputs = keras.Input(features.shape, name="features")
@@ -129,7 +128,7 @@ def head(params: HeadParams, features: InputSpec) -> keras.Model:
 
 
 def augmented(params: Augment, x: Any, value_max: float) -> Any:
-    """Return the images at random changed where a model is trained, unchanged where it predicts."""
+    """Return randomly changed images in training, unchanged images in inference."""
     from keras import layers
 
     fill = {"fill_mode": "nearest"}

@@ -1,8 +1,8 @@
-"""A TF2 SavedModel as a Keras 3 layer: its files, and the layer.
+"""A TF2 SavedModel as a Keras 3 layer, and the handling of its files.
 
-`hub.KerasLayer` is refused by Keras 3. Here the SavedModel's variables are the layer's Keras
-variables, over the same storage, and its files travel inside the `.keras` file. Loading a model
-never fetches anything: the handle in the configuration is for information.
+Keras 3 rejects `hub.KerasLayer`. This layer shares the storage of its Keras variables with the
+SavedModel's variables, and the `.keras` file includes the SavedModel's files. Loading a model never
+downloads anything: the handle in the configuration is informational.
 """
 
 from __future__ import annotations
@@ -21,63 +21,63 @@ import keras
 
 from chapterflow.errors import ConfigError, DataError, FetchError
 
-#: What an archive may unpack to.
+#: Largest unpacked size of an archive.
 MAX_BYTES = 4 << 30
 
 
 def saved_model_folder(handle: str) -> Path:
-    """Return the folder of the SavedModel that a handle names.
+    """Return the folder of the SavedModel at `handle`.
 
-    An http(s) address is fetched by `tensorflow_hub`, which keeps it in `TFHUB_CACHE_DIR`; a local
-    archive, which that library does not take, is unpacked there.
+    `tensorflow_hub` downloads an http(s) address into `TFHUB_CACHE_DIR`. A local archive, which
+    that library does not support, is unpacked into the same folder.
 
     Raises:
-        ConfigError: If the handle names nothing.
-        DataError: If what it names is not a SavedModel, or its archive leads out of its folder.
-        FetchError: If it cannot be fetched.
+        ConfigError: If nothing exists at the handle.
+        DataError: If the handle is not a SavedModel, or an archive member lies outside its folder.
+        FetchError: If the download fails.
     """
     if handle.split("://", maxsplit=1)[0] in ("http", "https"):
         folder = _fetched(handle)
     elif "://" in handle and not handle.startswith("file://"):
         raise ConfigError(
             "A handle must be a path, or a file://, http:// or https:// address. "
-            f"Received: {handle}"
+            f"Received: {handle}. Correct the handle"
         )
     else:
-        name = url2pathname(urlsplit(handle).path) if handle.startswith("file:") else handle
-        folder = Path(name).expanduser().absolute()
+        path = url2pathname(urlsplit(handle).path) if handle.startswith("file:") else handle
+        folder = Path(path).expanduser().absolute()
         if folder.is_file():
             folder = _unpacked(folder)
     if not (folder / "saved_model.pb").is_file():
         raise (DataError if folder.is_dir() else ConfigError)(
             "A handle must lead to a folder with a saved_model.pb, or an archive (.tar.gz) of one. "
-            f"Received: {handle}"
+            f"Received: {handle}. Correct the handle"
         )
     return folder
 
 
 def tree_hash(folder: Path) -> str:
-    """Return a SHA-256 over the paths and bytes of all files of a folder."""
-    found = hashlib.sha256()
+    """Return a SHA-256 over the paths and contents of all files in a folder."""
+    total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             with path.open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
-            found.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
-    return found.hexdigest()
+            total.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+    return total.hexdigest()
 
 
 def check_hash(folder: Path, expected: str, handle: str) -> None:
-    """Refuse a SavedModel whose files are not those of its hash.
+    """Verify the hash over a SavedModel's files.
 
     Raises:
-        DataError: If they are not.
+        DataError: If the hash differs from `expected`.
     """
     received = tree_hash(folder)
     if received != expected:
         raise DataError(
             f"check_hash: the SavedModel of {handle} must have the SHA-256 {expected}. "
-            f"Received: {received}. Do not use it; get it from where it came from again"
+            f"Received: {received}. Do not use it; download it again from its source"
         )
 
 
@@ -89,13 +89,13 @@ def _fetched(handle: str) -> Path:
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise FetchError(
-            f"The handle {handle} must be fetched, or lie in TFHUB_CACHE_DIR. Received: {reason}. "
-            "Fetch it where there is a network and give its path"
+            f"Cannot download the handle {handle}, and it is not in TFHUB_CACHE_DIR. "
+            f"Received: {reason}. Download it on a machine with network access and pass its path"
         ) from error
 
 
 def _unpacked(archive: Path) -> Path:
-    """Unpack an archive once, into a folder named by its content."""
+    """Unpack an archive once, into a folder named by the archive's hash."""
     cache = Path(os.environ.get("TFHUB_CACHE_DIR") or Path(tempfile.gettempdir()) / "tfhub_modules")
     with archive.open("rb") as file:
         target = cache / hashlib.file_digest(file, "sha256").hexdigest()
@@ -108,38 +108,38 @@ def _unpacked(archive: Path) -> Path:
             with tarfile.open(archive) as tar:
                 if sum(member.size for member in tar) > MAX_BYTES:
                     raise DataError(
-                        f"An archive may unpack to {MAX_BYTES} bytes. Received: {archive}, which "
-                        "unpacks to more"
+                        f"An archive may unpack to at most {MAX_BYTES} bytes. Received: {archive}, "
+                        "which unpacks to more. Use a smaller SavedModel"
                     )
                 _check_members(tar)
-                # Python 3.11.0 to 3.11.3 have no filters; later ones check once more.
+                # Python 3.11.0 to 3.11.3 have no filters; later versions check the members again.
                 checked: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
                 tar.extractall(fresh, **checked)  # noqa: S202 - members are checked
         except tarfile.TarError as error:
             raise DataError(
                 "A handle must lead to a .tar.gz archive whose members stay within its folder. "
-                f"Received: {archive} ({error})"
+                f"Received: {archive} ({error}). Check the archive"
             ) from error
-        # Not `files.publish`, which replaces: the content decides the name, and the folder that is
-        # there may be in use.
+        # Not `files.publish`, which replaces the target: an existing folder has the same content
+        # and may be in use.
         try:
             fresh.rename(target)
         except OSError:
-            if not target.is_dir():  # another process was faster
+            if not target.is_dir():  # another process created it first
                 raise
     return target
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """Copy a SavedModel's files."""
+    """Copy the files of a SavedModel."""
     shutil.copytree(source, target, dirs_exist_ok=True)
 
 
 def _check_members(tar: tarfile.TarFile) -> None:
-    """Refuse members that are no plain files or folders, or that lead out of the archive's folder.
+    """Refuse members that are not plain files or folders, or that lie outside the archive's folder.
 
     Raises:
-        tarfile.TarError: If there is one; it names the member.
+        tarfile.TarError: If there is such a member; the message names it.
     """
     for member in tar:
         parts = PurePosixPath(member.name.replace("\\", "/")).parts
@@ -152,17 +152,17 @@ FOLDER = "saved_model"
 
 @keras.saving.register_keras_serializable(package="chapterflow")
 class HubLayer(keras.layers.Layer):  # type: ignore[misc]
-    """The features that a SavedModel computes: `(batch, h, w, 3)` -> `(batch, features)`.
+    """Features of a SavedModel: `(batch, h, w, 3)` -> `(batch, features)`.
 
-    Make one with `HubLayer.from_handle`. The SavedModel always runs in inference mode, so its
-    batch normalisation stays as it was while its weights are fine-tuned.
+    Create it with `HubLayer.from_handle`. The SavedModel always runs in inference mode, so its
+    batch normalisation does not change while its weights are fine-tuned.
 
     Args:
-        handle: Where it came from.
+        handle: Source of the SavedModel.
         sha256: Hash over its files.
-        variables: Name, shape, dtype and whether trainable, of each variable.
-        input_shape: Shape that it takes, None where it varies.
-        output_shape: Shape that it gives.
+        variables: Name, shape, dtype and trainability of each variable.
+        input_shape: Shape of its inputs; None for an axis of any length.
+        output_shape: Shape of its outputs.
     """
 
     def __init__(
@@ -194,16 +194,16 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
 
     @classmethod
     def from_handle(cls, handle: str, sha256: str | None = None, **options: Any) -> HubLayer:
-        """Return the layer of a SavedModel.
+        """Return a layer that runs the SavedModel at `handle`.
 
         Args:
-            handle: Path, `file://` or `http(s)://` address, of a folder or a `.tar.gz` archive.
-            sha256: Hash over its files that it must have; None takes what is there.
+            handle: Path, or `file://` or `http(s)://` address, of a folder or a `.tar.gz` archive.
+            sha256: Expected hash over its files; None skips the check.
 
         Raises:
-            ConfigError: If the handle names nothing.
-            DataError: If it is no feature vector of images, or its hash is another.
-            FetchError: If it cannot be fetched.
+            ConfigError: If nothing exists at the handle.
+            DataError: If it does not compute image feature vectors, or its hash differs.
+            FetchError: If the download fails.
         """
         folder = saved_model_folder(handle)
         if sha256 is not None:
@@ -231,7 +231,7 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
         return layer
 
     def _attach(self, module: Any, folder: Path, *, keep_values: bool = False) -> None:
-        """Let the layer's variables be those of the SavedModel, and its files be at hand."""
+        """Share the SavedModel's variables with the layer, and remember its folder for saving."""
         for own, variable in zip(self._in_order(), module.variables, strict=True):
             if keep_values:
                 variable.assign(own.value)
@@ -246,13 +246,13 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
         """Return the features."""
         if self._module is None:
             raise ConfigError(
-                "A HubLayer needs its SavedModel: make it with HubLayer.from_handle, or load it "
-                f"from a .keras file. Received: only its configuration (handle {self.handle})"
+                "A HubLayer needs its SavedModel. Received: only its configuration (handle "
+                f"{self.handle}). Create it with HubLayer.from_handle, or load a .keras file"
             )
         return _run(self._module, inputs)
 
     def compute_output_spec(self, inputs: Any, **options: Any) -> Any:
-        """Return shape and dtype of the features."""
+        """Return the shape and dtype of the features."""
         return keras.KerasTensor((inputs.shape[0], *self.gives[1:]), dtype="float32")
 
     def get_config(self) -> dict[str, Any]:
@@ -267,22 +267,27 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
         }
 
     def save_assets(self, inner_path: str) -> None:
-        """Put the SavedModel's files into the `.keras` file."""
+        """Write the SavedModel's files into the `.keras` file.
+
+        Raises:
+            ConfigError: If the layer has no SavedModel.
+        """
         if self._folder is None:
             raise ConfigError(
-                f"A HubLayer can be saved with its SavedModel only. Received: none ({self.handle})"
+                f"A HubLayer can be saved only with its SavedModel. Received: none ({self.handle}"
+                "). Create it with HubLayer.from_handle"
             )
         copy_tree(self._folder, Path(inner_path) / FOLDER)
 
     def load_assets(self, inner_path: str) -> None:
-        """Take the SavedModel from the `.keras` file, once its hash is right.
+        """Load the SavedModel from the `.keras` file and verify its hash.
 
         Raises:
-            DataError: If its files are not those that were saved.
+            DataError: If the files differ from the saved ones.
         """
         folder = Path(inner_path) / FOLDER
         check_hash(folder, self.sha256, self.handle)
-        # Keras unpacks into a folder of its own, which is gone when the model is loaded.
+        # Keras deletes its own unpacked folder after loading the model.
         self._kept = tempfile.TemporaryDirectory(prefix="chapterflow-hub-")
         own = Path(self._kept.name) / FOLDER
         copy_tree(folder, own)
@@ -299,11 +304,14 @@ def _load(folder: Path, handle: str) -> Any:
         module = hub.load(str(folder))
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{handle} must be a TF2 SavedModel. Received: {reason}") from error
+        raise DataError(
+            f"{handle} must be a TF2 SavedModel. Received: {reason}. Choose another handle"
+        ) from error
     if not callable(module) or not hasattr(module, "variables"):
         raise DataError(
             "A handle must lead to a reusable TF2 SavedModel, with __call__ and variables. "
-            f"Received: {handle}, which has none (a module of TF1, or a signature only)"
+            f"Received: {handle}, which lacks them (a TF1 module, or only signatures). Choose "
+            "another handle"
         )
     return module
 
@@ -314,11 +322,11 @@ def _run(module: Any, inputs: Any) -> Any:
     except (TypeError, ValueError) as error:
         if "training" not in str(error):
             raise
-        return module(inputs)  # a module without a training mode
+        return module(inputs)  # some modules have no training mode
 
 
 def _input_shape(module: Any) -> list[int | None]:
-    """Return the shape of images that a module was traced for; None where any will do."""
+    """Return the input shape that a module was traced for; None for an axis of any length."""
     for function in getattr(module.__call__, "concrete_functions", ()):
         first = function.structured_input_signature[0]
         if first and getattr(first[0], "shape", None) is not None and first[0].shape.rank == 4:
@@ -335,6 +343,6 @@ def _output_shape(module: Any, takes: list[int | None], handle: str) -> list[int
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             "A handle must lead to a feature vector: images (batch, h, w, 3) in, one tensor out. "
-            f"Received: {handle} ({reason})"
+            f"Received: {handle} ({reason}). Choose another handle"
         ) from error
     return [None, *shape.as_list()[1:]]
