@@ -225,7 +225,7 @@ def test_an_accuracy_above_one(
     assert right > 1
     # Counted over a part of the examples; and given in per cent.
     halved = metrics | {"test/accuracy": right / (right - 1)}
-    with pytest.raises(ImplausibleMetric, match="test/accuracy is a share between 0 and 1"):
+    with pytest.raises(ImplausibleMetric, match="test/accuracy must be a share between 0 and 1"):
         check_metrics(halved)
 
     # The same mistake inside the evaluation: it returns nothing.
@@ -236,5 +236,5 @@ def test_an_accuracy_above_one(
         return scores | {"test/accuracy": 100 * scores["test/accuracy"]}, *rest
 
     monkeypatch.setattr(evaluate, "classification_metrics", in_percent)
-    with pytest.raises(ImplausibleMetric, match="test/accuracy is a share between 0 and 1"):
+    with pytest.raises(ImplausibleMetric, match="test/accuracy must be a share between 0 and 1"):
         score(digits, tmp_path)

@@ -184,7 +184,7 @@ def test_wilson_interval_by_its_formula(counts: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("metrics", "says"),
     [
-        ({"test/accuracy": 1.01}, "test/accuracy is a share between 0 and 1. Received: 1.01"),
+        ({"test/accuracy": 1.01}, "test/accuracy must be a share between 0 and 1. Received: 1.01"),
         ({"test/accuracy": -0.01}, "share between 0 and 1"),
         ({"validation/accuracy": 101.0}, "share between 0 and 1"),
         ({"test/accuracy_low": 1.5}, "share"),
@@ -196,11 +196,11 @@ def test_wilson_interval_by_its_formula(counts: tuple[int, int]) -> None:
         ({"test/accuracy": math.nan}, "finite"),
         ({"test/log_loss": math.inf}, "must be finite. Received: inf"),
         ({"test/log_loss": -math.inf}, "finite"),
-        ({"test/log_loss": -0.1}, "cannot be negative"),
-        ({"cost/flops": -1.0}, "cost/flops cannot be negative. Received: -1.0"),
+        ({"test/log_loss": -0.1}, "must not be negative"),
+        ({"cost/flops": -1.0}, "cost/flops must not be negative. Received: -1.0"),
         ({"train/seconds": -0.5}, "negative"),
         ({"explain/grad-cam/stability": -1.1}, "between -1 and 1. Received: -1.1"),
-        ({"test/brier": 2.01}, "test/brier is at most 2. Received: 2.01"),
+        ({"test/brier": 2.01}, "test/brier must be at most 2. Received: 2.01"),
         ({"test/examples": 10, "test/correct": 11}, "11 of 10"),
         ({"test/examples": 10, "test/correct": 9, "test/accuracy": 0.91}, "0.91 with 9 of 10"),
     ],
@@ -255,7 +255,7 @@ def test_no_examples_at_all_are_refused() -> None:
         (
             [0, 1],
             [[2.0, -3.0, 1.5], [0.1, 0.2, 0.3]],
-            "negative or do not sum to 1: softmax missing?",
+            "negative or do not sum to 1. Apply a softmax",
         ),
         ([0, 1], [[0.5, 0.5, 0.001], [0.1, 0.2, 0.7]], "do not sum to 1"),
         ([0, 1], [[math.nan, 0.5, 0.5], [0.1, 0.2, 0.7]], "not finite"),

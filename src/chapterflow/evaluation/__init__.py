@@ -1,1 +1,1 @@
-"""Scoring on the held-out split: metrics, cost, and comparison with intervals."""
+"""Scoring on the test split: metrics, cost, and comparison with intervals."""

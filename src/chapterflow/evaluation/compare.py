@@ -1,4 +1,4 @@
-"""Is the difference between two models real? Both scored on the same test examples."""
+"""Statistical comparison of models scored on the same test examples."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from numpy.typing import NDArray
 
 from chapterflow.types import Strict
 
-#: Below this adjusted p-value a difference counts as real.
+#: Adjusted p-value below which a difference is significant.
 SIGNIFICANCE = 0.05
 
 
 class Difference(Strict):
-    """Two models, A and B, on one test set.
+    """Comparison of two models, A and B, on the same test set.
 
     Attributes:
         examples: Size of the test set.
-        only_a: Examples that A alone classifies rightly.
-        only_b: Examples that B alone classifies rightly.
-        accuracy_difference: Accuracy of B minus that of A.
+        only_a: Number of examples that only A classifies correctly.
+        only_b: Number of examples that only B classifies correctly.
+        accuracy_difference: Accuracy of B minus accuracy of A.
         low: Lower end of the 95 % paired bootstrap interval of the difference.
-        high: Upper end.
-        p_value: McNemar's exact test.
-        p_adjusted: The same, adjusted for all pairs compared together (Holm 1979).
-        training_time_ratio: Training seconds of B over those of A.
+        high: Upper end of the interval.
+        p_value: p-value of McNemar's exact test.
+        p_adjusted: p-value adjusted for the number of pairs compared (Holm 1979).
+        training_time_ratio: Training time of B divided by the training time of A.
         verdict: `b better`, `a better` or `no difference shown`.
     """
 
@@ -47,8 +47,8 @@ class Difference(Strict):
 def mcnemar(only_a: int, only_b: int) -> float:
     """Return the exact two-sided p-value of McNemar's test (McNemar 1947).
 
-    Under the null hypothesis an example that only one model gets right is as likely to be A's as
-    B's: a binomial test on the discordant pairs.
+    Under the null hypothesis, an example that only one model classifies correctly is equally
+    likely for A and B: a binomial test on the discordant pairs.
     """
     from scipy.stats import binomtest
 
@@ -62,9 +62,9 @@ def paired_bootstrap(
     """Return the 95 % percentile interval of accuracy(B) - accuracy(A), by resampling pairs.
 
     Args:
-        right_a: `(n,)` whether A is right on each example.
-        right_b: The same for B, in the same order.
-        resamples: Bootstrap samples (Efron & Tibshirani 1993, chapter 13).
+        right_a: `(n,)` whether A classifies each example correctly.
+        right_b: `(n,)` the same for B, in the same order.
+        resamples: Number of bootstrap samples (Efron & Tibshirani 1993, chapter 13).
         seed: Seed of the resampling.
     """
     # Each example's difference is -1, 0 or 1, so a resample is a multinomial draw of three counts.
@@ -84,8 +84,8 @@ def paired_error_ratio(
 
     Args:
         error_a: `(n,)` sum of squared errors of A on each example.
-        error_b: The same for B, in the same order.
-        resamples: Bootstrap samples (Efron & Tibshirani 1993, chapter 13).
+        error_b: `(n,)` the same for B, in the same order.
+        resamples: Number of bootstrap samples (Efron & Tibshirani 1993, chapter 13).
         seed: Seed of the resampling.
     """
     drawn = np.random.default_rng(seed).integers(len(error_a), size=(resamples, len(error_a)))
@@ -95,7 +95,7 @@ def paired_error_ratio(
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """Return the p-values adjusted for being several, by Holm's step-down method (Holm 1979)."""
+    """Return p-values adjusted for multiple comparisons by Holm's step-down method (Holm 1979)."""
     adjusted = [0.0] * len(p_values)
     running = 0.0
     for rank, position in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
@@ -113,30 +113,30 @@ def differences(
     resamples: int,
     seed: int,
 ) -> list[Difference]:
-    """Compare every pair of models that were scored on one test set.
+    """Compare every pair of models scored on the same test set.
 
     Args:
-        dataset: Name shown with each pair.
+        dataset: Name of the dataset, recorded with each pair.
         labels: `(n,)` true classes.
         predicted: `(n,)` predicted classes by model; the first of a pair is A.
-        seconds: Training seconds by model.
-        resamples: Bootstrap samples.
+        seconds: Training time in seconds by model.
+        resamples: Number of bootstrap samples.
         seed: Seed of the bootstrap.
     """
     names = list(predicted)
     pairs = [(a, b) for position, a in enumerate(names) for b in names[position + 1 :]]
     right = {name: predicted[name] == labels for name in names}
-    only = {
+    discordant = {
         (a, b): (
             int(np.count_nonzero(right[a] & ~right[b])),
             int(np.count_nonzero(right[b] & ~right[a])),
         )
         for a, b in pairs
     }
-    p_values = [mcnemar(*only[pair]) for pair in pairs]
+    p_values = [mcnemar(*discordant[pair]) for pair in pairs]
     differences = []
     for (a, b), p_value, p_adjusted in zip(pairs, p_values, holm(p_values), strict=True):
-        only_a, only_b = only[a, b]
+        only_a, only_b = discordant[a, b]
         low, high = paired_bootstrap(right[a], right[b], resamples=resamples, seed=seed)
         better = "b better" if only_b > only_a else "a better"
         differences.append(

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, floating-point operations, latency."""
+"""The cost of a model: parameters, floating-point operations, latency."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def flops(model: keras.Model, example: Any = None) -> int:
-    """Return the floating-point operations of one forward pass of one example.
+    """Return the floating-point operations of a forward pass of one example.
 
-    TensorFlow's profiler counts the frozen graph; a multiplication and an addition are two.
+    TensorFlow's profiler counts the frozen graph; a multiplication with an addition counts as two.
 
     Args:
-        model: Model of any inputs.
-        example: Inputs with a batch axis of 1; needed where the model leaves other axes open.
+        model: Model with any inputs.
+        example: Inputs with a batch axis of 1; required if the model has other axes of None.
     """
     import logging
 
@@ -36,17 +36,17 @@ def flops(model: keras.Model, example: Any = None) -> int:
 
     if example is None:
         specs = keras.tree.map_structure(
-            lambda i: tf.TensorSpec((1, *i.shape[1:]), i.dtype), model.input
+            lambda x: tf.TensorSpec((1, *x.shape[1:]), x.dtype), model.input
         )
     else:
-        specs = keras.tree.map_structure(lambda a: tf.TensorSpec(a.shape, a.dtype), example)
+        specs = keras.tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), example)
     forward = tf.function(lambda values: model(values, training=False))
     graph = convert_variables_to_constants_v2(forward.get_concrete_function(specs)).graph
     profiler = tf.compat.v1.profiler
     options = profiler.ProfileOptionBuilder(profiler.ProfileOptionBuilder.float_operation())
     logger = logging.getLogger("tensorflow")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # the profiler still uses names that it deprecates itself
+    logger.setLevel(logging.ERROR)  # the profiler itself uses deprecated names
     try:
         return int(
             profiler.profile(graph, options=options.with_empty_output().build()).total_float_ops
@@ -56,16 +56,16 @@ def flops(model: keras.Model, example: Any = None) -> int:
 
 
 def compiled_forward(model: keras.Model, shapes: Any) -> Callable[[Any], Any]:
-    """Return a model as one compiled function for batches of any size: traced once for all.
+    """Return a model as a compiled function that is traced once for all batch sizes.
 
     Args:
-        model: Model of any inputs.
-        shapes: Shape and dtype of its inputs, in their structure (`Dataset.input_shapes`).
+        model: Model with any inputs.
+        shapes: Shape and dtype of each input, in the structure of `Dataset.input_shapes`.
     """
     import tensorflow as tf
 
     specs = (
-        {name: tf.TensorSpec(*one) for name, one in shapes.items()}
+        {name: tf.TensorSpec(*spec) for name, spec in shapes.items()}
         if isinstance(shapes, dict)
         else tf.TensorSpec(*shapes)
     )
@@ -76,24 +76,26 @@ def compiled_forward(model: keras.Model, shapes: Any) -> Callable[[Any], Any]:
 
 
 def latency(forward: Callable[[Any], Any], inputs: Any, repeats: int) -> tuple[float, float]:
-    """Return median and 95th percentile of the milliseconds that a batch takes, memory to memory.
+    """Return the median and 95th percentile of a batch's latency in milliseconds.
+
+    The time includes copying the inputs to TensorFlow and the outputs back.
 
     Args:
         forward: A compiled function of the inputs.
-        inputs: A batch, in the structure that it takes; sparse tensors are not copied.
-        repeats: Timed calls, after five that warm up.
+        inputs: A batch, in the structure that `forward` takes; sparse tensors are not copied.
+        repeats: Number of timed calls, after five warm-up calls.
     """
     import keras
     import tensorflow as tf
 
     times = []
 
-    def sent(value: Any) -> Any:
+    def to_tensor(value: Any) -> Any:
         return value if isinstance(value, tf.SparseTensor) else tf.constant(value)
 
     for call in range(repeats + 5):
         started = time.perf_counter()
-        forward(keras.tree.map_structure(sent, inputs)).numpy()
+        forward(keras.tree.map_structure(to_tensor, inputs)).numpy()
         if call >= 5:
             times.append((time.perf_counter() - started) * 1e3)
     median, p95 = np.percentile(times, [50, 95])
@@ -103,36 +105,35 @@ def latency(forward: Callable[[Any], Any], inputs: Any, repeats: int) -> tuple[f
 def cost_metrics(
     model: keras.Model, dataset: Dataset, *, file_bytes: int, batch: int, repeats: int
 ) -> Metrics:
-    """Return what a model costs by name (`cost/...`); latencies in milliseconds.
+    """Return the cost metrics of a model (`cost/...`); latencies are in milliseconds.
 
     Args:
         model: A trained model.
-        dataset: Its dataset; the latencies are those of its test examples.
-        file_bytes: Size of its file.
-        batch: Examples in a call of the batch latency.
-        repeats: Timed calls for a latency.
+        dataset: Its dataset; latencies are measured on its test examples.
+        file_bytes: Size of the model's file.
+        batch: Number of examples per call for the batch latency.
+        repeats: Number of timed calls for each latency.
     """
     test = dataset.indices("test")
-    one = dataset.inputs(test[:1])
-    if (
-        dataset.kind.whole
-    ):  # the profiler counts no sparse operation, but this is how such models answer
+    example = dataset.inputs(test[:1])
+    if dataset.kind.whole:
+        # Latency of the sparse inputs used in production; the profiler counts only dense ones.
         single: Any = latency(whole_forward(model), sparse_inputs(dataset), repeats)
     else:
         forward = compiled_forward(model, dataset.input_shapes())
-        single = latency(forward, one, repeats)
+        single = latency(forward, example, repeats)
     metrics = {
         "cost/parameters": float(model.count_params()),
-        "cost/flops": float(flops(model, one)),
+        "cost/flops": float(flops(model, example)),
         "cost/file_bytes": float(file_bytes),
         "cost/latency_ms_median": single[0],
         "cost/latency_ms_p95": single[1],
     }
     if dataset.kind.whole:
-        return metrics  # a batch is the same call
-    many: Any = latency(forward, dataset.inputs(np.resize(test, batch)), repeats)
+        return metrics  # a batch makes the same call on the whole graph
+    batched: Any = latency(forward, dataset.inputs(np.resize(test, batch)), repeats)
     return metrics | {
-        "cost/batch_latency_ms_median": many[0],
-        "cost/batch_latency_ms_p95": many[1],
-        "cost/batch_images_per_second": batch / many[0] * 1e3,
+        "cost/batch_latency_ms_median": batched[0],
+        "cost/batch_latency_ms_p95": batched[1],
+        "cost/batch_images_per_second": batch / batched[0] * 1e3,
     }

@@ -1,4 +1,4 @@
-"""Errors of smoothed curves, and of the classical filters they are compared with."""
+"""Errors of smoothed curves and of the classical filters that serve as baselines."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from chapterflow.errors import ImplausibleMetric
 
 Metrics = dict[str, float]
 Floats = NDArray[np.float64]
-#: Samples that a filter may span.
+#: Window lengths of a filter, in samples.
 WINDOWS = range(3, 32, 2)
-#: Degrees of the polynomial of a Savitzky-Golay filter.
+#: Polynomial degrees of a Savitzky-Golay filter.
 ORDERS = range(6)
 
 
@@ -28,35 +28,36 @@ def denoising_metrics(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Metrics:
-    """Return the errors of a test split over the samples that are scored.
+    """Return the errors of a test split over its scored samples.
 
     Args:
-        targets: `(n, length, 1)`: clean curves, or measured values that the inputs hide.
+        targets: `(n, length, 1)`: clean curves, or measured values hidden from the inputs.
         predictions: `(n, length, 1)`.
-        weights: `(n, length)`: 1 where a sample is scored, 0 elsewhere.
-        inputs: `(n, length, 1)`, to tell what the predictions gain.
-        resamples: Resamples of the bootstrap.
+        weights: `(n, length)`: 1 for scored samples, 0 for others.
+        inputs: `(n, length, 1)`, for the error without smoothing.
+        resamples: Number of bootstrap samples.
         seed: Seed of the bootstrap.
 
     Returns:
         `test/examples`, `test/samples` (scored), `test/rmse`, `test/mse`, `test/mae`,
-        `test/input_rmse` (of doing nothing), `test/rmse_low` and `test/rmse_high` (95 % percentile
-        interval over curves; examples of one curve are drawn together), and `test/snr` and
-        `test/input_snr`: power of the targets about each curve's mean over that of the error, a
-        ratio (10 times its logarithm to base 10 are decibels).
+        `test/input_rmse` (error of the inputs), `test/rmse_low` and `test/rmse_high` (95 %
+        percentile interval over curves; examples of the same curve are drawn together), and
+        `test/snr` and `test/input_snr`: power of the targets about each curve's mean divided by
+        the power of the error, as a ratio (decibels are 10 times its base-10 logarithm).
 
     Raises:
-        ImplausibleMetric: If shapes differ, a value is not finite, a weight is neither 0 nor 1,
-            nothing is scored, or the error is exactly 0.
+        ImplausibleMetric: If shapes differ, a value is not finite, a weight is not 0 or 1, no
+            sample is scored, or the error is exactly 0.
     """
-    truth, answers, mask, given = _checked(targets, predictions, weights, inputs)
-    error, count = answers - truth, mask.sum()
+    truth, smoothed, mask, noisy = _checked(targets, predictions, weights, inputs)
+    error, count = smoothed - truth, mask.sum()
     mse = float((error**2 * mask).sum() / count)
     if mse == 0:
         raise ImplausibleMetric(
-            "The error of a smoothed curve cannot be exactly 0: did the inputs show the targets?"
+            "The error of a smoothed curve cannot be exactly 0. Received: predictions equal to the "
+            "targets. Check that the inputs do not contain the targets"
         )
-    input_mse = float(((given - truth) ** 2 * mask).sum() / count)
+    input_mse = float(((noisy - truth) ** 2 * mask).sum() / count)
     mean = (truth * mask).sum(axis=1, keepdims=True) / np.maximum(mask.sum(axis=1), 1)[:, None]
     power = float(((truth - mean) ** 2 * mask).sum() / count)
     low, high = _interval(truth, error**2 * mask, mask, resamples, seed)
@@ -86,10 +87,10 @@ def filter_baselines(
     *,
     rmse: float | None = None,
 ) -> Metrics:
-    """Return the test errors of classical filters, tuned on the train split by weighted MSE.
+    """Return the test errors of classical filters, tuned on the training split by weighted MSE.
 
-    They see the same inputs as the model and are scored on the same samples. A window of one
-    sample, which leaves the input as it is, is among the choices.
+    They read the same inputs as the model and are scored on the same samples. The candidates
+    include a window of one sample, which returns the input unchanged.
 
     Args:
         train_inputs: `(n, length, 1)`, as targets.
@@ -102,17 +103,17 @@ def filter_baselines(
 
     Returns:
         `baseline/savitzky_golay/rmse`, `/window` and `/order` (Savitzky & Golay 1964),
-        `baseline/moving_average/rmse` and `/window`, and with `rmse` `baseline/rmse_ratio`: the
-        model's over that of the Savitzky-Golay filter.
+        `baseline/moving_average/rmse` and `/window`, and, given `rmse`, `baseline/rmse_ratio`:
+        the RMSE of the model divided by the RMSE of the Savitzky-Golay filter.
 
     Raises:
-        ImplausibleMetric: As `denoising_metrics`.
+        ImplausibleMetric: Under the conditions of `denoising_metrics`.
     """
     train = _checked(train_targets, train_inputs, train_weights)
     test = _checked(test_targets, test_inputs, test_weights)
     longest = min(train[0].shape[1], test[0].shape[1])
     windows = [window for window in WINDOWS if window <= longest]
-    # One of degree w - 1 goes through all w samples: that is the input again.
+    # A polynomial of degree w - 1 fits all w samples exactly, so it returns the input.
     polynomials = [(w, o) for w in windows for o in ORDERS if o < w - 1]
     golay, (window, order) = _tuned(_savitzky_golay, [(1, 0), *polynomials], train, test)
     average, (width,) = _tuned(_moving_average, [(w,) for w in (1, *windows)], train, test)
@@ -125,25 +126,28 @@ def filter_baselines(
     }
     if rmse is not None:
         if golay == 0:
-            raise ImplausibleMetric("The filters' error cannot be 0: the inputs show the targets.")
+            raise ImplausibleMetric(
+                "The error of a filter cannot be exactly 0. Received: filtered inputs equal to the "
+                "targets. Check that the inputs do not contain the targets"
+            )
         metrics["baseline/rmse_ratio"] = rmse / golay
     return metrics
 
 
 def _tuned(
     smooth: Callable[..., Floats],
-    choices: Iterable[tuple[int, ...]],
+    candidates: Iterable[tuple[int, ...]],
     train: tuple[Floats, ...],
     test: tuple[Floats, ...],
 ) -> tuple[float, tuple[int, ...]]:
-    """Return the test RMSE of the choice with the least train error, and the choice."""
+    """Return the test RMSE of the candidate with the lowest training error, and the candidate."""
 
-    def error(choice: tuple[int, ...], split: tuple[Floats, ...]) -> float:
-        truth, given, mask, *_ = split
-        return float(((smooth(given, *choice) - truth) ** 2 * mask).sum() / mask.sum())
+    def error(candidate: tuple[int, ...], split: tuple[Floats, ...]) -> float:
+        truth, noisy, mask, *_ = split
+        return float(((smooth(noisy, *candidate) - truth) ** 2 * mask).sum() / mask.sum())
 
-    # The first of equals: the narrower window, the lower order.
-    best = min(choices, key=lambda choice: error(choice, train))
+    # Ties go to the first candidate: the narrower window, the lower order.
+    best = min(candidates, key=lambda candidate: error(candidate, train))
     return math.sqrt(error(best, test)), best
 
 
@@ -163,7 +167,7 @@ def _interval(
     truth: Floats, squares: Floats, mask: Floats, resamples: int, seed: int
 ) -> tuple[float, float]:
     """Return the 95 % bootstrap interval of the RMSE over curves (Efron & Tibshirani 1993)."""
-    # Windows that differ only in what is hidden are one curve: they are not independent.
+    # Windows that differ only in their hidden samples are the same curve, so not independent.
     _, curve = np.unique(truth, axis=0, return_inverse=True)
     sums = np.bincount(curve.ravel(), weights=squares.sum(axis=1))
     counts = np.bincount(curve.ravel(), weights=mask.sum(axis=1))
@@ -187,7 +191,7 @@ def _checked(
     ):
         if np.shape(array) != shape or len(shape) != 3 or shape[2] != 1 or 0 in shape:
             raise ImplausibleMetric(
-                f"Curves must be of one shape (n, length, 1). Received: {name} {np.shape(array)} "
+                f"Curves must have one shape (n, length, 1). Received: {name} {np.shape(array)} "
                 f"with targets {shape}"
             )
         if not np.isfinite(array).all():
@@ -199,7 +203,7 @@ def _checked(
         )
     if not np.any(weights):
         raise ImplausibleMetric("At least one sample must be scored. Received: weights of 0 only")
-    truth, answers, *rest = (
+    truth, smoothed, *rest = (
         np.asarray(array, np.float64)[..., 0] for array in (targets, predictions, *more)
     )
-    return truth, answers, np.asarray(weights, np.float64), *rest
+    return truth, smoothed, np.asarray(weights, np.float64), *rest

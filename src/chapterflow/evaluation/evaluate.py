@@ -36,11 +36,11 @@ class Evaluation(Strict):
 
     Attributes:
         metrics: All final metrics by name.
-        classes: Scores by class; none where the target is not a class.
-        confusion: Counts, rows true classes, columns predicted ones.
-        predictions: By name, for comparisons by example: `index` `(n,)`, the positions of the test
+        classes: Scores by class; empty if the target is not a class.
+        confusion: Counts: rows are true classes, columns predicted classes.
+        predictions: Arrays for comparisons by example: `index` `(n,)`, the positions of the test
             examples in the dataset, and `label` `(n,)` with `probability` `(n, classes)`, float32,
-            or else `prediction` `(n, length, 1)`. Not part of the JSON document.
+            or `prediction` `(n, length, 1)`. Not part of the JSON document.
     """
 
     metrics: Metrics
@@ -62,61 +62,63 @@ def evaluate(
     Args:
         entry: The chapter model.
         chosen: Its parameters.
-        model_file: The saved Keras model; it answers logits where the target is a class.
-        training: How it was trained.
+        model_file: The saved Keras model; it outputs logits if the target is a class.
+        training: Record of its training.
         dataset: Its dataset.
-        params: Bins, batch and repeats.
+        params: Calibration bins, latency batch and repeats.
 
     Raises:
         DataError: If the dataset has no test split.
-        ImplausibleMetric: If a figure cannot be true.
+        ImplausibleMetric: If a metric is impossible.
     """
     check_held_out(dataset)
     dataset = sized_for(entry, chosen, dataset)
-    scored = score(load_model(model_file), dataset, params, file_bytes=model_file.stat().st_size)
-    metrics = scored.metrics | {
+    evaluation = score(
+        load_model(model_file), dataset, params, file_bytes=model_file.stat().st_size
+    )
+    metrics = evaluation.metrics | {
         "train/seconds": training.seconds,
         "train/epochs": float(len(training.history)),
         "train/chosen_epoch": float(training.chosen_epoch),
         "train/images_per_second": training.images / training.seconds,
     }
     metrics = check_metrics(metrics)
-    return scored.model_copy(update={"metrics": metrics})
+    return evaluation.model_copy(update={"metrics": metrics})
 
 
 def score(
     model: keras.Model, dataset: Dataset, params: EvaluationParams, *, file_bytes: int
 ) -> Evaluation:
-    """Score a model on the test split of `dataset`, and measure what its answers cost.
+    """Score a model on the test split of `dataset`, and measure the cost of its predictions.
 
     Args:
-        model: It answers logits where the target is a class.
-        dataset: Photos in the size that the model takes.
-        params: Bins, batch and repeats.
+        model: A model that outputs logits if the target is a class.
+        dataset: Dataset with photos at the size that the model takes.
+        params: Calibration bins, latency batch and repeats.
         file_bytes: Size of the model's file.
 
     Raises:
-        ImplausibleMetric: If a figure cannot be true.
+        ImplausibleMetric: If a metric is impossible.
     """
     test = dataset.indices("test")
     classes: list[ClassScore] = []
     confusion: list[list[int]] = []
-    kept: dict[str, Any]
+    arrays: dict[str, Any]
     if dataset.card.task.classes:
-        answers = predict(with_softmax(model), dataset, "test")
+        predictions = predict(with_softmax(model), dataset, "test")
         labels = np.asarray(dataset.labels[test])
         metrics, classes, counts = classification_metrics(
-            labels, answers, dataset.card.classes, bins=params.calibration_bins
+            labels, predictions, dataset.card.classes, bins=params.calibration_bins
         )
         metrics["baseline/majority_accuracy"] = majority_accuracy(
             np.asarray(dataset.labels[dataset.indices("train")]), labels
         )
         confusion = counts.tolist()
-        kept = {"label": labels, "probability": answers.astype(np.float32)}
+        arrays = {"label": labels, "probability": predictions.astype(np.float32)}
     else:
-        answers = predict(model, dataset, "test")
-        metrics = _curve_scores(dataset, answers)
-        kept = {"prediction": answers.astype(np.float32)}
+        predictions = predict(model, dataset, "test")
+        metrics = _curve_scores(dataset, predictions)
+        arrays = {"prediction": predictions.astype(np.float32)}
     metrics |= cost_metrics(
         model,
         dataset,
@@ -129,31 +131,34 @@ def score(
         metrics=metrics,
         classes=classes,
         confusion=confusion,
-        predictions={"index": test, **kept},
+        predictions={"index": test, **arrays},
     )
 
 
 def check_held_out(dataset: Dataset) -> None:
-    """Refuse a dataset that keeps no examples back to score models on.
+    """Refuse a dataset without test examples.
 
     Raises:
         DataError: If its test split is empty.
     """
     if not len(dataset.indices("test")):
         raise DataError(
-            f"check_held_out: {dataset.card.name} must have test examples, which no training or "
-            "choice has seen. Received: none. A score on train or validation would flatter the "
-            "model: build the dataset with a test split"
+            f"check_held_out: {dataset.card.name} must have test examples, used neither for "
+            "training nor for model selection. Received: none. Build the dataset with a test split"
         )
 
 
-def _curve_scores(dataset: Dataset, answers: NDArray[Any]) -> Metrics:
-    """Return the errors on the test curves, and the errors of the classical filters."""
+def _curve_scores(dataset: Dataset, predictions: NDArray[Any]) -> Metrics:
+    """Return the errors of the model and of the classical filters on the test curves."""
     parts: dict[Split, Any] = {}
     for split in ("train", "test"):
-        chosen = dataset.indices(split)
-        parts[split] = (dataset.inputs(chosen), dataset.targets(chosen), dataset.weights(chosen))
+        indices = dataset.indices(split)
+        parts[split] = (
+            dataset.inputs(indices),
+            dataset.targets(indices),
+            dataset.weights(indices),
+        )
     inputs, targets, weights = parts["test"]
-    metrics: Metrics = denoising_metrics(targets, answers, weights, inputs=inputs)
+    metrics: Metrics = denoising_metrics(targets, predictions, weights, inputs=inputs)
     filters: Metrics = filter_baselines(*parts["train"], *parts["test"], rmse=metrics["test/rmse"])
     return metrics | filters

@@ -1,4 +1,4 @@
-"""Figures of a training and its evaluation, as files."""
+"""Image files of a training and its evaluation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from chapterflow.evaluation.evaluate import Evaluation
 from chapterflow.kinds.dataset import Dataset
 from chapterflow.training.history import EpochRecord, Training
 
-#: Files of the pictures.
+#: File names of the figures.
 LEARNING_CURVE = "learning_curve.png"
 CONFUSION_MATRIX, CURVES = "confusion_matrix.png", "curves.png"
 TRAIN, VALIDATION = "#4269d0", "#d9622b"
@@ -22,7 +22,7 @@ TRAIN, VALIDATION = "#4269d0", "#d9622b"
 def learning_curve(
     history: Sequence[EpochRecord], title: str, path: Path, *, chosen_epoch: int
 ) -> None:
-    """Draw loss and accuracy of train and validation over the epochs, the chosen one marked."""
+    """Draw training and validation loss and accuracy by epoch, and mark the chosen epoch."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -45,13 +45,13 @@ def learning_curve(
 def confusion_matrix(
     confusion: NDArray[np.int64], classes: Sequence[str], title: str, path: Path
 ) -> None:
-    """Draw a confusion matrix: counts in the cells, colour by share of the true class.
+    """Draw a confusion matrix: cells hold counts, colours the fraction of the true class.
 
     Args:
-        confusion: `(classes, classes)` counts, rows true classes.
+        confusion: `(classes, classes)` counts; rows are true classes.
         classes: Names of the classes.
-        title: Heading.
-        path: Image to write.
+        title: Title of the figure.
+        path: Image file to write.
     """
     from matplotlib.figure import Figure
 
@@ -75,14 +75,14 @@ def confusion_matrix(
 def smoothed_curves(
     inputs: NDArray[Any], targets: NDArray[Any], answers: NDArray[Any], title: str, path: Path
 ) -> None:
-    """Draw curves as they came, as they should be, and as a model smooths them.
+    """Draw the inputs, the targets and the predictions of a model that smooths curves.
 
     Args:
-        inputs: `(n, length, 1)`.
-        targets: `(n, length, 1)`.
-        answers: `(n, length, 1)`.
-        title: Heading.
-        path: Image to write.
+        inputs: `(n, length, 1)` noisy curves.
+        targets: `(n, length, 1)` clean curves.
+        answers: `(n, length, 1)` predictions of the model.
+        title: Title of the figure.
+        path: Image file to write.
     """
     from matplotlib.figure import Figure
 
@@ -103,14 +103,14 @@ def smoothed_curves(
 def draw(
     training: Training, evaluation: Evaluation, dataset: Dataset, title: str, folder: Path
 ) -> list[Path]:
-    """Draw what a run shows of its training and its scores, and return the files.
+    """Draw the learning curve and the test results of a run, and return the files.
 
     Args:
-        training: How the model learnt.
-        evaluation: How it did on the test split.
-        dataset: Its dataset.
-        title: What every heading begins with.
-        folder: Where the pictures go.
+        training: Record of the training.
+        evaluation: Scores on the test split.
+        dataset: The model's dataset.
+        title: Prefix of each figure's title.
+        folder: Folder for the files.
     """
     curve = folder / LEARNING_CURVE
     learning_curve(

@@ -1,4 +1,4 @@
-"""Classification metrics, checked before anyone can log them."""
+"""Classification metrics, and checks that every metric passes before it is logged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from chapterflow.errors import ImplausibleMetric
 from chapterflow.types import Strict
 
 Metrics = dict[str, float]
-#: Metrics whose last word is one of these are shares.
+#: Metrics between 0 and 1, by the last part of their name.
 SHARES = (
     "accuracy",
     "accuracy_low",
@@ -25,17 +25,18 @@ SHARES = (
 )
 #: Metrics between -1 and 1, by the last part of their name.
 CORRELATIONS = frozenset({"randomisation_similarity", "stability"})
-#: How far rounding may take a share or correlation beyond its bound.
+#: Largest excess over a bound that is treated as rounding.
 ROUNDING = 1e-9
+NO_EXAMPLES = "There must be test examples. Received: none. Build the dataset with a test split"
 
 
 def accuracy_interval(correct: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return the Wilson score interval of an accuracy (Wilson 1927).
 
     Args:
-        correct: Rightly classified examples.
-        count: Examples.
-        confidence: Coverage.
+        correct: Number of correctly classified examples.
+        count: Number of examples.
+        confidence: Confidence level.
     """
     from scipy.stats import binomtest
 
@@ -48,8 +49,8 @@ def expected_calibration_error(
 ) -> float:
     """Return the expected calibration error (Guo et al. 2017, section 2).
 
-    The predictions are put into `bins` bins of equal width by the confidence of the predicted
-    class; the error is the mean gap between accuracy and confidence, weighted by bin size.
+    Predictions are sorted into `bins` bins of equal width by the confidence of the predicted class.
+    The error is the mean gap between accuracy and confidence, weighted by bin size.
 
     Args:
         labels: `(n,)` true classes.
@@ -76,35 +77,40 @@ class ClassScore(Strict):
 def classification_metrics(
     labels: NDArray[Any], probabilities: NDArray[Any], classes: Sequence[str], *, bins: int
 ) -> tuple[Metrics, list[ClassScore], NDArray[np.int64]]:
-    """Return the metrics of a test split, those of its classes, and its confusion matrix.
+    """Return the metrics, the scores by class and the confusion matrix of a test split.
 
     Args:
         labels: `(n,)` true classes.
         probabilities: `(n, classes)`, rows summing to 1.
         classes: Names of the classes.
-        bins: Bins of the calibration error.
+        bins: Number of bins of the calibration error.
 
     Returns:
         Metrics by name (`test/...`), scores by class, and counts `(true, predicted)`.
 
     Raises:
-        ImplausibleMetric: If probabilities are not finite, rows do not sum to 1, or counts do not
-            add up.
+        ImplausibleMetric: If there are no examples, a label is unknown, probabilities are not
+            finite or do not sum to 1, or counts do not add up.
     """
     from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 
     count = len(labels)
     if not count:
-        raise ImplausibleMetric("There must be test examples. Received: none")
+        raise ImplausibleMetric(NO_EXAMPLES)
     if not np.isin(labels, np.arange(len(classes))).all():
         raise ImplausibleMetric(
-            f"Labels must be 0 to {len(classes) - 1}. Received: {sorted(set(labels.tolist()))}"
+            f"Labels must be integers from 0 to {len(classes) - 1}. "
+            f"Received: {sorted(set(labels.tolist()))}"
         )
     if not np.isfinite(probabilities).all():
-        raise ImplausibleMetric("The model answers probabilities that are not finite.")
+        raise ImplausibleMetric(
+            "Probabilities must be finite. Received: values that are not finite. Check that the "
+            "training converged"
+        )
     if probabilities.min() < 0 or not np.allclose(probabilities.sum(axis=1), 1, atol=1e-4):
         raise ImplausibleMetric(
-            "The model's probabilities are negative or do not sum to 1: softmax missing?"
+            "Probabilities must be non-negative and sum to 1. Received: rows that are negative or "
+            "do not sum to 1. Apply a softmax to the logits"
         )
     probabilities = probabilities.astype(np.float64)
     probabilities /= probabilities.sum(axis=1, keepdims=True)
@@ -136,30 +142,30 @@ def classification_metrics(
         )
     ]
     metrics["test/worst_class_recall"] = min(score.recall for score in scores if score.examples)
-    for what, total in (
+    for subject, total in (
         ("confusion matrix", int(confusion.sum())),
         ("classes' examples", sum(score.examples for score in scores)),
     ):
         if total != count:
-            raise ImplausibleMetric(f"The {what} must add up to {count}. Received: {total}")
+            raise ImplausibleMetric(f"The {subject} must add up to {count}. Received: {total}")
     return check_metrics(metrics), scores, confusion.astype(np.int64)
 
 
 def majority_accuracy(train_labels: NDArray[Any], test_labels: NDArray[Any]) -> float:
-    """Return the test accuracy of always answering the most frequent class of the train split."""
+    """Return the test accuracy of always predicting the most frequent class of training."""
     values, counts = np.unique(train_labels, return_counts=True)
     return float((test_labels == values[counts.argmax()]).mean())
 
 
 def check_metrics(metrics: Mapping[str, float]) -> Metrics:
-    """Refuse metrics that cannot be true; everything passes here before it is logged.
+    """Refuse impossible metrics; every metric passes this check before it is logged.
 
     Returns:
-        The metrics; shares and correlations that rounding took beyond their bound are at the bound.
+        The metrics; values that exceed a bound only by rounding are clipped to it.
 
     Raises:
-        ImplausibleMetric: If a value is not finite, a share lies outside [0, 1], a correlation
-            outside [-1, 1], a count or cost is negative, or counts do not add up.
+        ImplausibleMetric: If a value is not finite, a fraction is outside [0, 1], a correlation
+            is outside [-1, 1], a count or cost is negative, or counts do not add up.
     """
     plausible: Metrics = {}
     for name, value in metrics.items():
@@ -171,23 +177,23 @@ def check_metrics(metrics: Mapping[str, float]) -> Metrics:
         bounded = min(max(value, lowest), highest)
         if abs(bounded - value) > ROUNDING:
             if last in CORRELATIONS:
-                wanted = "is a correlation between -1 and 1"
+                rule = "must be a correlation between -1 and 1"
             elif last in SHARES:
-                wanted = "is a share between 0 and 1"
+                rule = "must be a share between 0 and 1"
             else:
-                wanted = "cannot be negative"
-            raise ImplausibleMetric(f"{name} {wanted}. Received: {value}")
+                rule = "must not be negative"
+            raise ImplausibleMetric(f"{name} {rule}. Received: {value}")
         plausible[name] = bounded
     if metrics.get("test/brier", 0) > 2:
-        raise ImplausibleMetric(f"test/brier is at most 2. Received: {metrics['test/brier']}")
+        raise ImplausibleMetric(f"test/brier must be at most 2. Received: {metrics['test/brier']}")
     examples, correct = metrics.get("test/examples"), metrics.get("test/correct")
     if examples is not None and correct is not None:
         if examples < 1:
-            raise ImplausibleMetric("There must be test examples. Received: none")
+            raise ImplausibleMetric(NO_EXAMPLES)
         accuracy = metrics.get("test/accuracy", correct / examples)
         if correct > examples or abs(accuracy - correct / examples) > ROUNDING:
             raise ImplausibleMetric(
-                "test/accuracy must be test/correct over test/examples. "
+                "test/accuracy must equal test/correct divided by test/examples. "
                 f"Received: {accuracy} with {correct:g} of {examples:g}"
             )
     return plausible

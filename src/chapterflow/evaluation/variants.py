@@ -1,4 +1,4 @@
-"""Variants of a model: the same data, seed and code, other parameters."""
+"""Variants of a model: same data, seed and code, other parameters."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def score_variants(
     scratch: Path | None = None,
     tell: Callable[[str], None] = lambda name: None,
 ) -> Metrics:
-    """Train and score the variants of a model that its parameters name.
+    """Train and score the variants in a model's parameters.
 
     Args:
         entry: The chapter model.
         params: Its parameters, with the variants in `beside`.
         dataset: Its dataset.
         seed: Seed of every training.
-        work: Folder of the model's training; each variant gets one in it, and resumes there.
-        scratch: Folder of kept features and backbones, as in `fit`.
-        tell: Told of each variant before it starts.
+        work: Folder of the model's training; each variant has a subfolder and resumes there.
+        scratch: Folder of cached features and backbones, as in `fit`.
+        tell: Called with the name of each variant before it starts.
 
     Returns:
-        `beside/<variant>/parameters` and `.../flops`; of those that are trained also
+        `beside/<variant>/parameters` and `.../flops`; for trained variants also
         `.../train_seconds` and `.../accuracy` with its 95 % interval, or `.../rmse`.
     """
     import numpy as np
@@ -56,18 +56,18 @@ def score_variants(
             folder = work / "beside" / name
             training = fit(entry, own, dataset, seed=seed, work=folder, scratch=scratch)
             model = load_model(folder / MODEL_FILE)
-            answers = predict(model, data, "test")
+            predictions = predict(model, data, "test")
             scores["train_seconds"] = training.seconds
             if data.card.task.classes:
-                correct = int((answers.argmax(axis=-1) == data.labels[test]).sum())
+                correct = int((predictions.argmax(axis=-1) == data.labels[test]).sum())
                 scores["accuracy"] = correct / len(test)
                 scores["accuracy_low"], scores["accuracy_high"] = accuracy_interval(
                     correct, len(test)
                 )
             else:
-                targets, given = data.targets(test), data.weights(test)
-                mask = np.ones(targets.shape[:2], np.float32) if given is None else given
-                errors = denoising_metrics(targets, answers, mask, inputs=data.inputs(test))
+                targets, weights = data.targets(test), data.weights(test)
+                mask = np.ones(targets.shape[:2], np.float32) if weights is None else weights
+                errors = denoising_metrics(targets, predictions, mask, inputs=data.inputs(test))
                 scores["rmse"] = errors["test/rmse"]
         else:
             from chapterflow.training.weights import with_files
@@ -89,28 +89,28 @@ def cross_validated(
     work: Path,
     tell: Callable[[str], None] = lambda fold: None,
 ) -> Metrics:
-    """Return the accuracies of a cross-validation of a model and of its variants.
+    """Cross-validate a model and its variants, and return their accuracies.
 
     Args:
         entry: The chapter model.
         params: Its parameters, with `folds` and the variants in `beside`.
         dataset: Its dataset.
-        seed: Seed of folds and of every training.
-        work: Folder of the model's training; each cross-validation gets one in it, and resumes
+        seed: Seed of the folds and of every training.
+        work: Folder of the model's training; each cross-validation has a subfolder and resumes
             there.
-        tell: Told of each model and fold before it starts.
+        tell: Called with the name of the model and the fold before each fold starts.
 
     Returns:
-        `cv/...` of the model (`chapterflow.training.folds` says which), and
-        `beside/<variant>/cv_...` of each variant that is trained.
+        `cv/...` of the model (listed in `chapterflow.training.folds`), and
+        `beside/<variant>/cv_...` of each trained variant.
 
     Raises:
-        ConfigError: If the data are no set of graphs: no other kind is cross-validated.
+        ConfigError: If the dataset is not a set of graphs.
     """
     if not dataset.kind.folds:
         raise ConfigError(
-            f"folds must be 0 for data of the kind {dataset.card.kind!r}: graphs alone are "
-            f"cross-validated. Received: {params.folds}"
+            f"folds must be 0 for {dataset.card.kind!r} data: only graph datasets support "
+            f"cross-validation. Received: {params.folds}. Set folds: 0"
         )
 
     def validated(own: ModelParams, name: str) -> Metrics:
