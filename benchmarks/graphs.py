@@ -1,4 +1,4 @@
-"""Models of graphs on real data: MUTAG under two protocols, Cora over ten seeds.
+"""Graph models on real data: MUTAG under two protocols, Cora over ten seeds.
 
 CHAPTERFLOW_MIRROR=... python -m benchmarks.graphs [--folds 10] [--seeds 10] [--only mutag|cora]
 """
@@ -31,7 +31,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--folds", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--only", choices=["mutag", "cora"])
-    chosen = parser.parse_args(words)
+    options = parser.parse_args(words)
     project = find_project()
     configure(project)
     load_tensorflow()
@@ -44,10 +44,10 @@ def main(words: list[str] | None = None) -> None:
             )
             return open_dataset(Path(folder) / "data" / name)
 
-        if chosen.only != "cora":
-            _mutag(settings.params("gcn"), dataset("mutag"), chosen.folds, settings.seed)
-        if chosen.only != "mutag":
-            _cora(settings.params("gcn-node"), dataset("cora"), chosen.seeds, Path(folder))
+        if options.only != "cora":
+            _mutag(settings.params("gcn"), dataset("mutag"), options.folds, settings.seed)
+        if options.only != "mutag":
+            _cora(settings.params("gcn-node"), dataset("cora"), options.seeds, Path(folder))
 
 
 def _mutag(params: ModelParams, dataset: Dataset, folds: int, seed: int) -> None:
@@ -59,7 +59,7 @@ def _mutag(params: ModelParams, dataset: Dataset, folds: int, seed: int) -> None
     for name, change in VARIANTS.items():
         started, cpu = time.perf_counter(), time.process_time()
         with tempfile.TemporaryDirectory() as work:
-            found = cross_validate(
+            scores = cross_validate(
                 get_model("gcn"),
                 params.model_copy(update=change),
                 dataset,
@@ -69,12 +69,12 @@ def _mutag(params: ModelParams, dataset: Dataset, folds: int, seed: int) -> None
             )
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
         cells = [
-            f"{found[f'cv/{protocol}/accuracy_mean']:.3f} +- "
-            f"{found[f'cv/{protocol}/accuracy_std']:.3f}"
+            f"{scores[f'cv/{protocol}/accuracy_mean']:.3f} +- "
+            f"{scores[f'cv/{protocol}/accuracy_std']:.3f}"
             for protocol in ("inner", "gin")
         ]
         print(f"{name:30} {cells[0]:17} {cells[1]:17} {seconds:7.1f} {cpu:12.1f}", flush=True)
-        majority = found["cv/majority/accuracy_mean"]
+        majority = scores["cv/majority/accuracy_mean"]
     print(f"{'majority class':30} {majority:.3f}")
 
 
@@ -94,10 +94,10 @@ def _cora(params: ModelParams, dataset: Dataset, seeds: int, folder: Path) -> No
         cpu.append(time.process_time() - before)
         logits = predict_full(keras.saving.load_model(work / "model.keras"), dataset)
         accuracies.append(float((logits.argmax(axis=1) == dataset.labels[:])[test].mean()))
-    each = ", ".join(f"{accuracy:.3f}" for accuracy in accuracies)
+    items = ", ".join(f"{accuracy:.3f}" for accuracy in accuracies)
     print(
         f"cora, standard split, {seeds} seeds, {params.epochs} epochs: test accuracy "
-        f"{mean(accuracies):.4f} +- {pstdev(accuracies):.4f} ({each}); {median(seconds):.1f} s, "
+        f"{mean(accuracies):.4f} +- {pstdev(accuracies):.4f} ({items}); {median(seconds):.1f} s, "
         f"{median(cpu):.1f} s of CPU, for a training (medians)"
     )
 

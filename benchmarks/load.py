@@ -1,9 +1,9 @@
-"""Load on one scoring server, in a process of its own: locust replaces the sockets of its process.
+"""Load on a scoring server, in a separate process because locust replaces sockets globally.
 
 python -m benchmarks.load ADDRESS FILE SECONDS
 
-FILE holds a list of `body` (a request), `label` and `probabilities` (what it must be answered).
-Prints one JSON document: what became of all requests, and the time of each that was answered.
+FILE is a JSON list of objects with `body` (a request), `label` and `probabilities` (the expected
+response). Prints a JSON document with counts of all requests and the latency of each response.
 """
 
 import itertools
@@ -16,49 +16,49 @@ import gevent
 from locust import FastHttpUser, task
 from locust.env import Environment
 
-#: Clients; each has one connection, and asks anew as soon as it is answered.
+#: Number of clients; each has a connection and sends the next request after each response.
 CONNECTIONS = 8
-#: How far a probability may be from the direct prediction.
+#: Largest accepted difference between a probability and the direct prediction.
 TOLERANCE = 1e-5
 
 
 class Reader(FastHttpUser):
-    """A client that has one image after another read."""
+    """A client that sends one image after the other."""
 
     concurrency = 1
-    asked: "itertools.cycle[dict[str, Any]]"
-    found: dict[str, Any]
+    cases: "itertools.cycle[dict[str, Any]]"
+    counts: dict[str, Any]
 
     @task
     def read(self) -> None:
-        """Ask once, and judge the answer."""
-        asked = next(self.asked)
+        """Send a request and check the response."""
+        case = next(self.cases)
         headers = {"Content-Type": "application/json"}
         with self.client.post(
-            "/invocations", asked["body"], headers=headers, catch_response=True
+            "/invocations", case["body"], headers=headers, catch_response=True
         ) as response:
-            self.found["sent"] += 1
-            if response.status_code != 200:  # 0 where there was no answer at all
-                self.found["errors" if response.status_code else "dropped"] += 1
+            self.counts["sent"] += 1
+            if response.status_code != 200:  # 0 if there was no response
+                self.counts["errors" if response.status_code else "dropped"] += 1
                 return
             (answer,) = json.loads(response.text)["predictions"]
-            self.found["milliseconds"].append(response.request_meta["response_time"])
-            self.found["right"] += answer["label"] == asked["label"]
-            pairs = zip(answer["probabilities"], asked["probabilities"], strict=True)
-            self.found["equal"] += all(abs(one - other) <= TOLERANCE for one, other in pairs)
+            self.counts["milliseconds"].append(response.request_meta["response_time"])
+            self.counts["right"] += answer["label"] == case["label"]
+            pairs = zip(answer["probabilities"], case["probabilities"], strict=True)
+            self.counts["equal"] += all(abs(a - b) <= TOLERANCE for a, b in pairs)
 
 
 def main(address: str, file: str, seconds: str) -> None:
-    """Keep the server busy, and print what became of it."""
-    Reader.asked = itertools.cycle(json.loads(Path(file).read_text()))
-    Reader.found = {"sent": 0, "errors": 0, "dropped": 0, "right": 0, "equal": 0}
-    Reader.found["milliseconds"] = []
+    """Keep the server busy and print the counts."""
+    Reader.cases = itertools.cycle(json.loads(Path(file).read_text()))
+    Reader.counts = {"sent": 0, "errors": 0, "dropped": 0, "right": 0, "equal": 0}
+    Reader.counts["milliseconds"] = []
     environment = Environment(user_classes=[Reader], host=address, stop_timeout=10)
     runner = environment.create_local_runner()
     runner.start(CONNECTIONS, spawn_rate=CONNECTIONS)
     gevent.sleep(float(seconds))
-    runner.quit()  # requests under way are answered first
-    print(json.dumps(Reader.found))
+    runner.quit()  # pending requests finish first
+    print(json.dumps(Reader.counts))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""How much memory `chapterflow predict` takes: it should not depend on how much it predicts.
+"""Memory of `chapterflow predict`, which should not depend on the number of examples.
 
-A model is trained in a temporary project. Then the real command predicts arrays and folders of
-8x8 images of growing size, each in a fresh process, and its peak memory (the largest of its
-processes) is put beside that for one image.
+The benchmark trains a model in a temporary project, then predicts arrays and folders of 8x8 images
+of growing size, each in a new process. It compares the peak memory (of the largest process) with
+the peak for a single image.
 
 python -m benchmarks.memory [--arrays 20000 80000 320000] [--pictures 2000 8000 32000]
 """
@@ -30,7 +30,7 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arrays", nargs="*", type=int, default=[20_000, 80_000, 320_000])
     parser.add_argument("--pictures", nargs="*", type=int, default=[2_000, 8_000, 32_000])
-    chosen = parser.parse_args(words)
+    options = parser.parse_args(words)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         shutil.copy(find_project().params, root)
@@ -39,12 +39,14 @@ def main(words: list[str] | None = None) -> None:
         print(
             f"{'input':<20} {'on disk':>10} {'as float32':>10} {'peak':>8} {'more':>8} {'took':>7}"
         )
-        _growth(root, "array", [1, *chosen.arrays], lambda count: _array(root, digits, count))
-        _growth(root, "pictures", [1, *chosen.pictures], lambda count: _folder(root, digits, count))
+        _growth(root, "array", [1, *options.arrays], lambda count: _array(root, digits, count))
+        _growth(
+            root, "pictures", [1, *options.pictures], lambda count: _folder(root, digits, count)
+        )
 
 
 def _growth(root: Path, what: str, counts: Sequence[int], make: Callable[[int], Path]) -> None:
-    """Predict one size after the other, and print a line for each."""
+    """Predict inputs of each size and print a line per size."""
     least = 0.0
     for count in counts:
         place = make(count)
@@ -75,21 +77,21 @@ def _folder(root: Path, digits: np.ndarray, count: int) -> Path:
 
 
 def _call(root: Path, words: Sequence[str]) -> tuple[float, float]:
-    """Run a command, and return peak memory in MB and seconds."""
+    """Run a command and return its peak memory in MB and its time in seconds."""
     started = time.monotonic()
-    with (root / "said.txt").open("w+") as said:
+    with (root / "output.txt").open("w+") as output:
         child = subprocess.Popen(
             [sys.executable, "-m", "chapterflow.cli", *words],
             cwd=root,
             env={**os.environ, "CHAPTERFLOW_PROJECT": str(root)},
-            stdout=said,
-            stderr=said,
+            stdout=output,
+            stderr=output,
         )
         _, status, used = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
         if child.returncode:
-            said.seek(0)
-            raise SystemExit(said.read())
+            output.seek(0)
+            raise SystemExit(output.read())
     unit = 1 if sys.platform == "darwin" else 1024
     return used.ru_maxrss * unit / 1e6, time.monotonic() - started
 

@@ -1,7 +1,8 @@
-"""What resumable, reproducible training costs against a plain `keras.Model.fit`.
+"""Cost of resumable, reproducible training compared with a plain `keras.Model.fit`.
 
-The peer is what a notebook does: the same model, optimizer, schedule and epochs, arrays in memory,
-no checkpoint, no seeds by epoch. Both run in turn in one process; the ratio is taken pair by pair.
+The peer trains as in a notebook: the same model, optimizer, schedule and epochs, with arrays in
+memory, without checkpoints or seeds by epoch. Both run in turn in the same process; each ratio is
+taken over a pair.
 
 python -m benchmarks.overhead
 """
@@ -24,7 +25,7 @@ PAIRS = 3
 
 
 def main() -> None:
-    """Train the CNN both ways, `PAIRS` times in turn, and print ratio and accuracies."""
+    """Train the CNN both ways in `PAIRS` pairs, and print the ratio and the accuracies."""
     project = find_project()
     configure(project)
     load_tensorflow()

@@ -1,7 +1,7 @@
 """`chapterflow serve cnn` under load, against a plain `mlflow models serve` of the same version.
 
-Both servers stand ready; 8 connections on loopback keep one busy, then the other, with a real test
-image a request. Answers are held against the images' labels and against the direct prediction.
+Both servers run; 8 connections on loopback load them in turn, with a real test image per request.
+Responses are compared with the images' labels and with direct predictions.
 
 python -m benchmarks.serving [--seconds 60]
 """
@@ -27,22 +27,22 @@ from chapterflow.environment import Project, configure, find_project, load_tenso
 from chapterflow.kinds.dataset import open_dataset
 
 CLI = [sys.executable, "-m", "chapterflow.cli"]
-#: Seconds that a server may take until it answers.
+#: Seconds within which a server must respond after its start.
 PATIENCE = 180
 
 
 def main(words: list[str] | None = None) -> None:
-    """Train (or reuse) the CNN, load both servers in turn, and print a line for each."""
+    """Train or reuse the CNN, load both servers in turn, and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
     seconds = parser.parse_args(words).seconds
     project = find_project()
     configure(project)
-    done = subprocess.run([*CLI, "run", "cnn", "--json"], stdout=subprocess.PIPE, check=True)
-    version = json.loads(done.stdout)["models"][0]["model_version"]
+    process = subprocess.run([*CLI, "run", "cnn", "--json"], stdout=subprocess.PIPE, check=True)
+    version = json.loads(process.stdout)["models"][0]["model_version"]
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        file = Path(folder) / "asked.json"
-        file.write_text(json.dumps(_asked(project, version)))
+        file = Path(folder) / "requests.json"
+        file.write_text(json.dumps(_requests(project, version)))
         ours = [*CLI, "serve", f"cnn/{version}", "--port"]
         peer = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/cnn/{version}"]
         servers = {
@@ -53,18 +53,18 @@ def main(words: list[str] | None = None) -> None:
             name: stack.enter_context(_server(command, Path(folder) / f"{name}.log"))
             for name, command in servers.items()
         }
-        rates = [_loaded(name, address, file, seconds) for name, address in addresses.items()]
+        rates = [_load(name, address, file, seconds) for name, address in addresses.items()]
     print(f"cnn under load: chapterflow answers {rates[0] / rates[1]:.2f} times what mlflow does")
 
 
-def _asked(project: Project, version: str) -> list[dict[str, Any]]:
+def _requests(project: Project, version: str) -> list[dict[str, Any]]:
     """Return a request for each test image, with its label and the direct prediction."""
     load_tensorflow()
     import mlflow.pyfunc
 
     from chapterflow.tracking.store import open_store
 
-    # For the servers too: MLflow's own knows nothing of this project.
+    # The servers inherit it: MLflow's own server does not know this project.
     os.environ["MLFLOW_TRACKING_URI"] = open_store(project)
     model = mlflow.pyfunc.load_model(f"models:/cnn/{version}", suppress_warnings=True)
     dataset = open_dataset(project.data / "digits")
@@ -91,14 +91,14 @@ def _free_port() -> int:
 
 @contextlib.contextmanager
 def _server(command: list[str], log: Path) -> Iterator[str]:
-    """Run a server, yield its address once it answers, and end it and its children."""
+    """Run a server, yield its address once it responds, then stop it and its children."""
     address = f"http://127.0.0.1:{command[-1]}"
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    with log.open("wb") as told:
+    with log.open("wb") as output:
         process = subprocess.Popen(
             command,
             env=os.environ | {"PATH": path},
-            stdout=told,
+            stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
@@ -121,21 +121,21 @@ def _wait(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
     raise SystemExit(f"A server must answer at {address}. Received: {log.read_text()}")
 
 
-def _loaded(name: str, address: str, file: Path, seconds: float) -> float:
-    """Load a server, print what became of it, and return its answers a second."""
+def _load(name: str, address: str, file: Path, seconds: float) -> float:
+    """Load a server, print the result, and return its responses per second."""
     command = [sys.executable, "-m", "benchmarks.load", address, str(file), str(seconds)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-    found = json.loads(done.stdout)
-    times = found["milliseconds"]
+    process = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    counts = json.loads(process.stdout)
+    times = counts["milliseconds"]
     if not times:
-        raise SystemExit(f"{name} answered nothing. Received: {found}")
+        raise SystemExit(f"{name} answered nothing. Received: {counts}")
     p50, p99 = np.percentile(times, [50, 99])
     rate = len(times) / seconds
     print(
         f"{name}: {rate:.0f} requests/s for {seconds:g} s, p50 {p50:.1f} ms, p99 {p99:.1f} ms, "
-        f"longest {max(times):.0f} ms; {found['sent']} sent, {found['errors']} errors, "
-        f"{found['dropped']} dropped; right {found['right'] / len(times):.4f}, as the direct "
-        f"prediction {found['equal'] / len(times):.4f}",
+        f"longest {max(times):.0f} ms; {counts['sent']} sent, {counts['errors']} errors, "
+        f"{counts['dropped']} dropped; right {counts['right'] / len(times):.4f}, as the direct "
+        f"prediction {counts['equal'] / len(times):.4f}",
         flush=True,
     )
     return rate

@@ -119,7 +119,7 @@ def test_wrong_features_leave_nothing(dataset: Dataset, tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "f").write_text("a file")
-    with pytest.raises(ChapterflowError, match="Features must be kept in"):
+    with pytest.raises(ChapterflowError, match="Cannot cache features in"):
         features(Frozen(), dataset, tmp_path / "f")
 
 

@@ -1,4 +1,4 @@
-"""Input pipeline: memory-mapped arrays -> batches, in an order set by seed and epoch alone."""
+"""Input pipeline: memory-mapped arrays -> batches, ordered only by seed and epoch."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-#: Examples in a forward pass that computes no gradients.
+#: Number of examples per forward pass without gradients.
 FORWARD_BATCH = 128
-#: Height and width of photos for a model that names no size.
+#: Height and width of photos for a model without `size`.
 PHOTO_SIZE = (224, 224)
 
 
@@ -32,7 +32,7 @@ def sized_for(entry: ChapterModel[Any], params: ModelParams, dataset: Dataset) -
 
 
 def input_spec(entry: ChapterModel[Any], params: ModelParams, dataset: Dataset) -> InputSpec:
-    """Return what a model is built for: photos have any size where the model resizes them."""
+    """Return the spec for a build; photos have a fixed size unless the model resizes them."""
     spec = dataset.card.input_spec
     if get_kind(spec.kind).resized and entry.size is None:
         return dataclasses.replace(spec, shape=(*PHOTO_SIZE, *spec.shape[2:]))
@@ -54,10 +54,10 @@ def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:
 
 
 class TrainBatches:
-    """Shuffled batches of the train split, one pass for each epoch.
+    """Shuffled batches of the train split, one pass per epoch.
 
     Attributes:
-        epoch: Epoch, from 0, whose order the next pass has; the training loop sets it.
+        epoch: Epoch (from 0) that sets the order of the next pass; the training loop sets it.
     """
 
     def __init__(self, dataset: Dataset, *, batch_size: int, seed: int) -> None:
@@ -96,13 +96,13 @@ def load_model(path: Path) -> keras.Model:
 
 
 def predict(model: keras.Model, dataset: Dataset, split: Split) -> NDArray[Any]:
-    """Return a model's answers `(n, ...)` for the examples of a split, in stored order."""
+    """Return a model's predictions `(n, ...)` for the examples of a split, in stored order."""
     if dataset.kind.whole:
         return predict_full(model, dataset)[dataset.indices(split)]
     batches = split_batches(dataset, split, batch_size=FORWARD_BATCH)
-    # Only inputs: with weights, Keras would take the batch for (inputs, targets, weights).
-    answers: NDArray[Any] = model.predict(batches.map(lambda inputs, *rest: inputs), verbose=0)
-    return answers
+    # Only the inputs: Keras would read a batch of three as (inputs, targets, weights).
+    predictions: NDArray[Any] = model.predict(batches.map(lambda inputs, *rest: inputs), verbose=0)
+    return predictions
 
 
 def _gather(
@@ -112,9 +112,9 @@ def _gather(
         yield _batch(dataset, order[start : start + batch_size])
 
 
-def _batch(dataset: Dataset, chosen: NDArray[np.intp]) -> tuple[Any, ...]:
-    inputs, targets = dataset.inputs(chosen), dataset.targets(chosen)
-    weights = dataset.weights(chosen)
+def _batch(dataset: Dataset, indices: NDArray[np.intp]) -> tuple[Any, ...]:
+    inputs, targets = dataset.inputs(indices), dataset.targets(indices)
+    weights = dataset.weights(indices)
     return (inputs, targets) if weights is None else (inputs, targets, weights)
 
 
@@ -129,6 +129,6 @@ def _as_tf(dataset: Dataset, batches: Any, count: int, batch_size: int) -> tf.da
     )
     signature = (inputs, *(tf.TensorSpec(*spec) for spec in dataset.target_shapes()))
     stream = tf.data.Dataset.from_generator(batches, output_signature=signature)
-    # Keras asks for the number of batches to predict several in one execution.
+    # Keras needs the number of batches to predict several batches in one execution.
     sized = stream.apply(tf.data.experimental.assert_cardinality(math.ceil(count / batch_size)))
     return sized.prefetch(4)

@@ -55,17 +55,17 @@ def train(
     work: Path,
     on_epoch: Callable[[EpochRecord], None] = lambda record: None,
 ) -> Training:
-    """Train what `entry.build` returns and save it as `work/model.keras`.
+    """Train the model that `entry.build` returns and save it as `work/model.keras`.
 
-    The same bit for bit for a seed on one machine: initial weights, order of the examples and
-    random layers depend on the seed and the epoch alone, and operations are deterministic. A
-    training that was killed resumes from its last checkpoint in `work` and ends with the weights
-    of an undisturbed one.
+    The result is bit-identical for a seed on the same machine: initial weights, order of the
+    examples and random layers depend only on the seed and the epoch, and operations are
+    deterministic. An interrupted training resumes from its last checkpoint in `work` and ends with
+    the weights of an uninterrupted one.
 
     Args:
-        work: Folder of this training alone.
-        on_epoch: Called for each epoch once it is recorded; in a resumed training first for the
-            epochs before.
+        work: Folder that only this training uses.
+        on_epoch: Called after each epoch is recorded; a resumed training first calls it for the
+            earlier epochs.
 
     Raises:
         ChapterflowError: If the model cannot be built for the data, or training diverges.
@@ -78,7 +78,7 @@ def train(
     model = checked(entry, params, dataset, seed)
     way = (WholeGraph if dataset.kind.whole else Batches)(model, params, dataset, seed)
     history, resumed_from = run_epochs(way, params, seed=seed, work=work, on_epoch=on_epoch)
-    # A plain model, without optimizer: its state would triple the file and serves no prediction.
+    # Save without the optimizer: its state would triple the file and prediction does not need it.
     keras.Model(model.input, model.output, name=model.name).save(work / MODEL_FILE)
     return Training(
         history=history,
@@ -95,7 +95,7 @@ class Way(Protocol):
     Attributes:
         learner: The model, its loss and its optimizer.
         record: Class of the records of epochs.
-        checkpoint_seconds: Least time between two checkpoints; 0 leaves one after every epoch.
+        checkpoint_seconds: Minimum time between two checkpoints; 0 saves one after every epoch.
     """
 
     learner: Learner
@@ -121,12 +121,11 @@ def run_epochs(
 ) -> tuple[list[EpochRecord], int]:
     """Run epochs until all are done or validation no longer improves.
 
-    Afterwards the model has the weights of its best epoch with `params.patience`, of its last
-    epoch without. Early stopping is decided on the history on disk, which a resumed training
-    shares.
+    Afterwards the model has the weights of its best epoch with `params.patience`, and of its last
+    epoch without. Early stopping uses the history on disk, which a resumed training shares.
 
     Returns:
-        The history, and how many of its epochs an earlier process ran.
+        The history, and the number of its epochs that an earlier process ran.
 
     Raises:
         ChapterflowError: If a loss is not finite.
@@ -140,7 +139,7 @@ def run_epochs(
     history = read_history(work / HISTORY, epochs=finished, record=way.record)
     lost_best = params.patience is not None and not best.is_file()
     if not finished or len(history) != finished or lost_best:
-        # Part of the folder is lost (a power cut, a cleanup): the rest is of no use.
+        # Part of the folder is missing (a power cut, a cleanup), so the rest is unusable.
         shutil.rmtree(checkpoints.folder, ignore_errors=True)
         for file in (best, work / HISTORY):
             file.unlink(missing_ok=True)
@@ -164,8 +163,8 @@ def run_epochs(
         if not math.isfinite(record.train_loss) or not math.isfinite(record.validation_loss):
             raise ChapterflowError(
                 f"The loss is not finite after epoch {record.epoch}: training diverged. "
-                f"Lower learning_rate. Received: train {record.train_loss}, "
-                f"validation {record.validation_loss}"
+                f"Received: train {record.train_loss}, validation {record.validation_loss}. "
+                "Lower learning_rate"
             )
         history.append(record)
         append_record(work / HISTORY, record)
@@ -185,8 +184,8 @@ def run_epochs(
 class Checkpoints:
     """The state after the newest checkpointed epoch: `epoch-0007.npz` covers seven epochs.
 
-    A checkpoint is written under another name and renamed when it is complete, so a process killed
-    at any moment leaves the previous one or the new one. A power cut may leave a truncated file,
+    A checkpoint is written under a temporary name and renamed when complete, so a process killed
+    at any moment leaves the previous or the new checkpoint. A power cut may leave a truncated file,
     which is skipped.
     """
 
@@ -203,7 +202,7 @@ class Checkpoints:
         return 0, []
 
     def save(self, epochs: int, state: Sequence[Any]) -> None:
-        """Write the checkpoint of a number of epochs, then remove older ones."""
+        """Write the checkpoint after a number of epochs, then remove older checkpoints."""
         self.folder.mkdir(exist_ok=True)
         path = self.folder / f"epoch-{epochs:04d}.npz"
         save_arrays(path, state)
@@ -214,8 +213,8 @@ class Checkpoints:
 
 def save_arrays(path: Path, variables: Sequence[Any]) -> None:
     """Write the values of variables, in order; the file appears when it is complete."""
-    # Not `files.publish`, which waits for the disk: a checkpoint that a power cut damages is passed
-    # over, and there is one after each epoch.
+    # Not `files.publish`, which waits for the disk: checkpoints are frequent, and one that a power
+    # cut damages is skipped.
     staging = path.with_name(f"staging-{path.name}")
     np.savez(staging, *[np.asarray(variable) for variable in variables])
     staging.replace(path)
@@ -236,7 +235,7 @@ def assign(variables: Sequence[Any], arrays: Sequence[NDArray[Any]]) -> None:
 class Learner:
     """A model with its loss and its optimizer, Adam (Kingma & Ba 2015).
 
-    Classes are learned from logits by cross-entropy, anything else by squared error.
+    The loss is cross-entropy of logits for classes, and squared error otherwise.
 
     Args:
         model: Built, not compiled.
@@ -257,17 +256,17 @@ class Learner:
             else keras.losses.MeanSquaredError()
         )
         self.optimizer = keras.optimizers.Adam(learning_rate(params, steps))
-        # Built within the first step, its variables would make TensorFlow trace that step twice: a
-        # large part of what a short training takes.
+        # If the first step created these variables, TensorFlow would trace that step twice, which
+        # takes a large part of a short training.
         self.optimizer.build(model.trainable_variables)
 
     def step(self, inputs: Any, targets: Any, weights: Any = None, *, rows: Any = None) -> Any:
-        """Take one gradient step and return its sums; the loss includes the model's penalties.
+        """Take a gradient step and return its sums; the loss includes the model's penalties.
 
         Args:
-            inputs: What the model reads.
+            inputs: Inputs of the model.
             targets: `(batch, ...)`.
-            weights: Weight of each target, shaped like the targets; None if all are equal.
+            weights: Weight of each target, in the shape of the targets; None for equal weights.
             rows: Rows of the model's output that have targets; None for all.
         """
         import tensorflow as tf
@@ -316,10 +315,10 @@ def _sums(loss: Any, hits: Any, targets: Any) -> Any:
 
 
 class Batches(Way):
-    """Batches of a dataset, of examples as they are stored or of kept features.
+    """Batches of a dataset of stored examples or cached features.
 
-    TensorFlow takes `params.steps_per_execution` steps in one call: each call from Python costs
-    time, and only between two calls can training be interrupted.
+    TensorFlow takes `params.steps_per_execution` steps per call, because each call from Python
+    costs time. Training can be interrupted only between two calls.
     """
 
     def __init__(
@@ -337,15 +336,15 @@ class Batches(Way):
 
         def compiled(function: Any) -> Any:
             @tf.function  # type: ignore[untyped-decorator]
-            def several(iterator: Any, steps: Any) -> Any:
+            def run_steps(iterator: Any, steps: Any) -> Any:
                 sums = tf.zeros(3)
                 for _ in tf.range(steps):
                     sums += function(*next(iterator))
                 return sums
 
-            return several
+            return run_steps
 
-        # Autograph converts the loop over steps only, not all of Keras.
+        # Autograph must convert only the loop over steps, not all of Keras.
         plain = tf.autograph.experimental.do_not_convert
         self._steps = compiled(plain(self.learner.step))
         self._validate = compiled(plain(self.learner.validate))
@@ -372,9 +371,9 @@ class Batches(Way):
 
 
 class WholeGraph(Way):
-    """One graph whose nodes are the examples: an epoch is one gradient step on the whole graph."""
+    """A graph whose nodes are the examples: an epoch is one gradient step on the whole graph."""
 
-    #: An epoch takes milliseconds, like a checkpoint.
+    #: An epoch takes only milliseconds, as long as a checkpoint.
     checkpoint_seconds = 1.0
 
     def __init__(
@@ -392,7 +391,7 @@ class WholeGraph(Way):
 
         @tf.function(autograph=False)  # type: ignore[untyped-decorator]
         def epoch() -> tuple[Any, Any]:
-            # Validation sees the weights after the step.
+            # Validation uses the weights after the step.
             return (
                 self.learner.step(inputs, targets["train"], rows=rows["train"]),
                 self.learner.validate(inputs, targets["validation"], rows=rows["validation"]),
@@ -428,7 +427,7 @@ def learning_rate(params: ModelParams, steps: int) -> Any:
 def reset_keras() -> None:
     """Start a new Keras session, and make every operation deterministic.
 
-    Names of layers are numbered within a session; they must not depend on earlier models.
+    Keras numbers layer names within a session; they must not depend on earlier models.
     """
     import keras
     import tensorflow as tf
@@ -444,7 +443,8 @@ def checked(
 
     Raises:
         ChapterflowError: If it cannot be built for the data.
-        ConfigError: If it does not end in logits, scales pixels twice, or could not be loaded.
+        ConfigError: If it does not output logits, scales pixels twice, or could not be loaded
+            from a file.
     """
     spec = input_spec(entry, params, dataset)
     model = built(entry, params, spec, seed=seed)
@@ -458,13 +458,13 @@ def checked(
 def built(
     entry: ChapterModel[Any], params: ModelParams, spec: InputSpec, *, seed: int = 0
 ) -> keras.Model:
-    """Return a chapter model for data as `spec` describes them.
+    """Return a chapter model for the data that `spec` describes.
 
     Args:
         seed: Seed of the initial weights.
 
     Raises:
-        ChapterflowError: If it cannot be built for them.
+        ChapterflowError: If it cannot be built for the data.
     """
     import keras
 
@@ -478,12 +478,12 @@ def built(
                 )
             if not isinstance(model, keras.Sequential):
                 return model
-            if not model.built:  # it has no Input of its own
+            if not model.built:  # it has no Input layer
                 model.build((None, *spec.shape))
         # A Sequential does not expose its input, which explanations and costs need.
         return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     except ValueError as error:
-        # Keras colours its messages.
+        # Keras adds terminal colours to its messages.
         reason = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
         raise ChapterflowError(
             f"{entry.name} cannot be built for inputs of shape {spec.shape}: {reason}"

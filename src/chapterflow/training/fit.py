@@ -32,24 +32,24 @@ def fit(
 ) -> Training:
     """Fit a model and save it as `work/model.keras`.
 
-    A model without a frozen part is trained from batches or from the whole graph, as its dataset
-    says. With one, the frozen part runs once, the head is trained on the kept features (in
-    `work/head`), both are joined, and the top layers are fine-tuned where the parameters ask for it
-    (in `work/fine-tune`). Every part resumes after a kill; see `chapterflow.training.epochs.train`.
+    A model without a frozen part is trained on batches or on the whole graph, depending on its
+    dataset. Otherwise the frozen part runs once, the head is trained on the cached features (in
+    `work/head`), both are joined, and the top layers are fine-tuned if the parameters ask for it
+    (in `work/fine-tune`). Each phase resumes after an interruption; see
+    `chapterflow.training.epochs.train`.
 
     Args:
-        work: Folder of this training alone.
-        on_epoch: Called for each epoch once it is recorded; in a resumed training first for the
-            epochs before.
-        scratch: Folder of kept features and backbones; by default the one that holds the folder
-            of `work`.
+        work: Folder that only this training uses.
+        on_epoch: Called after each epoch is recorded; a resumed training first calls it for the
+            earlier epochs.
+        scratch: Folder of cached features and backbones; the grandparent of `work` by default.
 
     Returns:
-        One training: epochs of the head, if there is one, then those of the fine-tuning.
+        The training: epochs of the head or the whole model, then the epochs of fine-tuning.
     """
     scratch = scratch or work.parent.parent
     if entry.frozen is not None:
-        # Here, so that models without a frozen part need nothing that fetches data.
+        # Imported here so that models without a frozen part do not load the download code.
         from chapterflow.training.weights import with_files
 
         dataset = sized_for(entry, params, dataset)
@@ -80,9 +80,12 @@ def _fit_head(
     scratch: Path,
     on_epoch: Callable[[EpochRecord], None],
 ) -> Training:
-    """Train the head on kept features, join both, fine-tune where asked, and save the whole."""
+    """Train the head on cached features, join both parts, save the model and fine-tune it."""
     if entry.head is None:
-        raise TypeError(f"{entry.name} has a frozen part, so it must have a head")
+        raise TypeError(
+            f"A model with a frozen part must have a head. Received: {entry.name} without one. "
+            "Set head in its ChapterModel"
+        )
     features = feature_dataset(frozen, dataset, params, scratch / "features", seed)
     tunable = [layer.name for layer in frozen.layers if _can_be_tuned(layer)]
     head = dataclasses.replace(entry, build=entry.head, frozen=None, head=None)
@@ -115,18 +118,18 @@ def _fine_tune(
     work: Path,
     on_epoch: Callable[[EpochRecord], None],
 ) -> Training:
-    """Train the head and the top layers of the frozen part together, gently."""
+    """Train the head and the top layers of the frozen part at a low learning rate."""
     before = len(training.history)
 
     def unfrozen(params: Any, data: InputSpec) -> keras.Model:
         head = load_model(work / "head" / MODEL_FILE)
-        open_layers = {*names[-params.fine_tune :], *(layer.name for layer in head.layers)}
+        trainable_layers = {*names[-params.fine_tune :], *(layer.name for layer in head.layers)}
         model = joined(entry, params.model_copy(update={"trainable": True}), data, head, seed)
         for layer in model.layers:
-            layer.trainable = layer.name in open_layers
+            layer.trainable = layer.name in trainable_layers
         return model
 
-    def later(record: EpochRecord) -> EpochRecord:
+    def renumbered(record: EpochRecord) -> EpochRecord:
         return record.model_copy(update={"epoch": record.epoch + before})
 
     tuned = train(
@@ -140,13 +143,13 @@ def _fine_tune(
         dataset,
         seed=seed,
         work=work / "fine-tune",
-        on_epoch=lambda record: on_epoch(later(record)),
+        on_epoch=lambda record: on_epoch(renumbered(record)),
     )
-    history = [*training.history, *map(later, tuned.history)]
+    history = [*training.history, *map(renumbered, tuned.history)]
     chosen = tuned.chosen_epoch + before
     losses = {record.epoch: record.validation_loss for record in history}
     if params.patience and losses[training.chosen_epoch] <= losses[chosen]:
-        chosen = training.chosen_epoch  # fine-tuning made it worse: the frozen model stays
+        chosen = training.chosen_epoch  # fine-tuning did not improve the model
     else:
         with staged(work / MODEL_FILE) as new:
             shutil.copyfile(work / "fine-tune" / MODEL_FILE, new)

@@ -1,12 +1,13 @@
-"""Cross-validation of a model of graphs under the two protocols of the literature.
+"""Cross-validation of a graph model under the two protocols of the literature.
 
-They differ in who chooses the epoch, and that alone moves the accuracy of small sets by several
-points, so every metric carries the name of its protocol:
+The protocols differ in how the epoch is chosen, which alone changes the accuracy on small datasets
+by several points. Each metric therefore includes the name of its protocol:
 
-- `inner`: a validation split drawn from the fold's training graphs chooses it; the test fold is
+- `inner`: a validation split of the fold's training graphs chooses the epoch; the test fold is
   used once (Errica et al., "A fair comparison of graph neural networks", ICLR 2020).
-- `gin`: no validation split; the one epoch with the best mean accuracy over the test folds is
-  reported (Xu et al., "How powerful are graph neural networks?", ICLR 2019). It is optimistic.
+- `gin`: no validation split; the epoch with the best mean accuracy over the test folds is
+  reported (Xu et al., "How powerful are graph neural networks?", ICLR 2019). The result is
+  optimistic.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from chapterflow.training.batches import epoch_order
 from chapterflow.training.epochs import Learner, Way, assign, built, reset_keras, run_epochs
 from chapterflow.training.history import EpochRecord
 
-#: Share of a fold's training graphs that chooses the epoch, as in Errica et al.
+#: Share of a fold's training graphs used for validation, as in Errica et al.
 INNER = 0.1
-#: Bytes that all padded graphs may take in memory.
+#: Maximum size of all padded graphs in memory, in bytes.
 MAX_BYTES = 2 << 30
 
 
 class FoldRecord(EpochRecord):
-    """An epoch of one fold, with the accuracy on the fold that is left out."""
+    """An epoch of a fold, with the accuracy on the test fold."""
 
     test_accuracy: float
 
@@ -48,20 +49,20 @@ def cross_validate(
     work: Path,
     tell: Callable[[str], None] = lambda fold: None,
 ) -> dict[str, float]:
-    """Train on all but one fold of all graphs, for each fold and protocol.
+    """Cross-validate a model on all graphs under both protocols.
 
-    Folds are stratified. The split of the dataset plays no part. A killed cross-validation resumes
+    Folds are stratified and ignore the dataset's own split. An interrupted cross-validation resumes
     within its fold.
 
     Args:
-        dataset: Of the kind `graphs`.
+        dataset: A dataset of the kind `graphs`.
         seed: Seed of folds, initial weights, order and dropout.
-        work: Folder of this cross-validation alone; each training gets one in it.
+        work: Folder that only this cross-validation uses; each training has a subfolder.
         tell: Called with the name of each fold before it starts.
 
     Returns:
         `cv/inner/accuracy_mean` and `_std` over the folds, `cv/gin/...` likewise, and
-        `cv/majority/accuracy_mean`, which the most frequent class of the training graphs scores.
+        `cv/majority/accuracy_mean`, the accuracy of the most frequent training class.
 
     Raises:
         DataError: If a class has fewer graphs than there are folds, or padded graphs would not
@@ -74,7 +75,7 @@ def cross_validate(
     if counts[counts > 0].min() < folds:
         raise DataError(
             f"Every class must have a graph for each of {folds} folds. "
-            f"Received: {counts.tolist()} graphs by class"
+            f"Received: {counts.tolist()} graphs by class. Lower folds"
         )
     graphs = GraphsInMemory(entry, params, dataset)
     inner, gin, majority = [], [], []
@@ -92,7 +93,7 @@ def cross_validate(
         history = graphs.fit(train, validation, test, seed=fold_seed, work=folder / "inner")
         inner.append(chosen_epoch(history).test_accuracy)
         majority.append(np.mean(labels[test] == np.bincount(labels[rest]).argmax()))
-    # One epoch for all folds.
+    # The protocol chooses one epoch for all folds.
     at_best = np.array(gin)[:, np.mean(gin, axis=0).argmax()]
     return {
         "cv/inner/accuracy_mean": float(np.mean(inner)),
@@ -104,16 +105,16 @@ def cross_validate(
 
 
 def chosen_epoch(history: Sequence[FoldRecord]) -> FoldRecord:
-    """Return the epoch with the best validation accuracy; of equals, the one of lowest loss."""
+    """Return the epoch with the best validation accuracy; ties go to the lowest loss."""
     return min(
         history, key=lambda record: (-(record.validation_accuracy or 0), record.validation_loss)
     )
 
 
 class GraphsInMemory:
-    """All graphs of a dataset and one compiled epoch over them, for the trainings of all folds.
+    """All graphs of a dataset and a compiled epoch over them, shared by the trainings of all folds.
 
-    Tracing takes longer than a training, so all share one model; each sets its initial weights.
+    Tracing takes longer than a training, so all folds share a model and reset its weights.
     """
 
     def __init__(self, entry: ChapterModel[Any], params: ModelParams, dataset: Dataset) -> None:
@@ -123,12 +124,12 @@ class GraphsInMemory:
         needed = 4 * len(sizes) * int(sizes.max()) * (int(sizes.max()) + 1)
         if needed > MAX_BYTES:
             raise DataError(
-                f"Cross-validation holds all graphs in memory, at most {MAX_BYTES:,} bytes. "
+                f"Cross-validation needs all graphs in memory, at most {MAX_BYTES:,} bytes. "
                 f"Received: {len(sizes):,} graphs of up to {sizes.max():,} nodes, {needed:,} "
-                "bytes. Set folds to 0."
+                "bytes. Set folds to 0"
             )
         reset_keras()
-        # All epochs are run: patience would look at the curve that chooses the epoch.
+        # Run all epochs: the protocols, not early stopping, choose the epoch.
         self.params = params.model_copy(update={"patience": None})
         self._built = partial(built, entry, params, dataset.card.input_spec)
         self.inputs = {
@@ -146,21 +147,21 @@ class GraphsInMemory:
         seed: int,
         work: Path,
     ) -> list[FoldRecord]:
-        """Train on some graphs, from initial weights of a seed; return the epochs."""
-        fresh = self._built(seed=seed)
+        """Train on some graphs from the seed's initial weights, and return the epochs."""
+        initial = self._built(seed=seed)
         if self.learner is None:
             steps = -(-len(train) // self.params.batch_size)
-            self.learner = Learner(fresh, self.params, steps=steps, classes=True)
+            self.learner = Learner(initial, self.params, steps=steps, classes=True)
             self.start = [np.asarray(variable) for variable in self.learner.optimizer.variables]
             self.epoch = self._compiled(self.learner)
-        assign(self.learner.model.weights, [np.asarray(weight) for weight in fresh.weights])
+        assign(self.learner.model.weights, [np.asarray(weight) for weight in initial.weights])
         assign(self.learner.optimizer.variables, self.start)
         way = Fold(self, self.learner, train, validation, test, seed)
         history, _ = run_epochs(way, self.params, seed=seed, work=work)
         return cast(list[FoldRecord], history)
 
     def _compiled(self, learner: Learner) -> Any:
-        """Return the function that trains in an order: sums, and logits of all graphs after it."""
+        """Return a function that trains in an order and returns sums and all graphs' new logits."""
         import tensorflow as tf
 
         size = self.params.batch_size
@@ -173,7 +174,7 @@ class GraphsInMemory:
             for start in tf.range(0, count, size):
                 part = order[start : tf.minimum(start + size, count)]
                 batch = {key: tf.gather(x, part) for key, x in self.inputs.items()}
-                # No wider than the largest graph of the batch.
+                # Cut the padding to the largest graph of the batch, which saves time.
                 widest = tf.reduce_max(batch["sizes"])
                 batch["features"] = batch["features"][:, :widest]
                 batch["adjacency"] = batch["adjacency"][:, :widest, :widest]
@@ -184,10 +185,10 @@ class GraphsInMemory:
 
 
 class Fold(Way):
-    """The graphs of one training among graphs in memory; validation and test see every epoch."""
+    """The graphs of one training; validation and test are scored after every epoch."""
 
     record = FoldRecord
-    #: An epoch takes milliseconds, like a checkpoint.
+    #: An epoch takes only milliseconds, as long as a checkpoint.
     checkpoint_seconds = 1.0
 
     def __init__(

@@ -1,8 +1,8 @@
 """Features of a frozen part, computed once and cached.
 
-The key of cached features covers all that decides their values: the data, the frozen part with its
-weights and its preprocessing, and the augmented pass. Features under a known key are valid,
-whichever process wrote them.
+The cache key covers everything that affects the values: the data, the frozen part with its weights
+and preprocessing, and the augmented pass. Cached features are therefore valid whichever process
+wrote them.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from chapterflow.training.seeds import seeded
 if TYPE_CHECKING:
     import keras
 
-#: Bytes that all cached features may take together.
+#: Maximum size of all cached features, in bytes.
 LIMIT = 2 << 30
-#: Examples in a forward pass; of large photos, 32 take about 20 MB.
+#: Examples per forward pass; 32 large photos take about 20 MB.
 BATCH = 32
 FEATURES = "features.npy"
 
@@ -60,25 +60,26 @@ def cached_features(
     change_key: str = "",
     limit: int = LIMIT,
 ) -> NDArray[np.float32]:
-    """Return the features of chosen examples, memory-mapped, from the cache if they are there.
+    """Return memory-mapped features of chosen examples; compute them if they are not cached.
 
-    They are written in batches, so memory stays bounded, into a folder that is renamed when it is
-    complete. Two processes that need the same features compute them once.
+    Features are written in batches to bound memory, into a folder that is renamed when complete.
+    Two processes that need the same features compute them once.
 
     Args:
         frozen: Raw inputs -> features.
         chosen: Positions of the examples.
-        folder: Of all kept features.
+        folder: Folder of all cached features.
         change: Applied to a batch before the frozen part reads it (an augmented pass).
         change_key: Everything that `change` depends on.
-        limit: Bytes that all cached features may take; the least recently used are removed first.
+        limit: Maximum size of all cached features, in bytes; the least recently used features
+            are removed first.
 
     Returns:
         `(len(chosen), ...)`, in the order of `chosen`.
 
     Raises:
         ChapterflowError: If the folder cannot be written.
-        DataError: If the features, or what reaches the backbone, are wrong.
+        DataError: If the features or the inputs of the backbone are wrong.
     """
     parts = [
         dataset.card.digest,
@@ -92,7 +93,7 @@ def cached_features(
         with _locked(folder, key):
             if not (kept / FEATURES).is_file():
                 part = folder / f"{key}.part"
-                shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+                shutil.rmtree(part, ignore_errors=True)  # left by a killed process
                 part.mkdir(parents=True)
                 _write(part / FEATURES, frozen, dataset, chosen, change)
                 (part / "about.json").write_text(json.dumps({"dataset": dataset.card.name}))
@@ -102,8 +103,8 @@ def cached_features(
         evict(folder, limit, keep=key)
     except OSError as error:
         raise ChapterflowError(
-            f"Features must be cached in {folder}. Received: {error.strerror or error}. Make room, "
-            "or run `chapterflow data prune`"
+            f"Cannot cache features in {folder}. Received: {error.strerror or error}. Free disk "
+            "space, for example with `chapterflow data prune`"
         ) from None
     return features
 
@@ -127,8 +128,8 @@ def _write(
         raw = dataset.inputs(chosen[start : start + BATCH])
         if start == 0:
             check_backbone_input(frozen, raw)
-        given = raw if change is None else change(raw)
-        batch = keras.ops.convert_to_numpy(frozen(given, training=False)).astype(np.float32)
+        inputs = raw if change is None else change(raw)
+        batch = keras.ops.convert_to_numpy(frozen(inputs, training=False)).astype(np.float32)
         if out is None:
             check_not_probabilities(batch)
             shape = (len(chosen), *batch.shape[1:])
@@ -197,7 +198,7 @@ class FeatureDataset(Dataset):
     Augmented passes follow the plain examples, as additional examples of the train split.
 
     Attributes:
-        passes: Features of the train split, changed at random; each in the order of the split.
+        passes: Features of each augmented pass over the train split, in the order of the split.
     """
 
     passes: list[NDArray[Any]] = field(default_factory=list)
@@ -237,7 +238,7 @@ def feature_dataset(
 
 
 def _changes(params: ModelParams, dataset: Dataset, seed: int) -> Iterator[Callable[[Any], Any]]:
-    """Yield one function per augmented pass; each draws from a stream of its own."""
+    """Yield a function per augmented pass; each has its own random stream."""
     import keras
 
     from chapterflow.models.layers.heads import HeadParams, augmented
@@ -254,13 +255,13 @@ def _changes(params: ModelParams, dataset: Dataset, seed: int) -> Iterator[Calla
 def frozen_part(
     entry: ChapterModel[Any], params: ModelParams, dataset: Dataset, seed: int
 ) -> keras.Model | None:
-    """Return the part of a model that is not trained; None where its parameters freeze nothing.
+    """Return the part of a model that is not trained; None if its parameters freeze nothing.
 
     Args:
-        params: Named weights are files.
+        params: Parameters whose weights are paths (`with_files`).
 
     Raises:
-        DataError: If what reaches a backbone that is trained too is on a wrong scale.
+        DataError: If the inputs of a trainable backbone are on the wrong scale.
     """
     assert entry.frozen is not None  # noqa: S101
     reset_keras()
@@ -279,7 +280,7 @@ def joined(
     entry: ChapterModel[Any], params: ModelParams, data: InputSpec, head: keras.Model, seed: int
 ) -> keras.Model:
     """Return the whole model, raw values -> logits, with the weights of a trained head."""
-    with seeded(seed, WEIGHTS):  # as the frozen part, whose weights may be random
+    with seeded(seed, WEIGHTS):  # the weights of the frozen part may be random
         model = entry.build(params, data)
     for layer in head.layers:
         if layer.weights:
@@ -290,7 +291,11 @@ def joined(
 def check_joined(
     model: keras.Model, head: keras.Model, dataset: Dataset, features: FeatureDataset
 ) -> None:
-    """Refuse a joined model whose answers differ from its parts' in training."""
+    """Refuse a joined model whose logits differ from the logits of its parts.
+
+    Raises:
+        ChapterflowError: If they differ by more than rounding.
+    """
     chosen = dataset.indices("train")[:4]
     whole = np.asarray(model(dataset.inputs(chosen), training=False))
     parts = np.asarray(head(features.inputs(np.arange(len(chosen))), training=False))

@@ -1,7 +1,7 @@
-"""The one graph whose nodes are the examples, as a model reads all of it.
+"""Inputs and predictions for a single graph whose nodes are the examples.
 
-Features and adjacency stay sparse from the arrays to the last layer: Cora's features are 1.3 %
-full, and dense ones take ten times as long.
+Features and adjacency stay sparse up to the layers: only 1.3 % of Cora's features are non-zero, and
+dense features take ten times as long.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ def sparse_inputs(dataset: Dataset) -> dict[str, Any]:
 
 
 def predict_full(model: Any, dataset: Dataset) -> NDArray[np.float32]:
-    """Return a model's answers `(n, classes)` for the nodes of all splits."""
+    """Return a model's predictions `(n, classes)` for the nodes of all splits."""
     return np.asarray(forward(model)(sparse_inputs(dataset)), np.float32)
 
 
 def forward(model: Any) -> Callable[[Any], Any]:
-    """Return a model as one compiled function of sparse inputs."""
+    """Return a model as a compiled function of sparse inputs."""
     import tensorflow as tf
 
     compiled: Callable[[Any], Any] = tf.function(lambda inputs: model(inputs, training=False))

@@ -18,8 +18,8 @@ class EpochRecord(Strict):
 
     Attributes:
         epoch: Number of finished epochs, from 1.
-        train_accuracy: None where the target is not a class; so is `validation_accuracy`.
-        seconds: Wall time of the epoch with its validation.
+        train_accuracy: None if the target is not a class, like `validation_accuracy`.
+        seconds: Wall time of the epoch including validation.
     """
 
     epoch: int
@@ -32,7 +32,7 @@ class EpochRecord(Strict):
 
     @property
     def summary(self) -> str:
-        """The result of validation, in a few words."""
+        """Short text of the validation result."""
         if self.validation_accuracy is None:
             return f"loss {self.validation_loss:.4g}"
         return f"accuracy {self.validation_accuracy:.3f}"
@@ -44,9 +44,9 @@ class Training(Strict):
     Attributes:
         chosen_epoch: Epoch whose weights the model has: the best one on validation with early
             stopping, the last one without.
-        resumed_from: Epochs that an earlier, killed process finished.
+        resumed_from: Number of epochs that an earlier process finished.
         seconds: Wall time of all epochs.
-        images: Training examples seen, over all epochs.
+        images: Training examples processed over all epochs.
     """
 
     history: list[EpochRecord]
@@ -62,7 +62,7 @@ def read_history(
     """Return the records of the first `epochs` epochs, and remove later ones from the file.
 
     The record of an epoch is written before its checkpoint; a process that is killed between them
-    leaves surplus records, and perhaps half a line. A record that cannot be read ends the history.
+    leaves extra records and possibly a partial line. An unreadable record ends the history.
 
     Args:
         record: Class of the records.
@@ -76,7 +76,7 @@ def read_history(
         except ValidationError:
             break
     with staged(path) as new:
-        new.write_text("".join(f"{each.model_dump_json()}\n" for each in records), encoding="utf-8")
+        new.write_text("".join(f"{item.model_dump_json()}\n" for item in records), encoding="utf-8")
     return records
 
 
@@ -87,7 +87,7 @@ def append_record(path: Path, record: EpochRecord) -> None:
 
 
 def best_epoch(history: Sequence[EpochRecord]) -> EpochRecord:
-    """Return the record with the lowest validation loss, the first of equals."""
+    """Return the record with the lowest validation loss; ties go to the first."""
     return min(history, key=lambda record: record.validation_loss)
 
 

@@ -13,18 +13,18 @@ from chapterflow.models.base import InputSpec
 if TYPE_CHECKING:
     import keras
 
-#: Layers that pass on their input, or a part of it.
+#: Layers that return their input or a part of it.
 PASSING = ("Dropout", "Flatten", "Identity", "Reshape")
-#: Least span of the values of a black and a white example at the first weights. A network that
-#: divides by the largest value has 1; dividing twice by 16 leaves 0.06.
+#: Minimum span between a black and a white example at the first weights. Dividing by the largest
+#: value gives 1; dividing twice by 16 gives 0.06.
 NARROWEST = 0.1
 
 
 def check_logits(model: keras.Model, classes: int) -> None:
     """Refuse a classifier that does not end in one unbounded number per class.
 
-    The loss takes logits: given probabilities, it would apply the softmax a second time, and
-    training would crawl. The check also catches a sigmoid with binary cross-entropy on one-hot
+    The loss takes logits: for probabilities it would apply the softmax a second time, which makes
+    training very slow. The check also catches a sigmoid with binary cross-entropy on one-hot
     classes, whose units learn independently and whose probabilities do not sum to one.
 
     Args:
@@ -72,11 +72,11 @@ def check_layers(model: keras.Model) -> None:
         if isinstance(layer, keras.layers.Lambda):
             raise ConfigError(
                 f"check_layers: every layer must load from a file without running code stored "
-                f"in it. Received: {layer.name}, a Lambda. Make it a class of your own, with "
+                f"in it. Received: {layer.name}, a Lambda. Write a layer class with "
                 f"{register} above it"
             )
         layer_class = type(layer)
-        # Keras gives a class that nobody registered its plain name.
+        # For an unregistered class Keras returns the plain class name.
         if (
             not layer_class.__module__.startswith("keras.")
             and keras.saving.get_registered_name(layer_class) == layer_class.__name__
@@ -91,14 +91,14 @@ def check_layers(model: keras.Model) -> None:
 def _last_layer(model: Any) -> Any:
     """Return the layer that computes the output; later layers that compute nothing are skipped.
 
-    Of several outputs, the first counts.
+    Only the first of several outputs is followed.
     """
     import keras
 
     tensor = model.outputs[0]
     while True:
         layer, node, _ = tensor._keras_history
-        # Not `output`: within another model, a Sequential's `output` leads back to itself.
+        # Not `output`: a nested Sequential's `output` leads back to itself.
         if isinstance(layer, keras.Model) and getattr(layer, "outputs", None):
             tensor = layer.outputs[0]
         elif type(layer).__name__ in PASSING or _passes_on(layer):
@@ -121,7 +121,7 @@ def _activation(layer: Any) -> str | None:
     if own is not None:
         name = getattr(own, "__name__", type(own).__name__)
         return None if name == "linear" else str(name)
-    # Layers and operations that are an activation: `layers.Softmax`, `ops.sigmoid(x)`.
+    # Some layers and operations are activations: `layers.Softmax`, `ops.sigmoid(x)`.
     layer_class = type(layer)
     name = layer_class.__name__.lower()
     known = {str(key).replace("_", "") for key in vars(keras.activations)}
@@ -131,16 +131,15 @@ def _activation(layer: Any) -> str | None:
 def check_scaled_once(model: keras.Model, data: InputSpec) -> None:
     """Refuse a model that divides pixels by their largest value a second time.
 
-    A black and a white example pass through all layers before the first weights, where they must
-    still differ.
+    The check passes a black and a white example through the layers before the first weights, where
+    they must still differ.
 
     Args:
-        model: Built for `data`; one of another kind than pixels, or of several inputs, is not
-            checked.
-        data: What the model is built for.
+        model: Built for `data`; a model without pixels or with several inputs is not checked.
+        data: Description of the data.
 
     Raises:
-        ConfigError: If hardly any difference is left.
+        ConfigError: If the span is below `NARROWEST`.
     """
     import keras
 

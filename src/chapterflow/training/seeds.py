@@ -1,4 +1,4 @@
-"""Seeds of all that is random in a training, independent of every global generator."""
+"""Seeds of all random operations in a training, independent of global generators."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class _SeedSource:
-    """What Keras draws default seeds from: the stream of `seeded`, outside of it `random`."""
+    """Source of Keras's default seeds: the stream of `seeded`, or `random` outside of it."""
 
     def __init__(self) -> None:
         self._thread = threading.local()
@@ -30,7 +30,7 @@ class _SeedSource:
         self._thread.stream = stream
 
     def randint(self, low: int, high: int) -> int:
-        """Return a number from `low` to `high`, both included."""
+        """Return a number from `low` to `high`, both inclusive."""
         if self.stream is None:
             return random.randint(low, high)
         return int(self.stream.integers(low, high, endpoint=True))
@@ -43,18 +43,17 @@ _SOURCE = _SeedSource()
 def seeded(seed: int, purpose: str) -> Iterator[None]:
     """Make initial weights and random layers that this thread creates a function of the arguments.
 
-    An initializer or a random layer without a seed of its own takes its seed from Keras's
-    `make_default_seed`, which draws from the global generator of `random`. Any other thread may
-    draw from that generator between two layers, so seeding it (`keras.utils.set_random_seed`)
-    decides nothing. All default seeds pass through that one function, those of layers in users'
-    own model files too, so we replace the generator that it draws from, once and for good, by one
-    that keeps a stream for each thread. The position in the stream stands for layer and weight,
-    because a build creates them in a fixed order. Nothing is swapped in and out, so trainings in
-    several threads do not disturb each other.
+    An initializer or a random layer without its own seed takes it from Keras's `make_default_seed`,
+    which draws from the global generator of `random`. Any other thread may draw from that generator
+    between two layers, so seeding it (`keras.utils.set_random_seed`) has no reliable effect. All
+    default seeds come from that function, also for layers in users' model files, so we permanently
+    replace its generator with one that has a stream per thread. The position in the stream
+    identifies layer and weight, because a build creates them in a fixed order. The replacement is
+    never undone, so trainings in several threads do not interfere.
 
     Args:
         seed: Seed of the run.
-        purpose: What the numbers are for; each purpose has a stream of its own.
+        purpose: Purpose of the numbers; each purpose has its own stream.
     """
     import tensorflow as tf
     from keras.src.random import seed_generator
@@ -65,8 +64,7 @@ def seeded(seed: int, purpose: str) -> Iterator[None]:
             "Received: a version of Keras that does not. Adapt chapterflow.training.seeds"
         )
     seed_generator.python_random = _SOURCE
-    # Layers that draw with TensorFlow's own operations take the seed of the graph; no operation of
-    # Keras does.
+    # Layers that use TensorFlow's random operations take the graph's seed; Keras operations do not.
     tf.random.set_seed(seed)
     outer = _SOURCE.stream
     _SOURCE.stream = np.random.default_rng([seed, *purpose.encode()])
@@ -79,8 +77,8 @@ def seeded(seed: int, purpose: str) -> Iterator[None]:
 def seed_epoch(model: keras.Model, seed: int, epoch: int) -> None:
     """Make the random layers of a model (dropout, augmentation) a function of seed and epoch.
 
-    Keras does not save the state of random layers. Derived for each epoch, it needs no saving, and
-    a resumed training draws what it would have drawn undisturbed.
+    Keras does not save the state of random layers. Deriving it per epoch makes a resumed training
+    draw the same numbers as an uninterrupted one.
     """
     from keras.src.random.seed_generator import global_seed_generator
 

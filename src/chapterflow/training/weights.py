@@ -1,8 +1,8 @@
-"""Weights of backbones before a model is built: fetched, trained or exported.
+"""Download, training and export of backbone weights before a model is built.
 
 A trained backbone is stored under `<scratch>/backbones/<key>/`, for transfer and hub. An exported
-one, under `<scratch>/hub/<key>/`, takes RGB (or grey) images in [0, 1] of the backbone's size and
-returns one vector: preprocessing and pooling are part of it.
+backbone, under `<scratch>/hub/<key>/`, includes preprocessing and pooling: it takes RGB (or grey)
+images in [0, 1] of the backbone's size and returns a vector.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from chapterflow.types import RemoteFile
 if TYPE_CHECKING:
     import keras
 
-#: Side of MobileNet's images.
+#: Side of MobileNet's input images, in pixels.
 SIDE = 224
 
 
 def ensure_export(
     params: BackboneParams, data: InputSpec, scratch: Path, *, pooling: str = "avg"
 ) -> Path:
-    """Return the folder of a backbone's export below `<scratch>/hub/`; export it if missing.
+    """Return the folder of a backbone's export under `<scratch>/hub/`; export it if missing.
 
     Args:
-        params: The backbone, its weights given as a path.
-        data: Images that it takes; their size, unless it varies, is the size of the export.
+        params: The backbone, with its weights as a path.
+        data: Its input images; a fixed size becomes the size of the export.
         scratch: Folder of the project's scratch.
-        pooling: How maps become one vector: `avg`, `max` or `flatten`.
+        pooling: Reduction of the maps to a vector: `avg`, `max` or `flatten`.
     """
     shape = data.shape
     if params.backbone != "small":
@@ -59,17 +59,17 @@ def ensure_export(
     key = hashlib.sha256(frozen_key(model).encode()).hexdigest()[:32]
     folder = scratch / "hub"
     folder.mkdir(parents=True, exist_ok=True)
-    kept, part = folder / key, folder / f"{key}.part"
+    target, part = folder / key, folder / f"{key}.part"
     with FileLock(folder / f"{key}.lock"):
-        if not kept.is_dir():
-            shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+        if not target.is_dir():
+            shutil.rmtree(part, ignore_errors=True)  # left by a killed process
             export(model, part)
-            publish(part, kept)
-    return kept
+            publish(part, target)
+    return target
 
 
 def feature_vector(params: BackboneParams, data: InputSpec, pooling: str = "avg") -> keras.Model:
-    """Return images `(batch, h, w, c)` -> pooled feature maps `(batch, features)`."""
+    """Return a model: images `(batch, h, w, c)` -> pooled feature maps `(batch, features)`."""
     import keras
 
     maps = backbone(params, data)
@@ -99,7 +99,7 @@ def export(model: keras.Model, folder: Path) -> None:
 
 SMALL = BackboneParams(backbone="small", weights="none")
 WEIGHTS = "small.weights.h5"
-#: Turns and mirror images of a square image.
+#: Number of rotations and reflections of a square image.
 VIEWS = 8
 RECIPE = HeadParams(role="pretext", epochs=4, batch_size=64, learning_rate=4e-3, pooling="flatten")
 SEED = 5
@@ -107,9 +107,9 @@ SEED = 5
 
 @dataclass(frozen=True)
 class Views(Dataset):
-    """Each image in its eight orientations, and the orientation as part of the class.
+    """Each image in its eight orientations, with the orientation as part of the class.
 
-    Learning orientations as well gives more general features than the few classes alone
+    Learning orientations too gives more general features than a few classes alone
     (Lee et al., "Self-supervised label augmentation via input transformations", ICML 2020).
     """
 
@@ -123,7 +123,7 @@ class Views(Dataset):
         return len(self.arrays["split"])
 
     def inputs(self, chosen: NDArray[np.intp]) -> Any:
-        """Return float32 images `(batch, h, w, c)`, turned and mirrored."""
+        """Return float32 images `(batch, h, w, c)`, rotated and mirrored."""
         assert self.original is not None  # noqa: S101
         images, view = np.divmod(chosen, VIEWS)
         out: NDArray[np.float32] = np.array(self.original.inputs(images))
@@ -149,8 +149,8 @@ def views(dataset: Dataset) -> Views:
 def ensure_backbone(dataset: Dataset, scratch: Path) -> Path:
     """Return the weights of `small`, trained on a dataset; train it if they are missing.
 
-    Deterministic: the key covers data, recipe and libraries. A killed training resumes from its
-    last epoch; two processes that need the same backbone train it once.
+    The result is deterministic: the key covers data, recipe and libraries. An interrupted training
+    resumes from its last epoch; two processes that need the same backbone train it once.
 
     Args:
         dataset: Square images with classes, of the role `pretext`.
@@ -194,7 +194,7 @@ def _save_backbone(model: Path, data: InputSpec, path: Path) -> None:
     small.save_weights(path)
 
 
-#: Folder below `CHAPTERFLOW_MIRROR`.
+#: Folder under `CHAPTERFLOW_MIRROR`.
 MIRROR_FOLDER = "keras-applications"
 
 
@@ -202,13 +202,13 @@ def with_files(params: ModelParams, dataset: Dataset, scratch: Path) -> ModelPar
     """Return parameters whose weights or handle are a path; fetch, train or export them if needed.
 
     Args:
-        dataset: What the model learns; the pretext dataset is in the next folder.
+        dataset: Dataset of the model; the pretext dataset is in a sibling folder.
         scratch: Folder of the project's scratch.
 
     Raises:
-        ConfigError: If there are no such weights.
+        ConfigError: If no such weights exist.
         DataError: If the pretext data or the weights are damaged or missing.
-        FetchError: If ImageNet weights cannot be fetched.
+        FetchError: If ImageNet weights cannot be downloaded.
     """
     if isinstance(params, HubParams):
         if params.handle in EXPORTED:
@@ -237,7 +237,7 @@ def exported(params: HubParams, chosen: BackboneParams, dataset: Dataset, scratc
 
 
 def weights_of(params: BackboneParams, dataset: Dataset, scratch: Path) -> str:
-    """Return the path of a backbone's weights; `none` stays."""
+    """Return the path of a backbone's weights, or `none`."""
     if params.weights == "imagenet":
         return str(imagenet_weights(params.backbone, params.alpha))
     if params.weights == PRETEXT:
@@ -252,13 +252,14 @@ def weights_of(params: BackboneParams, dataset: Dataset, scratch: Path) -> str:
 
 
 def imagenet_weights(backbone: str, alpha: float) -> Path:
-    """Return the file of ImageNet weights, from Keras's folder or from Keras's address.
+    """Return the file of ImageNet weights from the folder of Keras, or download it.
 
-    A mirror (`CHAPTERFLOW_MIRROR`) replaces that address.
+    A mirror (`CHAPTERFLOW_MIRROR`) replaces the address of Keras.
 
     Raises:
-        ConfigError: If there are no weights of that width.
-        FetchError: If neither has the file.
+        ConfigError: If no weights exist for the backbone or `alpha`.
+        DataError: If the file is damaged.
+        FetchError: If the download fails.
     """
     from chapterflow.models.layers.backbones import check_md5, download, keras_models, weights_file
 
