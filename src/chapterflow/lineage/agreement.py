@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 #: Share of the test examples that must get the same class.
 AGREEMENT = 0.95
-#: Within so much, a difference of accuracies does not matter though it may be real.
+#: Largest difference of accuracies that is irrelevant even if significant.
 TOLERANCE = 0.01
 #: Curves: distance between the answers over the recorded model's error, and change of the error.
 DISTANCE, ERROR_CHANGE = 0.5, 0.05
@@ -29,14 +29,14 @@ class Agreement(Strict):
     Attributes:
         identical: Whether all weights are the same, bit for bit.
         weights: Number of arrays of weights.
-        different_weights: Number of those that differ.
+        different_weights: Number of arrays that differ.
         largest_difference: Between two numbers of the weights; None if shapes differ, or if
             it is not finite.
-        examples: Of the test split.
+        examples: Number of test examples.
         metric: `accuracy`, or `rmse` for curves.
         recorded: The metric of the recorded model.
         retrained: The metric of the retrained model.
-        difference: Of retrained to recorded.
+        difference: Retrained metric minus recorded metric.
         low: Lower end of the 95 % paired bootstrap interval of the difference; None for curves.
         high: Upper end.
         agreement: Share of equal classes; None for curves.
@@ -77,7 +77,7 @@ class Agreement(Strict):
     def verdict(self, *, same_environment: bool) -> Outcome:
         """Return `identical`, `agrees` or `differs`.
 
-        In the same environment nothing but the same weights is good enough.
+        In the same environment only identical weights are acceptable.
         """
         if self.identical:
             return "identical"
@@ -122,9 +122,10 @@ def compare_models(
     test = dataset.indices("test")
     if dataset.card.task.classes:
         labels = np.asarray(dataset.labels[test])
-        said = [answer.argmax(axis=1) for answer in answers]
+        predicted = [answer.argmax(axis=1) for answer in answers]
         return Agreement(
-            **weights, **_classes(labels, said[0], said[1], resamples=resamples, seed=seed)
+            **weights,
+            **_classes(labels, predicted[0], predicted[1], resamples=resamples, seed=seed),
         )
     return Agreement(
         **weights,
@@ -133,7 +134,7 @@ def compare_models(
 
 
 def compare_weights(a: list[NDArray[Any]], b: list[NDArray[Any]]) -> dict[str, Any]:
-    """Return the part of an `Agreement` that is about weights."""
+    """Return the fields of an `Agreement` that describe the weights."""
     same_shapes = [(x.shape, x.dtype) for x in a] == [(y.shape, y.dtype) for y in b]
     if not same_shapes:
         return {

@@ -34,50 +34,50 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 
-def _git(project: Project, *words: str, given: bytes | None = None) -> bytes | None:
+def _git(project: Project, *words: str, stdin: bytes | None = None) -> bytes | None:
     """Return the output of git; None if it fails or is not installed."""
     try:
-        done = subprocess.run(
-            ["git", *words], cwd=project.root, input=given, capture_output=True, check=False
+        process = subprocess.run(
+            ["git", *words], cwd=project.root, input=stdin, capture_output=True, check=False
         )
     except FileNotFoundError:
         return None
-    return done.stdout if done.returncode == 0 else None
+    return process.stdout if process.returncode == 0 else None
 
 
 def describe_commit(project: Project, commit: str) -> str | None:
     """Return a commit in a few words, `0cd908a of 2026-11-25: ...`; None if unknown."""
     form = "--format=%h of %cs: %s"
-    said = _git(project, "log", "-1", form, "--end-of-options", f"{commit}^{{commit}}")
-    return said.decode(errors="replace").strip() if said else None
+    output = _git(project, "log", "-1", form, "--end-of-options", f"{commit}^{{commit}}")
+    return output.decode(errors="replace").strip() if output else None
 
 
 def commits_of_data(project: Project, version: str) -> list[str]:
-    """Return the commits of any branch that brought or took a version of the data, oldest first."""
-    said = _git(
+    """Return the commits of any branch that added or removed a data version, oldest first."""
+    output = _git(
         project, "log", "--all", "--reverse", "--format=%h", f"-S{version}", "--", "data.dvc"
     )
-    return said.decode().split() if said else []
+    return output.decode().split() if output else []
 
 
 def hashes_at(project: Project, commit: str, paths: Sequence[str]) -> dict[str, str | None]:
-    """Return the SHA-256 of files as a commit has them; None for those that it has not.
+    """Return the SHA-256 of files as a commit has them; None for missing files.
 
     Args:
         project: The project.
         commit: Full hash.
         paths: Relative to the project's folder.
     """
-    wanted = "".join(f"{commit}:./{path}\n" for path in paths)
-    said = _git(project, "cat-file", "--batch", given=wanted.encode()) or b""
+    objects = "".join(f"{commit}:./{path}\n" for path in paths)
+    output = _git(project, "cat-file", "--batch", stdin=objects.encode()) or b""
     hashes: dict[str, str | None] = dict.fromkeys(paths)
     for path in paths:
-        header, _, said = said.partition(b"\n")
+        header, _, output = output.partition(b"\n")
         words = header.split()
         if len(words) == 3 and words[1] == b"blob":
             size = int(words[2])
-            hashes[path] = hashlib.sha256(said[:size]).hexdigest()
-            said = said[size + 1 :]
+            hashes[path] = hashlib.sha256(output[:size]).hexdigest()
+            output = output[size + 1 :]
     return hashes
 
 
@@ -185,7 +185,7 @@ def _configure(dvc: Path, cache: Path, more: dict[str, Any] | None = None) -> No
 
 def _dvc(root: Path, command: str, *words: str) -> str | None:
     """Run DVC and return None, or the last line of its message if it fails."""
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "dvc", command, "--quiet", *words],
         cwd=root,
         # By default its index is shared by all repositories of a user.
@@ -196,10 +196,10 @@ def _dvc(root: Path, command: str, *words: str) -> str | None:
     )
     targets = [word for word in words if not word.startswith("-")]
     missing = [target for target in targets if not (root / target).exists()]
-    if done.returncode == 0 and not missing:
+    if process.returncode == 0 and not missing:
         return None
-    said = (done.stderr or done.stdout).strip().splitlines()
-    return said[-1] if said else f"exit {done.returncode}"
+    lines = (process.stderr or process.stdout).strip().splitlines()
+    return lines[-1] if lines else f"exit {process.returncode}"
 
 
 def provenance(project: Project, run: Run) -> dict[str, Check]:

@@ -221,37 +221,37 @@ def data_of(project: Project, recorded: Recorded, into: Path, tell: Tell) -> tup
         project: The project.
         recorded: What the run recorded.
         into: Folder for what is fetched.
-        tell: Hears of it.
+        tell: Called with the stage and its progress.
 
     Raises:
         ChapterflowError: If they cannot be had.
     """
     tell("data", ", ".join(recorded.digests))
-    here = {
+    differing = {
         name: fault
         for name, digest in recorded.digests.items()
         if (fault := _fault(project.data / name, digest))
     }
-    if not here:
+    if not differing:
         return project.data, "data/, which is as it was"
-    told = "; ".join(here.values())
+    faults = "; ".join(differing.values())
     if recorded.data_version is None:
         raise ChapterflowError(
-            f"The data of the run must be in data/, or under DVC. Received: {told}, and the "
+            f"The data of the run must be in data/, or under DVC. Received: {faults}, and the "
             "run names no version of data/"
         )
     tell("data", f"version {recorded.data_version[:10]} from DVC")
     try:
         data = past_data.bring(project, recorded.data_version, list(recorded.digests), into)
     except ChapterflowError as error:
-        raise ChapterflowError(f"{told}. {error}") from None
+        raise ChapterflowError(f"{faults}. {error}") from None
     for name, digest in recorded.digests.items():
         if fault := _fault(data / name, digest):
             raise ChapterflowError(
                 f"Version {recorded.data_version} of the data must hold what the run learnt. "
                 f"Received: {fault}"
             )
-    return data, f"version {recorded.data_version} from DVC ({told})"
+    return data, f"version {recorded.data_version} from DVC ({faults})"
 
 
 def _fault(folder: Path, digest: str) -> str | None:
@@ -321,12 +321,12 @@ def log_reproduction(
 
 def reproductions(client: MlflowClient, experiment_id: str, run_id: str) -> list[Run]:
     """Return the reproductions of a run, newest first."""
-    again: list[Run] = client.search_runs(
+    matches: list[Run] = client.search_runs(
         [experiment_id],
         f"tags.`{runs.RUN_TYPE}` = '{REPRODUCTION}' and tags.`{REPRODUCES}` = '{run_id}'",
         order_by=["attributes.start_time DESC"],
     )
-    return again
+    return matches
 
 
 class Reproduction(Strict):
@@ -380,7 +380,7 @@ def reproduce(
         settings: Its settings; of them, only the comparison's.
         reference: `NAME`, `NAME/VERSION` or `NAME@ALIAS`, or a run's id or its beginning.
         on_version: Called with the version that the reference names.
-        tell: Hears how it goes on.
+        tell: Called with the stage and its progress.
 
     Raises:
         ConfigError: If there is no such model or run, or today's code does not know the model.
@@ -404,7 +404,7 @@ def reproduce(
         comparison = _compare(settings, recorded, kept, made, data)
         same = all(fact.passed for fact in environment if fact.details["decides"])
         verdict = comparison.verdict(same_environment=same)
-        done = Reproduction(
+        result = Reproduction(
             asked=reference,
             note=version.notice() if version.fallback else None,
             version=version.uri(),
@@ -421,8 +421,8 @@ def reproduce(
             seconds=seconds,
         )
         tell("log", "the outcome")
-        run_id = log_reproduction(project, session, run, done.model_dump(exclude={"run_id"}))
-    return done.model_copy(update={"run_id": run_id})
+        run_id = log_reproduction(project, session, run, result.model_dump(exclude={"run_id"}))
+    return result.model_copy(update={"run_id": run_id})
 
 
 def _run_of(client: MlflowClient, version: Version) -> Run:
@@ -460,7 +460,7 @@ def _retrain(recorded: Recorded, data: Path, temporary: Path, tell: Tell) -> tup
         seed=recorded.seed,
         work=work,
         on_epoch=on_epoch,
-        # Kept features or backbones would be reused, where they should be made again.
+        # An empty folder, so that features and backbones are recomputed, not reused.
         scratch=temporary / "scratch",
     )
     return work / MODEL_FILE, round(time.monotonic() - started, 3)

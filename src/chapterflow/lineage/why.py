@@ -153,7 +153,7 @@ def why(
         settings: Its settings.
         reference: `NAME`, `NAME/VERSION` or `NAME@ALIAS`, or a run's id or its beginning.
         on_version: Called with the version that the reference names.
-        tell: Hears which link is looked at.
+        tell: Called with the link that is being checked.
 
     Raises:
         ConfigError: If no such version is in the registry, and no such run in the store.
