@@ -232,7 +232,7 @@ def test_bad_input_is_refused_and_the_next_is_answered(
     [
         (f"cnn --port {CNN}", "is taken. Choose another with --port"),
         ("cmn", "No registered model is called 'cmn'"),
-        ("cnn/9", "'cnn/9' is not in the registry. cnn has versions 1"),
+        ("cnn/9", "'cnn/9' is not in the registry. cnn has version 1"),
         ("gcn@champion", "`chapterflow promote gcn` promotes one"),
         ("cnn --port 99999", "65535"),
         ("cnn --max-mb 0", "greater than or equal to 1"),

@@ -12,7 +12,7 @@ from filelock import FileLock
 from chapterflow.data.fetch import OnProgress, fetch
 from chapterflow.data.source import SourceData, get_source
 from chapterflow.environment import Project
-from chapterflow.errors import ChapterflowError, DataError
+from chapterflow.errors import ChapterflowError, ConfigError, DataError
 from chapterflow.files import publish, sha256_file
 from chapterflow.kinds.dataset import (
     CARD,
@@ -194,6 +194,13 @@ def _card(
         facts=dict(source.facts),
         recipe=wanted,
     )
+    wrong = {*kind.data.ARRAYS, *kind.data.MORE_ARRAYS} ^ source.arrays.keys()
+    if wrong:
+        raise ConfigError(
+            f"The source of {name} must give the arrays of the kind {kind.name}: "
+            f"{', '.join(sorted({*kind.data.ARRAYS, *kind.data.MORE_ARRAYS}))}. "
+            f"Received: {', '.join(sorted(source.arrays))}"
+        )
     written = {array: read_array(folder, array) for array in source.arrays}
     test = hashlib.sha256()
     dataset = kind.data(card, folder, written)

@@ -99,8 +99,8 @@ def positions(dataset: Dataset, part: str) -> NDArray[np.intp]:
     splits = ", ".join(split for split in SPLITS if len(dataset.indices(split)))
     name = dataset.card.name
     raise ConfigError(
-        f"After {name}: must come a split with examples ({splits}), or a position from 0 to "
-        f"{dataset.count - 1}. Received: {part!r}"
+        f"`{name}:` must be followed by a split with examples ({splits}), or by a position from 0 "
+        f"to {dataset.count - 1}. Received: {part!r}"
     )
 
 

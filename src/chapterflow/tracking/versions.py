@@ -123,7 +123,8 @@ def find_version(
         return version_of(newest, fallback="newest")
     except (MlflowException, ValueError):
         numbers = sorted(int(v.version) for v in client.search_model_versions(f"name = '{name}'"))
-        existing = f"versions {', '.join(map(str, numbers))}" if numbers else "no versions"
+        noun = "version" if len(numbers) == 1 else "versions"
+        existing = f"{noun} {', '.join(map(str, numbers))}" if numbers else "no versions"
         hint = f" `chapterflow promote {name}` promotes one." if alias == CHAMPION else ""
         raise ConfigError(
             f"{reference!r} is not in the registry. {name} has {existing}; aliases: "
@@ -146,8 +147,8 @@ def check_registered(client: MlflowClient, name: str) -> dict[str, str]:
             raise ConfigError(
                 f"No version of {name} is registered yet. `chapterflow run {name}` registers one."
             ) from None
-        names = sorted(model.name for model in client.search_registered_models())
-        hint = nearest(name, names) if names else " `chapterflow run` registers models."
+        names = {model.name for model in client.search_registered_models()} | {*model_names()}
+        hint = nearest(name, names)
         raise ConfigError(f"No registered model is called {name!r}.{hint}") from None
 
 
