@@ -80,7 +80,14 @@ def describe(error: BaseException, folder: Path) -> str:
 def nearest(name: object, valid: Iterable[str]) -> str:
     """Return ` Did you mean ...?`, or the list of what is valid where nothing is near."""
     valid = sorted(valid)
-    close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
+    given = str(name)
+
+    def likeness(candidate: str) -> tuple[float, bool]:
+        # Of equals, the one with the same first letter: `cn` is more likely `cnn` than `gcn`.
+        ratio = difflib.SequenceMatcher(None, candidate, given).ratio()
+        return ratio, candidate[:1] == given[:1]
+
+    close = difflib.get_close_matches(given, valid, cutoff=0.5)
     if close:
-        return f" Did you mean {close[0]!r}?"
+        return f" Did you mean {max(close, key=likeness)!r}?"
     return f" Valid: {', '.join(valid)}." if valid else ""
