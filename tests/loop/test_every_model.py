@@ -59,6 +59,11 @@ for name in names:
     file.rename("away")
     document = yaml.safe_load(Path("params.yaml").read_text())
     del document["models"][name]
+    document["questions"] = {
+        key: asked
+        for key, asked in document["questions"].items()
+        if name not in (asked["model"], asked.get("against"))
+    }
     Path("without.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     from chapterflow.config.load import load_settings
     from chapterflow.models import layers

@@ -78,7 +78,7 @@ def test_prefect_saw_the_flow_and_keeps_the_table(done: Any) -> None:
     assert stores.flow_states(root) == ["COMPLETED"]
     states = stores.task_states(root)
     # Data and validation; each model trained, evaluated, explained and logged; the comparison.
-    assert len(states) == 2 + 3 * 4 + 1
+    assert len(states) == 2 + 3 * 5 + 1
     assert {state for _, state in states} == {"COMPLETED"}
     ((kind, data),) = stores.query(
         root / ".prefect" / "prefect.db", "SELECT type, data FROM artifact WHERE key = 'results'"
@@ -218,7 +218,7 @@ def test_the_flow_and_dvc_yaml_have_the_same_edges(tmp_path: Path) -> None:
 
     def stage(task: str) -> str:
         what, _, subject = task.partition(" ")
-        if what in {"train", "evaluate", "explain", "log"}:
+        if what in {"begin", "train", "evaluate", "explain", "log"}:
             return f"run@{subject}"
         return {"prepare": "data.dvc", "validate": f"validate@{subject}"}.get(what, what)
 

@@ -94,7 +94,3 @@ def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Options before any command; `main` reads them."""
-
-
-if __name__ == "__main__":
-    main()

@@ -46,8 +46,9 @@ else:
         Field(discriminator="kind"),
     ]
     AllBounds = create_model(
-        "ValidationParams",
+        "AllBounds",  # as it is called here: settings are pickled for workers
         __base__=ValidationParams,
+        __module__=__name__,
         **{name.replace("-", "_"): _bounds_field(name) for name in kind_names()},
     )
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -1,0 +1,5 @@
+"""`python -m chapterflow.cli`."""
+
+from chapterflow.cli import main
+
+main()
