@@ -15,8 +15,6 @@ from chapterflow.config.load import load_settings
 from chapterflow.config.settings import Profile, Settings
 from chapterflow.environment import Project, configure, find_project
 from chapterflow.errors import ChapterflowError, FetchError, StoreUnavailable, describe
-from chapterflow.evaluation.evaluate import Evaluation
-from chapterflow.explain.explanation import Explanation
 from chapterflow.loop import steps
 from chapterflow.loop.progress import tell_about
 from chapterflow.loop.run import Run
@@ -25,7 +23,6 @@ from chapterflow.models.catalog import FOLDER
 from chapterflow.tracking.records import Comparison, Outcome, Prepared
 from chapterflow.tracking.runs import end_dead_runs
 from chapterflow.tracking.session import Session
-from chapterflow.training.history import Training
 from chapterflow.types import Tell
 from chapterflow.validation.verdict import Verdict
 from pipelines.housekeeping import end_dead_flow_runs, sign_flow_run
@@ -95,6 +92,17 @@ def validate(settings: Settings, prepared: Prepared, flow_run_id: str) -> Verdic
     )
 
 
+class Result:
+    """A result that Prefect does not look into.
+
+    It would take equal small values in the results of two models, such as a class name of one
+    letter, for one value, and draw an edge between the models.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
 # No argument or result of these tasks holds a path of this machine: any worker that shares the
 # tracking store can take the next task.
 @task(task_run_name="begin {run.model}", cache_policy=NO_CACHE)
@@ -114,21 +122,21 @@ def begin(run: Run, verdicts: list[Verdict], flow_run_id: str, force: bool) -> R
 
 
 @task(task_run_name="train {run.model}", cache_policy=NO_CACHE)
-def train(run: Run) -> Training:
+def train(run: Run) -> Result:
     """Train a model."""
-    return steps.train(run, tell=telling(run.model))
+    return Result(steps.train(run, tell=telling(run.model)))
 
 
 @task(task_run_name="evaluate {run.model}", cache_policy=NO_CACHE)
-def evaluate(run: Run, training: Training) -> Evaluation:
+def evaluate(run: Run, training: Result) -> Result:
     """Score a model on the test split."""
-    return steps.evaluate(run, training, tell=telling(run.model))
+    return Result(steps.evaluate(run, training.value, tell=telling(run.model)))
 
 
 @task(task_run_name="explain {run.model}", cache_policy=NO_CACHE)
-def explain(run: Run, evaluation: Evaluation) -> Explanation:
+def explain(run: Run, evaluation: Result) -> Result:
     """Draw what a model looks at."""
-    return steps.explain(run, evaluation, tell=telling(run.model))
+    return Result(steps.explain(run, evaluation.value, tell=telling(run.model)))
 
 
 @task(
@@ -138,9 +146,9 @@ def explain(run: Run, evaluation: Evaluation) -> Explanation:
     retry_delay_seconds=[2, 10],
     retry_condition_fn=_is_transient,
 )
-def log(run: Run, verdict: Verdict, evaluation: Evaluation, explanation: Explanation) -> Outcome:
+def log(run: Run, verdict: Verdict, evaluation: Result, explanation: Result) -> Outcome:
     """Log and register a model."""
-    return steps.log(run, verdict, evaluation, explanation, tell=telling(run.model))
+    return steps.log(run, verdict, evaluation.value, explanation.value, tell=telling(run.model))
 
 
 @task(task_run_name="compare", cache_policy=NO_CACHE)
@@ -224,7 +232,7 @@ def _run_models(
     # two records for the same value. A value that no task returned is quoted.
     quoted: Any = quote(settings)
     # An object made where a forgotten result lay would be taken for that result: all are kept.
-    kept: list[State[Any]] = []
+    kept: list[Any] = []
     verdicts: dict[str, State[Verdict]] = {}
     for dataset in dict.fromkeys(d for name in names for d in settings.datasets_of(name)):
         ready: Any = prepare(quoted, dataset, return_state=True)
@@ -247,9 +255,9 @@ def _run_models(
     return outcomes
 
 
-def _run_model(
-    run: Run, verdicts: Any, flow_run_id: str, force: bool, kept: list[State[Any]]
-) -> Outcome:
+def _run_model(run: Run, verdicts: Any, flow_run_id: str, force: bool, kept: list[Any]) -> Outcome:
+    kept.append(run)
+
     def step(task: Any, *arguments: Any) -> Any:
         """Return a task's state; a failed one ends the model."""
         state: State[Any] = task(*arguments, return_state=True)
