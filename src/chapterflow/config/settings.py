@@ -79,11 +79,11 @@ class PromotionParams(Strict):
 
     Attributes:
         floor: Least accuracy on the test split.
-        ceiling: Largest RMSE on the test split, over that of the best classical filter; for curves,
-            which have no accuracy.
-        margin: What a challenger may be worse than the champion: the 95 % paired bootstrap
-            interval of the difference in accuracy must lie above minus this margin (for curves:
-            that of the ratio of RMSEs below 1 plus this margin).
+        ceiling: For curves, which have no accuracy: largest RMSE on the test split, relative to the
+            best classical filter.
+        margin: How much worse than the champion a challenger may be: the 95 % paired bootstrap
+            interval of the difference in accuracy must lie above minus this margin (for curves,
+            the interval of the ratio of RMSEs must lie below 1 plus this margin).
         superiority: Whether the challenger must be significantly better.
         worst_class_margin: What the recall of the worst class may be worse than the champion's.
         calibration_error: Largest expected calibration error.
