@@ -96,7 +96,7 @@ import sys
 from pathlib import Path
 import numpy as np
 import PIL.Image, PIL.PngImagePlugin
-from chapterflow.config import load_settings
+from chapterflow.config.load import load_settings
 from chapterflow.data.build import ensure_dataset
 from chapterflow.kinds.dataset import open_dataset
 from chapterflow.environment import Project
