@@ -26,11 +26,18 @@ def set_param(root: Path, path: str, value: Any) -> None:
 
 def keep_models(root: Path, *names: str) -> None:
     """Leave a checkout's params.yaml with some models alone, and the roles that they need."""
+
+    def of_roles(thresholds: Any) -> Any:
+        if not isinstance(thresholds, dict):
+            return thresholds
+        return {role: value for role, value in thresholds.items() if role in needed}
+
     file = root / "params.yaml"
     document = yaml.safe_load(file.read_text())
     document["models"] = {name: document["models"][name] for name in names}
     needed = {block["role"] for block in document["models"].values()} | {"pretext"}
     document["roles"] = {role: document["roles"][role] for role in sorted(needed)}
+    document["promotion"] = {key: of_roles(value) for key, value in document["promotion"].items()}
     file.write_text(yaml.safe_dump(document, sort_keys=False))
 
 

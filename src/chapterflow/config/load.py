@@ -237,6 +237,7 @@ def cross_check(settings: Settings, faults: list[str]) -> None:
                 fault = f"models.{name}.role: unknown role {role!r}.{nearest(role, settings.roles)}"
                 if role not in settings.roles and fault not in faults:
                     faults.append(fault)
+    _check_thresholds(settings, faults)
     mirrors: dict[tuple[str, str | None], str] = {}
     for name, dataset in settings.datasets.items():
         folder = getattr(dataset, "mirror", None)
@@ -254,6 +255,16 @@ def cross_check(settings: Settings, faults: list[str]) -> None:
                 f"datasets.{name}: validation and test leave nothing to train on. "
                 f"Received: {held_out:g} of all examples"
             )
+
+
+def _check_thresholds(settings: Settings, faults: list[str]) -> None:
+    """Add a fault for each threshold of an unknown role: no gate would ever read it."""
+    for name, thresholds in settings.promotion:
+        for role in thresholds if isinstance(thresholds, dict) else ():
+            if role not in settings.roles:
+                faults.append(
+                    f"promotion.{name}.{role}: unknown role.{nearest(role, settings.roles)}"
+                )
 
 
 def load_settings(

@@ -51,6 +51,8 @@ else:
         __module__=__name__,
         **{name.replace("-", "_"): _bounds_field(name) for name in kind_names()},
     )
+Profile = Literal["embedded", "book"]
+PROFILES: tuple[Profile, ...] = get_args(Profile)
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 #: Tags of a union, which pydantic adds to the location of a fault; users do not write them.
 ONE, EACH = "one number", "one for each"
@@ -63,7 +65,7 @@ def _form(given: Any) -> str:
 
 Leaf = TypeVar("Leaf")
 _ByProfile = Annotated[
-    Annotated[Leaf, Tag(ONE)] | Annotated[dict[str, Leaf], Tag(EACH)], Discriminator(_form)
+    Annotated[Leaf, Tag(ONE)] | Annotated[dict[Profile, Leaf], Tag(EACH)], Discriminator(_form)
 ]
 #: One number for all roles, one for each role, or one for each profile of a role.
 ByRole = Annotated[
@@ -115,10 +117,6 @@ class PromotionParams(Strict):
             if isinstance(threshold, dict):
                 threshold = threshold.get(key)
         return None if isinstance(threshold, dict | None) else float(threshold)
-
-
-Profile = Literal["embedded", "book"]
-PROFILES: tuple[Profile, ...] = get_args(Profile)
 
 
 class TrackingParams(Strict):
