@@ -76,6 +76,21 @@ def test_a_fault_is_one_line_with_path_value_and_hint(
     assert caught.value.exit_code == 2
 
 
+def test_the_embedded_dataset_of_a_role_bears_its_name_in_the_files(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    document = yaml.safe_load(PARAMS.read_text())
+    document["roles"]["digits"]["embedded"] = "photos"
+    path.write_text(yaml.safe_dump(document))
+    refused = r"^roles\.digits\.embedded: must be 'digits', .*dvc\.yaml.* Received: 'photos'\. Ren"
+    with pytest.raises(ConfigError, match=refused):
+        load_settings(path)
+    own = {"datasets": {}, "roles": {"digits": {"embedded": "photos"}}}
+    with pytest.raises(ConfigError, match=r"^roles\.digits\.embedded"):
+        load_settings(PARAMS, own=own)
+    settings = load_settings(PARAMS, overrides=["roles.digits.embedded=photos"])
+    assert settings.dataset_of("cnn") == "photos"
+
+
 def test_a_model_without_a_block_is_told_what_it_lacks() -> None:
     settings = load_settings(PARAMS)
     with pytest.raises(ConfigError, match=r"^vgg: chapterflow/models has the file"):

@@ -128,8 +128,8 @@ def test_a_kind_from_another_package_runs_through_every_step(
     copy_checkout(root)
     stores.keep_models(root, "dnn")
     stores.set_param(root, "datasets.spectra", {"kind": "peaks", "seed": 5, "count": 300})
-    stores.set_param(root, "roles.signals", {"embedded": "spectra", "book": "spectra"})
-    stores.set_param(root, "models.finder", {"role": "signals", "epochs": 5, "learning_rate": 0.02})
+    stores.set_param(root, "roles.spectra", {"embedded": "spectra", "book": "spectra"})
+    stores.set_param(root, "models.finder", {"role": "spectra", "epochs": 5, "learning_rate": 0.02})
     paths = os.pathsep.join([command_environment(root)["PYTHONPATH"], str(installed)])
 
     def chapterflow(*words: str) -> subprocess.CompletedProcess[str]:

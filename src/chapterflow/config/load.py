@@ -267,6 +267,22 @@ def _check_thresholds(settings: Settings, faults: list[str]) -> None:
                 )
 
 
+def check_embedded(document: Mapping[str, Any], faults: list[str]) -> None:
+    """Add a fault for each role whose embedded dataset has another name: `dvc.yaml` relies on it.
+
+    Overrides are for one call, which DVC does not see, so they may differ.
+    """
+    roles = document.get("roles")
+    for role, datasets in roles.items() if isinstance(roles, dict) else ():
+        embedded = datasets.get("embedded", role) if isinstance(datasets, dict) else role
+        if embedded != role:
+            faults.append(
+                f"roles.{role}.embedded: must be {role!r}, because `dvc.yaml` finds the dataset by "
+                f"the name of its role. Received: {embedded!r}. Rename the role or the dataset; "
+                "`--data` and `--set` choose another dataset for one call."
+            )
+
+
 def load_settings(
     path: Path,
     *,
@@ -290,10 +306,11 @@ def load_settings(
     """
     document = read_params(path)
     add_own(document, read_own(path.with_name(OWN)) if own is None else own)
+    faults: list[str] = []
+    check_embedded(document, faults)
     apply_overrides(document, overrides)
     if profile is not None:
         document["profile"] = profile
-    faults: list[str] = []
     blocks = document.get("models") if models else {}
     params: dict[str, dict[Profile, ModelParams]] = {}
     if isinstance(blocks, dict):
