@@ -76,6 +76,48 @@ def test_a_fault_is_one_line_with_path_value_and_hint(
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("key", "advice"),
+    [
+        (
+            "validation.images",
+            "Add `images:` below `validation:` in params.yaml, with the keys class_divergence, "
+            "duplicates, mean_value, value_use, or defaults to ImageExpectations.",
+        ),
+        (
+            "validation.images.duplicates",
+            "Add `duplicates:` below `validation: images:` in params.yaml, or defaults to "
+            "ImageExpectations.",
+        ),
+        ("comparison", "Add `comparison:` to params.yaml, with the keys bootstrap_resamples."),
+        ("models.dnn.role", "Add `role:` below `models: dnn:` in params.yaml."),
+        ("datasets.digits.seed", "Add `seed:` below `datasets: digits:` in params.yaml."),
+        ("datasets.digits.kind", "Add `kind:`, which names the source: csv-series, curves, idx,"),
+    ],
+)
+def test_a_missing_key_says_where_to_add_it(tmp_path: Path, key: str, advice: str) -> None:
+    path = tmp_path / "params.yaml"
+    document = block = yaml.safe_load(PARAMS.read_text())
+    *parents, last = key.split(".")
+    for parent in parents:
+        block = block[parent]
+    del block[last]
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(ConfigError) as caught:
+        load_settings(path)
+    assert str(caught.value).startswith(f"{key}: missing. {advice}")
+    assert str(caught.value).count("\n") == 0
+
+
+def test_a_missing_key_of_an_own_dataset_names_its_file() -> None:
+    own: dict[str, dict[str, object]] = {
+        "datasets": {"mine": {"kind": "sklearn-digits"}},
+        "roles": {},
+    }
+    with pytest.raises(ConfigError, match=r"below `datasets: mine:` in datasets\.yaml"):
+        load_settings(PARAMS, own=own)
+
+
 def test_the_embedded_dataset_of_a_role_bears_its_name_in_the_files(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     document = yaml.safe_load(PARAMS.read_text())

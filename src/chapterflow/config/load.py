@@ -1,6 +1,6 @@
 """Read, override and check `params.yaml` and `datasets.yaml`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from chapterflow.config.settings import EACH, ONE, PROFILES, Profile, Settings
 from chapterflow.data.source import source_names
 from chapterflow.errors import ConfigError, describe, nearest
+from chapterflow.kinds.dataset import get_kind
 from chapterflow.models.base import ModelParams
 from chapterflow.models.catalog import FOLDER, get_model, model_names
 
@@ -172,10 +173,16 @@ def explained(
     root: type[BaseModel],
     prefix: str = "",
     in_block: Mapping[str, str] | None = None,
+    own: Collection[str] = (),
 ) -> list[str]:
     """Return one line for each fault of a pydantic error.
 
-    `in_block` maps first keys to the profile block that they were written in.
+    Args:
+        error: The error.
+        root: Class of the record.
+        prefix: Place of the record in `params.yaml`; empty for all of it.
+        in_block: By first key, the profile block that it was written in.
+        own: Datasets that `datasets.yaml` defines.
     """
     lines = []
     for fault in error.errors():
@@ -187,7 +194,18 @@ def explained(
             valid = _fields_at(root, loc[:-1])
             lines.append(f"{path}: unknown key.{nearest(loc[-1], valid)}")
         elif fault["type"] == "missing":
-            lines.append(f"{path}: missing; this key is needed.")
+            file = OWN if loc[0] == "datasets" and loc[1:2] and loc[1] in own else "params.yaml"
+            block = path.rpartition(".")[0].replace(".", ": ")
+            place = f"below `{block}:` in {file}" if block else f"to {file}"
+            keys_below = ", ".join(_fields_at(root, loc))
+            content = f", with the keys {keys_below}" if keys_below else ""
+            line = f"{path}: missing. Add `{loc[-1]}:` {place}{content}"
+            if path.startswith("validation."):
+                line += f", or defaults to {get_kind(loc[1]).bounds.__name__}"
+            lines.append(f"{line}.")
+        elif fault["type"] == "union_tag_not_found":
+            sources = ", ".join(source_names())
+            lines.append(f"{path}.kind: missing. Add `kind:`, which names the source: {sources}.")
         elif fault["type"] == "union_tag_invalid":
             received = fault["ctx"]["tag"]
             lines.append(
@@ -305,7 +323,8 @@ def load_settings(
             nearest valid name for an unknown one.
     """
     document = read_params(path)
-    add_own(document, read_own(path.with_name(OWN)) if own is None else own)
+    own = read_own(path.with_name(OWN)) if own is None else own
+    add_own(document, own)
     faults: list[str] = []
     check_embedded(document, faults)
     apply_overrides(document, overrides)
@@ -321,7 +340,7 @@ def load_settings(
     try:
         settings = Settings.model_validate(document | {"models": params})
     except ValidationError as error:
-        faults.extend(explained(error, Settings))
+        faults.extend(explained(error, Settings, own=own["datasets"]))
         raise ConfigError("\n".join(faults)) from None
     # The best model of a role is registered under the role's name.
     faults.extend(
