@@ -1,5 +1,5 @@
 """The digits of the tests of validation, for the tests of what each kind expects."""
 
-from tests.validation.conftest import bounds, corrupt, digits, failed, passed
+from tests.validation.conftest import bounds, corrupt, digits, failed, passed, without_data_docs
 
-__all__ = ["bounds", "corrupt", "digits", "failed", "passed"]
+__all__ = ["bounds", "corrupt", "digits", "failed", "passed", "without_data_docs"]

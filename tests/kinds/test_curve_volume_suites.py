@@ -201,6 +201,7 @@ KNOWN: list[tuple[Change, set[str]]] = [
 ]
 
 
+@pytest.mark.usefixtures("without_data_docs")
 @pytest.mark.parametrize(
     ("mistake", "expected"), [pytest.param(*case, id=case[0].__name__) for case in KNOWN]
 )
@@ -303,6 +304,7 @@ VOLUMES: list[tuple[Change, set[str]]] = [
 ]
 
 
+@pytest.mark.usefixtures("without_data_docs")
 @pytest.mark.parametrize(
     ("mistake", "expected"), [pytest.param(*case, id=case[0].__name__) for case in VOLUMES]
 )

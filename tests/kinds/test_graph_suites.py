@@ -151,6 +151,7 @@ SHARED: list[tuple[Callable[[Arrays], None], set[str]]] = [
 ]
 
 
+@pytest.mark.usefixtures("without_data_docs")
 @pytest.mark.parametrize(("mistake", "checks"), SHARED, ids=lambda x: getattr(x, "__name__", ""))
 @pytest.mark.parametrize("kind", ["many", "one"])
 def test_a_mistake_breaks_its_check(

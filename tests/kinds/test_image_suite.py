@@ -149,6 +149,7 @@ MISTAKES: list[tuple[Callable[[Any], None], dict[str, tuple[int, list[str]] | No
 ]
 
 
+@pytest.mark.usefixtures("without_data_docs")
 @pytest.mark.parametrize(
     ("mistake", "expected"), [pytest.param(*case, id=case[0].__name__) for case in MISTAKES]
 )

@@ -179,6 +179,7 @@ MISTAKES: dict[Callable[[Photos], None], set[str]] = {
 }
 
 
+@pytest.mark.usefixtures("without_data_docs")
 @pytest.mark.parametrize("mistake", [pytest.param(m, id=m.__name__) for m in MISTAKES])
 def test_mistake_is_caught_by_its_check(mistake: Callable[[Photos], None], tmp_path: Path) -> None:
     photos = clean()

@@ -32,6 +32,20 @@ def _changed(dataset: Dataset, change: Callable[[Any], None]) -> Dataset:
     return replace(dataset, arrays=vars(arrays))
 
 
+@pytest.fixture
+def without_data_docs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pages of Great Expectations, which take longer than the checks.
+
+    For mistakes of which the verdict alone is tested; each kind has tests that build the pages.
+    """
+    from great_expectations.data_context import EphemeralDataContext
+
+    monkeypatch.setattr(EphemeralDataContext, "build_data_docs", lambda self, site_names: {})
+    monkeypatch.setattr(
+        "chapterflow.validation.validate.write_offline_docs", lambda site, out: out.mkdir()
+    )
+
+
 @pytest.fixture(scope="session")
 def bounds() -> ImageExpectations:
     """The tolerances that all tests here use."""
