@@ -239,7 +239,7 @@ def fetched_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         root.mkdir()
         copy_checkout(root)
         for words in (["data", "fetch"], ["compare"]):
-            done = call(root, "chapterflow", *words)
+            done = invoke(root, *words)
             assert done.returncode == 0, done.stderr
 
     return once(tmp_path_factory, "fetched", make) / "checkout"

@@ -112,12 +112,11 @@ def with_nan(images: Any) -> Any:
     return spoilt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        pytest.param(
-            divided, ["dtype", "expected uint8", "float32", "value-use"], marks=pytest.mark.slow
-        ),
+        (divided, ["dtype", "expected uint8", "float32", "value-use"]),
         (with_nan, ["finite", "/00007"]),
     ],
 )
@@ -232,6 +231,13 @@ def test_a_hash_that_does_not_match(tmp_path: Path, ready: Path) -> None:
     assert not (ready / "data" / "mnist").exists()
 
 
+@pytest.fixture
+def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the next attempt follow at once; tests/data/test_fetch.py is about the pauses."""
+    monkeypatch.setattr("chapterflow.data.fetch.time.sleep", lambda seconds: None)
+
+
+@pytest.mark.usefixtures("without_pauses")
 def test_a_mirror_that_is_not_there(tmp_path: Path, ready: Path) -> None:
     fails(fetch(ready, str(tmp_path / "nowhere")), 2, "CHAPTERFLOW_MIRROR", "nowhere")
     fails(fetch(ready, "http://127.0.0.1:9/"), 1, "127.0.0.1:9")
@@ -284,6 +290,7 @@ def test_a_full_disk_in_mid_fetch_is_told_and_the_fetch_resumes(root: Path, mirr
     assert (root / "data" / "mnist" / "dataset.json").is_file()
 
 
+@pytest.mark.usefixtures("without_pauses")
 @pytest.mark.parametrize(
     ("answer", "says"),
     [

@@ -13,6 +13,8 @@ from chapterflow.config.load import load_settings
 from tests.conftest import FINISHED, Finished, call, copy_checkout, invoke
 from tests.loop import stores
 
+pytestmark = pytest.mark.slow
+
 #: Quick ones; `make run` of continuous integration runs all of them.
 MODELS = FINISHED
 
@@ -204,7 +206,6 @@ def test_compare_tells_which_differences_are_real(done: Any) -> None:
     assert "Is the difference real? 449 test examples of digits" in table
 
 
-@pytest.mark.slow
 def test_the_flow_and_dvc_yaml_have_the_same_edges(tmp_path: Path) -> None:
     root = tmp_path / "checkout"
     root.mkdir()
@@ -241,7 +242,6 @@ def test_the_flow_and_dvc_yaml_have_the_same_edges(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.slow
 def test_a_changed_parameter_retrains_its_model_alone(done: Any) -> None:
     root, _, _ = done
     told = call(root, "chapterflow", "run", *MODELS, "--json", "--set", "models.dnn.hidden=32")
@@ -249,7 +249,6 @@ def test_a_changed_parameter_retrains_its_model_alone(done: Any) -> None:
     assert statuses == {"dnn": "trained", "cnn": "reused", "lenet5": "reused"}
 
 
-@pytest.mark.slow
 def test_a_lost_artifact_is_not_reused(done: Any) -> None:
     root, document, _ = done
     lenet5 = document["models"][2]["run_id"]
@@ -264,7 +263,6 @@ def test_a_lost_artifact_is_not_reused(done: Any) -> None:
     assert model["model_version"] == "2"
 
 
-@pytest.mark.slow
 def test_one_failing_model_does_not_stop_the_others(done: Any) -> None:
     root, _, _ = done
     broken = root / "src" / "chapterflow" / "models" / "broken.py"
@@ -294,7 +292,6 @@ def test_one_failing_model_does_not_stop_the_others(done: Any) -> None:
     assert {run["status"] for run in runs} == {"FAILED"}
 
 
-@pytest.mark.slow
 def test_force_trains_anew(done: Any) -> None:
     root, document, _ = done
     told = call(root, "chapterflow", "run", "dnn", "--force", "--json")

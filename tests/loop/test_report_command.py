@@ -10,6 +10,7 @@ from tests.conftest import Finished, invoke
 from tests.loop import stores
 
 
+@pytest.mark.slow
 def test_a_named_run_is_the_only_one_shown_and_holds_the_page(finished: Finished) -> None:
     root, document, _ = finished
     dnn, cnn, lenet5 = (model["run_id"] for model in document["models"])
@@ -27,6 +28,7 @@ def test_a_named_run_is_the_only_one_shown_and_holds_the_page(finished: Finished
         assert stores.artifacts(root, other, "report") == []
 
 
+@pytest.mark.slow
 def test_a_page_of_some_runs_leaves_that_of_the_flow(finished: Finished, tmp_path: Path) -> None:
     root, document, _ = finished
     words = [w for model in document["models"] for w in ("--runs", model["run_id"])]
@@ -38,6 +40,7 @@ def test_a_page_of_some_runs_leaves_that_of_the_flow(finished: Finished, tmp_pat
     assert (refused.returncode, "must be a folder" in refused.stderr) == (2, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["zzz", ""])
 def test_a_wrong_run_is_refused_with_those_there_are(finished: Finished, word: str) -> None:
     root, document, _ = finished

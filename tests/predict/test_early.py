@@ -17,7 +17,7 @@ from chapterflow.predict.batch import check_inputs, check_inputs_of, check_out
 from chapterflow.predict.inputs import Input, parse_inputs
 from chapterflow.predict.sources import BLOCK_BYTES, open_inputs
 from chapterflow.tracking.versions import Version
-from tests.conftest import Run
+from tests.conftest import invoke
 from tests.predict.cards import CARD, VERSION, card
 
 
@@ -28,7 +28,7 @@ def check(project: Project, of: DatasetCard, version: Version, *given: Path | st
     check_inputs_of(project, settings, version, of, words)
 
 
-def test_nothing_starts_for_words_that_name_nothing(checkout: Path, run: Run) -> None:
+def test_nothing_starts_for_words_that_name_nothing(checkout: Path) -> None:
     (checkout / "empty").mkdir()
     (checkout / "values.csv").write_text("1,2\n")
     for words, says in (
@@ -40,7 +40,7 @@ def test_nothing_starts_for_words_that_name_nothing(checkout: Path, run: Run) ->
         (["digits", "--out", "values.csv"], "values.csv, which is another file"),
         (["digits", "--out", "empty"], "empty/predictions.parquet"),
     ):
-        told = run("chapterflow", "predict", "cnn", *words)
+        told = invoke(checkout, "predict", "cnn", *words)
         assert (told.returncode, "Traceback" in told.stderr) == (2, False), told.stderr
         assert says in told.stderr
     # Neither the tracking store nor Prefect, which start before TensorFlow does.
