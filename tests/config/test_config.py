@@ -11,7 +11,7 @@ from chapterflow.config.load import apply_overrides, load_settings
 from chapterflow.config.settings import Settings
 from chapterflow.errors import ConfigError
 
-PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
+PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
 
 
 def test_the_committed_file_is_valid_in_both_profiles() -> None:
