@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from chapterflow.errors import ConfigError
+from chapterflow.kinds.dataset import Dataset
 from chapterflow.models.base import InputSpec
 from chapterflow.models.catalog import get_model, model_names
 from tests.models.images import build
@@ -44,6 +45,24 @@ def test_chapter_models_end_in_logits_and_scale_once(name: str) -> None:
     check_layers(model)
     check_logits(model, 10)
     check_scaled_once(model, spec)
+
+
+def test_a_fault_names_the_model_as_its_user_does(dataset: Dataset) -> None:
+    """Keras would call it `functional`."""
+    import keras
+    from keras import layers
+
+    from chapterflow.models.base import ChapterModel, ModelParams
+    from chapterflow.training.epochs import checked
+
+    def build(_: ModelParams, data: InputSpec) -> Any:
+        inputs = keras.Input(data.shape)
+        flat = layers.Flatten()(inputs)
+        return keras.Model(inputs, layers.Dense(data.classes, "softmax", name="answer")(flat))
+
+    entry = ChapterModel("resnet", ModelParams, build)
+    with pytest.raises(ConfigError, match=r"^resnet: check_logits: the model .* layer, answer\."):
+        checked(entry, ModelParams(role="digits"), dataset, seed=1)
 
 
 def test_layers_that_change_nothing_are_looked_through() -> None:

@@ -448,10 +448,15 @@ def checked(
     """
     spec = input_spec(entry, params, dataset)
     model = built(entry, params, spec, seed=seed)
-    check_layers(model)
-    check_scaled_once(model, spec)
-    if dataset.card.task.classes:
-        check_logits(model, spec.classes)
+    try:
+        check_layers(model)
+        check_scaled_once(model, spec)
+        if dataset.card.task.classes:
+            check_logits(model, spec.classes)
+    except (
+        ConfigError
+    ) as fault:  # Keras's own name of the model, such as `functional`, says nothing.
+        raise ConfigError(f"{entry.name}: {fault}") from None
     return model
 
 

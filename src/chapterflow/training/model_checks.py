@@ -39,18 +39,18 @@ def check_logits(model: keras.Model, classes: int) -> None:
     activation = _activation(layer)
     if activation is not None:
         raise ConfigError(
-            f"check_logits: {model.name} must end in logits, without an activation. Received: "
+            f"check_logits: the model must end in logits, without an activation. Received: "
             f"{activation} in its last layer, {layer.name}. Leave the activation out: the loss is "
             "the cross-entropy of all classes and contains the softmax"
         )
     if isinstance(shape, tuple) and len(shape) > 2:
         raise ConfigError(
-            f"check_logits: {model.name} must end in {classes} logits for each example. Received: "
+            f"check_logits: the model must end in {classes} logits for each example. Received: "
             f"shape {shape} from its last layer, {layer.name}. Flatten or pool before it"
         )
     if not isinstance(shape, tuple) or len(shape) != 2 or shape[-1] != classes:
         raise ConfigError(
-            f"check_logits: {model.name} must end in {classes} logits, one for each class. "
+            f"check_logits: the model must end in {classes} logits, one for each class. "
             f"Received: shape {shape} from its last layer, {layer.name}. Give that layer "
             f"{classes} units"
         )
@@ -156,7 +156,7 @@ def check_scaled_once(model: keras.Model, data: InputSpec) -> None:
     if span < NARROWEST:
         scaling = [x.name for x in model.layers if isinstance(x, keras.layers.Rescaling)]
         raise ConfigError(
-            f"check_scaled_once: pixels from 0 to {data.value_max:g} must reach {first.name} of "
-            f"{model.name} scaled once, with a span near 1. Received: a span of {span:.3g} after "
-            f"{', '.join(scaling) or 'its first layers'}. Divide by the largest value only once"
+            f"check_scaled_once: pixels from 0 to {data.value_max:g} must reach {first.name} "
+            f"scaled once, with a span near 1. Received: a span of {span:.3g} after "
+            f"{', '.join(scaling) or 'the first layers'}. Divide by the largest value only once"
         )
