@@ -9,7 +9,7 @@ import pytest
 from pydantic import BeforeValidator, PlainSerializer, ValidationError
 from rich.console import Console
 
-from chapterflow.checks import Check, Keys, markdown, print_checks
+from chapterflow.checks import Check, Keys, markdown, print_checks, text
 from chapterflow.types import Strict
 
 KEYS = Keys(
@@ -41,6 +41,25 @@ def test_what_is_no_such_document_is_refused(changed: dict[str, Any]) -> None:
     for key in DOCUMENT:
         with pytest.raises(ValidationError, match=key):
             Record.model_validate({"checks": [{k: v for k, v in DOCUMENT.items() if k != key}]})
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (1e7, "10,000,000"),
+        (12345, "12,345"),
+        (-2.0, "-2"),
+        (0.0391234, "0.03912"),
+        (12345.6, "12,346"),
+        (1e300, "1e+300"),
+        (float("nan"), "nan"),
+        (True, "True"),
+        (None, "-"),
+        ("cnn/3", "cnn/3"),
+    ],
+)
+def test_a_whole_number_has_all_its_digits(value: Any, shown: str) -> None:
+    assert text(value) == shown
 
 
 def test_reasons_follow_a_narrow_table() -> None:

@@ -123,10 +123,13 @@ WIDE = 120
 
 
 def text(value: Any) -> str:
-    """Return a value as a table shows it."""
+    """Return a value as a table shows it: a number with four digits, more before the point."""
     if value is None:
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return str(value)
+    whole = float(value).is_integer() or abs(value) >= 1e4
+    return f"{value:,.0f}" if whole and abs(value) < 1e15 else f"{value:.4g}"
 
 
 def print_checks(
