@@ -100,21 +100,25 @@ def test_a_file_goes_before_a_dataset_and_that_before_a_folder(
     (tmp_path / "digits").touch()
     assert parse_input(settings, "digits").sort == "file"
     assert len(parse_inputs(settings, ["scans", "digits", "scans"])) == 2
+    with pytest.raises(ConfigError, match=r"file or folder, DATASET, DATASET:SPLIT or DATASET:IND"):
+        parse_inputs(settings, ["nowhere.png"])
 
 
 @pytest.mark.parametrize(
     ("word", "says"),
     [
-        ("digts", "INPUT must be an existing file or folder.*Did you mean 'digits'?"),
-        ("nowhere.png", "INPUT must be an existing file or folder.*Received: 'nowhere.png'"),
-        ("digits:test", r"INPUT must be one example \(digits:INDEX\)"),
-        (".", "INPUT must be one file, or a dataset. Received: the folder ."),
+        ("digts", "Received: 'digts'. Did you mean 'digits'?"),
+        ("nowhere.png", "Received: 'nowhere.png'."),
+        ("digits:test", "Received: the split digits:test"),
+        (".", "Received: the folder ."),
     ],
 )
 def test_no_store_is_opened_for_an_input_that_cannot_be_explained(
     project: Project, word: str, says: str
 ) -> None:
     settings = load_settings(project.params)
-    with pytest.raises(ConfigError, match=says):
+    taken = "an existing file, DATASET:INDEX for one example, or DATASET for its probes"
+    with pytest.raises(ConfigError) as caught:
         explain_with(project, settings, "cnn", word, project.root / "out")
+    assert str(caught.value) == f"INPUT must be {taken}. {says}"
     assert not (project.root / "mlruns").exists()

@@ -80,14 +80,7 @@ def explain_with(
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out must be a folder. Received: the file {folder}")
-    given = parse_input(settings, word)
-    if given.sort == "folder":
-        raise ConfigError(f"INPUT must be one file, or a dataset. Received: the folder {word}")
-    if given.part in SPLITS:
-        raise ConfigError(
-            f"INPUT must be one example ({given.dataset}:INDEX), or {given.dataset} for its "
-            f"probes. Received: {word}"
-        )
+    given = parse_input(settings, word, single=True)
     with Session(project, settings) as session:
         version = find_version(session.client, model)
         on_version(version)

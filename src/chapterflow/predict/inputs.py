@@ -51,27 +51,38 @@ class Input:
     part: str = ""
 
 
-def parse_input(settings: Settings, word: str) -> Input:
+def parse_input(settings: Settings, word: str, *, single: bool = False) -> Input:
     """Return what an INPUT names, without a look into files, stores or models.
 
     A file takes precedence over a dataset of the same name, and a dataset over a folder.
 
+    Args:
+        single: Whether the command takes one example, or the probes of a dataset: no folder and no
+            split.
+
     Raises:
-        ConfigError: If it names nothing.
+        ConfigError: If it names nothing that the command takes.
     """
     path = Path(word).expanduser()
     dataset, _, part = word.partition(":")
     if path.is_file():
         return Input(word, "file", path)
-    if dataset in settings.datasets:
+    known = dataset in settings.datasets
+    if known and not (single and part in SPLITS):
         return Input(word, "dataset", path, dataset, part)
-    if path.is_dir():
+    if path.is_dir() and not single:
         return Input(word, "folder", path)
-    raise ConfigError(
-        "INPUT must be an existing file or folder, DATASET, DATASET:SPLIT or DATASET:INDEX. "
-        f"Received: {word!r}."
-        + ("" if Path(dataset).suffix else nearest(dataset, settings.datasets))
+    accepted = (
+        "an existing file, DATASET:INDEX for one example, or DATASET for its probes"
+        if single
+        else "an existing file or folder, DATASET, DATASET:SPLIT or DATASET:INDEX"
     )
+    if known or path.is_dir():
+        fault = f"the {'split' if known else 'folder'} {word}"
+    else:
+        fault = f"{word!r}."
+        fault += "" if Path(dataset).suffix else nearest(dataset, settings.datasets)
+    raise ConfigError(f"INPUT must be {accepted}. Received: {fault}")
 
 
 def parse_inputs(settings: Settings, words: Sequence[str]) -> list[Input]:
