@@ -13,6 +13,7 @@ from prefect.utilities.annotations import quote
 
 from chapterflow.config.load import load_settings
 from chapterflow.config.settings import Profile, Settings
+from chapterflow.data.build import Prepared
 from chapterflow.environment import Project, configure, find_project
 from chapterflow.errors import ChapterflowError, FetchError, StoreUnavailable, describe
 from chapterflow.loop import steps
@@ -20,7 +21,7 @@ from chapterflow.loop.progress import tell_about
 from chapterflow.loop.run import Run
 from chapterflow.loop.tables import differences_markdown, results_markdown
 from chapterflow.models.catalog import FOLDER
-from chapterflow.tracking.records import Comparison, Outcome, Prepared
+from chapterflow.tracking.records import Comparison, Outcome
 from chapterflow.tracking.runs import end_dead_runs
 from chapterflow.tracking.session import Session
 from chapterflow.types import Tell
@@ -304,6 +305,8 @@ def _report(
     project: Project, settings: Settings, outcomes: Sequence[Outcome], flow_run_id: str
 ) -> str:
     """Write the page of all results, and return a line about it, or about why there is none."""
+    from chapterflow.page.report import write_report
+
     if all(outcome.status == "failed" for outcome in outcomes):
         return ""
     tell = tell_about("report")
@@ -314,7 +317,7 @@ def _report(
             f"\nReport: [{page.name}]({page.as_uri()}), the file `{page}`; nothing has changed.\n"
         )
     try:
-        made = steps.report(project, settings, out=page.parent, flow_run_id=flow_run_id, tell=tell)
+        made = write_report(project, settings, out=page.parent, flow_run_id=flow_run_id, tell=tell)
     except Exception as error:  # The models are done all the same.
         tell("failed", str(error).partition("\n")[0])
         return f"\nThe report failed: {type(error).__name__}: {error}\n"

@@ -1,12 +1,10 @@
 """Types that records share: strict ones, and the values that settings are made of."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Self
+from dataclasses import dataclass
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-if TYPE_CHECKING:
-    pass
 
 
 class Strict(BaseModel):
@@ -64,6 +62,28 @@ class FolderOrArchive(Strict):
         if (self.path is None) == (self.file is None):
             raise ValueError("give one of path and file")
         return self
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Description of the data that a model is built for.
+
+    Attributes:
+        shape: Shape of one example, without the batch axis: `(height, width, channels)` for
+            images; None for an axis of varying length.
+        classes: Number of classes; 0 if the target is not a class.
+        value_max: Largest raw value (255 for 8-bit pixels); the model rescales by it.
+        kind: Name of the kind of data (`chapterflow.kinds`).
+        centre: Mean of each feature in the training data, if the features differ in scale.
+        spread: Standard deviation of each feature, of the same length as `centre`.
+    """
+
+    shape: tuple[int | None, ...]
+    classes: int
+    value_max: float
+    kind: str = "images"
+    centre: tuple[float, ...] = ()
+    spread: tuple[float, ...] = ()
 
 
 #: Reports what a step does right now: `tell("train", "epoch 3/25")`.

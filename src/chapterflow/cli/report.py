@@ -30,11 +30,11 @@ def report(
     """
     project, settings = start(profile, set_)
     from chapterflow.loop import progress as live
-    from chapterflow.loop import steps
+    from chapterflow.page.report import write_report
 
     console = live.console(stderr=as_json)
     with live.shown(console, ["report"]):
-        made = steps.report(
+        made = write_report(
             project, settings, out=out, wanted=runs or [], tell=live.tell_about("report")
         )
     if as_json:

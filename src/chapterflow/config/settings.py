@@ -220,6 +220,10 @@ class Settings(Strict):
         """Return the names of all datasets that a model reads, first the one that it learns."""
         return [self.roles[role][self.profile] for role in self.params(model).roles()]
 
+    def profile_datasets(self) -> list[str]:
+        """Return the names of the datasets that the active profile fills its roles with."""
+        return [by_profile[self.profile] for by_profile in self.roles.values()]
+
     def check_names(self, names: Iterable[str], valid: Iterable[str], what: str) -> None:
         """Raise a `ConfigError` that names the nearest valid name for each unknown one."""
         valid = sorted(valid)

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from filelock import FileLock
 
 from chapterflow.data.fetch import OnProgress, fetch
 from chapterflow.data.source import SourceData, get_source
+from chapterflow.data.versioning import can_version, data_version, record_version
 from chapterflow.environment import Project
 from chapterflow.errors import ChapterflowError, ConfigError, DataError
 from chapterflow.files import publish, sha256_file
@@ -25,7 +27,63 @@ from chapterflow.kinds.dataset import (
     read_array,
     read_card,
 )
-from chapterflow.types import RemoteFile
+from chapterflow.types import RemoteFile, Strict, Tell, silent
+
+
+class Prepared(Strict):
+    """A dataset on this machine.
+
+    Attributes:
+        digest: Digest of its card.
+        built: Whether this call built it.
+        version: Hash of `data/` in `data.dvc`; None if there is none.
+    """
+
+    dataset: str
+    digest: str
+    built: bool
+    version: str | None
+
+
+def prepare(
+    project: Project,
+    name: str,
+    params: Any,
+    *,
+    profile: Iterable[str],
+    build: bool = True,
+    rebuild: bool = False,
+    tell: Tell = silent,
+) -> Prepared:
+    """Bring a dataset onto this machine; record a DVC version once the profile is complete.
+
+    `data.dvc` versions all of `data/`: without the other datasets of the profile, the new version
+    would lack them.
+
+    Args:
+        params: The dataset's block of `params.yaml`.
+        profile: Names of all datasets of the active profile.
+        build: Whether to build; if false, a missing or outdated dataset is an error.
+        rebuild: Build even if the dataset exists.
+
+    Raises:
+        DataError: If the source is damaged, or `build` is off and the dataset is missing.
+        FetchError: If the source cannot be fetched.
+    """
+
+    def progress(file: str, received: int, total: int | None) -> None:
+        share = f" of {total / 1e6:.1f}" if total else ""
+        tell("fetch", f"{file}: {received / 1e6:.1f}{share} MB")
+
+    tell("data", name)
+    card, built = ensure_dataset(
+        project, name, params, on_progress=progress, build=build, rebuild=rebuild
+    )
+    complete = all((project.data / other / CARD).is_file() for other in profile)
+    if built and complete and can_version(project):
+        tell("data", "versioning data/ with DVC")
+        record_version(project)
+    return Prepared(dataset=name, digest=card.digest, built=built, version=data_version(project))
 
 
 def ensure_dataset(

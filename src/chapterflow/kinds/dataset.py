@@ -20,8 +20,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from chapterflow import plugins
 from chapterflow.errors import DataError, nearest
-from chapterflow.models.base import InputSpec
-from chapterflow.types import Strict
+from chapterflow.types import InputSpec, Strict
 
 if TYPE_CHECKING:
     import pandas as pd

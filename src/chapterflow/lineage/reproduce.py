@@ -22,10 +22,10 @@ from chapterflow.environment import THREADS, Project, load_tensorflow, machine
 from chapterflow.errors import ChapterflowError, ConfigError, DataError, StoreError
 from chapterflow.files import sha256_file
 from chapterflow.kinds.dataset import open_dataset, read_card
-from chapterflow.lineage import provenance as past_data
 from chapterflow.lineage.agreement import Agreement, Outcome, compare_models
 from chapterflow.models.base import ChapterModel, ModelParams
 from chapterflow.models.catalog import get_model
+from chapterflow.tracking import provenance as past_data
 from chapterflow.tracking import runs
 from chapterflow.tracking.artifacts import REPRODUCTION_DOCUMENT, Artifacts
 from chapterflow.tracking.fingerprint import PACKAGE, content_hash

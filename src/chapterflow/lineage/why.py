@@ -11,9 +11,9 @@ from chapterflow.checks import Check, Keys, State, text
 from chapterflow.config.settings import Settings
 from chapterflow.environment import Project
 from chapterflow.errors import StoreError
-from chapterflow.lineage.provenance import links
 from chapterflow.tracking import runs
 from chapterflow.tracking.artifacts import PROMOTION, Artifacts
+from chapterflow.tracking.provenance import links
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.versions import (
     CHAMPION,

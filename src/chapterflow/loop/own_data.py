@@ -22,7 +22,6 @@ from chapterflow.errors import ConfigError, ValidationFailed, nearest
 from chapterflow.files import publish, staged
 from chapterflow.kinds.dataset import DatasetCard, open_dataset
 from chapterflow.tracking.fingerprint import validation_folder
-from chapterflow.tracking.records import Prepared
 from chapterflow.types import Name, Tell, silent
 
 
@@ -246,12 +245,9 @@ def _build_and_check(
         trial, name, settings.datasets[name], on_progress=lambda file, *_: tell("fetch", file)
     )
     tell("validate", name)
-    prepared = Prepared(dataset=name, digest=card.digest, built=True, version=None)
     # The folder where `steps.validate` looks, so that the first run reuses the verdict.
     out = (
-        project.scratch
-        / "validation"
-        / validation_folder(trial, settings, prepared.dataset, prepared.digest).name
+        project.scratch / "validation" / validation_folder(trial, settings, name, card.digest).name
     )
     bounds = settings.validation.bounds(card.kind)
     verdict = validate_dataset(open_dataset(trial.data / name), bounds, out)

@@ -1,29 +1,27 @@
 """The steps, in the order in which they run. Read this file first.
 
-prepare -> validate -> begin -> train -> evaluate -> explain -> log; compare and report over all.
+prepare -> validate -> begin -> train -> evaluate -> explain -> log; compare over all of them.
 Plain functions: Prefect (`pipelines/`), `dvc repro` and tests call the same ones.
 """
 
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from chapterflow.config.settings import Settings
-from chapterflow.data.build import ensure_dataset, refuse_damage, verify_dataset
-from chapterflow.data.versioning import can_version, data_version, record_version
+from chapterflow.data.build import Prepared, refuse_damage, verify_dataset
+from chapterflow.data.build import prepare as prepare_dataset
 from chapterflow.environment import Project, load_tensorflow
-from chapterflow.errors import ConfigError, ValidationFailed
+from chapterflow.errors import ValidationFailed
 from chapterflow.evaluation.evaluate import Evaluation
 from chapterflow.explain.explanation import Explanation
-from chapterflow.kinds.dataset import CARD as DATASET_CARD
-from chapterflow.kinds.dataset import CLASSIFICATION, DatasetCard, open_dataset, read_card
+from chapterflow.kinds.dataset import DatasetCard, open_dataset
 from chapterflow.loop.logged_model import log_trained_model
 from chapterflow.loop.run import Run
 from chapterflow.models.catalog import get_model
@@ -32,15 +30,13 @@ from chapterflow.tracking.artifacts import (
     EVALUATION,
     EXPLANATION,
     PREDICTIONS,
-    REPORT,
     TRAINING,
     VALIDATION,
     VERDICT,
-    Artifacts,
 )
-from chapterflow.tracking.fingerprint import fingerprint, fingerprint_parts, validation_folder
-from chapterflow.tracking.records import SCORES, Comparison, Outcome, Prepared, Reported, RunFacts
-from chapterflow.tracking.runs import find_runs, labels, newest_flow_run, read_run
+from chapterflow.tracking.comparison import current_runs, differences_of, newest_runs
+from chapterflow.tracking.fingerprint import validation_folder
+from chapterflow.tracking.records import SCORES, Comparison, Outcome
 from chapterflow.tracking.session import Session, outcome_of
 from chapterflow.tracking.versions import register
 from chapterflow.training.history import EpochRecord, Training
@@ -48,9 +44,7 @@ from chapterflow.types import Tell, silent
 
 if TYPE_CHECKING:
     import keras
-    from mlflow.entities import Run as MlflowRun
 
-    from chapterflow.evaluation.compare import Difference
     from chapterflow.validation.verdict import Verdict
 
 
@@ -80,40 +74,16 @@ def prepare(
     rebuild: bool = False,
     tell: Tell = silent,
 ) -> Prepared:
-    """Bring a dataset onto this machine; record a DVC version once the profile is complete.
-
-    Raises:
-        DataError: If the source is damaged, or `build` is off and the dataset is not there.
-        FetchError: If it cannot be fetched.
-    """
-
-    def progress(name: str, received: int, total: int | None) -> None:
-        share = f" of {total / 1e6:.1f}" if total else ""
-        tell("fetch", f"{name}: {received / 1e6:.1f}{share} MB")
-
-    tell("data", dataset)
-    card, built = ensure_dataset(
+    """Bring a dataset onto this machine; as `data.build.prepare`, with the settings' parameters."""
+    return prepare_dataset(
         project,
         dataset,
         settings.datasets[dataset],
-        on_progress=progress,
+        profile=settings.profile_datasets(),
         build=build,
         rebuild=rebuild,
+        tell=tell,
     )
-    if built and can_version(project) and _is_complete(project, settings):
-        tell("data", "versioning data/ with DVC")
-        record_version(project)
-    return Prepared(dataset=dataset, digest=card.digest, built=built, version=data_version(project))
-
-
-def _is_complete(project: Project, settings: Settings) -> bool:
-    """Tell whether every dataset of the profile is here.
-
-    `data.dvc` versions all of `data/`: half of it would be recorded as a new version without the
-    other half.
-    """
-    names = (by_profile[settings.profile] for by_profile in settings.roles.values())
-    return all((project.data / name / DATASET_CARD).is_file() for name in names)
 
 
 def validate(
@@ -421,162 +391,4 @@ def compare(project: Project, settings: Settings) -> Comparison:
         profile=settings.profile,
         models=[outcome_of(run) for run in chosen],
         differences=differences,
-    )
-
-
-def report(
-    project: Project,
-    settings: Settings,
-    *,
-    out: Path,
-    wanted: Sequence[str] = (),
-    flow_run_id: str | None = None,
-    tell: Tell = silent,
-) -> Reported:
-    """Write one page of all that runs and their data tell, and log it.
-
-    Args:
-        out: Folder of the page, `index.html`.
-        wanted: Ids of runs, or how they begin; those that `compare` compares by default.
-        flow_run_id: MLflow run that the page is logged to; by default the newest of the wanted
-            ones, or else the newest flow's.
-
-    Raises:
-        ConfigError: If there is no finished run, a wanted one is not there, or `out` is a file.
-    """
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out must be a folder. Received: the file {out}")
-    from chapterflow.page.report import write_page
-
-    started = time.monotonic()
-    with Session(project, settings) as session, tempfile.TemporaryDirectory() as copies:
-        client, experiment = session.client, session.experiment_id
-        tell("report", "looking up runs")
-        chosen = (
-            find_runs(experiment, wanted) if wanted else newest_runs(project, settings, session)
-        )
-        if not chosen:
-            raise ConfigError(
-                f"A report needs a finished run in the profile {settings.profile!r}; "
-                "`chapterflow run` makes some. Received: a store without any"
-            )
-        names = labels(chosen)
-        facts = [
-            read_run(client, run, names[run.info.run_id], Path(copies), tell=tell) for run in chosen
-        ]
-        page = write_page(
-            project,
-            settings,
-            facts,
-            differences_of(session, settings, chosen, names),
-            docs=_data_docs(project, settings, facts),
-            out=out,
-            tell=tell,
-        )
-        run_id = (
-            flow_run_id
-            # A page of some runs must not take the place of the flow's page of all.
-            or (None if wanted else newest_flow_run(client, experiment, settings.profile))
-            or max(facts, key=lambda fact: fact.started).run_id
-        )
-        tell("report", "logging the page")
-        client.log_artifact(run_id, str(page), REPORT)
-    return Reported(
-        page=page,
-        size=page.stat().st_size,
-        models=[fact.label for fact in facts],
-        run_id=run_id,
-        artifact=f"{REPORT}/{page.name}",
-        seconds=round(time.monotonic() - started, 3),
-    )
-
-
-def _data_docs(project: Project, settings: Settings, facts: Sequence[RunFacts]) -> dict[str, Path]:
-    """Return the Data Docs on this machine of the datasets that the runs learned, by digest."""
-    docs_of = {}
-    for fact in facts:
-        digest = fact.tags.get("chapterflow.dataset_digest", "")
-        if not (project.data / fact.dataset / DATASET_CARD).is_file():
-            continue
-        folder = validation_folder(project, settings, fact.dataset, digest)
-        docs = folder / "data_docs" / "index.html"
-        if docs.is_file():
-            docs_of[digest] = docs
-    return docs_of
-
-
-def newest_runs(project: Project, settings: Settings, session: Session) -> list[MlflowRun]:
-    """Return the runs that represent the models of the active profile, by dataset and model."""
-    newest: dict[tuple[str, str], MlflowRun] = {}
-    for run in (
-        *current_runs(project, settings, session, settings.models),
-        *runs.finished_model_runs(session.experiment_id, settings.profile),
-    ):
-        tags = run.data.tags
-        newest.setdefault((tags[runs.MODEL], tags[runs.TEST_DIGEST]), run)
-    order = {name: position for position, name in enumerate(settings.models)}
-    return sorted(
-        newest.values(),
-        key=lambda run: (
-            run.data.tags[runs.DATASET],
-            order.get(run.data.tags[runs.MODEL], len(order)),
-        ),
-    )
-
-
-def differences_of(
-    session: Session,
-    settings: Settings,
-    chosen: Sequence[MlflowRun],
-    names: Mapping[str, str] | None = None,
-) -> list[Difference]:
-    """Return the differences of all pairs of runs that share a test set.
-
-    Args:
-        names: What each run is called, by run id; its model by default.
-    """
-    pairs = []
-    for digest in dict.fromkeys(run.data.tags[runs.TEST_DIGEST] for run in chosen):
-        same = {
-            (names or {}).get(run.info.run_id, run.data.tags[runs.MODEL]): run
-            for run in chosen
-            if run.data.tags[runs.TEST_DIGEST] == digest
-            and CLASSIFICATION.metric in run.data.metrics
-        }
-        if same:  # Empty for curves: their predictions are not right or wrong.
-            pairs.extend(_differences(session, settings, same))
-    return pairs
-
-
-def current_runs(
-    project: Project, settings: Settings, session: Session, models: Iterable[str]
-) -> Iterator[MlflowRun]:
-    """Yield the finished runs of models with today's parameters, data and sources."""
-    for model in models:
-        folders = [project.data / name for name in settings.datasets_of(model)]
-        if all((folder / DATASET_CARD).is_file() for folder in folders):
-            cards = [read_card(folder) for folder in folders]
-            key = fingerprint(fingerprint_parts(settings, model, cards))
-            if run := runs.find_finished(session.client, session.experiment_id, key):
-                yield run
-
-
-def _differences(
-    session: Session, settings: Settings, same: Mapping[str, MlflowRun]
-) -> list[Difference]:
-    from chapterflow.evaluation.compare import differences
-
-    labels = np.empty(0)
-    predicted = {}
-    for name, run in same.items():
-        predictions = Artifacts(run.info.run_id).predictions()
-        labels = predictions["label"]
-        predicted[name] = predictions["probability"].argmax(axis=1)
-    return differences(
-        next(iter(same.values())).data.tags[runs.DATASET],
-        labels,
-        predicted,
-        {name: run.data.metrics["train/seconds"] for name, run in same.items()},
-        resamples=settings.comparison.bootstrap_resamples,
-        seed=settings.seed,
     )

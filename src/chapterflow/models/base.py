@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, Self, TypeVa
 
 from pydantic import Field
 
-from chapterflow.types import Fraction, PositiveInt, Strict
+from chapterflow.types import Fraction, InputSpec, PositiveInt, Strict
 
 if TYPE_CHECKING:
     import keras
+
+#: A model file imports all of these from here.
+__all__ = ["ChapterModel", "InputSpec", "ModelParams", "Variant", "with_softmax"]
 
 
 class Variant(Strict):
@@ -77,28 +80,6 @@ class ModelParams(Strict):
         """
         own = self.model_dump() | {"beside": {}, "folds": 0}
         return type(self).model_validate(own | self.beside[name].change)
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """Description of the data that a model is built for.
-
-    Attributes:
-        shape: Shape of one example, without the batch axis: `(height, width, channels)` for
-            images; None for an axis of varying length.
-        classes: Number of classes; 0 if the target is not a class.
-        value_max: Largest raw value (255 for 8-bit pixels); the model rescales by it.
-        kind: Name of the kind of data (`chapterflow.kinds`).
-        centre: Mean of each feature in the training data, if the features differ in scale.
-        spread: Standard deviation of each feature, of the same length as `centre`.
-    """
-
-    shape: tuple[int | None, ...]
-    classes: int
-    value_max: float
-    kind: str = "images"
-    centre: tuple[float, ...] = ()
-    spread: tuple[float, ...] = ()
 
 
 P = TypeVar("P", bound=ModelParams)

@@ -15,6 +15,7 @@ from chapterflow.page.material import Entry, Material
 from chapterflow.page.parts import NONE, Album, Cell, Picture, Table, example_images
 from chapterflow.page.plots import balance
 from chapterflow.page.svg import Drawing, Pen
+from chapterflow.tracking import runs
 
 THUMBNAILS = 12
 #: More classes have no bars, which would fill a page.
@@ -54,7 +55,7 @@ def data_sections(material: Material, album: Album, pen: Pen) -> list[DataSectio
     """Return one section for each dataset of the page's models; equal content is one dataset."""
     firsts: dict[str, Entry] = {}
     for entry in material.entries:
-        digest = entry.facts.tags.get("chapterflow.dataset_digest", entry.facts.dataset)
+        digest = entry.facts.tags.get(runs.DIGEST, entry.facts.dataset)
         firsts.setdefault(digest, entry)
     return [
         _section(entry, digest, material, album, pen)
@@ -96,7 +97,7 @@ def _facts(card: DatasetCard, entry: Entry, digest: str) -> dict[str, str]:
         "Classes": f"{len(card.classes)}: {', '.join(card.classes)}" if card.classes else "none",
         **{name.replace("_", " ").capitalize(): _text(fact) for name, fact in card.facts.items()},
         "Digest": digest,
-        "Version of data/": entry.facts.tags.get("chapterflow.data_version", "none"),
+        "Version of data/": entry.facts.tags.get(runs.DATA_VERSION, "none"),
     }
 
 
@@ -150,18 +151,18 @@ def lineage(entries: Sequence[Entry]) -> Table:
     rows = []
     for entry in entries:
         tags = entry.facts.tags
-        commit = tags.get("mlflow.source.git.commit", "")
-        dirty = " + changes" if tags.get("chapterflow.git_dirty") == "true" else ""
-        digest = tags.get("chapterflow.dataset_digest", "")
+        commit = tags.get(runs.COMMIT, "")
+        dirty = " + changes" if tags.get(runs.DIRTY) == "true" else ""
+        digest = tags.get(runs.DIGEST, "")
         when = datetime.fromtimestamp(entry.facts.started / 1000, UTC)
-        version = tags.get("chapterflow.model_version")
+        version = tags.get(runs.MODEL_VERSION)
         rows.append(
             [
                 Cell(entry.label, href=f"#{entry.anchor}"),
                 Cell(entry.facts.run_id, code=True),
-                Cell(tags.get("chapterflow.fingerprint", NONE)[:10], code=True),
+                Cell(tags.get(runs.FINGERPRINT, NONE)[:10], code=True),
                 Cell(digest[:10] or NONE, code=True, href=f"#data-{digest[:12]}" if digest else ""),
-                Cell(tags.get("chapterflow.data_version", NONE)[:10], code=True),
+                Cell(tags.get(runs.DATA_VERSION, NONE)[:10], code=True),
                 Cell((commit[:10] or NONE) + dirty, code=True),
                 Cell(entry.facts.params.get("seed", NONE)),
                 Cell(f"{entry.facts.model} {version}" if version else NONE),

@@ -17,6 +17,7 @@ from chapterflow.evaluation.compare import Difference
 from chapterflow.explain.explanation import EXPLANATION as EXPLAIN_JSON
 from chapterflow.explain.explanation import Explanation
 from chapterflow.kinds.dataset import Dataset, DatasetCard, Task, open_dataset, task_of
+from chapterflow.tracking import runs
 from chapterflow.tracking.artifacts import (
     CARD,
     EVALUATION,
@@ -119,7 +120,7 @@ class Entry:
             dataset = open_dataset(self.data / self.facts.dataset)
         except DataError:
             return None
-        same = dataset.card.digest == self.facts.tags.get("chapterflow.dataset_digest")
+        same = dataset.card.digest == self.facts.tags.get(runs.DIGEST)
         return dataset.sized(*PHOTO_SIZE) if same else None
 
 
@@ -149,7 +150,7 @@ class Material:
         """Return the models in groups that were scored on the same test examples."""
         groups: dict[tuple[str, str], list[Entry]] = {}
         for entry in self.entries:
-            digest = entry.facts.tags.get("chapterflow.test_digest", entry.facts.dataset)
+            digest = entry.facts.tags.get(runs.TEST_DIGEST, entry.facts.dataset)
             groups.setdefault((digest, entry.task.score), []).append(entry)
         return list(groups.values())
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from chapterflow.checks import stylesheet, templates
 from chapterflow.config.settings import Settings
 from chapterflow.environment import Project
-from chapterflow.evaluation.compare import Difference
+from chapterflow.errors import ConfigError
 from chapterflow.files import staged
+from chapterflow.kinds.dataset import CARD
 from chapterflow.page.data_section import data_sections, lineage
 from chapterflow.page.material import Entry, Material
 from chapterflow.page.model_section import ATTRIBUTIONS, model_section
@@ -20,7 +23,13 @@ from chapterflow.page.questions_section import questions
 from chapterflow.page.results_section import groups
 from chapterflow.page.side_by_side_section import side_by_side
 from chapterflow.page.svg import Pen
-from chapterflow.tracking.records import RunFacts
+from chapterflow.tracking import runs
+from chapterflow.tracking.artifacts import REPORT
+from chapterflow.tracking.comparison import differences_of, newest_runs
+from chapterflow.tracking.fingerprint import validation_folder
+from chapterflow.tracking.records import Reported, RunFacts
+from chapterflow.tracking.runs import find_runs, labels, newest_flow_run, read_run
+from chapterflow.tracking.session import Session
 from chapterflow.types import Tell, silent
 from chapterflow.validation.docs import COLUMNS
 
@@ -73,53 +82,101 @@ def write(page: str, folder: Path) -> Path:
     return path
 
 
-def write_page(
+def write_report(
     project: Project,
     settings: Settings,
-    facts: Sequence[RunFacts],
-    differences: Sequence[Difference],
     *,
-    docs: Mapping[str, Path],
     out: Path,
+    wanted: Sequence[str] = (),
+    flow_run_id: str | None = None,
     tell: Tell = silent,
-) -> Path:
-    """Write `index.html` into `out`, and return it.
+) -> Reported:
+    """Write one page about runs and their data, and log it.
 
     Args:
-        project: The checkout with the data.
-        settings: The settings.
-        facts: The runs; the page reads their folders.
-        differences: Differences of the pairs with the same test set.
-        docs: Data Docs by dataset digest.
-        out: Folder of the page.
-        tell: Reports progress.
+        out: Folder of the page, `index.html`.
+        wanted: Ids of runs, or their beginnings; by default the runs that `compare` compares.
+        flow_run_id: MLflow run that the page is logged to; by default the newest of the wanted
+            ones, or else the newest flow's.
+
+    Raises:
+        ConfigError: If there is no finished run, a wanted one does not exist, or `out` is a file.
     """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out must be a folder. Received: the file {out}")
+    started = time.monotonic()
     out = out.absolute()
-    material = Material(
-        profile=" and ".join(
-            dict.fromkeys(f.tags.get("chapterflow.profile", settings.profile) for f in facts)
-        ),
-        entries=[Entry(fact, project.data) for fact in facts],
-        differences=differences,
-        bins=settings.evaluation.calibration_bins,
-        questions=settings.questions,
-        # Relative, so that the whole checkout can be moved.
-        docs={digest: os.path.relpath(page, out) for digest, page in docs.items()},
-        facts=_head(facts),
+    with Session(project, settings) as session, tempfile.TemporaryDirectory() as copies:
+        client, experiment = session.client, session.experiment_id
+        tell("report", "looking up runs")
+        chosen = (
+            find_runs(experiment, wanted) if wanted else newest_runs(project, settings, session)
+        )
+        if not chosen:
+            raise ConfigError(
+                f"A report needs a finished run in the profile {settings.profile!r}; "
+                "`chapterflow run` makes some. Received: a store without any"
+            )
+        names = labels(chosen)
+        facts = [
+            read_run(client, run, names[run.info.run_id], Path(copies), tell=tell) for run in chosen
+        ]
+        material = Material(
+            profile=" and ".join(
+                dict.fromkeys(f.tags.get(runs.PROFILE, settings.profile) for f in facts)
+            ),
+            entries=[Entry(fact, project.data) for fact in facts],
+            differences=differences_of(session, settings, chosen, names),
+            bins=settings.evaluation.calibration_bins,
+            questions=settings.questions,
+            # Relative, so that the whole checkout can be moved.
+            docs={
+                digest: os.path.relpath(docs, out)
+                for digest, docs in _data_docs(project, settings, facts).items()
+            },
+            facts=_head(facts),
+        )
+        page = write(render(material, tell=tell), out)
+        run_id = (
+            flow_run_id
+            # A page of some runs must not replace the flow's page of all.
+            or (None if wanted else newest_flow_run(client, experiment, settings.profile))
+            or max(facts, key=lambda fact: fact.started).run_id
+        )
+        tell("report", "logging the page")
+        client.log_artifact(run_id, str(page), REPORT)
+    return Reported(
+        page=page,
+        size=page.stat().st_size,
+        models=[fact.label for fact in facts],
+        run_id=run_id,
+        artifact=f"{REPORT}/{page.name}",
+        seconds=round(time.monotonic() - started, 3),
     )
-    return write(render(material, tell=tell), out)
+
+
+def _data_docs(project: Project, settings: Settings, facts: Sequence[RunFacts]) -> dict[str, Path]:
+    """Return the Data Docs on this machine for the datasets of the runs, by digest."""
+    docs_of = {}
+    for fact in facts:
+        digest = fact.tags.get(runs.DIGEST, "")
+        if not (project.data / fact.dataset / CARD).is_file():
+            continue
+        folder = validation_folder(project, settings, fact.dataset, digest)
+        docs = folder / "data_docs" / "index.html"
+        if docs.is_file():
+            docs_of[digest] = docs
+    return docs_of
 
 
 def _head(facts: Sequence[RunFacts]) -> dict[str, str]:
     """Return the facts at the head of the page."""
     commits = dict.fromkeys(
-        fact.tags.get("mlflow.source.git.commit", "")[:10]
-        + (" + changes" if fact.tags.get("chapterflow.git_dirty") == "true" else "")
+        fact.tags.get(runs.COMMIT, "")[:10]
+        + (" + changes" if fact.tags.get(runs.DIRTY) == "true" else "")
         for fact in facts
     )
-    versions = dict.fromkeys(
-        fact.tags.get("chapterflow.data_version", "none")[:16] for fact in facts
-    )
+    versions = dict.fromkeys(fact.tags.get(runs.DATA_VERSION, "none")[:16] for fact in facts)
     last = datetime.fromtimestamp(max(fact.started for fact in facts) / 1000, UTC)
     return {
         "Written (UTC)": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",

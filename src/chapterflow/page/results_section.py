@@ -10,6 +10,7 @@ from chapterflow.page.material import SCORE_NAMES, Entry, Material
 from chapterflow.page.parts import Cell, Table, interval, number, times
 from chapterflow.page.plots import Point, intervals, pareto_front, trade_off
 from chapterflow.page.svg import Drawing, Pen
+from chapterflow.tracking import runs
 
 #: Metric, heading, unit, decimals.
 COSTS = (
@@ -43,7 +44,7 @@ def _group(entries: Sequence[Entry], material: Material, pen: Pen) -> Group:
     entries = sorted(entries, key=_score, reverse=task.higher_is_better)
     labels = {entry.label for entry in entries}
     pairs = [pair for pair in material.differences if {pair.a, pair.b} <= labels]
-    role = first.facts.tags.get("chapterflow.role", first.facts.dataset)
+    role = first.facts.tags.get(runs.ROLE, first.facts.dataset)
     title = role.capitalize()
     if role != first.facts.dataset:
         title += f": {first.facts.dataset}"

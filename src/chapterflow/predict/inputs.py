@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from chapterflow.config.load import load_settings
 from chapterflow.config.settings import Settings
-from chapterflow.data.build import open_whole
+from chapterflow.data.build import open_whole, prepare
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError, DataError, nearest
 from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, get_kind, shape_text
 from chapterflow.kinds.photos import open_photo
-from chapterflow.loop import steps
 from chapterflow.models.catalog import get_model, model_names
 from chapterflow.tracking import runs
 from chapterflow.tracking.versions import Version, card_of, model_file
@@ -166,7 +165,8 @@ def dataset_for(
         ConfigError: As `fits`.
         DataError: If its files do not match its card.
     """
-    steps.prepare(project, settings, name, tell=tell)
+    params, profile = settings.datasets[name], settings.profile_datasets()
+    prepare(project, name, params, profile=profile, tell=tell)
     dataset = open_whole(project.data / name)
     fits(version, card, dataset.card)
     return dataset.sized(*photo_size(settings, version))

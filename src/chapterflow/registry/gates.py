@@ -30,7 +30,7 @@ class Measured:
         errors: `(n,)` sum of squared errors on each test example.
         file_bytes: Size of its file in the store.
         test_digest: Hash over the test examples, as its run has it.
-        provenance: Where it comes from, by question (`lineage.provenance`).
+        provenance: Where it comes from, by question (`tracking.provenance`).
         withdrawn: Why it was rolled back; empty if it is not, or no longer.
         reloaded: Largest difference between answers logged and answers of a fresh process.
         unscored: Why it was not scored.

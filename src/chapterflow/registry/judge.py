@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from chapterflow.config.load import load_settings
 from chapterflow.config.settings import PROFILES, Settings
-from chapterflow.data.build import verify_dataset
+from chapterflow.data.build import prepare, verify_dataset
 from chapterflow.environment import Project, load_tensorflow
 from chapterflow.errors import ChapterflowError, ConfigError
 from chapterflow.kinds.dataset import Dataset, open_dataset
-from chapterflow.lineage.provenance import provenance
-from chapterflow.loop import steps
 from chapterflow.models.catalog import get_model, model_names
 from chapterflow.registry.decision import Candidate, Decision
 from chapterflow.registry.fresh_process import answers_elsewhere
@@ -24,6 +22,7 @@ from chapterflow.registry.gates import WITHDRAWN, Measured, Trial, judge
 from chapterflow.registry.ledger import now, who
 from chapterflow.tracking import runs
 from chapterflow.tracking.artifacts import Artifacts
+from chapterflow.tracking.provenance import provenance
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.versions import (
     CHALLENGER,
@@ -262,7 +261,7 @@ def _judge(
     tags: Mapping[str, str],
     tell: Tell,
 ) -> Decision:
-    dataset, role = tags.get(runs.DATASET, ""), tags.get("chapterflow.role", "")
+    dataset, role = tags.get(runs.DATASET, ""), tags.get(runs.ROLE, "")
     tell("promote", f"checking {dataset}")
     data = _data(project, settings, dataset, tell)
     load_tensorflow()
@@ -331,7 +330,8 @@ def _reloaded(version: Version) -> tuple[float | None, str]:
 def _data(project: Project, settings: Settings, dataset: str, tell: Tell) -> TestData:
     if dataset in settings.datasets:
         try:
-            steps.prepare(project, settings, dataset, tell=tell)
+            params, profile = settings.datasets[dataset], settings.profile_datasets()
+            prepare(project, dataset, params, profile=profile, tell=tell)
         except ChapterflowError as error:
             return TestData(None, str(error))
     return test_data(project, dataset)

@@ -13,6 +13,7 @@ from chapterflow.registry.gates import gate
 from chapterflow.registry.judge import Judged, Request, judge_request
 from chapterflow.registry.ledger import Ledger, opened
 from chapterflow.registry.rollback import let_back
+from chapterflow.tracking import runs
 from chapterflow.tracking.artifacts import PROMOTION
 from chapterflow.tracking.runs import MODEL
 from chapterflow.tracking.versions import (
@@ -142,7 +143,7 @@ def _in_registry(client: MlflowClient, judged: Judged) -> Version:
         description=f"{member.uri()}. {tags.description or ''}".strip(),
         about=f"The best model of the role **{role}**, whatever its architecture: each version is "
         "one of a chapter model, promoted against the champion before it.",
-        about_tags={"chapterflow.role": role},
+        about_tags={runs.ROLE: role},
     )
     return find_version(client, f"{role}/{number}")
 

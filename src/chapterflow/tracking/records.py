@@ -14,21 +14,6 @@ from chapterflow.types import Strict
 SCORES = tuple(task.score for task in TASKS)
 
 
-class Prepared(Strict):
-    """A dataset that is on disk.
-
-    Attributes:
-        digest: Digest of its card.
-        built: Whether it was built just now.
-        version: Hash of `data/` in `data.dvc`; None where there is none.
-    """
-
-    dataset: str
-    digest: str
-    built: bool
-    version: str | None
-
-
 class Outcome(Strict):
     """What became of one model.
 

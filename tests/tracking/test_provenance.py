@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from chapterflow.environment import Project
-from chapterflow.lineage import provenance
-from chapterflow.tracking import runs
+from chapterflow.tracking import provenance, runs
 from chapterflow.tracking.artifacts import Artifacts
 
 OLD, NEW = "0" * 32 + ".dir", "1" * 32 + ".dir"

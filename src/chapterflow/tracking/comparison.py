@@ -1,0 +1,96 @@
+"""Which runs represent the models of a profile, and which differences between them are real."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chapterflow.config.settings import Settings
+from chapterflow.environment import Project
+from chapterflow.kinds.dataset import CARD, CLASSIFICATION, read_card
+from chapterflow.tracking import runs
+from chapterflow.tracking.artifacts import Artifacts
+from chapterflow.tracking.fingerprint import fingerprint, fingerprint_parts
+from chapterflow.tracking.session import Session
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from chapterflow.evaluation.compare import Difference
+
+
+def newest_runs(project: Project, settings: Settings, session: Session) -> list[Run]:
+    """Return the runs that represent the models of the active profile, by dataset and model."""
+    newest: dict[tuple[str, str], Run] = {}
+    for run in (
+        *current_runs(project, settings, session, settings.models),
+        *runs.finished_model_runs(session.experiment_id, settings.profile),
+    ):
+        tags = run.data.tags
+        newest.setdefault((tags[runs.MODEL], tags[runs.TEST_DIGEST]), run)
+    order = {name: position for position, name in enumerate(settings.models)}
+    return sorted(
+        newest.values(),
+        key=lambda run: (
+            run.data.tags[runs.DATASET],
+            order.get(run.data.tags[runs.MODEL], len(order)),
+        ),
+    )
+
+
+def differences_of(
+    session: Session,
+    settings: Settings,
+    chosen: Sequence[Run],
+    names: Mapping[str, str] | None = None,
+) -> list[Difference]:
+    """Return the differences of all pairs of runs that share a test set.
+
+    Args:
+        names: What each run is called, by run id; its model by default.
+    """
+    pairs = []
+    for digest in dict.fromkeys(run.data.tags[runs.TEST_DIGEST] for run in chosen):
+        same = {
+            (names or {}).get(run.info.run_id, run.data.tags[runs.MODEL]): run
+            for run in chosen
+            if run.data.tags[runs.TEST_DIGEST] == digest
+            and CLASSIFICATION.metric in run.data.metrics
+        }
+        if same:  # Empty for curves: their predictions are not right or wrong.
+            pairs.extend(_differences(session, settings, same))
+    return pairs
+
+
+def current_runs(
+    project: Project, settings: Settings, session: Session, models: Iterable[str]
+) -> Iterator[Run]:
+    """Yield the finished runs of models with today's parameters, data and sources."""
+    for model in models:
+        folders = [project.data / name for name in settings.datasets_of(model)]
+        if all((folder / CARD).is_file() for folder in folders):
+            cards = [read_card(folder) for folder in folders]
+            key = fingerprint(fingerprint_parts(settings, model, cards))
+            if run := runs.find_finished(session.client, session.experiment_id, key):
+                yield run
+
+
+def _differences(session: Session, settings: Settings, same: Mapping[str, Run]) -> list[Difference]:
+    from chapterflow.evaluation.compare import differences
+
+    labels = np.empty(0)
+    predicted = {}
+    for name, run in same.items():
+        predictions = Artifacts(run.info.run_id).predictions()
+        labels = predictions["label"]
+        predicted[name] = predictions["probability"].argmax(axis=1)
+    return differences(
+        next(iter(same.values())).data.tags[runs.DATASET],
+        labels,
+        predicted,
+        {name: run.data.metrics["train/seconds"] for name, run in same.items()},
+        resamples=settings.comparison.bootstrap_resamples,
+        seed=settings.seed,
+    )
