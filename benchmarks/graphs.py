@@ -81,8 +81,8 @@ def _mutag(params: ModelParams, dataset: Dataset, folds: int, seed: int) -> None
 def _cora(params: ModelParams, dataset: Dataset, seeds: int, folder: Path) -> None:
     import keras
 
+    from chapterflow.training.batches import predict_full
     from chapterflow.training.fit import fit
-    from chapterflow.training.full_batch import predict_full
 
     test = dataset.indices("test")
     accuracies, seconds, cpu = [], [], []

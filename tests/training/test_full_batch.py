@@ -37,7 +37,7 @@ def fitted(dataset: Dataset, work: Path, *, seed: int = 5, **options: Any) -> tu
 
 
 def test_classes_are_learnt_from_few_nodes(circles: Dataset, tmp_path: Path) -> None:
-    from chapterflow.training.full_batch import predict_full
+    from chapterflow.training.batches import predict_full
 
     training, model = fitted(circles, tmp_path / "work", epochs=60, seed=3)
     logits = predict_full(model, circles)
@@ -62,7 +62,7 @@ def test_a_seed_decides_the_weights(circles: Dataset, tmp_path: Path) -> None:
 def test_sparse_and_dense_inputs_are_the_same_graph(circles: Dataset, tmp_path: Path) -> None:
     import tensorflow as tf
 
-    from chapterflow.training.full_batch import predict_full, sparse_inputs
+    from chapterflow.training.batches import predict_full, sparse_inputs
 
     dense = circles.inputs(np.arange(3))
     for name, given in sparse_inputs(circles).items():
@@ -84,7 +84,7 @@ def test_nothing_becomes_dense_on_the_way(
 def test_patience_keeps_the_weights_of_the_best_epoch(circles: Dataset, tmp_path: Path) -> None:
     from scipy.special import log_softmax
 
-    from chapterflow.training.full_batch import predict_full
+    from chapterflow.training.batches import predict_full
 
     training, model = fitted(circles, tmp_path / "work", epochs=40, patience=2, learning_rate=0.3)
     losses = [record.validation_loss for record in training.history]

@@ -10,8 +10,8 @@ import numpy as np
 
 from chapterflow.evaluation.scores import Metrics
 from chapterflow.kinds.dataset import Dataset
-from chapterflow.training.full_batch import forward as whole_forward
-from chapterflow.training.full_batch import sparse_inputs
+from chapterflow.training.batches import forward as whole_forward
+from chapterflow.training.batches import sparse_inputs
 
 if TYPE_CHECKING:
     import keras

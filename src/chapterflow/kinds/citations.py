@@ -52,7 +52,7 @@ class Data(Dataset):
         """Return dense `features` `(n, f)` and `adjacency` `(n, n)` of the whole graph.
 
         A node's class depends on its neighbours, so whatever is chosen, models read all of it;
-        `sparse_inputs` of `chapterflow.training.full_batch` gives the same without the zeros.
+        `sparse_inputs` of `chapterflow.training.batches` gives the same without the zeros.
         """
         count = self.count
         adjacency = np.zeros((count, count), np.float32)

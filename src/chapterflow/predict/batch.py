@@ -475,7 +475,7 @@ def _answers(forward: Callable[[Any], Any], chunk: Chunk) -> NDArray[np.float32]
     """Return a model's answers to a chunk, `(n, classes)` or `(n, ...)`."""
     if chunk.whole is None:
         return np.asarray(forward(chunk.inputs), np.float32)
-    from chapterflow.training.full_batch import predict_full
+    from chapterflow.training.batches import predict_full
 
     dataset, chosen = chunk.whole
     answers: NDArray[np.float32] = predict_full(forward, dataset)[chosen]

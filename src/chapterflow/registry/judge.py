@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chapterflow.config.load import load_settings
 from chapterflow.config.settings import PROFILES, Settings
 from chapterflow.data.build import prepare, verify_dataset
-from chapterflow.environment import Project, load_tensorflow
-from chapterflow.errors import ChapterflowError, ConfigError
+from chapterflow.environment import QUIET_AND_PRIVATE, Project, load_tensorflow
+from chapterflow.errors import ChapterflowError, ConfigError, StoreError
 from chapterflow.kinds.dataset import Dataset, open_dataset
 from chapterflow.models.catalog import get_model, model_names
 from chapterflow.registry.decision import Candidate, Decision
-from chapterflow.registry.fresh_process import answers_elsewhere
 from chapterflow.registry.gates import WITHDRAWN, Measured, Trial, judge
 from chapterflow.registry.ledger import now, who
+from chapterflow.shipped import check
+from chapterflow.shipped.answers import EXAMPLE_ANSWERS
 from chapterflow.tracking import runs
 from chapterflow.tracking.artifacts import Artifacts
 from chapterflow.tracking.provenance import provenance
@@ -144,6 +149,59 @@ def _by_example(dataset: Dataset, answers: dict[str, Any]) -> dict[str, Any]:
     squared = (answers["prediction"] - dataset.targets(test)).squeeze(-1) ** 2
     weights = dataset.weights(test)
     return {"errors": (squared if weights is None else squared * weights).sum(axis=1)}
+
+
+#: Seconds for a process that starts TensorFlow and answers a few examples.
+PATIENCE = 300
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """How a model answered its own example in another process.
+
+    Attributes:
+        examples: Rows of the answer.
+        largest_difference: Of a probability, or of a value of a curve, to what it answered when
+            it was logged.
+        same_classes: Whether it said the same classes.
+    """
+
+    examples: int
+    largest_difference: float
+    same_classes: bool
+
+
+def answers_elsewhere(folder: Path) -> Elsewhere:
+    """Load a logged model in a fresh process without this package, and ask it its own example.
+
+    Args:
+        folder: Files of the model, as `mlflow.artifacts.download_artifacts` gives them.
+
+    Raises:
+        StoreError: If it cannot be loaded or asked there; the last line of the process says why.
+    """
+    if not (folder / EXAMPLE_ANSWERS).is_file():
+        raise StoreError(
+            f"A model must be logged with the answers to its example. Received: {folder}, without "
+            f"{EXAMPLE_ANSWERS}. It is older; `chapterflow run MODEL --force` logs it again"
+        )
+    try:
+        done = subprocess.run(
+            [sys.executable, check.__file__, str(folder)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+            env={**QUIET_AND_PRIVATE, **os.environ, "PYTHONWARNINGS": "ignore"},
+        )
+    except subprocess.TimeoutExpired:
+        raise StoreError(
+            f"The model must answer in a fresh process within {PATIENCE} s. Received: nothing"
+        ) from None
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise StoreError(f"The model must answer in a fresh process. Received: {last[:500]}")
+    return Elsewhere(**json.loads(done.stdout.strip().splitlines()[-1]))
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
-"""Input pipeline: memory-mapped arrays -> batches, ordered only by seed and epoch."""
+"""Input pipelines: memory-mapped arrays -> batches, ordered only by seed and epoch; whole graphs.
+
+In a whole graph the nodes are the examples, and one batch has them all.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +17,6 @@ from numpy.typing import NDArray
 
 from chapterflow.kinds.dataset import Dataset, Split, get_kind
 from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
-from chapterflow.training.full_batch import predict_full
 
 if TYPE_CHECKING:
     import keras
@@ -132,3 +134,37 @@ def _as_tf(dataset: Dataset, batches: Any, count: int, batch_size: int) -> tf.da
     # Keras needs the number of batches to predict several batches in one execution.
     sized = stream.apply(tf.data.experimental.assert_cardinality(math.ceil(count / batch_size)))
     return sized.prefetch(4)
+
+
+def sparse_inputs(dataset: Dataset) -> dict[str, Any]:
+    """Return `features` `(n, f)` and `adjacency` `(n, n)` of a graph of nodes as `tf.SparseTensor`.
+
+    Their values equal the dense values of `dataset.inputs`. They stay sparse up to the layers: only
+    1.3 % of Cora's features are non-zero, and dense features take ten times as long.
+    """
+    import tensorflow as tf
+
+    features = np.asarray(dataset.arrays["features"])
+    rows, columns = np.nonzero(features)
+    edges = np.unique(np.asarray(dataset.arrays["edges"], np.int64), axis=0)
+    edges = edges[edges[:, 0] != edges[:, 1]]
+    count = dataset.count
+    return {
+        "features": tf.SparseTensor(
+            np.stack([rows, columns], axis=1), features[rows, columns], features.shape
+        ),
+        "adjacency": tf.SparseTensor(edges, np.ones(len(edges), np.float32), (count, count)),
+    }
+
+
+def predict_full(model: Any, dataset: Dataset) -> NDArray[np.float32]:
+    """Return a model's predictions `(n, classes)` for the nodes of all splits."""
+    return np.asarray(forward(model)(sparse_inputs(dataset)), np.float32)
+
+
+def forward(model: Any) -> Callable[[Any], Any]:
+    """Return a model as a compiled function of sparse inputs."""
+    import tensorflow as tf
+
+    compiled: Callable[[Any], Any] = tf.function(lambda inputs: model(inputs, training=False))
+    return compiled

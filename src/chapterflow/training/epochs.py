@@ -22,10 +22,10 @@ from chapterflow.training.batches import (
     TrainBatches,
     input_spec,
     sized_for,
+    sparse_inputs,
     split_batches,
     steps_per_epoch,
 )
-from chapterflow.training.full_batch import sparse_inputs
 from chapterflow.training.history import (
     MODEL_FILE,
     EpochRecord,
