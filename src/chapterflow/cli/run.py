@@ -89,13 +89,14 @@ def run(
         print_json(results)
     else:
         print_results(console, [Outcome.model_validate(model) for model in results["models"]])
-        _next_steps(console, results["models"], settings, set_ or [])
+        print_next_steps(console, results["models"], settings, set_ or [])
     sys.exit(exit_code)
 
 
-def _next_steps(
+def print_next_steps(
     console: Console, models: list[dict[str, Any]], settings: Settings, overrides: list[str]
 ) -> None:
+    """Print how many models were trained, and which commands show more of them."""
     options = f" --profile {settings.profile}" if settings.profile != "embedded" else ""
     options += "".join(f" --set {shlex.quote(override)}" for override in overrides)
     count = {s: sum(m["status"] == s for m in models) for s in ("trained", "reused", "failed")}
@@ -103,13 +104,18 @@ def _next_steps(
     if count["reused"]:
         summary += " (nothing they depend on has changed; --force trains again)"
     console.print(Text(summary + "."), soft_wrap=True)
-    if count["failed"] == len(models):
+    finished = [model for model in models if model["status"] != "failed"]
+    if not finished:
         return
+    if len(finished) > 1:
+        first, runs = f"compare{options}` tests which differences are real", "runs"
+    else:
+        (model,) = finished
+        first = f"explain {model['model']} {model['dataset']}` shows what the model looks at"
+        runs = "run"
     console.print(
-        f"Next: `chapterflow compare{options}` tests which differences are real; "
-        "`chapterflow ui` opens the runs in MLflow.",
+        Text(f"Next: `chapterflow {first}; `chapterflow ui` opens the {runs} in MLflow."),
         soft_wrap=True,
-        highlight=False,
     )
 
 
