@@ -4,6 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from chapterflow.cli import app
+from chapterflow.data.source import own_sources
 
 
 @pytest.mark.parametrize("words", [[], ["data"]])
@@ -13,3 +14,15 @@ def test_no_summary_of_a_command_is_cut(words: list[str]) -> None:
     lines = told.output.split("Commands:\n")[1].splitlines()
     assert len(lines) >= 5
     assert not [line for line in lines if line.endswith("...") or len(line) > 80]
+
+
+def test_the_help_of_data_add_lists_every_source_that_can_be_added(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def shown() -> str:
+        return " ".join(CliRunner().invoke(app, ["data", "add", "--help"]).output.split())
+
+    *names, last = own_sources()
+    assert f"format of PATH: {', '.join(names)} or {last}." in shown()
+    monkeypatch.setattr("chapterflow.data.source.own_sources", lambda: ["peaks", "spectra"])
+    assert "format of PATH: peaks or spectra." in shown()

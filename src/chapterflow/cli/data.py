@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperCommand
 
 from chapterflow.cli.common import JsonOption, ProfileOption, SetOption, print_json, say, start
 
@@ -143,13 +144,23 @@ def data_verify() -> None:
         raise DataError("\n".join([*damage, "`chapterflow data fetch --force` rebuilds them."]))
 
 
-@app.command("add")
+class _AddCommand(TyperCommand):
+    """A command whose help lists the sources, which are imported only to show it."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from chapterflow.data.source import own_sources
+
+        *names, last = own_sources()
+        option: Any = next(param for param in self.params if param.name == "source")
+        option.help = f"Source, the format of PATH: {', '.join(names)} or {last}."
+        super().format_help(ctx, formatter)
+
+
+@app.command("add", cls=_AddCommand)
 def data_add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new dataset.")],
     path: Annotated[str, typer.Argument(metavar="PATH", help="Folder or file.")],
-    source: Annotated[
-        str, typer.Option("--kind", help="Source: images, idx, csv, voxels, tu or planetoid.")
-    ],
+    source: Annotated[str, typer.Option("--kind", help="Source, the format of PATH.")],
     role: Annotated[
         str | None, typer.Option(help="Role that it takes in the book profile.")
     ] = None,
