@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from chapterflow.evaluation.compare import Difference
+from chapterflow.evaluation.significance import Difference
 from chapterflow.loop.tables import (
     DIFFERENCE_HEADINGS,
     beside_table,

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from chapterflow.config.load import load_settings
-from chapterflow.evaluation.compare import Difference, differences
 from chapterflow.evaluation.scores import classification_metrics
+from chapterflow.evaluation.significance import Difference, differences
 from chapterflow.kinds.dataset import Dataset
 from chapterflow.page.material import Entry, Material
 from chapterflow.tracking.records import RunFacts

@@ -10,8 +10,8 @@ from PIL import Image
 from chapterflow.config.load import load_settings
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError
+from chapterflow.predict.batch_inputs import open_inputs
 from chapterflow.predict.drift import PREDICTED, Reference, Tally, input_figures, overall
-from chapterflow.predict.sources import open_inputs
 from tests.digits import digits_dataset
 from tests.predict.cards import CARD, VERSION
 

@@ -17,8 +17,8 @@ from chapterflow.loop import steps
 from chapterflow.models.base import with_softmax
 from chapterflow.models.catalog import get_model
 from chapterflow.predict.batch import predict_parts
+from chapterflow.predict.batch_inputs import open_inputs
 from chapterflow.predict.inputs import example_shape, fits, photo_size
-from chapterflow.predict.sources import open_inputs
 from chapterflow.predict.table import Parts
 from chapterflow.tracking.versions import Version
 from chapterflow.training.batches import input_spec, predict, sized_for

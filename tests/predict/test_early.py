@@ -14,8 +14,8 @@ from chapterflow.environment import Project
 from chapterflow.errors import ChapterflowError, ConfigError, DataError
 from chapterflow.kinds.dataset import DatasetCard
 from chapterflow.predict.batch import check_inputs, check_inputs_of, check_out
+from chapterflow.predict.batch_inputs import BLOCK_BYTES, open_inputs
 from chapterflow.predict.inputs import Input, parse_inputs
-from chapterflow.predict.sources import BLOCK_BYTES, open_inputs
 from chapterflow.tracking.versions import Version
 from tests.conftest import invoke
 from tests.predict.cards import CARD, VERSION, card

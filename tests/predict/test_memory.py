@@ -22,7 +22,7 @@ from chapterflow.environment import load_tensorflow
 load_tensorflow()
 import keras
 from chapterflow.predict.drift import Reference
-from chapterflow.predict.sources import BatchInputs
+from chapterflow.predict.batch_inputs import BatchInputs
 from chapterflow.predict.table import Totals
 from chapterflow.predict.table import Parts, write_result
 from chapterflow.predict.batch import predict_parts

@@ -163,7 +163,7 @@ def compare_weights(a: list[NDArray[Any]], b: list[NDArray[Any]]) -> dict[str, A
 def _classes(
     labels: NDArray[Any], a: NDArray[Any], b: NDArray[Any], *, resamples: int, seed: int
 ) -> dict[str, Any]:
-    from chapterflow.evaluation.compare import paired_bootstrap
+    from chapterflow.evaluation.significance import paired_bootstrap
 
     right = a == labels, b == labels
     low, high = paired_bootstrap(*right, resamples=resamples, seed=seed)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from chapterflow.evaluation.compare import Difference
+from chapterflow.evaluation.significance import Difference
 from chapterflow.kinds.dataset import task_of
 from chapterflow.tracking.records import SCORES, Outcome
 

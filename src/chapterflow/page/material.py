@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chapterflow.errors import DataError
-from chapterflow.evaluation.compare import Difference
+from chapterflow.evaluation.significance import Difference
 from chapterflow.explain.explanation import EXPLANATION as EXPLAIN_JSON
 from chapterflow.explain.explanation import Explanation
 from chapterflow.kinds.dataset import Dataset, DatasetCard, Task, open_dataset, task_of

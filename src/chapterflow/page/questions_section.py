@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from chapterflow.evaluation.compare import SIGNIFICANCE, Difference
+from chapterflow.evaluation.significance import SIGNIFICANCE, Difference
 from chapterflow.page.material import SCORE_NAMES, Entry, Material
 from chapterflow.page.parts import Cell, Table, interval, number, ratio, times
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from chapterflow.evaluation.compare import SIGNIFICANCE, Difference
+from chapterflow.evaluation.significance import SIGNIFICANCE, Difference
 from chapterflow.page.material import SCORE_NAMES, Entry, Material
 from chapterflow.page.parts import Cell, Table, interval, number, times
 from chapterflow.page.plots import Point, intervals, pareto_front, trade_off

@@ -28,6 +28,18 @@ from chapterflow.kinds.dataset import CARD, DatasetCard, open_dataset, read_card
 from chapterflow.kinds.photos import EXTENSIONS, open_photo
 from chapterflow.models.base import with_softmax
 from chapterflow.predict import table
+from chapterflow.predict.batch_inputs import (
+    BLOCK_BYTES,
+    BatchInputs,
+    Chunk,
+    DatasetPart,
+    Pictures,
+    Source,
+    Unread,
+    check_folder,
+    open_inputs,
+    path_text,
+)
 from chapterflow.predict.drift import Drift, Reference, draw_drift, overall, read_reference
 from chapterflow.predict.inputs import (
     ARRAY,
@@ -40,18 +52,6 @@ from chapterflow.predict.inputs import (
     positions,
     read_version,
     settings_of,
-)
-from chapterflow.predict.sources import (
-    BLOCK_BYTES,
-    BatchInputs,
-    Chunk,
-    DatasetPart,
-    Pictures,
-    Source,
-    Unread,
-    check_folder,
-    open_inputs,
-    path_text,
 )
 from chapterflow.predict.table import RUN_KEY, Parts, Totals, remove_abandoned, rows, schema
 from chapterflow.tracking import runs

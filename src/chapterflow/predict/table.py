@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from chapterflow.files import publish, sha256_file
 from chapterflow.kinds.dataset import DatasetCard
+from chapterflow.predict.batch_inputs import BatchInputs, Chunk, Unread
 from chapterflow.predict.drift import Reference, Tally, answer_figures, input_figures
-from chapterflow.predict.sources import BatchInputs, Chunk, Unread
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from chapterflow.checks import Check, Value
 from chapterflow.errors import ImplausibleMetric
-from chapterflow.evaluation.compare import paired_bootstrap, paired_error_ratio
 from chapterflow.evaluation.scores import check_metrics
+from chapterflow.evaluation.significance import paired_bootstrap, paired_error_ratio
 
 #: A version with this tag was rolled back; its value says why.
 WITHDRAWN = "chapterflow.withdrawn"

@@ -18,7 +18,7 @@ from chapterflow.tracking.session import Session
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-    from chapterflow.evaluation.compare import Difference
+    from chapterflow.evaluation.significance import Difference
 
 
 def newest_runs(project: Project, settings: Settings, session: Session) -> list[Run]:
@@ -78,7 +78,7 @@ def current_runs(
 
 
 def _differences(session: Session, settings: Settings, same: Mapping[str, Run]) -> list[Difference]:
-    from chapterflow.evaluation.compare import differences
+    from chapterflow.evaluation.significance import differences
 
     labels = np.empty(0)
     predicted = {}

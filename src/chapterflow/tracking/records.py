@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field
 
-from chapterflow.evaluation.compare import Difference
+from chapterflow.evaluation.significance import Difference
 from chapterflow.kinds.dataset import TASKS, task_of
 from chapterflow.types import Strict
 

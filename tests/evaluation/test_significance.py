@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chapterflow.evaluation.compare import differences, holm, mcnemar, paired_bootstrap
+from chapterflow.evaluation.significance import differences, holm, mcnemar, paired_bootstrap
 
 
 @pytest.mark.parametrize(
