@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from chapterflow.evaluation.significance import Difference
+from chapterflow.kinds.dataset import CLASSIFICATION, REGRESSION
 from chapterflow.loop.tables import (
     DIFFERENCE_HEADINGS,
     beside_table,
@@ -70,7 +71,7 @@ def console() -> Console:
 
 
 def test_a_row_of_results() -> None:
-    headings, (row,) = results_table([outcome("cnn")], curves=False)
+    headings, (row,) = results_table([outcome("cnn")], CLASSIFICATION)
     assert dict(zip(headings, row, strict=True)) == {
         "model": "cnn",
         "dataset": "digits",
@@ -87,10 +88,10 @@ def test_a_row_of_results() -> None:
 
 def test_a_failed_model_has_a_row_without_figures() -> None:
     failed = outcome("cnn", "failed", error="No luck.")
-    headings, (row,) = results_table([failed], curves=False)
+    headings, (row,) = results_table([failed], CLASSIFICATION)
     assert row == ["cnn", "digits", "failed", *[""] * (len(headings) - 3)]
     failed = outcome("cnn", "failed", error="No luck.", run_id="abcdefgh1234")
-    _, (row,) = results_table([failed], curves=False)
+    _, (row,) = results_table([failed], CLASSIFICATION)
     assert row[-1] == "abcdefgh"
 
 
@@ -133,7 +134,7 @@ def test_results_in_markdown_with_the_errors_below() -> None:
     text = results_markdown(outcomes)
     table, _, errors = text.partition("\n\n")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    headings, _ = results_table(outcomes, curves=False)
+    headings, _ = results_table(outcomes, CLASSIFICATION)
     assert rows[0] == headings
     assert [row[0] for row in rows[2:]] == ["cnn", "dnn", "lenet5"]
     assert [row[2] for row in rows[2:]] == ["trained", "reused", "failed"]
@@ -148,7 +149,7 @@ def test_results_on_the_terminal(console: Console) -> None:
     lines = text.splitlines()
     assert "Results on the test split" in lines[0]
     (row,) = [line for line in lines if "│ cnn" in line]
-    _, (cells,) = results_table([outcome("cnn")], curves=False)
+    _, (cells,) = results_table([outcome("cnn")], CLASSIFICATION)
     for cell in cells:
         assert cell in row
     assert sum("│ dnn" in line for line in lines) == 1
@@ -241,7 +242,7 @@ def test_curves_have_a_table_of_their_own(console: Console) -> None:
             "cost/latency_ms_median": 1.0,
         },
     )
-    headings, (row,) = results_table([outcome("cnn"), curve], curves=True)
+    headings, (row,) = results_table([outcome("cnn"), curve], REGRESSION)
     assert dict(zip(headings, row, strict=True)) == {
         "model": "conv1d",
         "dataset": "curves",

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chapterflow.checks import Check, State
+from chapterflow.kinds.dataset import CLASSIFICATION, REGRESSION
 from chapterflow.registry.gates import Measured, Trial, judge
 
 THRESHOLDS = {
@@ -77,7 +78,7 @@ def trial(**changes: Any) -> Trial:
         challenger=measured("cnn/2"),
         champion=measured("cnn/1"),
         thresholds=THRESHOLDS,
-        classes=True,
+        task=CLASSIFICATION,
         here="t" * 64,
         role="digits",
     )
@@ -109,7 +110,7 @@ def curve_trial(**changes: Any) -> Trial:
     base = trial(
         challenger=measured("conv1d/2", **given),
         champion=measured("conv1d/1", **given),
-        classes=False,
+        task=REGRESSION,
         role="curves",
     )
     return replace(base, **changes)

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from chapterflow.evaluation.significance import Difference
-from chapterflow.kinds.dataset import task_of
+from chapterflow.kinds.dataset import TASKS, Task, task_of
 from chapterflow.tracking.records import SCORES, Outcome
 
 Cells = list[str]
@@ -51,12 +51,12 @@ DIFFERENCES_WIDE = 124
 DIFFERENCES_NARROW = ("A", "B", "95 % interval", "verdict")
 
 
-def results_table(outcomes: Sequence[Outcome], *, curves: bool) -> tuple[Cells, list[Cells]]:
-    """Return headings and rows of the models that were scored as curves, or of all others."""
-    columns = (CURVES if curves else CLASSES) | COSTS
+def results_table(outcomes: Sequence[Outcome], task: Task) -> tuple[Cells, list[Cells]]:
+    """Return headings and rows of the models of a task; failed ones count as classification."""
+    columns = (CLASSES if task.classes else CURVES) | COSTS
     rows = []
     for outcome in outcomes:
-        if (not task_of(outcome.metrics).classes) != curves:
+        if task_of(outcome.metrics) != task:
             continue
         failed = outcome.status == "failed"
         cells = ["" if failed else text(outcome.metrics) for text in columns.values()]
@@ -147,7 +147,7 @@ def results_markdown(outcomes: Sequence[Outcome]) -> str:
     errors = "".join(
         f"\n**{names}** failed:\n\n````\n{error}\n````\n" for names, error in failures(outcomes)
     )
-    tables = [results_table(outcomes, curves=curves) for curves in (False, True)]
+    tables = [results_table(outcomes, task) for task in TASKS]
     variants = beside_table(outcomes)
     text = "\n".join(markdown(headings, rows) for headings, rows in tables if rows)
     if variants:
@@ -167,15 +167,15 @@ def print_results(
 ) -> None:
     """Print the table of results, then the errors."""
     colours = {"trained": "green", "reused": "cyan", "failed": "red"}
-    for curves in (False, True):
-        headings, rows = results_table(outcomes, curves=curves)
+    for task in TASKS:
+        headings, rows = results_table(outcomes, task)
         columns = [
             name
             for position, name in enumerate(headings)
             if (position == 0 or console.width >= WIDE or name in NARROW)
             and (show_status or name != "status")
         ]
-        table = Table(title=CURVES_TITLE if curves else RESULTS_TITLE)
+        table = Table(title=RESULTS_TITLE if task.classes else CURVES_TITLE)
         for heading in columns:
             numbers = heading not in ("model", "dataset", "status", "run")
             table.add_column(heading, justify="right" if numbers else "left")

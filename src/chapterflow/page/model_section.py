@@ -112,7 +112,7 @@ def model_section(entry: Entry, bins: int, album: Album, pen: Pen) -> ModelSecti
         names = ["loss", *(["accuracy"] if history[0].train_accuracy is not None else [])]
         drawings = [learning_curve(pen, history, name, chosen, entry.label) for name in names]
     arrays = entry.predictions
-    if "probability" in arrays:
+    if arrays and entry.task.classes:
         drawings.append(calibration(pen, arrays["label"], arrays["probability"], bins, entry.label))
     confusion, is_matrix = _confusion(entry)
     return ModelSection(
@@ -193,7 +193,7 @@ def hardest(entry: Entry, album: Album, pen: Pen) -> Hardest | None:
     """Return the test examples with the largest loss; None if the run has no predictions."""
     if not entry.predictions:
         return None
-    if "probability" not in entry.predictions:
+    if not entry.task.classes:
         return _hardest_curves(entry, pen)
     index, label, probability = (
         entry.predictions[name] for name in ("index", "label", "probability")

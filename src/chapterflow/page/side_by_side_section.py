@@ -53,7 +53,7 @@ def probes(entries: Sequence[Entry], album: Album) -> list[Probe]:
     The first test example, the one on which the models differ most, and the hardest for all models
     together.
     """
-    entries = [e for e in entries if "probability" in e.predictions and e.card is not None]
+    entries = [e for e in entries if e.task.classes and e.predictions and e.card is not None]
     if len(entries) < 2:
         return []
     first = entries[0]

@@ -13,6 +13,7 @@ from chapterflow.checks import Check, Value
 from chapterflow.errors import ImplausibleMetric
 from chapterflow.evaluation.scores import check_metrics
 from chapterflow.evaluation.significance import paired_bootstrap, paired_error_ratio
+from chapterflow.kinds.dataset import Task
 
 #: A version with this tag was rolled back; its value says why.
 WITHDRAWN = "chapterflow.withdrawn"
@@ -58,7 +59,7 @@ class Trial:
     Attributes:
         champion: None if there is no champion, or it was set aside.
         thresholds: By name in `params.yaml`; None if the role has none.
-        classes: Whether the target is a class; curves have errors instead.
+        task: Task of the models; it decides which score and which interval count.
         here: Hash over the test examples of the dataset on this machine; None without one.
         without: Why there is no champion to compare with.
         allow_dirty: Whether code and data that no commit has are allowed.
@@ -68,7 +69,7 @@ class Trial:
     challenger: Measured
     champion: Measured | None
     thresholds: Mapping[str, float | None]
-    classes: bool
+    task: Task
     here: str | None
     role: str
     resamples: int = 2000
@@ -84,7 +85,7 @@ def judge(trial: Trial) -> list[Check]:
     gates: list[Callable[[Trial], Check]] = [_test_data, _floor, _non_inferiority]
     if trial.superiority:
         gates.append(_superiority)
-    if trial.classes:
+    if trial.task.classes:
         gates += [_worst_class, _calibration]
     gates += [_latency, _file_size, _validation, _explanations, _plausible, _reload]
     gates += [_code, _data_version, _not_withdrawn]
@@ -235,7 +236,7 @@ def _number(value: float | None) -> float | None:
 
 
 def _floor(trial: Trial) -> Check:
-    if trial.classes:
+    if trial.task.classes:
         return _bounded(
             "floor",
             "Accuracy on the test split, at least",
@@ -259,7 +260,7 @@ def _interval(trial: Trial) -> tuple[float, float, float] | None:
     a, b = trial.champion, trial.challenger
     if a is None:
         return None
-    if trial.classes:
+    if trial.task.classes:
         if a.right is None or b.right is None or a.right.shape != b.right.shape:
             return None
         low, high = paired_bootstrap(a.right, b.right, resamples=trial.resamples, seed=trial.seed)
@@ -274,7 +275,7 @@ def _against_champion(
     trial: Trial, name: str, title: str, bound: float | None, holds: Callable[[Any, float], bool]
 ) -> Check:
     """Return a gate on the interval of the difference from the champion."""
-    score = "test/accuracy" if trial.classes else "test/rmse"
+    score = trial.task.metric
     challenger = _number(trial.challenger.now.get(score))
     if trial.champion is None:
         # A fact, not a missing value: the registry was asked. The other gates stand.
@@ -285,15 +286,15 @@ def _against_champion(
     interval = _interval(trial)
     threshold: Value = None
     if bound is not None:
-        threshold = f"> {bound:+.3g}" if trial.classes else f"< {bound:.3g}"
+        threshold = f"> {bound:+.3g}" if trial.task.classes else f"< {bound:.3g}"
     if interval is None:
         passed, note = False, "not measured on the same examples"
     elif bound is None:
         passed, note = False, f"params.yaml has no promotion.margin for {trial.role!r}"
     else:
         passed = all(map(math.isfinite, interval)) and holds(interval, bound)
-        what = "difference" if trial.classes else "ratio"
-        sign = "+" if trial.classes else ""
+        what = "difference" if trial.task.classes else "ratio"
+        sign = "+" if trial.task.classes else ""
         middle, low, high = (f"{value:{sign}.4f}" for value in interval)
         note = f"{what} {middle}, 95 % interval {low} to {high}"
     return gate(
@@ -309,7 +310,7 @@ def _against_champion(
 
 def _non_inferiority(trial: Trial) -> Check:
     margin = trial.thresholds.get("margin")
-    if trial.classes:
+    if trial.task.classes:
         return _against_champion(
             trial,
             "non-inferiority",
@@ -327,7 +328,7 @@ def _non_inferiority(trial: Trial) -> Check:
 
 
 def _superiority(trial: Trial) -> Check:
-    if trial.classes:
+    if trial.task.classes:
         return _against_champion(
             trial,
             "superiority",
@@ -423,7 +424,7 @@ def _explanations(trial: Trial) -> Check:
 
 def _plausible(trial: Trial) -> Check:
     challenger, most = trial.challenger, trial.thresholds.get("rescored_difference")
-    key = "test/accuracy" if trial.classes else "test/rmse"
+    key = trial.task.metric
     now, logged = _number(challenger.now.get(key)), _number(challenger.logged.get(key))
     difference = None
     if now is None or logged is None:

@@ -18,7 +18,7 @@ from chapterflow.config.settings import PROFILES, Settings
 from chapterflow.data.build import prepare, verify_dataset
 from chapterflow.environment import QUIET_AND_PRIVATE, Project, load_tensorflow
 from chapterflow.errors import ChapterflowError, ConfigError, StoreError
-from chapterflow.kinds.dataset import Dataset, open_dataset
+from chapterflow.kinds.dataset import CLASSIFICATION, Dataset, open_dataset
 from chapterflow.models.catalog import get_model, model_names
 from chapterflow.registry.decision import Candidate, Decision
 from chapterflow.registry.gates import WITHDRAWN, Measured, Trial, judge
@@ -343,7 +343,7 @@ def _judge(
             name: params.threshold(name, role, settings.profile)
             for name in type(params).model_fields
         },
-        classes=data.dataset is None or data.dataset.card.task.classes,
+        task=data.dataset.card.task if data.dataset else CLASSIFICATION,
         here=data.digest,
         role=role,
         resamples=settings.comparison.bootstrap_resamples,
