@@ -140,11 +140,11 @@ def test_layers_of_ones_own_travel_with_the_model(guided: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("keras.Input(", "keras.Input", "(resnet.py, line 14)"),
+        ("keras.Input(", "keras.Input", "(resnet.py, line 19)"),
         (
             "from chapterflow",
             "import nothing_of_this_name\nfrom chapterflow",
-            "ModuleNotFoundError: No module named 'nothing_of_this_name' (resnet.py, line 3)",
+            "ModuleNotFoundError: No module named 'nothing_of_this_name' (resnet.py, line 5)",
         ),
         (
             'ChapterModel("resnet"',

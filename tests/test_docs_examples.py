@@ -1,0 +1,54 @@
+"""Python in the guides passes `make check` when it is pasted into the package."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+GUIDES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md"]
+GUIDES += sorted((REPOSITORY / "docs").rglob("*.md"))
+
+
+def examples() -> dict[str, str]:
+    """Return the blocks of Python by a name for a module."""
+    return {
+        f"{guide.stem.lower().replace('-', '_')}_{number}": block
+        for guide in GUIDES
+        for number, block in enumerate(
+            re.findall(
+                r"^```python\n(.*?)^```$", guide.read_text("utf-8"), re.DOTALL | re.MULTILINE
+            )
+        )
+    }
+
+
+def test_the_guides_have_examples() -> None:
+    assert {"contributing_0", "add_a_model_0", "add_a_model_1"} <= examples().keys()
+
+
+@pytest.mark.parametrize("name", examples())
+def test_an_example_is_linted_and_formatted(name: str) -> None:
+    place = f"src/chapterflow/models/{name}.py"
+    for command in (["check"], ["format", "--check"]):
+        done = subprocess.run(
+            ["ruff", *command, "--stdin-filename", place, "-"],
+            input=examples()[name],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_examples_have_types(tmp_path: Path) -> None:
+    for name, block in examples().items():
+        (tmp_path / f"{name}.py").write_text(block, encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
