@@ -53,11 +53,12 @@ $(BIN)/python:
 	@printf '%s\n' "$(CURDIR)" > $(VENV)/.root
 	-@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 
-# uv installs in seconds; if it fails (no wheel, other index configuration), pip does the same.
+# uv installs in seconds; if it fails (no wheel, other index configuration), pip does the same. With
+# hashes, older pips refuse dependencies with extras; --no-deps, because the files name every dependency.
 define install
 	@echo "Installing $(1) into $(VENV)"
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r $(1) || \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(1)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(1)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 endef
