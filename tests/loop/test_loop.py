@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from chapterflow.config.load import load_settings
-from tests.conftest import FINISHED, Finished, call, copy_checkout, invoke
+from tests.conftest import FINISHED, Finished, call, copy_project, invoke
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
@@ -206,14 +206,16 @@ def test_compare_tells_which_differences_are_real(done: Any) -> None:
     assert "Is the difference real? 449 test examples of digits" in table
 
 
-def test_the_flow_and_dvc_yaml_have_the_same_edges(tmp_path: Path) -> None:
-    root = tmp_path / "checkout"
-    root.mkdir()
-    copy_checkout(root)
+def test_the_flow_and_dvc_yaml_have_the_same_edges(fetched_once: Path, tmp_path: Path) -> None:
+    root = copy_project(fetched_once, tmp_path / "checkout")
     settings = load_settings(root / "params.yaml", profile="embedded")
-    for model in settings.models:
+    # Both draw the edges of a model from the datasets that it reads: one model for each set.
+    models = {frozenset(settings.datasets_of(model)): model for model in reversed(settings.models)}
+    stores.keep_models(root, *models.values())
+    for model in models.values():
         stores.set_param(root, f"models.{model}.epochs", 1)
         stores.set_param(root, f"models.{model}.beside", {})
+    settings = load_settings(root / "params.yaml", profile="embedded")
     told = call(root, "chapterflow", "run", "--json")
     assert told.returncode == 0, told.stderr
 
