@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -174,6 +176,47 @@ def begin(root: Path, *words: str, **options: Any) -> subprocess.Popen[str]:
     )
 
 
+def free_port() -> int:
+    """Return a port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def mlflow_server(tmp_path: Path) -> Iterator[str]:
+    """The address of an MLflow server that keeps the artifacts too, as a team shares it."""
+    import requests
+
+    folder, port = tmp_path / "server", free_port()
+    folder.mkdir()
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
+            *("--host", "127.0.0.1", "--port", str(port)),
+            *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db"),
+            *("--artifacts-destination", str(folder / "artifacts")),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + HUNG
+        while True:
+            with contextlib.suppress(requests.RequestException):
+                if requests.get(f"{address}/health", timeout=HUNG).ok:
+                    break
+            assert process.poll() is None, "the MLflow server has ended"
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 @pytest.fixture
 def run(checkout: Path) -> Run:
     """Runs a command in the checkout."""
@@ -243,6 +286,34 @@ def fetched_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert done.returncode == 0, done.stderr
 
     return once(tmp_path_factory, "fetched", make) / "checkout"
+
+
+#: Starts a project's Prefect server and ends it, which makes its database.
+START_PREFECT = """
+from chapterflow.environment import configure, find_project
+project = find_project()
+configure(project)
+from pipelines.server import prefect_server
+with prefect_server(project.scratch):
+    pass
+"""
+
+
+@pytest.fixture(scope="session")
+def prefect_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `.prefect` folder with an empty database, for checkouts in which a flow is not the first.
+
+    Making one takes seconds. `finished_once` and others start without it, as users do.
+    """
+
+    def make(folder: Path) -> None:
+        shutil.copy(REPOSITORY / "params.yaml", folder)
+        done = call(
+            folder, sys.executable, "-c", START_PREFECT, PYTHONPATH=os.pathsep.join(sys.path)
+        )
+        assert done.returncode == 0, done.stderr
+
+    return once(tmp_path_factory, "prefect", make) / ".prefect"
 
 
 class Finished(NamedTuple):

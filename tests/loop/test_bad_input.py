@@ -121,8 +121,9 @@ def with_nan(images: Any) -> Any:
     ],
 )
 def test_data_that_break_expectations_stop_the_run_and_are_documented(
-    root: Path, spoil: Any, says: list[str]
+    root: Path, prefect_once: Path, spoil: Any, says: list[str]
 ) -> None:
+    shutil.copytree(prefect_once, root / ".prefect")
     _spoil(root / "data" / "digits", spoil)
     told = call(root, "chapterflow", "run", "dnn", "cnn", "--json")
     text = fails(told, 3, "expectations failed")

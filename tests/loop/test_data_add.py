@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -11,6 +12,11 @@ from tests.conftest import Run, invoke
 from tests.photos import photo_folder, picture
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _prefect(checkout: Path, prefect_once: Path) -> None:
+    shutil.copytree(prefect_once, checkout / ".prefect")
 
 
 def test_a_folder_is_added_verified_and_listed(checkout: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,10 @@ def checkout(fetched_once: Path, tmp_path: Path) -> Path:
     return copy_project(fetched_once, tmp_path / "checkout")
 
 
-def test_repro_runs_what_changed_and_nothing_else(checkout: Path, run: Run) -> None:
+def test_repro_runs_what_changed_and_nothing_else(
+    checkout: Path, run: Run, prefect_once: Path
+) -> None:
+    shutil.copytree(prefect_once, checkout / ".prefect")
     assert call(checkout, "git", "diff", "--quiet", "data.dvc").returncode == 0
     stores.keep_models(checkout, "dnn", "cnn", "conv1d")
     for model in ("dnn", "cnn", "conv1d"):

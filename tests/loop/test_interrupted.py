@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -29,8 +30,10 @@ def prepare(root: Path) -> Path:
 
 
 @pytest.fixture
-def prepared(tmp_path: Path) -> Path:
-    return prepare(tmp_path / "checkout")
+def prepared(tmp_path: Path, prefect_once: Path) -> Path:
+    root = prepare(tmp_path / "checkout")
+    shutil.copytree(prefect_once, root / ".prefect")
+    return root
 
 
 @pytest.fixture(scope="module")

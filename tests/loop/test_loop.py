@@ -206,8 +206,11 @@ def test_compare_tells_which_differences_are_real(done: Any) -> None:
     assert "Is the difference real? 449 test examples of digits" in table
 
 
-def test_the_flow_and_dvc_yaml_have_the_same_edges(fetched_once: Path, tmp_path: Path) -> None:
+def test_the_flow_and_dvc_yaml_have_the_same_edges(
+    fetched_once: Path, prefect_once: Path, tmp_path: Path
+) -> None:
     root = copy_project(fetched_once, tmp_path / "checkout")
+    shutil.copytree(prefect_once, root / ".prefect")
     settings = load_settings(root / "params.yaml", profile="embedded")
     # Both draw the edges of a model from the datasets that it reads: one model for each set.
     models = {frozenset(settings.datasets_of(model)): model for model in reversed(settings.models)}

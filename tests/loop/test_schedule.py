@@ -1,6 +1,7 @@
 """A schedule that really fires, and a server of one's own."""
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -10,24 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import HUNG, begin, call, command_environment, copy_project
+from tests.conftest import HUNG, begin, call, command_environment, copy_project, free_port
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def checkout(fetched_once: Path, tmp_path: Path) -> Path:
+def checkout(fetched_once: Path, prefect_once: Path, tmp_path: Path) -> Path:
     """A checkout with the embedded data and nothing trained."""
-    return copy_project(fetched_once, tmp_path / "checkout")
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    root = copy_project(fetched_once, tmp_path / "checkout")
+    shutil.copytree(prefect_once, root / ".prefect")
+    return root
 
 
 def test_a_schedule_fires_and_stops_cleanly(checkout: Path) -> None:
@@ -77,13 +72,15 @@ def test_a_port_that_is_taken_and_a_cron_that_is_none(checkout: Path) -> None:
     assert "Traceback" not in told.stderr
 
 
-def test_a_configured_server_is_used(checkout: Path) -> None:
+def test_a_configured_server_is_used(checkout: Path, prefect_once: Path) -> None:
     import requests
 
     stores.set_param(checkout, "models.dnn.epochs", 2)
+    shutil.rmtree(checkout / ".prefect")
     port = free_port()
     address = f"http://127.0.0.1:{port}/api"
     home = checkout.parent / "server"
+    shutil.copytree(prefect_once, home)
     server = subprocess.Popen(
         ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
         cwd=checkout.parent,

@@ -21,10 +21,11 @@ from tests.conftest import (
     Finished,
     call,
     command_environment,
+    free_port,
     heed_interrupts,
     invoke,
 )
-from tests.loop.test_schedule import free_port
+from tests.loop import stores
 
 pytestmark = pytest.mark.slow
 
@@ -110,6 +111,8 @@ class Lab:
 @pytest.fixture(scope="module")
 def lab(finished: Finished) -> Iterator[Lab]:
     """A checkout where the page's first commands ran, and its servers, which answer."""
+    # Its variants are not served.
+    stores.set_param(finished.root, "models.gcn.beside", {})
     lab = Lab(finished.root)
     ran = lab.run(FIRST)
     assert ran.returncode == 0, ran.stdout + ran.stderr

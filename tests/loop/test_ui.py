@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import HUNG, Run, begin
+from tests.conftest import HUNG, Run, begin, free_port
 from tests.loop import stores
-from tests.loop.test_schedule import free_port
 
 pytestmark = pytest.mark.slow
 

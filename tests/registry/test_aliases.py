@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,36 +69,6 @@ def local(tmp_path: Path) -> tuple[Project, Any]:
     project = Project(tmp_path)
     store.open_store(project)
     return project, client_of(store.tracking_uri(project))
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """A real MLflow server, as a team shares it."""
-    project = Project(tmp_path)
-    store.open_store(project)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    uri = store.tracking_uri(project)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host",
-         "127.0.0.1", "--port", str(port), "--workers", "1"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    import requests
-
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
-            try:
-                if requests.get(f"{address}/health", timeout=1).ok:
-                    break
-            except requests.RequestException:
-                time.sleep(0.1)
-        yield address
-    finally:
-        os.killpg(process.pid, 9)
-        process.wait()
 
 
 def aliases_of(client: Any) -> dict[str, str]:
@@ -175,10 +142,10 @@ def test_of_several_processes_one_wins(local: tuple[Project, Any], expected: str
 
 
 @pytest.mark.slow
-def test_of_several_processes_on_a_server_one_wins(server: str) -> None:
-    client = client_of(server)
+def test_of_several_processes_on_a_server_one_wins(mlflow_server: str) -> None:
+    client = client_of(mlflow_server)
     client.set_registered_model_alias("cnn", "champion", "1")
-    told = contend(server, "1", ["2", "3", "4"])
+    told = contend(mlflow_server, "1", ["2", "3", "4"])
     winner = [version for version, said in zip("234", told, strict=True) if said == "won"]
     assert len(winner) == 1
     assert aliases_of(client) == {
@@ -190,8 +157,8 @@ def test_of_several_processes_on_a_server_one_wins(server: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_lock_on_a_server(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = client_of(server)
+def test_a_lock_on_a_server(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = client_of(mlflow_server)
     monkeypatch.setattr(aliases, "PATIENCE", 0.5)
     from chapterflow.environment import process_identity
 
