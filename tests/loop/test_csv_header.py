@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chapterflow.data.sources.csv_series import series_options
+from chapterflow.data.sources.csv_series import read_rows, series_options
 from chapterflow.errors import DataError
 
 SHARES = {"validation": 0.1, "test": 0.2}
@@ -31,6 +31,18 @@ def days(count: int) -> list[date]:
 
 def months(count: int) -> list[date]:
     return [date(2000 + number // 12, 1 + number % 12, 1) for number in range(count)]
+
+
+def test_a_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
+
+    def counted(path: Path) -> Any:
+        reads.append(path)
+        return read_rows(path)
+
+    monkeypatch.setattr("chapterflow.data.sources.csv_series.read_rows", counted)
+    assert options(tmp_path, table([*days(50), *days(110)[60:]]))["step"] == "irregular"
+    assert reads == [tmp_path / "a.csv"]
 
 
 @pytest.mark.parametrize(

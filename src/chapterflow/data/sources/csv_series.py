@@ -98,27 +98,31 @@ def read_series(path: Path, params: CsvSeries) -> Series:
         DataError: If the file is no CSV, a column is missing, a value is missing or no finite
             number, times do not increase, or a step is not what `params.step` claims.
     """
-    header, rows = read_rows(path)
-    _need_once(path.name, header, (params.time, *params.values))
+    return _series(path.name, *read_rows(path), params)
+
+
+def _series(name: str, header: list[str], rows: dict[int, list[str]], params: CsvSeries) -> Series:
+    """Return what `read_series` returns, of rows that were read before."""
+    _need_once(name, header, (params.time, *params.values))
     if params.last is not None:
         time = header.index(params.time)
         ends = [line for line, row in rows.items() if row[time : time + 1] == [params.last]]
         if not ends:
             raise DataError(
-                f"{path.name} must have a row at the last time that params.yaml names. "
+                f"{name} must have a row at the last time that params.yaml names. "
                 f"Received: no {params.last!r} in column {params.time!r}"
             )
         rows = {line: row for line, row in rows.items() if line <= ends[0]}
-    table = _table(path.name, header, rows)
+    table = _table(name, header, rows)
     if params.blank_rows == "skip":
         table = table[(table[params.values] != "").any(axis=1)]
     if len(table) < 2:
-        raise DataError(f"{path.name} is too short. Received: {len(table)} rows of values")
+        raise DataError(f"{name} is too short. Received: {len(table)} rows of values")
     values = np.column_stack(
-        [_numbers(path.name, table[column], log=params.log) for column in params.values]
+        [_numbers(name, table[column], log=params.log) for column in params.values]
     )
-    times, unit = _times(path.name, table[params.time], months=params.step == "month")
-    _check_steps(path.name, table[params.time], times, params.step)
+    times, unit = _times(name, table[params.time], months=params.step == "month")
+    _check_steps(name, table[params.time], times, params.step)
     return Series(times, np.log(values) if params.log else values, unit)
 
 
@@ -357,20 +361,22 @@ def series_options(
         DataError: If the file is no CSV with a header, has no whole column of numbers, a damaged
             value, times that do not increase, or fewer rows than three windows need.
     """
-    options: dict[str, Any] = _columns(path, say)
+    header, rows = read_rows(path)
+    options: dict[str, Any] = _columns(path.name, header, rows, say)
 
-    def series(step: str) -> Any:
-        return CsvSeries.model_validate(
+    def series(step: str) -> Series:
+        params = CsvSeries.model_validate(
             {"kind": "csv-series", "seed": seed, "upstream": [str(path.parent)]}
             | {"file": {"name": path.name}, **options, **shares, "step": step}
         )
+        return _series(path.name, header, rows, params)
 
     # Reading with any steps reveals every other fault; then try each claim.
-    times = read_series(path, series("irregular")).times
+    times = series("irregular").times
     options["step"] = "irregular"
     for step in ("regular", "month"):
         try:
-            read_series(path, series(step))
+            series(step)
         except DataError:
             continue
         options["step"] = step
@@ -391,12 +397,12 @@ def series_options(
     return options | windows
 
 
-def _columns(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def _columns(
+    name: str, header: list[str], rows: dict[int, list[str]], say: Callable[[str], None]
+) -> dict[str, Any]:
     """Return the columns of times and of values, and what to do with rows that have no value."""
     import pandas as pd
 
-    name = path.name
-    header, rows = read_rows(path)
     begin = f"{name} must begin with the names of its columns, first that of the time"
     if len(header) < 2 or not all(header):
         text = ",".join(header)
