@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from operator import le
 from typing import Any
 
 from numpy.typing import NDArray
@@ -230,6 +231,11 @@ def _bounded(
     )
 
 
+def _at_most(name: str, title: str, trial: Trial, setting: str, metric: str) -> Check:
+    """Return a gate on a metric measured now that must not exceed a setting."""
+    return _bounded(name, title, trial, setting, lambda version: version.now.get(metric), le)
+
+
 def _number(value: float | None) -> float | None:
     """Return a finite number, or None: NaN compares false with everything, so it must not pass."""
     return None if value is None or not math.isfinite(value) else float(value)
@@ -245,14 +251,8 @@ def _floor(trial: Trial) -> Check:
             lambda version: version.now.get("test/accuracy"),
             lambda accuracy, least: accuracy >= least,
         )
-    return _bounded(
-        "floor",
-        "RMSE on the test split over the RMSE of the best classical filter, at most",
-        trial,
-        "ceiling",
-        lambda version: version.now.get("baseline/rmse_ratio"),
-        lambda ratio, most: ratio <= most,
-    )
+    title = "RMSE on the test split over the RMSE of the best classical filter, at most"
+    return _at_most("floor", title, trial, "ceiling", "baseline/rmse_ratio")
 
 
 def _interval(trial: Trial) -> tuple[float, float, float] | None:
@@ -271,11 +271,12 @@ def _interval(trial: Trial) -> tuple[float, float, float] | None:
     return math.sqrt(float(b.errors.sum()) / float(a.errors.sum())), low, high
 
 
-def _against_champion(
-    trial: Trial, name: str, title: str, bound: float | None, holds: Callable[[Any, float], bool]
-) -> Check:
+def _against_champion(trial: Trial, name: str, claim: str, margin: float | None) -> Check:
     """Return a gate on the interval of the difference from the champion."""
-    score = trial.task.metric
+    classes, score = trial.task.classes, trial.task.metric
+    what = "difference" if classes else "ratio"
+    measure = "Accuracy" if classes else "RMSE"
+    title = f"{measure} {claim} than the champion's: the whole interval of the {what}"
     challenger = _number(trial.challenger.now.get(score))
     if trial.champion is None:
         # A fact, not a missing value: the registry was asked. The other gates stand.
@@ -285,16 +286,17 @@ def _against_champion(
         return gate(name, title, passed=challenger is not None, challenger=challenger, note=note)
     interval = _interval(trial)
     threshold: Value = None
-    if bound is not None:
-        threshold = f"> {bound:+.3g}" if trial.task.classes else f"< {bound:.3g}"
+    if margin is not None:
+        bound = 0 - margin if classes else 1 + margin  # 0 - 0.0 is not -0.0
+        threshold = f"> {bound:+.3g}" if classes else f"< {bound:.3g}"
     if interval is None:
         passed, note = False, "not measured on the same examples"
-    elif bound is None:
+    elif margin is None:
         passed, note = False, f"params.yaml has no promotion.margin for {trial.role!r}"
     else:
-        passed = all(map(math.isfinite, interval)) and holds(interval, bound)
-        what = "difference" if trial.task.classes else "ratio"
-        sign = "+" if trial.task.classes else ""
+        within = interval[1] > bound if classes else interval[2] < bound
+        passed = within and all(map(math.isfinite, interval))
+        sign = "+" if classes else ""
         middle, low, high = (f"{value:{sign}.4f}" for value in interval)
         note = f"{what} {middle}, 95 % interval {low} to {high}"
     return gate(
@@ -309,40 +311,11 @@ def _against_champion(
 
 
 def _non_inferiority(trial: Trial) -> Check:
-    margin = trial.thresholds.get("margin")
-    if trial.task.classes:
-        return _against_champion(
-            trial,
-            "non-inferiority",
-            "Accuracy not worse than the champion's: the whole interval of the difference",
-            None if margin is None else -margin,
-            lambda interval, bound: interval[1] > bound,
-        )
-    return _against_champion(
-        trial,
-        "non-inferiority",
-        "RMSE not worse than the champion's: the whole interval of the ratio",
-        None if margin is None else 1 + margin,
-        lambda interval, bound: interval[2] < bound,
-    )
+    return _against_champion(trial, "non-inferiority", "not worse", trial.thresholds.get("margin"))
 
 
 def _superiority(trial: Trial) -> Check:
-    if trial.task.classes:
-        return _against_champion(
-            trial,
-            "superiority",
-            "Accuracy better than the champion's: the whole interval of the difference",
-            0.0,
-            lambda interval, bound: interval[1] > bound,
-        )
-    return _against_champion(
-        trial,
-        "superiority",
-        "RMSE better than the champion's: the whole interval of the ratio",
-        1.0,
-        lambda interval, bound: interval[2] < bound,
-    )
+    return _against_champion(trial, "superiority", "better", 0.0)
 
 
 def _worst_class(trial: Trial) -> Check:
@@ -374,25 +347,13 @@ def _worst_class(trial: Trial) -> Check:
 
 
 def _calibration(trial: Trial) -> Check:
-    return _bounded(
-        "calibration",
-        "Expected calibration error, at most",
-        trial,
-        "calibration_error",
-        lambda version: version.now.get("test/ece"),
-        lambda error, most: error <= most,
-    )
+    title = "Expected calibration error, at most"
+    return _at_most("calibration", title, trial, "calibration_error", "test/ece")
 
 
 def _latency(trial: Trial) -> Check:
-    return _bounded(
-        "latency",
-        "95th percentile of the time for one example now, ms, at most",
-        trial,
-        "latency_ms_p95",
-        lambda version: version.now.get("cost/latency_ms_p95"),
-        lambda latency, most: latency <= most,
-    )
+    title = "95th percentile of the time for one example now, ms, at most"
+    return _at_most("latency", title, trial, "latency_ms_p95", "cost/latency_ms_p95")
 
 
 def _file_size(trial: Trial) -> Check:
