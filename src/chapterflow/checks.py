@@ -1,7 +1,7 @@
-"""The check: a named thing that was expected, what was observed, its state, and why.
+"""The check: a name, an expected value, an observed value, a state and a reason.
 
-Validation, gates, lineage, the doctor, reproduction, drift and explanations state their verdicts as
-checks. A terminal shows them as one table, a page as one block of HTML.
+Validation, gates, lineage, the doctor, reproduction, drift and explanations report their results as
+checks. A terminal shows them as a table, a page as a block of HTML.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ class Check(Strict):
     """One check.
 
     Attributes:
-        name: What is checked (`label-set`, `source commit`).
-        state: `warning` holds with a reservation; `unknown` could not be decided.
-        title: What must hold, or the mistake that it guards against, in a sentence.
+        name: Subject of the check (`label-set`, `source commit`).
+        state: `warning`: passed with a reservation; `unknown`: could not be decided.
+        title: The requirement, or the mistake that it guards against, in a sentence.
         expected: The requirement, threshold or recorded value.
         observed: The value that the requirement is compared with.
-        reason: Why it has this state, and what to do about it.
+        reason: Why the check has this state, and what to do about it.
         details: Further values, by name; tables may have a column for each.
-        examples: Ids of the first examples that break it.
-        examples_count: Number of examples that break it; null if no example alone can.
-        checks: Checks that belong to this one.
+        examples: Ids of the first examples that violate it.
+        examples_count: Number of examples that violate it; null if no single example can.
+        checks: Checks that this one is made of.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Check(Strict):
 
     @property
     def passed(self) -> bool:
-        """Whether it passed without reservation."""
+        """Whether the check passed without reservation."""
         return self.state == "passed"
 
     def walk(self, depth: int = 0) -> Iterator[tuple[int, Check]]:
@@ -62,7 +62,7 @@ class Check(Strict):
             yield from check.walk(depth + 1)
 
     def value(self, column: str) -> Any:
-        """Return the field or the detail of a name; None if it has neither."""
+        """Return the field or detail with a name; None if there is neither."""
         return getattr(self, column) if column in Check.model_fields else self.details.get(column)
 
 
@@ -73,18 +73,18 @@ def failures(checks: Sequence[Check]) -> list[Check]:
 
 @dataclass(frozen=True)
 class Keys:
-    """How a document spells a check.
+    """The JSON form of a check.
 
     Attributes:
-        fields: Field of `Check`, or name of a detail, by the document's key, in its order.
-        states: The document's word for each state.
+        fields: Field of `Check`, or name of a detail, by key, in the order of the document.
+        states: JSON value of each state.
     """
 
     fields: Mapping[str, str]
     states: Mapping[State, Any]
 
     def write(self, check: Check) -> dict[str, Any]:
-        """Return a check as the document has it."""
+        """Return the JSON object of a check."""
         values: dict[str, Any] = {key: check.value(field) for key, field in self.fields.items()}
         for key, field in self.fields.items():
             if field == "state":
@@ -94,11 +94,11 @@ class Keys:
         return values
 
     def read(self, document: Any) -> Any:
-        """Return the fields of a check; a validator for records whose JSON has such documents."""
+        """Return the fields of a check from its JSON object; return other values unchanged."""
         if not isinstance(document, dict):
             return document
-        if wrong := document.keys() ^ self.fields.keys():
-            raise ValueError(f"missing or unknown keys: {', '.join(sorted(wrong))}")
+        if unexpected := document.keys() ^ self.fields.keys():
+            raise ValueError(f"missing or unknown keys: {', '.join(sorted(unexpected))}")
         states = {word: state for state, word in reversed([*self.states.items()])}
         fields: dict[str, Any] = {"details": {}}
         for key, field in self.fields.items():
@@ -111,19 +111,19 @@ class Keys:
         return fields
 
 
-#: The word and the style of a state in a terminal.
+#: Text and style of each state in a terminal.
 STATES: dict[State, tuple[str, str]] = {
     "passed": ("ok", "green"),
     "warning": ("warning", "yellow"),
     "failed": ("FAILED", "bold red"),
     "unknown": ("unknown", "yellow"),
 }
-#: In a narrower terminal reasons are printed below the table.
+#: In a terminal with fewer columns, reasons follow below the table.
 WIDE = 120
 
 
 def text(value: Any) -> str:
-    """Return a value as a table shows it: a number with four digits, more before the point."""
+    """Format a value for a table: numbers with four significant digits, integers in full."""
     if value is None:
         return "-"
     if not isinstance(value, int | float) or isinstance(value, bool):
@@ -135,11 +135,11 @@ def text(value: Any) -> str:
 def print_checks(
     console: Console, checks: Sequence[Check], columns: Mapping[str, str], title: str = ""
 ) -> None:
-    """Print checks and all below them as a table.
+    """Print checks and their subordinate checks as a table.
 
     Args:
-        console: Where.
-        checks: The rows.
+        console: Terminal.
+        checks: Checks, one a row.
         columns: Heading by field of `Check` or name of a detail. Without `reason`, or in a narrow
             terminal, the reasons of checks that did not pass follow below the table.
         title: Title of the table.
@@ -167,7 +167,7 @@ def print_checks(
 
 
 def markdown(checks: Sequence[Check], columns: Mapping[str, str]) -> str:
-    """Return checks as a table in markdown."""
+    """Return checks as a Markdown table."""
     lines = [[*columns.values()], ["---"] * len(columns)]
     lines += [[text(check.value(name)) for name in columns] for check in checks]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
@@ -177,7 +177,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def templates(*folders: Path) -> Environment:
-    """Return the templates of pages, and those in other folders."""
+    """Return the Jinja environment of the page templates and of those in other folders."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     # Names, titles, licences and reasons come from users and datasets: everything is escaped.
@@ -193,7 +193,7 @@ def templates(*folders: Path) -> Environment:
 
 
 def stylesheet(*names: str) -> str:
-    """Return stylesheets as one, for a page to hold inline."""
+    """Return stylesheets joined into one, to embed in a page."""
     return "".join((TEMPLATES / f"{name}.css").read_text(encoding="utf-8") for name in names)
 
 
@@ -208,17 +208,17 @@ def render_verdict(
     heading: str,
     link: tuple[str, str] | None = None,
 ) -> str:
-    """Return the page of a verdict, which needs nothing but itself.
+    """Return the page of a verdict, a single HTML file without external resources.
 
     Args:
-        title: Its heading.
-        checks: What was checked; the page shows first what did not pass.
+        title: Heading of the page.
+        checks: The checks; those that did not pass come first on the page.
         columns: Heading by field of `Check` or name of a detail.
-        passed: Whether the verdict is good.
+        passed: Whether the verdict is positive.
         summary: The verdict in a sentence.
-        facts: What it is about, by name.
+        facts: Facts about the subject, by name.
         heading: Heading of the checks.
-        link: Address and text of more.
+        link: Address and text of a link to details.
     """
     page = (
         templates()

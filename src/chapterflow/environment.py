@@ -1,4 +1,4 @@
-"""Process environment: private and quiet by default, and where the project's folders are.
+"""Process environment: no telemetry, no start-up noise, and the project's folders.
 
 Import this module before TensorFlow, MLflow, Prefect, DVC or Great Expectations: their switches
 are read at import time. Values that the user has set are kept.
@@ -19,19 +19,19 @@ from pathlib import Path
 
 from chapterflow.errors import ConfigError
 
-#: No telemetry from any dependency, and no start-up noise.
+#: Turns off the telemetry and the start-up messages of all dependencies.
 QUIET_AND_PRIVATE: Mapping[str, str] = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # With a tracking server MLflow prints links to stdout, which may be a JSON document.
+    # With a tracking server, MLflow prints links to stdout, where they would corrupt JSON output.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "GX_ANALYTICS_ENABLED": "false",
     "DVC_NO_ANALYTICS": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
-    # Prefect's own console lines; the API, and so its UI, still receives every record.
+    # Silences Prefect on the console; its API and UI still receive every record.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
     "GIT_PYTHON_REFRESH": "quiet",
@@ -73,14 +73,14 @@ class Project:
 
     @property
     def results(self) -> Path:
-        """What the stages of `dvc.yaml` write: small files that git tracks."""
+        """Outputs of the stages of `dvc.yaml`: small files that git tracks."""
         return self.root / "results"
 
 
 def find_project(start: Path | None = None) -> Project:
     """Return the project around `start` (default: the current folder).
 
-    `CHAPTERFLOW_PROJECT` names it outright.
+    `CHAPTERFLOW_PROJECT` takes precedence.
 
     Raises:
         ConfigError: If no folder from `start` upwards holds a `params.yaml`.
@@ -99,12 +99,12 @@ def find_project(start: Path | None = None) -> Project:
             return Project(folder)
     raise ConfigError(
         f"No params.yaml in {here} or above it. "
-        "Change into the project's folder or set CHAPTERFLOW_PROJECT."
+        "Change to the project's folder or set CHAPTERFLOW_PROJECT."
     )
 
 
 def configure(project: Project) -> None:
-    """Set the environment that this process and its children work in."""
+    """Set the environment variables of this process and its children."""
     for name, value in QUIET_AND_PRIVATE.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_HOME", str(project.root / ".prefect"))
@@ -116,11 +116,11 @@ THREADS = "; threads: "
 
 
 def machine() -> str:
-    """Return what decides a computation's last bits: processor, cores, system, and threads.
+    """Return what determines the last bits of a computation: processor, cores, system, threads.
 
-    Two machines with equal texts count as alike; a host's name would say less, and more than others
-    need to know. TensorFlow splits sums by its number of threads: the number configured or in the
-    environment, else the number of processors that this process may use.
+    Machines with the same text count as the same; a host name would say less about the computation
+    and disclose more. TensorFlow splits sums by its number of threads: the configured number, the
+    number in the environment, or else the number of processors that this process may use.
     """
     import psutil
 
@@ -150,10 +150,10 @@ def _threads(scope: str, default: int) -> int:
 
 @contextlib.contextmanager
 def project_lock(project: Project, name: str, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Hold a named lock of the project, so that processes do the same work one after another.
+    """Hold a named lock of the project, so that processes do the same work in turn.
 
     Args:
-        on_wait: Called where another process holds it, before waiting.
+        on_wait: Called before waiting if another process holds the lock.
     """
     from filelock import FileLock, Timeout
 
@@ -181,18 +181,18 @@ def process_identity() -> str:
 def process_is_gone(identity: str) -> bool:
     """Tell whether the process of an identity is known to have ended.
 
-    A process of another machine, or an identity that cannot be read, is never called gone.
+    False for a process on another machine and for an identity that cannot be parsed.
     """
     import psutil
 
-    read = re.fullmatch(r"(.+):([0-9]{1,9}):([0-9]+[.][0-9]+)", identity)
-    if read is None or read[1] != socket.gethostname():
+    match = re.fullmatch(r"(.+):([0-9]{1,9}):([0-9]+[.][0-9]+)", identity)
+    if match is None or match[1] != socket.gethostname():
         return False
     try:
-        process = psutil.Process(int(read[2]))
-        # A process that started at another time has only been given the same number.
+        process = psutil.Process(int(match[2]))
+        # A different start time means that another process has reused the number.
         return (
-            abs(process.create_time() - float(read[3])) > 1.0
+            abs(process.create_time() - float(match[3])) > 1.0
             or process.status() == psutil.STATUS_ZOMBIE
         )
     except psutil.NoSuchProcess:
@@ -201,37 +201,37 @@ def process_is_gone(identity: str) -> bool:
         return False
 
 
-#: Of two threads that turned stderr away at once, one would give back what the other had put there.
+#: Without it, two threads could each restore the other's redirection of stderr.
 _STDERR = threading.RLock()
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Turn away what is written to stderr; for imports of TensorFlow, whose libraries write there.
+    """Discard everything written to stderr, for imports of TensorFlow.
 
-    The lines come from C++ before any log level is read, so the file descriptor itself is turned
-    away; errors are raised as ever.
+    Its C++ libraries write there before any log level applies, so the file descriptor itself is
+    redirected. Exceptions are raised as usual.
     """
     with _STDERR:
         sys.stderr.flush()
-        kept = os.dup(2)
-        nowhere = os.open(os.devnull, os.O_WRONLY)
+        stderr = os.dup(2)
+        devnull = os.open(os.devnull, os.O_WRONLY)
         try:
-            os.dup2(nowhere, 2)
+            os.dup2(devnull, 2)
             yield
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            os.close(nowhere)
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            os.close(devnull)
 
 
 @functools.cache
 def load_tensorflow() -> None:
-    """Import TensorFlow without the lines that its libraries write to stderr at start-up."""
+    """Import TensorFlow without its start-up messages on stderr."""
     with quiet():
         import tensorflow as tf
 
-        tf.constant(0)  # the device look-up writes some more
+        tf.constant(0)  # The search for devices writes messages, too.
     tf.get_logger().setLevel("ERROR")
-    # What was imported stays: looking through it again and again takes a tenth of a short training.
+    # Imported modules are never freed; scanning them repeatedly takes a tenth of a short training.
     gc.freeze()

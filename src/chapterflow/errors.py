@@ -1,4 +1,4 @@
-"""Errors that a user can cause or mend, each with the exit code that the command line returns."""
+"""Errors that a user can cause or fix, each with the exit code of the command line."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from pathlib import Path
 
 
 class ChapterflowError(Exception):
-    """A failure in one line: what was expected, what was received, what to do.
+    """A failure in one line: what is wrong, what was received, what to do.
 
     Attributes:
-        exit_code: Exit status of the command line (1 where nothing more precise is known).
+        exit_code: Exit status of the command line; 1 if there is none more precise.
     """
 
     exit_code = 1
 
 
 class ConfigError(ChapterflowError):
-    """`params.yaml`, an option or a name is wrong; nothing was started."""
+    """`params.yaml`, an option or a name is wrong; no work has started."""
 
     exit_code = 2
 
 
 class DataError(ChapterflowError):
-    """Input data are damaged or not what their card or their source says."""
+    """Input data are damaged, or differ from their card or source."""
 
     exit_code = 2
 
 
 class FetchError(ChapterflowError):
-    """A download did not succeed; running the command again resumes it."""
+    """A download failed; running the command again resumes it."""
 
 
 class ValidationFailed(ChapterflowError):
-    """The data break an expectation; no model was trained on them."""
+    """The data violate an expectation; no model was trained on them."""
 
     exit_code = 3
 
 
 class PromotionRefused(ChapterflowError):
-    """A version may not take an alias: a gate failed, or another process was first."""
+    """A version may not take an alias: a gate failed, or another process changed the alias."""
 
     exit_code = 4
 
@@ -51,19 +51,19 @@ class ImplausibleMetric(ChapterflowError):
 
 
 class StoreError(ChapterflowError):
-    """The tracking store cannot be used as it is."""
+    """The tracking store cannot be used in its present state."""
 
 
 class StoreUnavailable(StoreError):
-    """The tracking store does not answer now (locked, or out of reach); a retry may help."""
+    """The tracking store is locked or unreachable; a retry may succeed."""
 
 
 def describe(error: BaseException, folder: Path) -> str:
-    """Return an error in a few words, with the last place in a folder's files that it came through.
+    """Return an error in a few words, with the last line of a folder's files in its traceback.
 
     Args:
-        error: Any exception; the message of a `ChapterflowError` is returned as it is.
-        folder: Files whose authors want to know the line.
+        error: Any exception; the message of a `ChapterflowError` is returned unchanged.
+        folder: Folder with the user's code.
     """
     if isinstance(error, ChapterflowError):
         return str(error)
@@ -78,12 +78,12 @@ def describe(error: BaseException, folder: Path) -> str:
 
 
 def nearest(name: object, valid: Iterable[str]) -> str:
-    """Return ` Did you mean ...?`, or the list of what is valid where nothing is near."""
+    """Return ` Did you mean ...?`, or the valid names if none is similar."""
     valid = sorted(valid)
     given = str(name)
 
     def likeness(candidate: str) -> tuple[float, bool]:
-        # Of equals, the one with the same first letter: `cn` is more likely `cnn` than `gcn`.
+        # The first letter breaks ties: `cn` is more likely `cnn` than `gcn`.
         ratio = difflib.SequenceMatcher(None, candidate, given).ratio()
         return ratio, candidate[:1] == given[:1]
 

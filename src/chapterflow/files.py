@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-#: How often a folder is put into place while other processes put theirs there.
+#: Attempts to move a folder while other processes move theirs to the same place.
 ATTEMPTS = 10
 
 
@@ -19,14 +19,14 @@ def sha256_file(path: Path) -> str:
 
 
 def publish(new: Path, path: Path) -> None:
-    """Move a finished file or folder to its place, replacing what is there.
+    """Move a finished file or folder to its destination, replacing the previous one.
 
-    A reader sees the old or the new one, whole, also after a power cut; between two folders there
-    is a moment without either.
+    Readers see either the complete old or the complete new version, even after a power failure.
+    While one folder replaces another, there is a moment with neither.
 
     Args:
-        new: On the same file system as `path`.
-        path: Its place.
+        new: File or folder on the same file system as `path`.
+        path: Destination.
     """
     if new.is_dir():
         for file in new.rglob("*"):
@@ -36,16 +36,16 @@ def publish(new: Path, path: Path) -> None:
     else:
         _sync(new)
         os.replace(new, path)
-    if os.name == "posix":  # Elsewhere a folder cannot be opened, and need not be.
+    if os.name == "posix":  # Other systems cannot open a folder, and need no sync of it.
         _sync(path.parent)
 
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """Yield a path to write a file or a folder to, and publish it; after an error nothing remains.
+    """Yield a path to write a file or folder to, then publish it; after an error nothing remains.
 
     Args:
-        path: Its place; its folder must exist.
+        path: Destination, in an existing folder.
     """
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         new = Path(folder) / path.name
@@ -62,7 +62,7 @@ def _sync(path: Path) -> None:
 
 
 def _move_folder(new: Path, path: Path) -> None:
-    """Rename a folder; one cannot be renamed over another."""
+    """Move a folder; a rename cannot replace an existing folder."""
     for attempt in range(ATTEMPTS):
         try:
             if not os.path.lexists(path):
@@ -74,6 +74,6 @@ def _move_folder(new: Path, path: Path) -> None:
                 new.rename(path)
             return
         except OSError:
-            # Another process has put its folder there in between.
+            # Another process has moved its folder there in the meantime.
             if not path.is_dir() or attempt == ATTEMPTS - 1:
                 raise

@@ -191,7 +191,7 @@ def test_data_that_a_remote_has_alone(copy: Path, tmp_path: Path) -> None:
     status = call(copy, "git", "status", "--porcelain").stdout
     done = reproduce(copy, "dnn")  # which sees to it that the work tree stays as it is
     assert done["verdict"] == "identical"
-    assert "from DVC (data/digits is not there)" in done["data"]
+    assert "from DVC (data/digits is missing)" in done["data"]
     assert not (copy / ".dvc/cache").exists()
     assert not (copy / "data/digits").exists()
     assert call(copy, "git", "status", "--porcelain").stdout == status

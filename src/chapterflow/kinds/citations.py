@@ -1,7 +1,7 @@
-"""One graph whose nodes are the examples, each of one class.
+"""One graph whose nodes are the examples, each with one class.
 
-`labels` and `split` uint8 `(n,)`, where split code 3 means in no split; `features` float32
-`(n, f)`; `edges` int32 `(edges, 2)`, source and target.
+`labels` and `split` uint8 `(n,)`, where split code 3 means no split; `features` float32 `(n, f)`;
+`edges` int32 `(edges, 2)`, source and target.
 """
 
 from __future__ import annotations
@@ -45,14 +45,15 @@ class Data(Dataset):
 
     @classmethod
     def expected_count(cls, card: DatasetCard) -> int:
-        """Return the number of nodes: some are in no split."""
+        """Return the number of nodes, including those in no split."""
         return int(card.facts["nodes"])
 
     def inputs(self, chosen: NDArray[np.intp]) -> Any:
         """Return dense `features` `(n, f)` and `adjacency` `(n, n)` of the whole graph.
 
-        A node's class depends on its neighbours, so whatever is chosen, models read all of it;
-        `sparse_inputs` of `chapterflow.training.batches` gives the same without the zeros.
+        Models read all nodes, whichever are chosen, because a node's class depends on its
+        neighbours. `sparse_inputs` of `chapterflow.training.batches` returns the same graph in
+        sparse form.
         """
         count = self.count
         adjacency = np.zeros((count, count), np.float32)
@@ -62,7 +63,7 @@ class Data(Dataset):
         return {"features": np.array(self.arrays["features"]), "adjacency": adjacency}
 
     def example(self) -> Any:
-        """Return the graph of the first eight nodes: the whole adjacency is megabytes as text."""
+        """Return the graph of the first eight nodes; the whole graph takes megabytes as text."""
         whole = self.inputs(self.indices("train"))
         return {"features": whole["features"][:8], "adjacency": whole["adjacency"][:8, :8]}
 
@@ -74,7 +75,7 @@ class Data(Dataset):
         }
 
     def content(self, split: Split) -> Iterator[bytes]:
-        """Yield the bytes of the whole graph, and which nodes with which classes are scored."""
+        """Yield the bytes of the whole graph, and the positions and classes of the scored nodes."""
         chosen = self.indices(split)
         yield np.ascontiguousarray(self.arrays["features"]).tobytes()
         yield np.ascontiguousarray(self.arrays["edges"]).tobytes()
@@ -89,8 +90,8 @@ NONE = "none"
 def expectations(card: DatasetCard, bounds: GraphExpectations) -> list[Expectation]:
     """Return the expectations that `rows` of a dataset must meet."""
     nodes = card.facts["nodes"]
-    # Nodes may be in no split here, and nobody moves those of a published split, so three checks
-    # differ from those of other kinds.
+    # Three checks differ from other kinds: nodes may be in no split, and published splits, which
+    # nobody changes, may contain copies.
     counts = [c for c in count_checks(card) if c.meta["name"] not in ("count", "split-names")]
     copies = [c for c in copy_checks(bounds.duplicates) if c.meta["name"] != "one-split"]
     return [
@@ -98,14 +99,14 @@ def expectations(card: DatasetCard, bounds: GraphExpectations) -> list[Expectati
             "ExpectTableRowCountToEqual",
             "count",
             f"{nodes:,} nodes",
-            "All the nodes of the dataset card are there: nothing was lost or added on the way.",
+            "The number of nodes equals the dataset card's: none was lost or added.",
             value=nodes,
         ),
         check(
             "ExpectColumnValuesToBeInSet",
             "split-names",
             ", ".join([*SPLITS, NONE]),
-            "Every node belongs to a known split or to none: a wrong code would drop it.",
+            "Every node belongs to a known split or to none: other codes are errors.",
             column="split",
             values_named=True,
             value_set=[*SPLITS, NONE],
@@ -116,7 +117,7 @@ def expectations(card: DatasetCard, bounds: GraphExpectations) -> list[Expectati
             "ExpectColumnMeanToBeBetween",
             "isolated",
             f"at most {bounds.isolated:.2%} of the nodes",
-            "Few nodes have no edge: many mean that edges were lost.",
+            "Few nodes have no edge: many isolated nodes mean that edges were lost.",
             column="isolated",
             max_value=bounds.isolated,
         ),
@@ -126,8 +127,8 @@ def expectations(card: DatasetCard, bounds: GraphExpectations) -> list[Expectati
             "ExpectColumnValuesToBeInSet",
             "one-split",
             f"at most {bounds.duplicates:.2%} have a copy in another split",
-            "Few nodes of one split have the features and neighbours of a node of another: the "
-            "test score would reward memory. Published splits hold some.",
+            "Few nodes have the same features and neighbours as a node of another split, which "
+            "would reward memorization in the test score. Published splits contain some.",
             column="in_other_split",
             value_set=[False],
             mostly=1 - bounds.duplicates,
@@ -140,15 +141,15 @@ def rows(dataset: Dataset) -> pd.DataFrame:
     """Describe every node of the arrays that training reads.
 
     Returns:
-        A frame of n rows with the columns of `example_rows`, where nodes of no split are called
-        `none` and are nobody's copy; `label`; of the edges that begin at the node their number
-        `edges` and the numbers of each fault of `edge_faults` (an edge that begins at no node is
-        counted at the first one); `isolated` (1 where it has no edge, else 0); `width`, `dtype`,
-        `nan` (features that are not finite), `largest` (largest absolute feature) and
-        `content_hash` (features and neighbours).
+        A frame of n rows with the columns of `example_rows`; `label`; `edges` (number of edges
+        that start at the node) and their number with each fault of `edge_faults` (an edge without
+        a valid start counts for the first node); `isolated` (1 if the node has no edge, else 0);
+        `width`, `dtype`, `nan` (number of features that are not finite), `largest` (largest
+        absolute feature) and `content_hash` (hash of features and neighbours). Nodes in no split
+        have the split `none` and are not copies of other nodes.
 
     Raises:
-        DataError: If the arrays are not numbers of their shapes.
+        DataError: If an array has the wrong dtype or shape.
     """
     check_arrays(dataset, "node")
     features = np.asarray(dataset.arrays["features"])
@@ -191,7 +192,7 @@ def rows(dataset: Dataset) -> pd.DataFrame:
 def _contents(
     features: NDArray[Any], edges: NDArray[Any], begin: NDArray[Any], split: NDArray[Any]
 ) -> list[str]:
-    """Return a hash of each node: features and neighbours; nodes of no split have their own."""
+    """Return a hash of each node's features and neighbours; unique for nodes in no split."""
     order = np.lexsort((edges[:, 1], begin))
     neighbours = np.split(edges[order, 1], np.cumsum(np.bincount(begin, minlength=len(features))))
     hashes = []
@@ -215,7 +216,7 @@ KIND = Kind(
     look="graph",
     file=None,
     whole=True,
-    # There is one graph: its nodes are what the model answers, not separate inputs.
+    # There is only one graph; its nodes are no separate inputs.
     figures={},
     columns={"edges out": _edges_out},
 )

@@ -1,13 +1,13 @@
 """Curves of one length and their smooth targets.
 
-`inputs` and `targets` float32 `(n, length, 1)`, `weights` float32 `(n, length)`, 1 where a target
-is known and scored and 0 elsewhere; `noise` float32 `(n,)`, the standard deviation of the noise, 0
-where it is unknown; `times` float64 `(n, length)` of the samples, in the card's `time_unit`;
-`split` uint8 `(n,)`. There are no classes and no labels.
+`inputs` and `targets` float32 `(n, length, 1)`; `weights` float32 `(n, length)`, 1 for scored
+samples, whose target is known, and 0 for others; `noise` float32 `(n,)`, standard deviation of the
+noise, 0 if unknown; `times` float64 `(n, length)` in the card's `time_unit`; `split` uint8 `(n,)`.
+There are no classes and no labels.
 
-The card's facts: `truth` (what the targets are), `noise_levels`, `time_unit`, `constant_step`
-(whether the source claims equal steps) and, of splits by time, `spans`: the first and the last time
-of each.
+Facts on the card: `truth` (origin of the targets), `noise_levels`, `time_unit`, `constant_step`
+(whether the source claims equal steps) and, if the data are split by time, `spans` (first and last
+time of each split).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class CurveExpectations(Strict):
     """Bounds of the suite for curves.
 
     Attributes:
-        duplicates: Largest share of examples that repeat another one of their split, bit for bit.
-        step_tolerance: Largest difference of a step from the curve's mean step, as a share of it,
-            where the source claims equal steps.
-        value_use: Smallest share of the value range that the largest sample of the dataset uses.
-        noise_tolerance: Largest difference between the noise that inputs show and the level that
-            their source names, as a share of the level; over all curves of a level.
+        duplicates: Largest share of examples that are bit-for-bit copies within their split.
+        step_tolerance: Largest relative difference between a step and the curve's mean step, if
+            the source claims equal steps.
+        value_use: Smallest value for the largest sample of the dataset, as a share of the range.
+        noise_tolerance: Largest relative difference between the measured noise of all curves of a
+            level and that level.
     """
 
     duplicates: Share
@@ -65,7 +65,7 @@ class Data(Dataset):
         return np.asarray(self.arrays["weights"][chosen], np.float32)
 
     def content(self, split: Split) -> Iterator[bytes]:
-        """Yield inputs and targets, and the weights, which decide the scores too."""
+        """Yield inputs, targets and weights: all three determine the scores."""
         yield from super().content(split)
         yield np.ascontiguousarray(self.weights(self.indices(split))).tobytes()
 
@@ -75,7 +75,7 @@ class Data(Dataset):
         return [(shape, "float32"), (shape[:2], "float32")]
 
 
-#: Arrays and how many axes each has.
+#: Number of axes of each array.
 AXES = {"inputs": 3, "targets": 3, "weights": 2, "times": 2, "noise": 1, "split": 1}
 
 
@@ -83,8 +83,7 @@ def expectations(card: DatasetCard, bounds: CurveExpectations) -> list[Expectati
     """Return the expectations that `rows` of a dataset must meet.
 
     Args:
-        card: What the dataset says about itself: counts, shape, value range, and of curves noise
-            levels, whether steps are equal, and spans of the splits.
+        card: Card of the dataset.
         bounds: Tolerances from `params.yaml`.
     """
     return [
@@ -101,19 +100,20 @@ def rows(dataset: Dataset) -> pd.DataFrame:
     """Describe every curve of the arrays that training reads.
 
     Returns:
-        A frame of n rows with the columns of `example_rows`, where a curve's content are its
-        targets (two windows of one series are copies whatever was hidden from their inputs;
-        within a split a copy must have the same inputs and weights too), and
-        `shape`, `dtype`, `nan` (samples that are not finite, over all arrays), `largest`
-        (absolute value of inputs and targets), `blank` (all the inputs are equal), `odd_weights`
-        (neither 0 nor 1), `scored` (weights of 1), `shown` (share of the scored samples whose
-        input is the target itself), `level` (position in the card's noise levels, -1 for none of
-        them), `power` (mean square of input - target over the square of the level), `step_min`
-        and `step_spread` (largest difference from the mean step, as a share of it), `first` and
-        `last` (times).
+        A frame of n rows with the columns of `example_rows` and `shape`, `dtype`, `nan` (number
+        of values that are not finite, over all arrays), `largest` (largest absolute value of
+        inputs and targets), `blank` (all inputs are equal), `odd_weights` (number of weights other
+        than 0 and 1), `scored` (number of weights equal to 1), `shown` (share of the scored
+        samples whose input equals the target), `level` (position in the card's noise levels, -1 if
+        it is not among them), `power` (mean square of input - target over the square of the
+        level), `step_min`, `step_spread` (largest relative difference from the mean step), `first`
+        and `last` (times).
+
+        Across splits, curves with the same targets are copies, whichever samples their inputs hide.
+        Within a split, copies also have the same inputs and weights.
 
     Raises:
-        DataError: If the arrays are not numbers of the shapes of the kind.
+        DataError: If an array has the wrong dtype or shape.
     """
     _check_arrays(dataset)
     arrays = {name: np.asarray(array) for name, array in dataset.arrays.items()}
@@ -121,27 +121,31 @@ def rows(dataset: Dataset) -> pd.DataFrame:
         arrays[name].reshape(len(arrays["split"]), -1).astype(np.float64)
         for name in ("inputs", "targets", "weights")
     )
-    seen, wanted = value_facts(arrays["inputs"]), value_facts(arrays["targets"])
-    whole = [inputs, targets, weights, arrays["times"], arrays["noise"][:, np.newaxis]]
+    input_facts, target_facts = value_facts(arrays["inputs"]), value_facts(arrays["targets"])
+    numbers = [inputs, targets, weights, arrays["times"], arrays["noise"][:, np.newaxis]]
     scored = weights == 1
-    extremes = [np.abs(facts[end]) for facts in (seen, wanted) for end in ("min", "max")]
+    extremes = [
+        np.abs(facts[end]) for facts in (input_facts, target_facts) for end in ("min", "max")
+    ]
     columns = {
         "shape": "x".join(map(str, arrays["inputs"].shape[1:])),
         "dtype": str(arrays["inputs"].dtype),
-        "nan": sum(np.count_nonzero(~np.isfinite(values), axis=1) for values in whole),
+        "nan": sum(np.count_nonzero(~np.isfinite(values), axis=1) for values in numbers),
         "largest": np.max(extremes, axis=0),
-        "blank": seen["blank"],
+        "blank": input_facts["blank"],
         "odd_weights": np.count_nonzero((weights != 0) & (weights != 1), axis=1),
         "scored": scored.sum(axis=1),
         "shown": (scored & (inputs == targets)).sum(axis=1) / np.maximum(scored.sum(axis=1), 1),
         **_noise_facts(arrays["noise"], inputs - targets, dataset.card),
         **_time_facts(arrays["times"]),
-        "content_hash": wanted["content_hash"],
+        "content_hash": target_facts["content_hash"],
     }
     table = example_rows(dataset.split, columns)
     masks = value_facts(arrays["weights"])["content_hash"]
-    same = table[["split", "content_hash"]].assign(inputs=seen["content_hash"], weights=masks)
-    table["repeats"] = same.duplicated()
+    contents = table[["split", "content_hash"]].assign(
+        inputs=input_facts["content_hash"], weights=masks
+    )
+    table["repeats"] = contents.duplicated()
     return table
 
 
@@ -176,8 +180,8 @@ def _check_arrays(dataset: Dataset) -> None:
         full = (*curves, 1)[:axes]
         if array.dtype.kind not in "biuf" or array.shape != full or min(curves[1:], default=0) < 2:
             raise DataError(
-                f"{dataset.folder}: {name} must be numbers of shape {full}, and curves have at "
-                f"least two samples. Received: {array.dtype} {array.shape}"
+                f"{dataset.folder}: {name} must be numbers of shape {full}, with at least two "
+                f"samples per curve. Received: {array.dtype} {array.shape}"
             )
 
 
@@ -198,7 +202,7 @@ def _sample_checks(card: DatasetCard, bounds: CurveExpectations) -> list[Expecta
             "ExpectColumnValuesToBeInSet",
             "dtype",
             "float32",
-            "Samples are float32: whole numbers mean that somebody rounded them.",
+            "Samples are float32: integers were probably rounded.",
             column="dtype",
             values_named=True,
             value_set=["float32"],
@@ -207,7 +211,7 @@ def _sample_checks(card: DatasetCard, bounds: CurveExpectations) -> list[Expecta
             "ExpectColumnValuesToBeInSet",
             "finite",
             "no NaN or infinity",
-            "Every sample, target, weight and time is a finite number: one NaN turns all the "
+            "Every sample, target, weight and time is a finite number: a single NaN turns all "
             "weights of a model into NaN.",
             column="nan",
             value_set=[0],
@@ -216,7 +220,7 @@ def _sample_checks(card: DatasetCard, bounds: CurveExpectations) -> list[Expecta
             "ExpectColumnValuesToBeBetween",
             "amplitude",
             f"at most {card.value_max:g}",
-            f"No sample exceeds {card.value_max:g} in size, the value that the models divide by.",
+            f"No absolute value exceeds {card.value_max:g}, the value that the models divide by.",
             column="largest",
             max_value=card.value_max,
         ),
@@ -224,8 +228,8 @@ def _sample_checks(card: DatasetCard, bounds: CurveExpectations) -> list[Expecta
             "ExpectColumnMaxToBeBetween",
             "value-use",
             f"at least {least:.4g}",
-            f"The largest sample comes near {card.value_max:g}: curves that were scaled already "
-            "stay far below.",
+            f"The largest sample is close to {card.value_max:g}: curves that were already scaled "
+            "are much smaller.",
             column="largest",
             min_value=least,
         ),
@@ -233,8 +237,7 @@ def _sample_checks(card: DatasetCard, bounds: CurveExpectations) -> list[Expecta
             "ExpectColumnValuesToBeInSet",
             "not-blank",
             "no curve of one value only",
-            "Every curve has a course: samples that are all equal are a dead sensor or a failed "
-            "reading.",
+            "Every curve varies: constant samples come from a broken sensor or a reading error.",
             column="blank",
             value_set=[False],
         ),
@@ -247,8 +250,8 @@ def _score_checks() -> list[Expectation]:
             "ExpectColumnValuesToBeInSet",
             "weight-set",
             "0 and 1",
-            "A sample is scored or it is not: other weights make errors of two models differ "
-            "where the models do not.",
+            "A sample either counts or does not: with other weights, errors of models are not "
+            "comparable.",
             column="odd_weights",
             value_set=[0],
         ),
@@ -256,7 +259,7 @@ def _score_checks() -> list[Expectation]:
             "ExpectColumnValuesToBeBetween",
             "scored",
             "at least one sample of each curve",
-            "Every curve has samples that count: one without teaches nothing and scores nothing.",
+            "Every curve has scored samples: without any, it adds nothing to training or scores.",
             column="scored",
             min_value=1,
         ),
@@ -264,8 +267,8 @@ def _score_checks() -> list[Expectation]:
             "ExpectColumnValuesToBeBetween",
             "not-shown",
             "at most half of the scored samples",
-            "What is scored is not given away: where inputs are the targets, copying the input is "
-            "perfect, and nothing was denoised or predicted.",
+            "Inputs do not reveal the targets: where they are equal, a model that copies its input "
+            "is perfect without denoising or predicting anything.",
             column="shown",
             max_value=0.5,
         ),
@@ -281,20 +284,20 @@ def _noise_checks(card: DatasetCard, tolerance: float) -> list[Expectation]:
             "ExpectColumnValuesToBeInSet",
             "noise-level",
             ", ".join(f"{level:g}" for level in levels),
-            "Every curve has one of the noise levels that its source names.",
+            "Every curve has a noise level of the dataset card.",
             column="level",
             value_set=list(range(len(levels))),
         )
     ]
     for position, level in enumerate(levels):
-        if level > 0:  # 0 stands for unknown, as in measured series.
+        if level > 0:  # 0 means unknown, as in measured series.
             checks.append(
                 check(
                     "ExpectColumnMeanToBeBetween",
                     f"noise-{level:g}",
                     f"{(1 - tolerance) ** 2:.4g} to {(1 + tolerance) ** 2:.4g} of its square",
                     f"Curves of noise level {level:g} have that noise: otherwise levels were "
-                    "mixed up, or inputs and targets belong to different curves.",
+                    "confused, or inputs and targets belong to different curves.",
                     column="power",
                     min_value=(1 - tolerance) ** 2,
                     max_value=(1 + tolerance) ** 2,
@@ -312,7 +315,7 @@ def _time_checks(card: DatasetCard, tolerance: float) -> list[Expectation]:
             "ExpectColumnValuesToBeBetween",
             "time-order",
             "increasing times",
-            "Samples stand in the order of time: a convolution takes neighbours for neighbours.",
+            "Samples are in chronological order: a convolution relies on the order of its inputs.",
             column="step_min",
             min_value=0,
             strict_min=True,
@@ -324,7 +327,7 @@ def _time_checks(card: DatasetCard, tolerance: float) -> list[Expectation]:
                 "ExpectColumnValuesToBeBetween",
                 "step",
                 f"equal steps, within {tolerance:.2%}",
-                "Samples are equally far apart, as the source claims: a filter takes a gap for a "
+                "Samples are equally spaced, as the source claims: a filter mistakes a gap for a "
                 "jump.",
                 column="step_spread",
                 max_value=tolerance,
@@ -339,8 +342,8 @@ def _time_checks(card: DatasetCard, tolerance: float) -> list[Expectation]:
                     "ExpectColumnValuesToBeBetween",
                     f"span-{split}-{column}",
                     f"{first:g} to {last:g}",
-                    f"Windows of the {split} split lie within its span of time: no sample of the "
-                    "future, or of another split, is in them.",
+                    f"Windows of the {split} split lie within its time span: they contain no "
+                    "sample of the future or of another split.",
                     column=column,
                     row_condition=Column("split") == split,
                     **bound,

@@ -1,7 +1,7 @@
-"""What data are: the kind, the card, and the canonical arrays that it describes.
+"""Datasets: their kind, their card, and the canonical arrays that the card describes.
 
-`data/<name>/` holds `dataset.json` (the card) and the arrays of its kind, `split.npy` among them.
-Nothing in it depends on the machine or the day, so the same source gives the same bytes everywhere.
+`data/<name>/` contains `dataset.json` (the card) and the arrays of the kind, including `split.npy`.
+No content depends on the machine or the date, so the same source yields the same bytes everywhere.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """What models learn to answer.
+    """Classification or regression.
 
     Attributes:
-        classes: Whether the answer is one class of several.
-        score: Metric that models are compared by, below `test/`.
-        higher_is_better: Whether a larger score is a better one.
+        classes: Whether the answer is one of several classes.
+        score: Metric below `test/` that models are compared by.
+        higher_is_better: Whether a higher score is better.
         answer: Array of `predictions.npz` with the answers.
     """
 
@@ -58,7 +58,7 @@ TASKS = (CLASSIFICATION, REGRESSION)
 
 
 def task_of(metrics: Mapping[str, Any]) -> Task:
-    """Return the task that logged metrics belong to; classification where there is no score."""
+    """Return the task that logged metrics belong to; classification if there is no score."""
     return REGRESSION if REGRESSION.metric in metrics else CLASSIFICATION
 
 
@@ -76,21 +76,22 @@ class FileRecord(Strict):
 
 
 class DatasetCard(Strict):
-    """What a dataset is, where it comes from, and the hashes of its bytes.
+    """Description of a dataset: content, origin and hashes of its files.
 
     Attributes:
         kind: Name of the kind of data.
-        shape: Shape of one example; null where it varies.
-        classes: Names of the classes; empty where the target is no class.
-        value_max: Largest raw value that the source can hold (16 for 17 grey levels).
-        counts: Examples by split.
-        files: Every file of the dataset but the card.
+        shape: Shape of one example; null for axes that vary.
+        classes: Names of the classes; empty for regression.
+        value_max: Largest possible raw value (16 for 17 grey levels).
+        counts: Number of examples by split.
+        files: All files of the dataset except the card.
         test_digest: Hash over the test examples and labels, in order: two models with the same
             digest were scored on the same test set.
-        probes: Positions of the few test examples that explanations of models show: the same ones
-            for all models (`Dataset.choose_probes` says which).
-        facts: Further facts about data of this kind.
-        recipe: The parameters and the seed that made it (`chapterflow.data.build.recipe`).
+        probes: Positions of the test examples used in explanations, the same for all models (see
+            `Dataset.choose_probes`).
+        facts: Further facts, specific to the kind.
+        recipe: The parameters and the seed that it was built from
+            (`chapterflow.data.build.recipe`).
     """
 
     name: str
@@ -117,21 +118,21 @@ class DatasetCard(Strict):
 
     @property
     def task(self) -> Task:
-        """What models learn of the data."""
+        """The task of models for the data."""
         return get_kind(self.kind).task
 
     def to_json(self) -> str:
-        """Return the text of `dataset.json`: sorted keys, so equal cards are equal bytes."""
+        """Return the text of `dataset.json`, with sorted keys: equal cards yield equal bytes."""
         return json.dumps(self.model_dump(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     @property
     def digest(self) -> str:
-        """Hash over the card, and through its file hashes over all the data."""
+        """Hash over the card; it covers all data, because the card contains the file hashes."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     @property
     def input_spec(self) -> InputSpec:
-        """What a model for this dataset is built for."""
+        """Specification of the inputs for model builders."""
         return InputSpec(
             tuple(self.shape),
             len(self.classes),
@@ -144,17 +145,17 @@ class DatasetCard(Strict):
 
 @dataclass(frozen=True)
 class Dataset(ABC):
-    """A card and its arrays, memory-mapped and read-only; each kind has a class of its own.
+    """A card and its arrays, memory-mapped and read-only; each kind has its own subclass.
 
     Attributes:
-        arrays: Array by name.
+        arrays: Arrays by name.
     """
 
     card: DatasetCard
     folder: Path
     arrays: Mapping[str, NDArray[Any]]
 
-    #: Names of the arrays of the kind that have one entry for each example.
+    #: Names of the arrays of the kind with one entry per example.
     ARRAYS: ClassVar[tuple[str, ...]]
     #: Names of the other arrays.
     MORE_ARRAYS: ClassVar[tuple[str, ...]] = ()
@@ -181,7 +182,7 @@ class Dataset(ABC):
 
     @classmethod
     def expected_count(cls, card: DatasetCard) -> int:
-        """Return how many examples the card promises: those of its splits, by default."""
+        """Return the number of examples according to the card: the sum over splits by default."""
         return sum(card.counts.values())
 
     def indices(self, split: Split) -> NDArray[np.intp]:
@@ -201,52 +202,52 @@ class Dataset(ABC):
 
     @abstractmethod
     def inputs(self, chosen: NDArray[np.intp]) -> Any:
-        """Return what models read of the chosen examples: one array, or a dict of them by name.
+        """Return the raw inputs of the chosen examples: an array, or a dict of arrays by name.
 
-        The first axis is the batch; values are raw.
+        The first axis is the batch.
         """
 
     def targets(self, chosen: NDArray[np.intp]) -> NDArray[Any]:
-        """Return what models learn of the chosen examples: int32 class numbers, by default."""
+        """Return the targets of the chosen examples: int32 class numbers by default."""
         return np.asarray(self.labels[chosen], np.int32)
 
     def weights(self, chosen: NDArray[np.intp]) -> NDArray[np.float32] | None:
-        """Return how much each target counts, shaped as the loss; None where all count the same."""
+        """Return the weight of each target, in the shape of the loss; None for equal weights."""
         return None
 
     def input_shapes(self) -> Any:
-        """Return shape and dtype of the inputs, in their structure; None for axes that vary."""
+        """Return shape and dtype of each input, structured like `inputs`; None for varying axes."""
         return ((None, *self.card.shape), "float32")
 
     def target_shapes(self) -> list[tuple[tuple[int | None, ...], str]]:
-        """Return shape and dtype of the targets, and of the weights where there are some."""
+        """Return shape and dtype of the targets, and of the weights if there are any."""
         return [((None,), "int32")]
 
     def example(self) -> Any:
-        """Return inputs of a few examples, small enough to store with a model."""
+        """Return the inputs of a few examples, small enough to store with a model."""
         return self.inputs(self.indices("train")[:2])
 
     def sized(self, height: int, width: int) -> Self:
-        """Return the dataset with its photos decoded to a size; other data stay as they are."""
+        """Return the dataset with photos resized to the given size; other data are unchanged."""
         return self
 
     def content(self, split: Split) -> Iterator[bytes]:
-        """Yield the bytes of a split's examples in order: what decides the scores on it."""
+        """Yield the bytes of a split's examples in order: all that scores on it depend on."""
         chosen = self.indices(split)
         for start in range(0, len(chosen), 1024):
             part = chosen[start : start + 1024]
-            given = self.inputs(part)
-            for array in given.values() if isinstance(given, dict) else (given,):
+            inputs = self.inputs(part)
+            for array in inputs.values() if isinstance(inputs, dict) else (inputs,):
                 yield np.ascontiguousarray(array).tobytes()
             yield np.ascontiguousarray(self.targets(part)).tobytes()
 
 
-#: Files of this folder that are no kinds.
+#: Modules of this package that do not define a kind.
 NOT_KINDS = ("dataset", "edges", "pixels", "rows")
 
 
 def value_figures() -> dict[str, Callable[[Any], NDArray[np.float64]]]:
-    """Return the figures of an array of raw values `(n, ...)`: mean and spread of each example."""
+    """Return the figures of raw values `(n, ...)`: mean and standard deviation per example."""
 
     def flat(values: NDArray[Any]) -> NDArray[Any]:
         return values.reshape(len(values), -1)
@@ -259,26 +260,26 @@ def value_figures() -> dict[str, Callable[[Any], NDArray[np.float64]]]:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of data: its arrays, what models read, and what must hold for it.
+    """A kind of data: its arrays, inputs, targets and expectations.
 
     Attributes:
-        name: Name of its file, with dashes; `kind` on the dataset card.
+        name: Name of its module, with dashes; `kind` on the dataset card.
         data: Class of its datasets: arrays, inputs and targets.
         bounds: Class of its block below `validation:` in `params.yaml`.
-        rows: Describes each example in one row of plain facts.
-        expectations: Returns what the rows must meet, given the card and the bounds. It imports
-            Great Expectations itself.
-        look: How people see an example: as a picture, as a curve, or as a graph with nodes.
-        task: What models learn of it.
-        file: Files that hold examples of it for `predict` and `explain`: pictures, `.npy` arrays,
-            or none.
+        rows: Returns a table with one row per example.
+        expectations: Returns the expectations for the rows, given the card and the bounds. It
+            imports Great Expectations itself.
+        look: Representation of an example on pages: picture, curve, or graph with nodes.
+        task: The task of models for it.
+        file: Files with examples for `predict` and `explain`: pictures, `.npy` arrays, or none.
         bounded: Whether raw values lie between 0 and the card's `value_max`.
-        resized: Whether examples of any size are brought to the size that the model takes.
-        whole: Whether the examples are parts of one whole (the nodes of a graph), which models
-            read in one step; otherwise they read batches.
+        resized: Whether examples of any size are resized to the input size of the model.
+        whole: Whether models read all examples in one step (the nodes of one graph) instead of
+            in batches.
         folds: Whether cross-validation is possible.
-        figures: Figures `(n,)` of a batch of inputs by name, which drift compares.
-        columns: Numbers about the example at a position by name, for tables of examples.
+        figures: Functions that return a figure `(n,)` of a batch of inputs, by name, for drift.
+        columns: Functions that return a number about the example at a position, by name, for
+            tables of examples.
     """
 
     name: str
@@ -320,13 +321,13 @@ def get_kind(name: str) -> Kind:
     if name not in modules:
         raise DataError(
             f"Unknown kind of data. Received: {name!r}.{nearest(name, modules)} "
-            "A kind from another package is known while that package is installed."
+            "Install the package that defines it if it comes from another one."
         )
     return plugins.load(modules[name], "KIND", Kind, name)
 
 
 def shape_text(shape: Sequence[int | None]) -> str:
-    """Return a shape for people: `28 x 28 x 1`, `any` where it varies."""
+    """Return a shape as text: `28 x 28 x 1`, with `any` for axes that vary."""
     return " x ".join("any" if side is None else str(side) for side in shape)
 
 
@@ -341,7 +342,7 @@ def read_card(folder: Path) -> DatasetCard:
         return DatasetCard.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(
-            f"No dataset at {folder}. `chapterflow data fetch` brings the data of a profile."
+            f"No dataset at {folder}. `chapterflow data fetch` fetches the data of a profile."
         ) from None
     except ValidationError as error:
         first = error.errors()[0]
@@ -350,10 +351,10 @@ def read_card(folder: Path) -> DatasetCard:
 
 
 def open_dataset(folder: Path) -> Dataset:
-    """Open the dataset in `folder`: what training, validation and evaluation all read.
+    """Open the dataset in `folder`.
 
     Raises:
-        DataError: If the card or an array is missing, unreadable, or they disagree on the count.
+        DataError: If the card or an array is missing or unreadable, or their lengths differ.
     """
     card = read_card(folder)
     data = get_kind(card.kind).data

@@ -1,4 +1,4 @@
-"""Edges of graphs as flat arrays, and what must hold for features and edges."""
+"""Edges of graphs as flat arrays, and the expectations for features and edges."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class GraphExpectations(Strict):
         class_divergence: Largest Kullback-Leibler divergence, in nats, of a split's class shares
             from equal shares.
         duplicates: Largest share of examples that repeat another one, bit for bit.
-        isolated: Largest share of nodes without an edge: of each graph, or of the one graph.
+        isolated: Largest share of nodes without an edge, per graph.
         value_use: Smallest share of the value range that the largest feature uses.
     """
 
@@ -52,12 +52,12 @@ def sorted_edges(edges: NDArray[np.integer]) -> NDArray[np.int32]:
 
 
 def both_ways(edges: NDArray[np.integer]) -> NDArray[np.int32]:
-    """Return undirected edges with each listed both ways, sorted."""
+    """Return undirected edges, each listed in both directions, sorted."""
     return sorted_edges(np.concatenate([edges, edges[:, ::-1]]))
 
 
 def content_hash(features: NDArray[np.float32], edges: NDArray[np.int32]) -> str:
-    """Return a hash of one graph; it depends on the numbering of nodes, not of edges."""
+    """Return a hash of one graph; it depends on the order of nodes, not on the order of edges."""
     edges = np.asarray(edges, np.int32)
     order = np.lexsort((edges[:, 1], edges[:, 0]))
     digest = hashlib.blake2b(repr(features.shape).encode(), digest_size=16)
@@ -75,10 +75,10 @@ def check_counts(name: str, received: int, expected: int, of: str) -> None:
 
 
 def check_arrays(dataset: Dataset, examples: str) -> None:
-    """Raise a `DataError` where the arrays are not numbers of the shapes that rows are made from.
+    """Raise a `DataError` if an array has the wrong dtype or shape.
 
     Args:
-        examples: What an example is, `graph` or `node`.
+        examples: Noun for an example, `graph` or `node`.
     """
     features, edges = dataset.arrays["features"], dataset.arrays["edges"]
     if features.dtype.kind not in "biuf" or features.ndim != 2 or not features.shape[1]:
@@ -100,10 +100,11 @@ def check_arrays(dataset: Dataset, examples: str) -> None:
 
 
 def edge_faults(edges: NDArray[np.integer], nodes: int) -> dict[str, NDArray[np.bool_]]:
-    """Return which edges `(m, 2)` of a graph are wrong, `(m,)` by fault.
+    """Return a mask `(m,)` over the edges `(m, 2)` of a graph for each fault.
 
-    `dangling`: an end is no node; and of the others `self_loop`: both ends are one node;
-    `repeated`: an earlier edge is the same; `one_way`: no edge leads back.
+    `dangling`: an end is not a node. The other faults exclude dangling edges: `self_loop`: both
+    ends are the same node; `repeated`: an earlier edge is the same; `one_way`: the edge in the
+    opposite direction is missing.
     """
     edges = np.asarray(edges, np.int64)
     dangling = ((edges < 0) | (edges >= nodes)).any(axis=1)
@@ -120,22 +121,22 @@ def edge_faults(edges: NDArray[np.integer], nodes: int) -> dict[str, NDArray[np.
 
 
 def feature_checks(card: DatasetCard, bounds: GraphExpectations) -> list[Expectation]:
-    """Return the checks of features: width, finite, within the range and using it."""
+    """Return the checks of features: width, dtype, finite values and range."""
     width, top = card.shape[-1], card.value_max
     return [
         _none(
             "width",
             [width],
             f"{width} features",
-            "Every node has the features that the models are built for.",
+            "Every node has the number of features that the models are built for.",
         ),
-        _none("dtype", ["float32"], "float32", "Features are stored as models read them."),
+        _none("dtype", ["float32"], "float32", "Features have the dtype that models read."),
         _none(
             "nan",
             [0],
             "no NaN or infinity",
-            "Every feature is a finite number: one NaN spreads "
-            "to all neighbours, and turns all the weights into NaN.",
+            "Every feature is a finite number: a single NaN spreads to all neighbours and turns "
+            "all weights into NaN.",
             name="finite",
         ),
         check(
@@ -150,8 +151,8 @@ def feature_checks(card: DatasetCard, bounds: GraphExpectations) -> list[Expecta
             "ExpectColumnMaxToBeBetween",
             "value-use",
             f"at least {bounds.value_use * top:.4g}",
-            f"The largest feature comes near {top:g}: features that were already divided by their "
-            "largest value or sum stay far below.",
+            f"The largest feature is close to {top:g}: features already divided by their maximum "
+            "or sum are much smaller.",
             column="largest",
             min_value=bounds.value_use * top,
         ),
@@ -159,14 +160,14 @@ def feature_checks(card: DatasetCard, bounds: GraphExpectations) -> list[Expecta
 
 
 def edge_checks(card: DatasetCard) -> list[Expectation]:
-    """Return the checks of edges: the card's number, between nodes, in both directions."""
+    """Return the checks of edges: their number, valid ends, both directions."""
     edges = card.facts["edges"]
     checks = [
         check(
             "ExpectColumnSumToBeBetween",
             "edges",
             f"{edges:,} edges",
-            "All the edges of the dataset card are there: nothing was lost or added on the way.",
+            "The number of edges equals the dataset card's: none was lost or added.",
             column="edges",
             min_value=edges,
             max_value=edges,
@@ -174,15 +175,15 @@ def edge_checks(card: DatasetCard) -> list[Expectation]:
         _none(
             "dangling",
             [0],
-            "no edge without a node at an end",
-            "Every edge joins two nodes "
-            "that exist: numbers from 1, or of another graph, point past the last one.",
+            "every edge between two nodes",
+            "Every edge joins two existing nodes: node numbers that start at 1, or belong to "
+            "another graph, exceed the last node.",
         ),
         _none(
             "self_loops",
             [0],
             "no edge from a node to itself",
-            "No node is its own neighbour: models add self-loops, and would count it twice.",
+            "No node is its own neighbour: models add self-loops and would count them twice.",
             name="self-loops",
         ),
         _none("repeated", [0], "each edge once", "No edge is listed twice.", name="repeated-edges"),
@@ -193,8 +194,8 @@ def edge_checks(card: DatasetCard) -> list[Expectation]:
                 "one_way",
                 [0],
                 "every edge in both directions",
-                "The graphs are undirected, so "
-                "each edge is listed both ways: of one listed once, only one end would learn.",
+                "Undirected graphs list each edge in both directions: otherwise information flows "
+                "one way only.",
                 name="symmetric",
             )
         )

@@ -1,8 +1,8 @@
-"""Many graphs of different size, each of one class.
+"""Many graphs of different sizes, each with one class.
 
-`labels` and `split` uint8 `(n,)`; of all graphs one after another `features` float32
-`(nodes, f)` and `edges` int32 `(edges, 2)`, source and target numbered from 0 within their graph;
-`node_offsets` and `edge_offsets` int64 `(n + 1,)` say where each graph begins.
+`labels` and `split` uint8 `(n,)`. All graphs are concatenated: `features` float32 `(nodes, f)` and
+`edges` int32 `(edges, 2)`, source and target, numbered from 0 in each graph. `node_offsets` and
+`edge_offsets` int64 `(n + 1,)` are the positions where the graphs begin.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Data(Dataset):
     def inputs(self, chosen: NDArray[np.intp]) -> Any:
         """Return `features` `(b, n, f)`, `adjacency` `(b, n, n)` and `sizes` `(b,)`.
 
-        Graphs are padded with empty nodes to the largest of the chosen ones. The adjacency is 1
-        where an edge leads from the node of the row to that of the column, and has no self-loops.
+        Graphs are padded with empty nodes to the size of the largest chosen graph. The adjacency
+        is 1 at `[i, j]` if an edge leads from node i to node j; self-loops are removed.
         """
         nodes, edges = self.arrays["node_offsets"], self.arrays["edge_offsets"]
         sizes = np.asarray(nodes[chosen + 1] - nodes[chosen])
@@ -88,7 +88,7 @@ def expectations(card: DatasetCard, bounds: GraphExpectations) -> list[Expectati
             "ExpectColumnSumToBeBetween",
             "nodes",
             f"{nodes:,} nodes",
-            "All the nodes of the dataset card are there: nothing was lost or added on the way.",
+            "The number of nodes equals the dataset card's: none was lost or added.",
             column="nodes",
             min_value=nodes,
             max_value=nodes,
@@ -97,7 +97,7 @@ def expectations(card: DatasetCard, bounds: GraphExpectations) -> list[Expectati
             "ExpectColumnValuesToBeBetween",
             "not-empty",
             "at least 1 node",
-            "Every graph has a node: of none, there is nothing to read out.",
+            "Every graph has at least one node: the readout of an empty graph is undefined.",
             column="nodes",
             min_value=1,
         ),
@@ -106,10 +106,10 @@ def expectations(card: DatasetCard, bounds: GraphExpectations) -> list[Expectati
             "ExpectColumnValuesToBeBetween",
             "isolated",
             f"at most {bounds.isolated:.2%} of the nodes",
-            "Few nodes of a graph have no edge: many mean that edges were lost.",
+            "Few nodes of a graph have no edge: many isolated nodes mean that edges were lost.",
             column="isolated",
             max_value=bounds.isolated,
-            # Single graphs of a large set may be odd.
+            # A few graphs of a large dataset may be unusual.
             mostly=0.99,
         ),
         *feature_checks(card, bounds),
@@ -123,13 +123,13 @@ def rows(dataset: Dataset) -> pd.DataFrame:
 
     Returns:
         A frame of n rows with the columns of `example_rows`, `label`, `nodes`, `edges`, the
-        numbers of edges of each fault of `edge_faults` (`dangling`, `self_loops`, `repeated`,
-        `one_way`), `isolated` (share of nodes without an edge), `width`, `dtype`, `nan` (features
-        that are not finite), `largest` (largest absolute feature) and `content_hash` (features
-        and edges).
+        number of edges with each fault of `edge_faults` (`dangling`, `self_loops`, `repeated`,
+        `one_way`), `isolated` (share of nodes without an edge), `width`, `dtype`, `nan` (number of
+        features that are not finite), `largest` (largest absolute feature) and `content_hash`
+        (hash of features and edges).
 
     Raises:
-        DataError: If the arrays are not numbers of their shapes, or offsets do not fit them.
+        DataError: If an array has the wrong dtype or shape, or the offsets do not fit.
     """
     check_arrays(dataset, "graph")
     begins = {name: _offsets(dataset, name) for name in ("node", "edge")}

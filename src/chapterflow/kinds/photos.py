@@ -1,8 +1,8 @@
 """Photos of any size, in their original files.
 
-`labels` and `split` `(n,)`, `files` `(n,)`: the path of each photo in the dataset's folder,
-`photos/<split>/<class>/<file>`. Only the photos of a batch are decoded, so that a dataset may be
-larger than the memory.
+`labels` and `split` `(n,)`; `files` `(n,)`, the path of each photo in the dataset's folder,
+`photos/<split>/<class>/<file>`. Photos are decoded batch by batch, so a dataset may be larger than
+memory.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class PhotoExpectations(Strict):
     Attributes:
         class_divergence: Largest Kullback-Leibler divergence, in nats, of a split's class shares
             from equal shares.
-        duplicates: Largest share of photos that repeat another one of their split, pixel by pixel.
+        duplicates: Largest share of photos that are copies within their split, pixel by pixel.
         min_side: Smallest height and width, in pixels.
         aspect_ratio: Largest ratio of the longer side to the shorter one.
-        value_use: Smallest share of the value range that the brightest pixel of the dataset uses.
-        near_distance: Two photos of different splits are near duplicates where their perceptual
-            hashes, of 64 bits, differ in at most so many.
+        value_use: Smallest brightest pixel of the dataset, as a share of the value range.
+        near_distance: Largest number of differing bits between the perceptual hashes (64 bits) of
+            near duplicates in different splits.
     """
 
     class_divergence: Annotated[float, Field(ge=0)]
@@ -62,13 +62,14 @@ class PhotoExpectations(Strict):
     near_distance: Annotated[int, Field(ge=0, le=63)]
 
 
-#: Formats that are read, by Pillow's names. `JPEG` covers the MPO files that many cameras write.
+#: Supported formats, by Pillow's names. `JPEG` covers the MPO files that many cameras write.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 #: Extensions of their files.
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp"})
-#: Pixels of the largest photo. Decoded they take 300 MB, which a file of a few kilobytes can claim.
+#: Largest number of pixels of a photo, which take 300 MB: without the limit, a file of a few
+#: kilobytes could exhaust the memory.
 MAX_PIXELS = 100_000_000
-#: What Pillow raises for files that are damaged, cut short or made to harm.
+#: Exceptions that Pillow raises for damaged, truncated or malicious files.
 _DAMAGE = (
     OSError,
     SyntaxError,
@@ -87,30 +88,30 @@ _DAMAGE = (
 def decode(path: Path, *, facts: dict[str, Any] | None = None) -> NDArray[np.uint8]:
     """Return the pixels of a file, `(height, width, 3)`, in the order red, green, blue.
 
-    The EXIF orientation is applied. Grey, palette and CMYK become RGB; transparent pixels are
-    blended with white; 16-bit grey is divided by 257, so that white stays white; of an animation
-    the first frame counts.
+    The EXIF orientation is applied. Grey, palette and CMYK images are converted to RGB,
+    transparent pixels are blended with white, and 16-bit grey values are divided by 257, so that
+    white stays white. Only the first frame of an animation is read.
 
     Args:
-        path: A JPEG, PNG, BMP, GIF or WebP file; its content decides, not its extension.
-        facts: Filled with `mode` and `format`, in Pillow's words, where given.
+        path: A JPEG, PNG, BMP, GIF or WebP file; the content decides, not the extension.
+        facts: Dict to fill with Pillow's `mode` and `format` of the file.
 
     Raises:
-        DataError: If the file cannot be read, is damaged, cut short, of another format, or larger
-            than `MAX_PIXELS`. It names the file.
+        DataError: If the file cannot be read, is damaged, truncated, of another format, or larger
+            than `MAX_PIXELS`. The message names the file.
     """
     return np.asarray(open_photo(path, facts=facts))
 
 
 def open_photo(path: Path, *, facts: dict[str, Any] | None = None) -> Image.Image:
-    """Return what `decode` returns, as a Pillow image.
+    """Return the same as `decode`, as a Pillow image.
 
     Raises:
         DataError: As `decode`.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    # The size is checked below, and an error says more than Pillow's warning.
+    # The size is checked below; Pillow's warning would add nothing.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -122,9 +123,9 @@ def open_photo(path: Path, *, facts: dict[str, Any] | None = None) -> Image.Imag
             image.load()
             return _as_rgb(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError:
-        raise _fault(path, "far more", f"at most {MAX_PIXELS:,}") from None
+        raise _fault(path, "many more", f"at most {MAX_PIXELS:,}") from None
     except UnidentifiedImageError:
-        raise _fault(path, "another format or damage at its start") from None
+        raise _fault(path, "another format, or a damaged header") from None
     except _DAMAGE as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise _fault(path, reason) from None
@@ -138,7 +139,7 @@ def _fault(path: Path, received: str, pixels: str = "") -> DataError:
 def _as_rgb(image: Image.Image) -> Image.Image:
     from PIL import Image
 
-    if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion clips them at 255.
+    if image.mode.startswith("I"):  # 16 bits per pixel; Pillow's own conversion clips at 255.
         values = np.asarray(image).astype(np.float64)
         grey = np.clip(np.rint(values / 257), 0, 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
@@ -148,15 +149,15 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-#: Photos decoded at the same time; each takes its full size in memory while it is resized.
+#: Photos decoded in parallel; each takes its full size in memory until it is resized.
 THREADS = max(1, min(4, os.cpu_count() or 1))
 Item = TypeVar("Item")
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Data(Dataset):
-    """Raw RGB from 0 to 255 in, at the size that the model takes; class numbers out.
+    """Raw RGB from 0 to 255 in, at the size that the model reads; class numbers out.
 
     Attributes:
         height: Height in pixels to which `inputs` resizes.
@@ -173,17 +174,17 @@ class Data(Dataset):
         return replace(self, height=height, width=width)
 
     def path(self, position: int | np.intp) -> Path:
-        """Return where the file of a photo is."""
+        """Return the path of a photo."""
         return self.folder / str(self.arrays["files"][position])
 
     def inputs(self, chosen: NDArray[np.intp]) -> Any:
         """Return float32 `(batch, height, width, 3)`, raw RGB from 0 to 255.
 
-        Each photo is resized as a whole, without regard to its aspect ratio, bilinearly with the
-        filter widened where it shrinks (Pillow's, as in `keras.utils.load_img`).
+        The whole photo is resized, ignoring its aspect ratio, by Pillow's bilinear filter, which
+        averages over a larger area when it shrinks (as in `keras.utils.load_img`).
 
         Raises:
-            DataError: If a file is missing or damaged; it names the file.
+            DataError: If a file is missing or damaged; the message names the file.
         """
         batch = np.empty((len(chosen), self.height, self.width, 3), np.float32)
         resized = in_threads(self._resized, (self.path(position) for position in chosen))
@@ -196,11 +197,11 @@ class Data(Dataset):
         return ((None, self.height, self.width, 3), "float32")
 
     def example(self) -> Any:
-        """Return one photo: two of them are megabytes as text."""
+        """Return one photo; two take megabytes as text."""
         return self.inputs(self.indices("train")[:1])
 
     def content(self, split: Split) -> Iterator[bytes]:
-        """Yield hash of the file's bytes and label of each photo, in order.
+        """Yield the hash of the file and the label of each photo, in order.
 
         Decoded pixels would depend on the version of the decoder.
         """
@@ -215,21 +216,21 @@ class Data(Dataset):
         return np.asarray(open_photo(path).resize(size, Image.Resampling.BILINEAR))
 
 
-def in_threads(work: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[Found]:
-    """Yield the results of `work`, in order; decoders release the interpreter's lock."""
+def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield the results of `work` in order; decoders release the GIL."""
     with ThreadPoolExecutor(THREADS) as pool:
         yield from pool.map(work, items)
 
 
-#: Photos of one split that are compared with all the others together: 8 MB for 10,000 photos.
+#: Photos of a split compared with all others at once: 8 MB for 10,000 photos.
 _CHUNK = 100
 
 
 def perceptual_hash(image: Image.Image) -> int:
     """Return 64 bits that change little when a photo is resized or compressed again.
 
-    They are the signs of the lowest frequencies of a cosine transform of the 32x32 grey image,
-    against their median (`imagehash.phash`; Zauner 2010).
+    They compare the lowest frequencies of a cosine transform of the 32x32 grey image with their
+    median (`imagehash.phash`; Zauner 2010).
     """
     import imagehash
 
@@ -246,7 +247,7 @@ def distance_to_other_splits(
         split: `(n,)` split codes.
 
     Returns:
-        `(n,)` numbers of differing bits, NaN where there is no other split, and `(n,)` positions.
+        `(n,)` numbers of differing bits, NaN if there is no other split, and `(n,)` positions.
     """
     distance = np.full(len(hashes), np.nan)
     nearest = np.zeros(len(hashes), np.intp)
@@ -267,7 +268,7 @@ def expectations(card: DatasetCard, bounds: PhotoExpectations) -> list[Expectati
     """Return the expectations that `rows` of a dataset must meet.
 
     Args:
-        card: What the dataset says about itself: counts, classes, value range.
+        card: Card of the dataset.
         bounds: Tolerances from `params.yaml`.
     """
     return [
@@ -279,8 +280,8 @@ def expectations(card: DatasetCard, bounds: PhotoExpectations) -> list[Expectati
             "ExpectColumnValuesToBeBetween",
             "near-duplicates",
             f"more than {bounds.near_distance} of 64 bits to any photo of another split",
-            "No photo of one split is nearly a photo of another, resized, cut or compressed again: "
-            "the test score would reward memory.",
+            "No photo is a resized, cropped or recompressed copy of a photo in another split: the "
+            "test score would reward memorization.",
             column="near_distance",
             values_named=True,
             min_value=bounds.near_distance + 1,
@@ -289,7 +290,7 @@ def expectations(card: DatasetCard, bounds: PhotoExpectations) -> list[Expectati
 
 
 def rows(dataset: Dataset) -> pd.DataFrame:
-    """Describe every photo, decoded from its file as training decodes it, but in its own size.
+    """Describe every photo, decoded as in training but at its original size.
 
     Args:
         dataset: Photos; only a few are in memory at a time.
@@ -298,12 +299,12 @@ def rows(dataset: Dataset) -> pd.DataFrame:
         A frame of n rows, in the order of the arrays, with the columns
         `id` (split, class and file, `train/cat/cat.1.jpg`), `file`, `split`, `label`,
         `height`, `width` and `min_side` (pixels), `aspect_ratio` (longer over shorter side),
-        `mode` (of the file, in Pillow's words: RGB, L, CMYK), `format`, `bytes`,
+        `mode` (Pillow's mode of the file: RGB, L, CMYK), `format`, `bytes`,
         `min`, `max`, `mean`, `std` (of the RGB values), `blank` (all pixels are equal),
         `content_hash` (of the pixels), `perceptual_hash`, `near_distance` (bits that differ from
-        the hash of the nearest photo of another split) and `nearest` (that photo's file),
-        `folder` (as expected of split and label, or the one that differs),
-        `in_other_split` and `repeats` (the same pixels elsewhere).
+        the hash of the nearest photo in another split), `nearest` (file of that photo),
+        `folder` (`as expected`, or the actual folder if it contradicts split or label),
+        `in_other_split` and `repeats` (see `example_rows`).
 
     Raises:
         DataError: If a file is missing or damaged, or the arrays are not of this kind.
@@ -322,14 +323,14 @@ def rows(dataset: Dataset) -> pd.DataFrame:
     columns["near_distance"] = distance
     columns["nearest"] = [columns["file"][at] for at in nearest]
     frame = example_rows(photos.split, columns)
-    # People know their photos by name.
+    # Users know their photos by name.
     frame["id"] = [name.removeprefix("photos/") for name in columns["file"]]
     return frame
 
 
 def _checked(dataset: Dataset) -> Data:
     if not isinstance(dataset, Data) or not dataset.count:
-        raise DataError(f"{dataset.folder}: must hold photos. Received: {dataset.count} examples")
+        raise DataError(f"{dataset.folder} must contain photos. Received: {dataset.count} examples")
     files = dataset.arrays["files"]
     if files.dtype.kind != "U" or files.shape != dataset.split.shape:
         raise DataError(
@@ -340,13 +341,13 @@ def _checked(dataset: Dataset) -> Data:
 
 
 def _facts(photos: Data, position: int) -> dict[str, Any]:
-    """Return what there is to say about one file."""
+    """Return the columns of one photo."""
     path = photos.path(position)
     facts: dict[str, Any] = {}
     image = open_photo(path, facts=facts)
     values = value_facts(np.asarray(image)[np.newaxis])
     del values["nan"]  # 8-bit values are finite.
-    # One colour is blank too, though its three values differ.
+    # A photo of a single colour is blank, even if the three values of its pixels differ.
     pixels = np.asarray(image).reshape(-1, 3)
     values["blank"] = [bool((pixels == pixels[0]).all())]
     return {
@@ -362,7 +363,7 @@ def _facts(photos: Data, position: int) -> dict[str, Any]:
 
 
 def _folder_fault(photos: Data, position: int) -> str:
-    """Return `as expected`, or the folder where a photo lies that split or label deny."""
+    """Return `as expected`, or the folder of a photo if it contradicts split or label."""
     path = PurePosixPath(str(photos.arrays["files"][position]))
     code, label, classes = photos.split[position], photos.labels[position], photos.card.classes
     known = code in range(len(SPLITS)) and label in range(len(classes))
@@ -373,13 +374,13 @@ def _folder_fault(photos: Data, position: int) -> str:
 
 
 def file_checks(card: DatasetCard, bounds: PhotoExpectations) -> list[Expectation]:
-    """Return what must hold for files: format, size, shape, values, and the folder they lie in."""
+    """Return the checks of files: format, folder, size, aspect ratio and values."""
     return [
         check(
             "ExpectColumnValuesToBeInSet",
             "format",
             ", ".join(FORMATS),
-            "Every file is of a format that is decoded in the same way everywhere.",
+            "Every file has a format that is decoded identically on all machines.",
             column="format",
             values_named=True,
             value_set=[*FORMATS, "MPO"],
@@ -388,8 +389,8 @@ def file_checks(card: DatasetCard, bounds: PhotoExpectations) -> list[Expectatio
             "ExpectColumnValuesToBeInSet",
             "folder",
             "the folder of its split and class",
-            "Every photo lies in the folder that its split and its label name: labels were not "
-            "shifted against the files.",
+            "Every photo is in the folder of its split and label: otherwise labels and files are "
+            "misaligned.",
             column="folder",
             values_named=True,
             value_set=["as expected"],
@@ -398,7 +399,7 @@ def file_checks(card: DatasetCard, bounds: PhotoExpectations) -> list[Expectatio
             "ExpectColumnValuesToBeBetween",
             "min-side",
             f"at least {bounds.min_side} pixels",
-            "No photo is a thumbnail or an icon, which would be blown up to the models' size.",
+            "No photo is a thumbnail or an icon that would be enlarged to the models' input size.",
             column="min_side",
             values_named=True,
             min_value=bounds.min_side,
@@ -407,7 +408,7 @@ def file_checks(card: DatasetCard, bounds: PhotoExpectations) -> list[Expectatio
             "ExpectColumnValuesToBeBetween",
             "aspect-ratio",
             f"at most {bounds.aspect_ratio:g} to 1",
-            "No photo is a banner or a strip: models see it squeezed into a square.",
+            "No photo is a banner or a strip, which would be distorted into a square.",
             column="aspect_ratio",
             values_named=True,
             max_value=bounds.aspect_ratio,
@@ -416,8 +417,8 @@ def file_checks(card: DatasetCard, bounds: PhotoExpectations) -> list[Expectatio
             "ExpectColumnMaxToBeBetween",
             "value-use",
             f"at least {bounds.value_use * card.value_max:.4g}",
-            f"The brightest pixel comes near {card.value_max:g}: photos that were divided by their "
-            "largest value before they were saved stay far below.",
+            f"The brightest pixel is close to {card.value_max:g}: photos divided by their maximum "
+            "before they were saved are much darker.",
             column="max",
             min_value=bounds.value_use * card.value_max,
         ),
@@ -425,8 +426,8 @@ def file_checks(card: DatasetCard, bounds: PhotoExpectations) -> list[Expectatio
             "ExpectColumnValuesToBeInSet",
             "not-blank",
             "no photo of one colour only",
-            "Every photo shows something: pixels that are all equal are a placeholder or a failed "
-            "conversion.",
+            "Every photo has different pixels: equal pixels come from a placeholder or a "
+            "conversion error.",
             column="blank",
             value_set=[False],
         ),

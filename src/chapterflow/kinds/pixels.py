@@ -1,4 +1,4 @@
-"""Arrays of pixels or voxels: one row for each example, and what must hold for the values."""
+"""Arrays of pixels or voxels: one row per example, and the expectations for the values."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class ImageExpectations(Strict):
     Attributes:
         class_divergence: Largest Kullback-Leibler divergence, in nats, of a split's class shares
             from equal shares.
-        duplicates: Largest share of examples that repeat another one, bit for bit.
-        value_use: Smallest share of the value range that the brightest pixel of the dataset uses.
-            Data that were already divided by 255 fall below it.
+        duplicates: Largest share of examples that are bit-for-bit copies of another.
+        value_use: Smallest brightest pixel of the dataset, as a share of the value range. Data
+            already divided by 255 fall below it.
         mean_value: Lowest and highest plausible mean of all pixels, as shares of the range.
     """
 
@@ -53,9 +53,8 @@ class ImageExpectations(Strict):
 def pixel_rows(dataset: Dataset, name: str, axes: tuple[str, ...]) -> pd.DataFrame:
     """Describe every example of the arrays that training reads.
 
-    Labels, split codes and pixels may hold anything: the rows reveal what is wrong. Statistics of
-    pixels leave out NaN and infinities, which have a column of their own; they are NaN where an
-    example has no finite pixel.
+    Labels, split codes and pixels may be invalid: the rows reveal what is wrong. Statistics cover
+    the finite pixels and are NaN if an example has none; `nan` counts the others.
 
     Args:
         dataset: Pixels `(n, ...)`, labels `(n,)` and split codes `(n,)`. Memory-mapped arrays are
@@ -66,14 +65,13 @@ def pixel_rows(dataset: Dataset, name: str, axes: tuple[str, ...]) -> pd.DataFra
     Returns:
         A frame of n rows, in the order of the arrays, with the columns
         `id` (split and position in the arrays, `train/00012`), `split`, `label`,
-        `shape` (`28x28x1`; exact whatever the number of axes), one for each of `axes`
-        (absent axes are 0), `dtype`, `min`, `max`, `mean`, `std`,
-        `nan` (number of pixels that are not finite), `blank` (all pixels are equal),
-        `content_hash`, `in_other_split` (another split holds the same pixels) and
-        `repeats` (an earlier example of the split holds the same pixels).
+        `shape` (`28x28x1`, with all axes), one for each of `axes` (0 if the axis is absent),
+        `dtype`, `min`, `max`, `mean`, `std`, `nan` (number of pixels that are not finite),
+        `blank` (all pixels are equal), `content_hash`, `in_other_split` (the same pixels occur in
+        another split) and `repeats` (the same pixels occur earlier in the split).
 
     Raises:
-        DataError: If the arrays are not numbers of these shapes, or not equally long.
+        DataError: If an array has the wrong dtype or shape, or the lengths differ.
     """
     _check_arrays(dataset, name, axes)
     pixels = dataset.arrays[name]
@@ -109,10 +107,10 @@ def pixel_suite(
     """Return the expectations that `pixel_rows` of a dataset must meet.
 
     Args:
-        card: What the dataset says about itself: counts, shape, classes, value range.
+        card: Card of the dataset.
         bounds: Tolerances from `params.yaml`.
-        example: What an example is called.
-        value: What one of its values is called.
+        example: Noun for an example.
+        value: Noun for one of its values.
     """
     return [
         *count_checks(card),
@@ -125,7 +123,7 @@ def pixel_suite(
 def _pixel_checks(
     card: DatasetCard, bounds: ImageExpectations, example: str, value: str
 ) -> list[Expectation]:
-    """Return what must hold for pixels: raw, finite, in range, using the range, not blank."""
+    """Return the checks of pixels: raw, finite, in range, using the range, not blank."""
     top = card.value_max
     darkest, brightest = bounds.mean_value[0] * top, bounds.mean_value[1] * top
     shape = "x".join(map(str, card.shape))
@@ -143,8 +141,8 @@ def _pixel_checks(
             "ExpectColumnValuesToBeInSet",
             "dtype",
             "uint8",
-            f"{value.capitalize()}s are raw 8-bit values: floats mean that somebody has scaled "
-            "them already, and the model would scale them a second time.",
+            f"{value.capitalize()}s are raw 8-bit values: floats were probably scaled already, and "
+            "the model would scale them again.",
             column="dtype",
             values_named=True,
             value_set=["uint8"],
@@ -153,7 +151,7 @@ def _pixel_checks(
             "ExpectColumnValuesToBeInSet",
             "finite",
             "no NaN or infinity",
-            f"Every {value} is a finite number: one NaN turns all the weights into NaN.",
+            f"Every {value} is a finite number: a single NaN turns all weights into NaN.",
             column="nan",
             value_set=[0],
         ),
@@ -161,7 +159,7 @@ def _pixel_checks(
             "ExpectColumnValuesToBeBetween",
             "value-min",
             "at least 0",
-            f"No {value} is negative, as it would be after centring or an overflow.",
+            f"No {value} is negative: negative values result from centring or an overflow.",
             column="min",
             values_named=True,
             min_value=0,
@@ -179,8 +177,8 @@ def _pixel_checks(
             "ExpectColumnMaxToBeBetween",
             "value-use",
             f"at least {bounds.value_use * top:.4g}",
-            f"The brightest {value} comes near {top}: data that were already divided by their "
-            "largest value stay far below.",
+            f"The brightest {value} is close to {top}: data already divided by their maximum are "
+            "much smaller.",
             column="max",
             min_value=bounds.value_use * top,
         ),
@@ -188,8 +186,8 @@ def _pixel_checks(
             "ExpectColumnMeanToBeBetween",
             "mean-value",
             f"{darkest:.4g} to {brightest:.4g}",
-            f"The {example}s are neither nearly all dark nor nearly all bright: that would mean "
-            f"inverted, clipped or wrongly scaled {value}s.",
+            f"The {example}s are neither very dark nor very bright on average: otherwise their "
+            f"{value}s are inverted, clipped or wrongly scaled.",
             column="mean",
             min_value=darkest,
             max_value=brightest,
@@ -198,8 +196,8 @@ def _pixel_checks(
             "ExpectColumnValuesToBeInSet",
             "not-blank",
             f"no {example} of one value only",
-            f"Every {example} shows something: {value}s that are all equal are a damaged file or a "
-            "failed decoding.",
+            f"Every {example} has different {value}s: equal {value}s come from a damaged file or a "
+            "decoding error.",
             column="blank",
             value_set=[False],
         ),

@@ -1,4 +1,4 @@
-"""One row of plain facts per example, and the expectations that all kinds share."""
+"""A table with one row per example, and the expectations that all kinds share."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from great_expectations.expectations.expectation import Expectation
 
-#: Bytes of pixels in a chunk: small enough that the intermediate arrays stay in the processor's
-#: cache, which is also fastest.
+#: Bytes of values in a chunk, so that the intermediate arrays fit the processor's cache.
 CHUNK_BYTES = 2**20
 #: Split of an example with an unknown code in `split.npy`.
 UNKNOWN_SPLIT = "unknown"
@@ -25,13 +24,13 @@ def example_rows(split: NDArray[Any], columns: dict[str, Any]) -> pd.DataFrame:
     """Return a row for each example, with the columns that all kinds share.
 
     Args:
-        split: `(n,)` split codes; they may hold anything.
-        columns: Columns of the kind, `content_hash` among them.
+        split: `(n,)` split codes; invalid codes are allowed.
+        columns: Columns of the kind, including `content_hash`.
 
     Returns:
-        A frame of n rows with `id` (split and position, `train/00012`), `split`, the columns,
-        `in_other_split` (another split holds the same content) and `repeats` (an earlier example
-        of the split does).
+        A frame of n rows with `id` (split and position, `train/00012`), `split`, the given
+        columns, `in_other_split` (the same content occurs in another split) and `repeats` (the
+        same content occurs earlier in the split).
     """
     import pandas as pd
 
@@ -53,7 +52,10 @@ def _split_names(codes: NDArray[Any]) -> list[str]:
 
 
 def value_facts(values: NDArray[Any]) -> dict[str, Any]:
-    """Return minimum, maximum, mean, deviation, NaN count, blankness and hash of each example.
+    """Return columns about the values of each example.
+
+    They are minimum, maximum, mean and standard deviation of the finite values, the number of
+    values that are not finite, whether all values are equal, and a hash.
 
     Args:
         values: `(n, ...)`; memory-mapped arrays are read in chunks.
@@ -110,17 +112,16 @@ def check(
 
     Args:
         expectation: Class in `great_expectations.expectations`.
-        name: Its name, unique in the suite, which verdicts use.
+        name: Name in verdicts, unique in the suite.
         expected: The requirement in a few words.
         reason: The mistake that it guards against.
-        values_named: Whether the verdict names unexpected values, because they say more than that
-            they are unexpected.
+        values_named: Whether the verdict lists the unexpected values.
         **kwargs: Arguments of the class.
     """
     import great_expectations.expectations as gxe
 
-    # Data Docs show the description instead of a sentence made from the arguments.
-    built: Expectation = getattr(gxe, expectation)(
+    # Data Docs show the description; without it they generate a sentence from the arguments.
+    instance: Expectation = getattr(gxe, expectation)(
         description=f"{name}: {expected}. {reason}",
         meta={
             "name": name,
@@ -130,15 +131,15 @@ def check(
         },
         **kwargs,
     )
-    return built
+    return instance
 
 
-#: Splits that no gradient is computed on.
+#: Splits that are not trained on.
 HELD_OUT = ("validation", "test")
 
 
 def count_checks(card: DatasetCard) -> list[Expectation]:
-    """Return the checks of counts: the card's, in all and per split; no split is empty."""
+    """Return the checks of the number of examples, in total and per split."""
     from great_expectations.expectations.row_conditions import Column
 
     total = sum(card.counts.values())
@@ -147,14 +148,14 @@ def count_checks(card: DatasetCard) -> list[Expectation]:
             "ExpectTableRowCountToEqual",
             "count",
             f"{total:,} examples",
-            "All the examples of the dataset card are there: nothing was lost or added on the way.",
+            "The number of examples equals the dataset card's: none was lost or added.",
             value=total,
         ),
         check(
             "ExpectColumnValuesToBeInSet",
             "split-names",
             ", ".join(SPLITS),
-            "Every example belongs to a known split: a wrong code would drop it from all of them.",
+            "Every example belongs to a known split: an example with another code is in no split.",
             column="split",
             values_named=True,
             value_set=list(SPLITS),
@@ -168,8 +169,8 @@ def count_checks(card: DatasetCard) -> list[Expectation]:
                 "ExpectColumnUniqueValueCountToBeBetween",
                 f"count-{split}",
                 f"{count:,} examples",
-                f"The {split} split has the size that the dataset card states: splits were made "
-                "once and have not moved since.",
+                f"The {split} split has the size that the dataset card states: splits never change "
+                "once they are made.",
                 column="id",
                 min_value=count,
                 max_value=count,
@@ -181,8 +182,8 @@ def count_checks(card: DatasetCard) -> list[Expectation]:
             "ExpectColumnDistinctValuesToContainSet",
             "held-out",
             "validation and test examples",
-            "Examples are kept back for validation and for the test, even where the card promises "
-            "none: a score on what a model was trained on, or chosen by, says little of new data.",
+            "There are validation and test examples, whatever the card states: scores on training "
+            "or model selection data say little about new data.",
             column="split",
             value_set=list(HELD_OUT),
         )
@@ -191,7 +192,7 @@ def count_checks(card: DatasetCard) -> list[Expectation]:
 
 
 def label_checks(card: DatasetCard, divergence: float) -> list[Expectation]:
-    """Return the checks of labels: present, of a class, in similar shares."""
+    """Return the checks of labels: present, valid, balanced."""
     from great_expectations.expectations.row_conditions import Column
 
     classes = list(range(len(card.classes)))
@@ -207,8 +208,8 @@ def label_checks(card: DatasetCard, divergence: float) -> list[Expectation]:
             "ExpectColumnValuesToBeInSet",
             "label-set",
             f"0 to {classes[-1]}",
-            f"Labels number the {len(classes)} classes from 0: anything else is off by one, text "
-            "read as a number, or a class that the model has no output for.",
+            f"Labels number the {len(classes)} classes from 0: other labels are off by one, text "
+            "parsed as a number, or classes without an output in the model.",
             column="label",
             values_named=True,
             value_set=classes,
@@ -220,12 +221,12 @@ def label_checks(card: DatasetCard, divergence: float) -> list[Expectation]:
                 "ExpectColumnKLDivergenceToBeLessThan",
                 f"class-balance-{split}",
                 f"at most {divergence:.4g} nats from equal shares",
-                f"Every class has its share of the {split} split: a rare class is not learnt, and "
-                "the accuracy hides it.",
+                f"The classes of the {split} split are balanced: models do not learn a rare class, "
+                "and accuracy does not reveal it.",
                 column="label",
                 partition_object={"values": classes, "weights": [1 / len(classes)] * len(classes)},
                 threshold=divergence,
-                # label-set reports labels of no class; here they would be infinite.
+                # label-set reports invalid labels; here they would make the divergence infinite.
                 row_condition=(Column("split") == split) & Column("label").is_in(classes),
             )
         )
@@ -233,13 +234,13 @@ def label_checks(card: DatasetCard, divergence: float) -> list[Expectation]:
 
 
 def copy_checks(duplicates: float) -> list[Expectation]:
-    """Return the checks of copies: none in another split, at most a share in their own."""
+    """Return the checks of copies: none across splits, few within a split."""
     return [
         check(
             "ExpectColumnValuesToBeInSet",
             "one-split",
             "no example in two splits",
-            "No example of one split stands in another too: the test score would reward memory.",
+            "No example belongs to two splits: the test score would reward memorization.",
             column="in_other_split",
             value_set=[False],
         ),
@@ -247,7 +248,7 @@ def copy_checks(duplicates: float) -> list[Expectation]:
             "ExpectColumnValuesToBeInSet",
             "repeats",
             f"at most {duplicates:.2%} repeat another",
-            "Few examples repeat an earlier one of their split, bit for bit: they weigh "
+            "Few examples are bit-for-bit copies of an earlier one in their split: copies weigh "
             "more in training and make a test set look larger than it is.",
             column="repeats",
             value_set=[False],

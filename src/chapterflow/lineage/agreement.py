@@ -1,4 +1,4 @@
-"""Compare a retrained model with the recorded one: weights bit for bit, else answers."""
+"""Compare a retrained model with the recorded one: first the weights, then the answers."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 #: Share of the test examples that must get the same class.
 AGREEMENT = 0.95
-#: Largest difference of accuracies that is irrelevant even if significant.
+#: Largest difference in accuracy that is irrelevant even if it is significant.
 TOLERANCE = 0.01
-#: Curves: distance between the answers over the recorded model's error, and change of the error.
+#: Curves: limits of the distance between the answers, relative to the recorded model's error, and
+#: of the relative change of the error.
 DISTANCE, ERROR_CHANGE = 0.5, 0.05
 Outcome = Literal["identical", "agrees", "differs"]
 
@@ -27,11 +28,11 @@ class Agreement(Strict):
     """How well a retrained model agrees with the recorded one.
 
     Attributes:
-        identical: Whether all weights are the same, bit for bit.
+        identical: Whether all weights are bit-for-bit identical.
         weights: Number of arrays of weights.
         different_weights: Number of arrays that differ.
-        largest_difference: Between two numbers of the weights; None if shapes differ, or if
-            it is not finite.
+        largest_difference: Largest difference between two weights; None if the shapes differ, or
+            if it is not finite.
         examples: Number of test examples.
         metric: `accuracy`, or `rmse` for curves.
         recorded: The metric of the recorded model.
@@ -39,7 +40,7 @@ class Agreement(Strict):
         difference: Retrained metric minus recorded metric.
         low: Lower end of the 95 % paired bootstrap interval of the difference; None for curves.
         high: Upper end.
-        agreement: Share of equal classes; None for curves.
+        agreement: Share of test examples with the same predicted class; None for curves.
         answers_rmse: Root mean squared difference between the answers; None for classes.
     """
 
@@ -62,7 +63,7 @@ class Agreement(Strict):
 
         Classes: 95 % of the test examples get the same class, and the interval of the difference
         in accuracy includes 0 or lies within 0.01 of it. Curves: the answers lie closer to each
-        other than half the recorded model's error, and the error differs by 5 % at most.
+        other than half the recorded model's error, and the error differs by at most 5 %.
         """
         if self.agreement is not None and self.low is not None and self.high is not None:
             includes_zero = self.low <= 0 <= self.high
@@ -86,14 +87,14 @@ class Agreement(Strict):
     def summary(self) -> str:
         """Return the comparison in a few words."""
         if self.identical:
-            return f"all {self.weights} arrays of weights are the same, bit for bit"
-        weights = f"{self.different_weights} of {self.weights} arrays of weights differ"
+            return f"all {self.weights} weight arrays are bit-for-bit identical"
+        weights = f"{self.different_weights} of {self.weights} weight arrays differ"
         if self.largest_difference is not None:
-            weights += f" (by {self.largest_difference:.2g} at most)"
+            weights += f" (by at most {self.largest_difference:.2g})"
         if self.agreement is None or self.low is None or self.high is None:
             return (
-                f"{weights}; the answers to {self.examples} test curves lie "
-                f"{self.answers_rmse:.4f} apart (RMSE), the error is {self.recorded:.4f} -> "
+                f"{weights}; the answers to {self.examples} test curves differ by "
+                f"{self.answers_rmse:.4f} (RMSE), error {self.recorded:.4f} -> "
                 f"{self.retrained:.4f}"
             )
         return (
@@ -109,7 +110,7 @@ def compare_models(
     """Compare a retrained model with the recorded one.
 
     Args:
-        recorded: The model of the registry.
+        recorded: The model from the registry.
         retrained: The model trained now.
         dataset: With a test split, photos at the models' size.
         resamples: Bootstrap samples.
@@ -147,15 +148,15 @@ def compare_weights(a: list[NDArray[Any]], b: list[NDArray[Any]]) -> dict[str, A
             "largest_difference": None,
         }
     # Bytes, not values: 0.0 equals -0.0, and NaN equals nothing.
-    other = [(x, y) for x, y in zip(a, b, strict=True) if x.tobytes() != y.tobytes()]
+    differing = [(x, y) for x, y in zip(a, b, strict=True) if x.tobytes() != y.tobytes()]
     largest = max(
-        (float(np.max(np.abs(x.astype(np.float64) - y.astype(np.float64)))) for x, y in other),
+        (float(np.max(np.abs(x.astype(np.float64) - y.astype(np.float64)))) for x, y in differing),
         default=0.0,
     )
     return {
-        "identical": not other,
+        "identical": not differing,
         "weights": len(a),
-        "different_weights": len(other),
+        "different_weights": len(differing),
         "largest_difference": largest if math.isfinite(largest) else None,
     }
 

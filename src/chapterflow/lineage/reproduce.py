@@ -1,4 +1,4 @@
-"""Train a recorded model again, from its run alone, and compare both models."""
+"""Retrain a model from its run alone, and compare it with the recorded one."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 NOT_RECORDED = "not recorded"
 
 
-#: A fact of a machine in `verdict.json` of a reproduction. `decides`: whether the weights depend on
-#: it. They do not depend on the commit: the source files that training executes are compared.
+#: A fact about the environment in `verdict.json` of a reproduction. `decides`: whether the weights
+#: depend on it. The commit does not decide, because the executed source files are compared.
 FACT = Keys(
     {
         "name": "name",
@@ -56,7 +56,7 @@ FACT = Keys(
 
 
 def facts(project: Project, tags: Mapping[str, str], parts: Mapping[str, Any]) -> list[Check]:
-    """Return the facts of a run, compared with today's.
+    """Compare the recorded environment of a run with the current one.
 
     Args:
         project: The project.
@@ -75,12 +75,12 @@ def facts(project: Project, tags: Mapping[str, str], parts: Mapping[str, Any]) -
     ]
     if named := parts.get("files"):
         hashes = {path: content_hash(Path(path)) for path in named}
-        compared.append(_files("files of weights", named, hashes))
+        compared.append(_files("weight files", named, hashes))
     return compared
 
 
 def changed_sources(parts: Mapping[str, Any]) -> list[str]:
-    """Return the source files that training executed and that have changed or are gone."""
+    """Return the source files executed in training that have changed or are missing."""
     today = _sources_today(parts["sources"])
     return [path for path, key in parts["sources"].items() if today[path] != key]
 
@@ -115,8 +115,8 @@ def _commit(project: Project, tags: Mapping[str, str]) -> Check:
     now = runs.git_tags(project)
     fact = _fact("commit", name(tags), name(now) or "none", decides=False)
     if fact.passed and not (clean(tags) and clean(now)):
-        # Changes that were never committed may have been any.
-        changed = {"state": "warning", "observed": f"{fact.observed}, maybe others"}
+        # Uncommitted changes are not recorded, so they may differ.
+        changed = {"state": "warning", "observed": f"{fact.observed}, possibly different ones"}
         return fact.model_copy(update=changed)
     return fact
 
@@ -135,12 +135,12 @@ def _files(name: str, then: Mapping[str, str], now: Mapping[str, str | None]) ->
 
 @dataclass(frozen=True)
 class Recorded:
-    """A training as its run recorded it.
+    """Inputs of a training, as recorded in its run.
 
     Attributes:
-        digests: Digest of each dataset that it read, by name.
+        digests: Digests of the datasets that it read, by name.
         data_version: Hash of `data/`; None if it was not versioned.
-        commit: Of the sources; None without one.
+        commit: Commit of the sources; None if unknown.
     """
 
     model: str
@@ -154,26 +154,26 @@ class Recorded:
 
 
 def recorded_model(version: Version, run: Run, parts: Mapping[str, Any]) -> Recorded:
-    """Return what a run recorded, checked against today's code.
+    """Return the inputs of a training from its run, checked against the current code.
 
     Args:
-        version: The version that it made.
+        version: The version that the run trained.
         run: The run.
         parts: Its `fingerprint.json`.
 
     Raises:
-        ConfigError: If today's code has no such model, or it takes other parameters.
-        StoreError: If the record is not whole.
+        ConfigError: If the current code has no such model, or its parameters differ.
+        StoreError: If the record is incomplete.
     """
     tags = run.data.tags
     commit = tags.get(runs.COMMIT)
     hint = (
-        f"`git worktree add ../{version.model}-{commit[:10]} {commit}` brings the code of that time"
+        f"`git worktree add ../{version.model}-{commit[:10]} {commit}` checks out the recorded code"
         if commit
         else "the run recorded no commit"
     )
     if tags.get(runs.DIRTY) == "true":
-        hint = f"it was trained with changes that no commit has, on {str(commit)[:10]}"
+        hint = f"it was trained with uncommitted changes on {str(commit)[:10]}"
     try:
         model, dataset = parts["model"], parts["dataset"]
         digests = {dataset["name"]: dataset["digest"], **parts["other_datasets"]}
@@ -182,7 +182,7 @@ def recorded_model(version: Version, run: Run, parts: Mapping[str, Any]) -> Reco
             parts[needed]
     except (KeyError, TypeError) as error:
         raise StoreError(
-            f"fingerprint.json of run {run.info.run_id} must say what was trained. "
+            f"fingerprint.json of run {run.info.run_id} must describe the training. "
             f"Received: no {error}"
         ) from None
     try:
@@ -190,13 +190,13 @@ def recorded_model(version: Version, run: Run, parts: Mapping[str, Any]) -> Reco
         params = entry.params.model_validate_json(given)
     except KeyError:
         raise ConfigError(
-            f"{version.uri()} is a {model!r}, which this checkout must have. Received: no such "
+            f"The checkout must contain {model!r}, the model of {version.uri()}. Received: no such "
             f"model; {hint}"
         ) from None
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(
-            f"{version.uri()} must be trained with the parameters of its run. Received: "
+            f"The code must accept the recorded parameters of {version.uri()}. Received: "
             f"{'.'.join(map(str, first['loc']))}: {first['msg']}; {hint}"
         ) from None
     data_version = tags.get(runs.DATA_VERSION, "none")
@@ -213,18 +213,18 @@ def recorded_model(version: Version, run: Run, parts: Mapping[str, Any]) -> Reco
 
 
 def data_of(project: Project, recorded: Recorded, into: Path, tell: Tell) -> tuple[Path, str]:
-    """Return a folder with the data that a run learnt, byte for byte, and where they came from.
+    """Return a folder with exactly the data that a run was trained on, and their origin.
 
-    They are those in `data/` where these are the same, or else fetched by DVC.
+    It is `data/` if the data there are the same; otherwise DVC fetches them.
 
     Args:
         project: The project.
-        recorded: What the run recorded.
-        into: Folder for what is fetched.
+        recorded: Inputs of the training.
+        into: Folder to fetch to.
         tell: Called with the stage and its progress.
 
     Raises:
-        ChapterflowError: If they cannot be had.
+        ChapterflowError: If the data are not available.
     """
     tell("data", ", ".join(recorded.digests))
     differing = {
@@ -233,12 +233,12 @@ def data_of(project: Project, recorded: Recorded, into: Path, tell: Tell) -> tup
         if (fault := _fault(project.data / name, digest))
     }
     if not differing:
-        return project.data, "data/, which is as it was"
+        return project.data, "data/, which is unchanged"
     faults = "; ".join(differing.values())
     if recorded.data_version is None:
         raise ChapterflowError(
-            f"The data of the run must be in data/, or under DVC. Received: {faults}, and the "
-            "run names no version of data/"
+            f"The data of the run must be in data/, or under DVC. Received: {faults}, and no "
+            "version of data/ in the run"
         )
     tell("data", f"version {recorded.data_version[:10]} from DVC")
     try:
@@ -248,28 +248,28 @@ def data_of(project: Project, recorded: Recorded, into: Path, tell: Tell) -> tup
     for name, digest in recorded.digests.items():
         if fault := _fault(data / name, digest):
             raise ChapterflowError(
-                f"Version {recorded.data_version} of the data must hold what the run learnt. "
+                f"Version {recorded.data_version} of the data must contain the data of the run. "
                 f"Received: {fault}"
             )
     return data, f"version {recorded.data_version} from DVC ({faults})"
 
 
 def _fault(folder: Path, digest: str) -> str | None:
-    """Return what is wrong with a dataset that should have a digest; None where nothing is."""
+    """Return what is wrong with a dataset that should have a digest; None if nothing is."""
     name = f"{folder.parent.name}/{folder.name}"
     try:
         card = read_card(folder)
         damage = verify_dataset(folder)
     except (DataError, OSError):
-        return f"{name} is not there"
+        return f"{name} is missing"
     if card.digest != digest:
-        return f"{name} has the digest {card.digest[:12]}, the run's is {digest[:12]}"
-    return f"{name} is not what its card says" if damage else None
+        return f"{name} has digest {card.digest[:12]}, not {digest[:12]} as in the run"
+    return f"{name} differs from its card" if damage else None
 
 
 #: Value of `chapterflow.kind`.
 REPRODUCTION = "reproduction"
-#: Tags: the run that was made again, and what came out.
+#: Tags: the reproduced run, and the outcome.
 REPRODUCES, OUTCOME = "chapterflow.reproduces", "chapterflow.reproduction"
 
 
@@ -278,13 +278,13 @@ def log_reproduction(
 ) -> str:
     """Log a finished reproduction, and return the id of its run.
 
-    It carries no fingerprint: nothing may take it for the training that it repeats.
+    The run has no fingerprint, so it is never reused like the original training.
 
     Args:
         project: The project.
-        session: Its store.
-        run: The run that was made again.
-        document: What `verdict.json` says.
+        session: Session of the tracking store.
+        run: The reproduced run.
+        document: Content of `verdict.json`.
     """
     client, tags = session.client, run.data.tags
     run_id = runs.open_run(
@@ -330,19 +330,20 @@ def reproductions(client: MlflowClient, experiment_id: str, run_id: str) -> list
 
 
 class Reproduction(Strict):
-    """The result of training a recorded model again.
+    """The result of retraining a recorded model.
 
     Attributes:
-        asked: What was asked for.
-        note: Which version was taken, if the name alone did not say.
-        version: Version that was compared with, `cnn/3`.
-        reproduces: Run that made it.
-        run_id: Run that holds this record.
-        environment: Facts as recorded and as they are today.
-        data: Where the data came from.
+        asked: Reference that the user gave.
+        note: Which version was chosen, if the reference does not say.
+        version: The reproduced version, `cnn/3`.
+        reproduces: Run that trained the version.
+        run_id: Run that this result is logged in.
+        told: The outcome in one line.
+        environment: Recorded and current facts about the environment.
+        data: Origin of the data.
         changed_sources: Source files of the training that have changed.
-        get_sources: Command that restores the recorded ones, if some changed.
-        seconds: Of the training.
+        get_sources: Command that checks out the recorded sources, if any changed.
+        seconds: Duration of the training.
     """
 
     asked: str
@@ -369,23 +370,22 @@ def reproduce(
     on_version: OnVersion = ignore,
     tell: Tell = silent,
 ) -> Reproduction:
-    """Train a recorded model again, with its parameters, seed and data, and compare both.
+    """Retrain a recorded model with its parameters, seed and data, and compare both.
 
-    All work is done in a temporary folder: `data/`, `.dvc`, what is kept between runs and the
-    sources stay as they are, and nothing made for earlier runs is used. The outcome is logged as a
-    run of kind `reproduction`.
+    All work is done in a temporary folder: `data/`, `.dvc`, caches and sources do not change, and
+    no result of an earlier run is reused. The outcome is logged as a run of kind `reproduction`.
 
     Args:
         project: The project.
-        settings: Its settings; of them, only the comparison's.
-        reference: `NAME`, `NAME/VERSION` or `NAME@ALIAS`, or a run's id or its beginning.
+        settings: Its settings; only those of the comparison are used.
+        reference: `NAME`, `NAME/VERSION`, `NAME@ALIAS`, or the id of a run or its beginning.
         on_version: Called with the version that the reference names.
         tell: Called with the stage and its progress.
 
     Raises:
-        ConfigError: If there is no such model or run, or today's code does not know the model.
-        StoreError: If the store has lost what the run kept.
-        ChapterflowError: If the data cannot be had.
+        ConfigError: If there is no such model or run, or the current code lacks the model.
+        StoreError: If artifacts of the run are missing from the store.
+        ChapterflowError: If the data are not available.
     """
     with Session(project, settings) as session, tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder)
@@ -396,12 +396,12 @@ def reproduce(
         tell("look up", f"{version}, run {run.info.run_id}")
         parts = Artifacts(run.info.run_id).fingerprint()
         recorded = recorded_model(version, run, parts)
-        kept = model_file(session.client, version)
+        recorded_file = model_file(session.client, version)
         environment = facts(project, run.data.tags, parts)
         data, origin = data_of(project, recorded, temporary / "dvc", tell)
-        made, seconds = _retrain(recorded, data, temporary, tell)
+        retrained_file, seconds = _retrain(recorded, data, temporary, tell)
         tell("compare", "weights and answers")
-        comparison = _compare(settings, recorded, kept, made, data)
+        comparison = _compare(settings, recorded, recorded_file, retrained_file, data)
         same = all(fact.passed for fact in environment if fact.details["decides"])
         verdict = comparison.verdict(same_environment=same)
         result = Reproduction(
@@ -460,28 +460,28 @@ def _retrain(recorded: Recorded, data: Path, temporary: Path, tell: Tell) -> tup
         seed=recorded.seed,
         work=work,
         on_epoch=on_epoch,
-        # An empty folder, so that features and backbones are recomputed, not reused.
+        # An empty folder, so that features and backbones are computed again.
         scratch=temporary / "scratch",
     )
     return work / MODEL_FILE, round(time.monotonic() - started, 3)
 
 
 def _compare(
-    settings: Settings, recorded: Recorded, kept: Path, made: Path, data: Path
+    settings: Settings, recorded: Recorded, recorded_file: Path, retrained_file: Path, data: Path
 ) -> Agreement:
     from chapterflow.training.batches import load_model, sized_for
 
     dataset = sized_for(recorded.entry, recorded.params, open_dataset(data / recorded.dataset))
     try:
-        model = load_model(kept)
+        model = load_model(recorded_file)
     except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise StoreError(
-            f"The model that was kept must be loadable. Received: {kept.name}: {reason}"
+            f"The recorded model must be loadable. Received: {recorded_file.name}: {reason}"
         ) from None
     return compare_models(
         model,
-        load_model(made),
+        load_model(retrained_file),
         dataset,
         resamples=settings.comparison.bootstrap_resamples,
         seed=settings.seed,
@@ -489,18 +489,18 @@ def _compare(
 
 
 def _summary(verdict: Outcome, comparison: Agreement, environment: Sequence[Check]) -> str:
-    """Return the outcome in one line: how well both agree, and what has changed."""
+    """Return the outcome in one line: the agreement of both models, and what has changed."""
     line = f"{verdict}: {comparison.summary()}."
     if verdict == "differs" and all(fact.passed for fact in environment if fact.details["decides"]):
-        line += " Machine, libraries and source files are the same, so the weights should be."
+        line += " Machine, libraries and source files are the same, so the weights should be, too."
     other = [f"{f.name} {f.expected} -> {f.observed}" for f in environment if f.state == "warning"]
     unknown = [fact.name for fact in environment if fact.state == "unknown"]
     line += f" Changed: {'; '.join(other)}." if other else ""
-    return line + (f" Not on record: {', '.join(unknown)}." if unknown else "")
+    return line + (f" Not recorded: {', '.join(unknown)}." if unknown else "")
 
 
 def _get_sources(recorded: Recorded, environment: Sequence[Check]) -> str | None:
-    """Return the command that restores the recorded sources, if they have changed."""
+    """Return the command that checks out the recorded sources, if they have changed."""
     if recorded.commit is None or all(
         fact.passed for fact in environment if fact.name == "source files"
     ):

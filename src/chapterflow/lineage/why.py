@@ -1,4 +1,4 @@
-"""Follow a registered model back to what made it: a tree of links, each checked."""
+"""Trace a registered model back to its origins: a tree of links, each checked."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ LINK = Keys(
 
 
 class Lineage(Strict):
-    """What a version of a registered model was made from.
+    """The origins of a version of a registered model.
 
     Attributes:
-        asked: What was asked for.
+        asked: Reference that the user gave.
         version: Name and number, `cnn/3`.
-        note: Which version was taken, if the name alone did not say.
-        root: The first link; those that it leads to are below it.
+        note: Which version was chosen, if the reference does not say.
+        root: The first link, with the links that it leads to below it.
     """
 
     asked: str
@@ -63,11 +63,11 @@ class Lineage(Strict):
 
     @property
     def warnings(self) -> list[str]:
-        """Names of the links that hold with a reservation."""
+        """Names of the links that pass with a reservation."""
         return [link.name for _, link in self.root.walk() if link.state == "warning"]
 
     def document(self) -> dict[str, Any]:
-        """Return all of it for `--json`."""
+        """Return the document for `--json`."""
         return {
             **self.model_dump(mode="json", exclude={"root"}),
             "sound": not self.broken,
@@ -80,8 +80,7 @@ class Lineage(Strict):
 def gates(client: MlflowClient, version: Version) -> Check:
     """Return the link to the gates that judged a version.
 
-    A version need not have been judged. The champion must: nobody should have made it champion by
-    hand.
+    Only the champion must have been judged: otherwise somebody set the alias by hand.
     """
     from mlflow.exceptions import MlflowException
 
@@ -92,14 +91,14 @@ def gates(client: MlflowClient, version: Version) -> Check:
     verdict, run_id = tags.get(VERDICT), tags.get(VERDICT_RUN)
     if run_id is None:
         if is_champion:
-            observed = "it is the champion, and no gate has judged it"
+            observed = "champion, but never judged by the gates"
             return Check(name=name, state="failed", observed=observed)
         return Check(name=name, state="passed", observed="not judged yet")
     try:
         client.get_run(run_id)
         decision = Artifacts(run_id).document(PROMOTION)
     except (MlflowException, StoreError) as error:
-        observed = f"judged ({verdict}) in run {run_id}, whose verdict is gone: {error}"
+        observed = f"judged ({verdict}) in run {run_id}, but its verdict is missing: {error}"
         return Check(name=name, state="failed", observed=observed)
     below = [_gate(gate) for gate in decision.get("gates", [])]
     observed = f"{verdict}"
@@ -111,15 +110,15 @@ def gates(client: MlflowClient, version: Version) -> Check:
     observed += f": {passed} of {len(below)} gates passed (run {run_id})"
     state: State = "passed"
     if is_champion and verdict == "refused":
-        state, observed = "failed", f"{observed}; it is champion"
+        state, observed = "failed", f"{observed}; it is champion nevertheless"
     elif verdict in ("promoted", "refused") and decision.get("verdict") != verdict:
         state = "failed"
-        observed += f"; the ledger says {decision.get('verdict')}, the version's tag {verdict}"
+        observed += f"; the ledger says {decision.get('verdict')}, the version's tag says {verdict}"
     return Check(name=name, state=state, observed=observed, checks=below)
 
 
 def _gate(gate: Mapping[str, Any]) -> Check:
-    """Return a gate of a `promotion/verdict.json`; one that failed is no broken link."""
+    """Return a gate of a `promotion/verdict.json`; a failed gate is not a broken link."""
     passed = bool(gate.get("passed"))
     figures = [
         f"{side} {text(gate[side])}"
@@ -144,19 +143,19 @@ def why(
     on_version: OnVersion = ignore,
     tell: Tell = silent,
 ) -> Lineage:
-    """Follow the links from a registered model back to what made it, and check each.
+    """Trace a registered model back to its origins, and check every link.
 
     Nothing is changed, and no model is loaded.
 
     Args:
         project: The project.
         settings: Its settings.
-        reference: `NAME`, `NAME/VERSION` or `NAME@ALIAS`, or a run's id or its beginning.
+        reference: `NAME`, `NAME/VERSION`, `NAME@ALIAS`, or the id of a run or its beginning.
         on_version: Called with the version that the reference names.
-        tell: Called with the link that is being checked.
+        tell: Called with each link before it is checked.
 
     Raises:
-        ConfigError: If no such version is in the registry, and no such run in the store.
+        ConfigError: If neither the registry nor the store contains the reference.
     """
     with Session(project, settings) as session:
         client = session.client
@@ -197,34 +196,34 @@ def _version(client: MlflowClient, version: Version, below: list[Check]) -> Chec
         observed += f"; also {', '.join(sorted(others))}"
     ready = registered.status == "READY"
     if not ready:
-        observed += f"; it is not ready: {registered.status}"
+        observed += f"; not ready: {registered.status}"
     return Check(
         name="version", state="passed" if ready else "failed", observed=observed, checks=below
     )
 
 
 def _model_files(client: MlflowClient, version: Version) -> Check:
-    """Check that the logged model is this run's, and its file whole."""
+    """Check that the logged model belongs to the run and that its file is intact."""
     from mlflow.exceptions import MlflowException
 
     model_id = version.source.rpartition("/")[2]
     try:
         logged = client.get_logged_model(model_id)
         if logged.source_run_id != version.run_id:
-            fault = f"{model_id} is of run {logged.source_run_id}, not of {version.run_id}"
+            fault = f"{model_id} belongs to run {logged.source_run_id}, not to {version.run_id}"
         else:
             file = model_file(client, version)
             with zipfile.ZipFile(file) as archive:
                 damaged = archive.testzip()
-            fault = f"{file.name} of {model_id} is damaged at {damaged}" if damaged else ""
+            fault = f"{file.name} of {model_id} is damaged: {damaged}" if damaged else ""
     except StoreError as error:
         fault = str(error)
     except (MlflowException, zipfile.BadZipFile, OSError) as error:
-        fault = f"{model_id} is not in the store, or damaged: {error}"
+        fault = f"{model_id} is missing from the store, or damaged: {error}"
     if fault:
         return Check(name="model files", state="failed", observed=fault)
     size = file.stat().st_size / 1e6
-    observed = f"{model_id}: {file.name}, {size:.1f} MB, whole"
+    observed = f"{model_id}: {file.name}, {size:.1f} MB, intact"
     return Check(name="model files", state="passed", observed=observed)
 
 
@@ -242,7 +241,7 @@ def _run_link(
     client: MlflowClient, project: Project, version: Version, run: Run | None, tell: Tell
 ) -> Check:
     if run is None:
-        observed = f"{version.run_id} is not in the store: its artifacts cannot be checked"
+        observed = f"{version.run_id} is missing from the store, so its artifacts cannot be checked"
         return Check(name="run", state="failed", observed=observed)
     info, tags = run.info, run.data.tags
     observed = f"{info.run_id}, {info.status.lower()}"
@@ -253,11 +252,11 @@ def _run_link(
         observed += f", {score} {run.data.metrics[score]:.4f}"
     faults = []
     if info.status != "FINISHED":
-        faults.append("it did not finish")
+        faults.append("did not finish")
     if tags.get(runs.MODEL) != version.model:
-        faults.append(f"it trained {tags.get(runs.MODEL)!r}, not {version.model!r}")
+        faults.append(f"trained {tags.get(runs.MODEL)!r}, not {version.model!r}")
     if not _names_back(client, version, run):
-        faults.append(f"it does not name {version.uri()} as the version that it made")
+        faults.append(f"does not name {version.uri()} as its version")
     return Check(
         name="run",
         state="failed" if faults else "passed",
@@ -267,9 +266,9 @@ def _run_link(
 
 
 def _names_back(client: MlflowClient, version: Version, run: Run) -> bool:
-    """Return whether the run names this version as the one that it made.
+    """Return whether the run names this version as its result.
 
-    Of a role's model, which is another entry for the same thing, the logged model decides.
+    The logged model decides: a role's version is a second entry for the same logged model.
     """
     from mlflow.exceptions import MlflowException
 

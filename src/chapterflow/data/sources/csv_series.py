@@ -403,17 +403,16 @@ def _columns(
     """Return the columns of times and of values, and what to do with rows that have no value."""
     import pandas as pd
 
-    begin = f"{name} must begin with the names of its columns, first that of the time"
+    begin = f"{name} must begin with a row of column names, the time column first"
     if len(header) < 2 or not all(header):
         text = ",".join(header)
         advice = " Its fields seem to be separated by semicolons." if ";" in text else ""
-        raise DataError(f"{begin}, with commas between them. Received: {text!r}.{advice}")
+        raise DataError(f"{begin}, separated by commas. Received: {text!r}.{advice}")
     first = pd.Series(header)
     numeric = _is_number(first)
     if numeric[1:].all() and (numeric[0] or not np.isnan(_dates(first[:1])[0])):
         raise DataError(
-            f"{begin}. Received: a row of values, {','.join(header)!r}. Write a row of names above "
-            "it."
+            f"{begin}. Received: a row of values, {','.join(header)!r}. Add a row of names."
         )
     _need_once(name, header, header)
     table = _table(name, header, rows)
