@@ -14,6 +14,12 @@ pytestmark = pytest.mark.usefixtures("tensorflow")
 MODELS = ("vgg", "googlenet", "xcnn")
 
 
+@pytest.fixture(scope="module", params=MODELS)
+def network(request: pytest.FixtureRequest, tensorflow: None) -> Any:
+    """Each model for grey pictures of 8x8 pixels, for tests that only ask it."""
+    return images.build(request.param)
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("shape", [(8, 8, 1), (9, 9, 3), (15, 15, 1), (33, 33, 3), (9, 28, 1)])
 def test_any_size_and_number_of_channels(name: str, shape: tuple[int, int, int]) -> None:
@@ -23,30 +29,26 @@ def test_any_size_and_number_of_channels(name: str, shape: tuple[int, int, int])
     assert np.ptp(logits) > 0
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_raw_pixels_of_any_range_are_the_same_picture(name: str) -> None:
-    grey17, bytes8 = images.build(name), images.build(name, value_max=255.0)
-    bytes8.set_weights(grey17.get_weights())
+def test_raw_pixels_of_any_range_are_the_same_picture(network: Any) -> None:
+    bytes8 = images.build(network.name, value_max=255.0)
+    bytes8.set_weights(network.get_weights())
     x = images.pixels(4, 8, 8, 1)
-    np.testing.assert_allclose(grey17(x), bytes8(x * (255 / 16)), rtol=1e-3, atol=1e-4)
-    assert np.abs(np.asarray(grey17(x)) - np.asarray(bytes8(x))).max() > 1e-3
+    np.testing.assert_allclose(network(x), bytes8(x * (255 / 16)), rtol=1e-3, atol=1e-4)
+    assert np.abs(np.asarray(network(x)) - np.asarray(bytes8(x))).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_an_example_is_judged_alone(name: str) -> None:
+def test_an_example_is_judged_alone(network: Any) -> None:
     # Batch normalisation looks at the batch in training alone.
-    model, x = images.build(name), images.pixels(6, 8, 8, 1)
-    together = np.asarray(model(x))
-    alone = np.concatenate([np.asarray(model(x[i : i + 1])) for i in range(6)])
+    x = images.pixels(6, 8, 8, 1)
+    together = np.asarray(network(x))
+    alone = np.concatenate([np.asarray(network(x[i : i + 1])) for i in range(6)])
     np.testing.assert_allclose(together, alone, rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(model(x[::-1])[::-1], together, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(network(x[::-1])[::-1], together, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_logits_come_out(name: str) -> None:
-    model = images.build(name)
-    assert model.name == name
-    assert model.get_layer("logits").activation.__name__ == "linear"
+def test_logits_come_out(network: Any, request: pytest.FixtureRequest) -> None:
+    assert network.name == request.node.callspec.params["network"]
+    assert network.get_layer("logits").activation.__name__ == "linear"
 
 
 @pytest.mark.parametrize("name", MODELS)

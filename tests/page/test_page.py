@@ -186,7 +186,7 @@ def test_a_list_of_pictures_cannot_name_files_elsewhere(fresh: Material) -> None
 
 def test_pictures_lose_quality_before_the_page_grows_too_large(fresh: Material) -> None:
     for entry in fresh.entries:
-        page_runs.explain(entry.facts, ["walk"], side=1200)
+        page_runs.explain(entry.facts, ["walk"], side=700)
     full = render(fresh)
     assert len(full.encode()) > 1_000_000
     small = render(fresh, limit=1_000_000)
