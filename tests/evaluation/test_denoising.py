@@ -62,7 +62,7 @@ def test_the_interval_is_over_curves() -> None:
         ({"predictions": TARGETS}, "cannot be exactly 0"),
     ],
 )
-def test_what_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_impossible_values_are_refused(changes: dict[str, Any], message: str) -> None:
     given = {"targets": TARGETS, "predictions": PREDICTIONS, "weights": WEIGHTS, "inputs": INPUTS}
     given |= changes
     with pytest.raises(ImplausibleMetric, match=message):
@@ -76,7 +76,7 @@ def lines(count: int, noise: float, seed: int) -> tuple[NDArray[Any], ...]:
     return clean + noise * rng.standard_normal(clean.shape), clean, np.ones(clean.shape[:2])
 
 
-def test_straight_lines_want_the_widest_line() -> None:
+def test_straight_lines_select_the_widest_linear_filter() -> None:
     metrics = filter_baselines(*lines(40, 1.0, 1), *lines(40, 1.0, 2), rmse=0.1)
     assert metrics["baseline/savitzky_golay/window"] == 31
     assert metrics["baseline/savitzky_golay/order"] == 1
@@ -90,7 +90,7 @@ def test_straight_lines_want_the_widest_line() -> None:
     check_metrics(metrics)
 
 
-def test_where_no_filter_helps_the_input_is_left_as_it_is() -> None:
+def test_the_input_is_unchanged_if_no_filter_helps() -> None:
     rng = np.random.default_rng(5)
     jumps = rng.choice([-5.0, 5.0], (40, 64, 1))
     noisy = jumps + 0.1 * rng.standard_normal(jumps.shape)

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, figures worked out by hand, and what no metric can be."""
+"""Metrics against scikit-learn, figures worked out by hand, and impossible values."""
 
 import math
 from typing import Any
@@ -112,7 +112,7 @@ def test_certain_and_wrong_is_the_worst() -> None:
     assert metrics["test/ece"] == 1
 
 
-def test_the_order_of_examples_is_of_no_account() -> None:
+def test_the_order_of_examples_does_not_matter() -> None:
     order = [3, 1, 4, 0, 2]
     straight, *_ = classification_metrics(LABELS, PROBABILITIES, NAMES, bins=10)
     shuffled, *_ = classification_metrics(LABELS[order], PROBABILITIES[order], NAMES, bins=10)
@@ -205,7 +205,7 @@ def test_wilson_interval_by_its_formula(counts: tuple[int, int]) -> None:
         ({"test/examples": 10, "test/correct": 9, "test/accuracy": 0.91}, "0.91 with 9 of 10"),
     ],
 )
-def test_what_cannot_be_true_is_refused(metrics: dict[str, float], says: str) -> None:
+def test_impossible_metrics_are_refused(metrics: dict[str, float], says: str) -> None:
     with pytest.raises(ImplausibleMetric) as caught:
         check_metrics({"train/epochs": 3.0} | metrics)
     assert says in str(caught.value)
@@ -222,7 +222,7 @@ def test_what_cannot_be_true_is_refused(metrics: dict[str, float], says: str) ->
         {"explain/grad-cam/randomisation_similarity": -0.4},
     ],
 )
-def test_what_can_be_true_is_accepted(metrics: dict[str, float]) -> None:
+def test_possible_metrics_are_accepted(metrics: dict[str, float]) -> None:
     check_metrics(metrics)
 
 
@@ -262,7 +262,7 @@ def test_no_examples_at_all_are_refused() -> None:
         ([0, 1], [[math.inf, -math.inf, 1], [0.1, 0.2, 0.7]], "not finite"),
     ],
 )
-def test_what_is_no_probability_is_refused(
+def test_invalid_probabilities_are_refused(
     labels: list[int], probabilities: list[list[float]], says: str
 ) -> None:
     with pytest.raises(ImplausibleMetric, match=says):
@@ -278,7 +278,7 @@ def test_what_is_no_probability_is_refused(
         ([0, 3], [[0.5, 0.5, 0.0], [0.1, 0.2, 0.7]]),
     ],
 )
-def test_implausible_rows_are_refused_in_our_words(
+def test_implausible_rows_are_refused_with_our_message(
     labels: list[int], probabilities: list[list[float]]
 ) -> None:
     with pytest.raises(ImplausibleMetric):

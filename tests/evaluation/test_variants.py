@@ -1,4 +1,4 @@
-"""Variants stand beside a model: same data, same seed, other parameters."""
+"""Variants of a model: same data, same seed, other parameters."""
 
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def test_a_variant_is_trained_and_scored_and_another_only_counted(
 
 
 @pytest.mark.slow
-def test_a_variant_is_what_the_model_itself_would_be(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_variant_equals_the_model_with_its_parameters(dataset: Dataset, tmp_path: Path) -> None:
     import keras
 
     from chapterflow.evaluation.variants import score_variants
@@ -82,7 +82,7 @@ def test_a_variant_is_what_the_model_itself_would_be(dataset: Dataset, tmp_path:
         np.testing.assert_array_equal(one, other)
 
 
-def test_variants_have_none_of_their_own() -> None:
+def test_variants_have_no_variants() -> None:
     params = params_with(narrow={"change": {"hidden": 8}})
     expected = params.model_dump() | {"hidden": 8, "beside": {}, "folds": 0}
     assert params.variant("narrow").model_dump() == expected

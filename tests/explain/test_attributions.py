@@ -13,7 +13,7 @@ TARGETS = np.array([0, 2, 1, 1])
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("method", ["integrated-gradients", "occlusion"])
-def test_of_a_linear_model_both_are_weight_times_difference(axes: int, method: str) -> None:
+def test_attributions_of_a_linear_model_are_weight_times_difference(axes: int, method: str) -> None:
     from chapterflow.explain.attributions import attribute, default_baseline
 
     shape = SHAPES[axes]
@@ -113,7 +113,7 @@ def test_every_place_is_covered_equally_often_but_for_uneven_ends(stride: int) -
     assert counts.min() == counts.max() == 4
 
 
-def test_a_model_from_a_file_is_explained_alike(tmp_path: Path) -> None:
+def test_a_saved_model_has_the_same_explanation(tmp_path: Path) -> None:
     from chapterflow.explain.attributions import METHODS, attribute
     from chapterflow.training.batches import load_model
 

@@ -156,7 +156,7 @@ def test_a_network_without_convolutions_has_no_grad_cam() -> None:
     assert usable_methods(linear((6, 6, 1))) == ["integrated-gradients", "occlusion"]
 
 
-def test_a_map_that_does_not_beat_random_says_so_on_the_picture(tmp_path: Path) -> None:
+def test_the_picture_marks_a_map_that_does_not_beat_random(tmp_path: Path) -> None:
     from chapterflow.explain.faithfulness import Faithfulness
     from chapterflow.explain.pictures import draw_attributions
 

@@ -47,7 +47,7 @@ def test_a_graph_without_a_node_is_answered_as_if_the_node_had_never_been(tmp_pa
     assert not np.allclose(result[0], result[1], atol=1e-3)
 
 
-def test_the_graph_around_a_node_decides_what_the_whole_one_does(tmp_path: Path) -> None:
+def test_the_neighbourhood_of_a_node_gives_the_answer_of_the_whole_graph(tmp_path: Path) -> None:
     from chapterflow.explain.nodes import node_probes
 
     data = two_circles(tmp_path / "circles")

@@ -10,7 +10,7 @@ from tests.explain.small_models import convolutional, values
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
 
-def test_random_weights_are_gone_afterwards_and_drawn_by_each_initialiser() -> None:
+def test_random_weights_come_from_each_initialiser_and_are_restored() -> None:
     from chapterflow.explain.sanity import randomised, weighted_layers
 
     model = convolutional((6, 6, 1))

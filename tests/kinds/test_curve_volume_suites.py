@@ -213,7 +213,7 @@ def test_mistakes_in_curves_are_caught(
     assert {"noise" if name in ("noise-0.1", "noise-0.3") else name for name in found} == expected
 
 
-def test_what_the_sources_of_curves_give_passes(known: SourceData, measured: SourceData) -> None:
+def test_curves_from_the_sources_pass(known: SourceData, measured: SourceData) -> None:
     for source in (known, measured):
         assert failures(dataset(source), CURVE_BOUNDS) == set()
 
@@ -251,9 +251,7 @@ def test_mistakes_in_measured_series_are_caught(
         (lambda a: setattr(a, "targets", a.targets[..., 0]), "targets must be numbers of shape"),
     ],
 )
-def test_arrays_that_cannot_be_told_in_rows_are_refused(
-    change: Change, message: str, known: SourceData
-) -> None:
+def test_arrays_of_wrong_form_are_refused(change: Change, message: str, known: SourceData) -> None:
     with pytest.raises(DataError, match=message):
         curve_suite.rows(dataset(known, change))
 

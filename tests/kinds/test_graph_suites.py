@@ -165,7 +165,7 @@ def test_a_mistake_breaks_its_check(
 
 @pytest.mark.parametrize("kind", ["many", "one"])
 @pytest.mark.parametrize("mistake", [numbered_from_one, negative_end])
-def test_a_dangling_edge_is_told_and_so_is_its_way_back(
+def test_dangling_edges_fail_in_both_directions(
     kind: str, mistake: Callable[[Arrays], None], request: pytest.FixtureRequest
 ) -> None:
     # What is left of the pair has no way back any more.
@@ -173,14 +173,14 @@ def test_a_dangling_edge_is_told_and_so_is_its_way_back(
 
 
 @pytest.mark.parametrize("kind", ["many", "one"])
-def test_edges_that_lead_one_way_are_told(kind: str, request: pytest.FixtureRequest) -> None:
+def test_edges_in_one_direction_fail(kind: str, request: pytest.FixtureRequest) -> None:
     dataset = request.getfixturevalue(kind)
     assert failed(dataset, one_way) == {"symmetric"}
     directed = dataset.card.model_copy(update={"facts": dataset.card.facts | {"directed": True}})
     assert failed(replace(dataset, card=directed), one_way) == set()
 
 
-def test_lost_edges_of_graphs_are_told(many: Dataset) -> None:
+def test_lost_edges_of_graphs_fail(many: Dataset) -> None:
     def lose(a: Arrays) -> None:
         # The star of the second graph loses its rays.
         begin, end = a["edge_offsets"][1:3]
@@ -190,14 +190,14 @@ def test_lost_edges_of_graphs_are_told(many: Dataset) -> None:
     assert failed(many, lose) == {"edges", "isolated"}
 
 
-def test_lost_edges_of_one_graph_are_told(one: Dataset) -> None:
+def test_lost_edges_of_one_graph_fail(one: Dataset) -> None:
     def lose(a: Arrays) -> None:
         a["edges"] = a["edges"][(a["edges"] >= 30).all(axis=1)]
 
     assert failed(one, lose) == {"edges", "isolated"}
 
 
-def test_a_copy_of_a_graph_in_another_split_is_told(many: Dataset) -> None:
+def test_a_copy_of_a_graph_in_another_split_fails(many: Dataset) -> None:
     def copy(a: Arrays) -> None:
         test = int(np.flatnonzero(a["split"] == 2)[0])
         train = next(
@@ -214,7 +214,7 @@ def test_a_copy_of_a_graph_in_another_split_is_told(many: Dataset) -> None:
     assert failed(many, copy) == {"one-split"}
 
 
-def test_repeated_graphs_are_told(many: Dataset) -> None:
+def test_repeated_graphs_fail(many: Dataset) -> None:
     def repeat(a: Arrays) -> None:
         sizes, nodes = np.diff(a["node_offsets"]), a["node_offsets"]
         train = np.flatnonzero((a["split"] == 0) & (a["labels"] == 0))
@@ -228,7 +228,7 @@ def test_repeated_graphs_are_told(many: Dataset) -> None:
     assert failed(many, repeat) == {"repeats"}
 
 
-def test_a_graph_without_nodes_is_told(many: Dataset) -> None:
+def test_a_graph_without_nodes_fails(many: Dataset) -> None:
     def empty(a: Arrays) -> None:
         nodes, edges = a["node_offsets"], a["edge_offsets"]
         a["features"] = a["features"][nodes[1] :]
@@ -239,7 +239,7 @@ def test_a_graph_without_nodes_is_told(many: Dataset) -> None:
     assert failed(many, empty) == {"nodes", "edges", "not-empty"}
 
 
-def test_copies_of_nodes_across_splits_are_told_where_they_are_many(one: Dataset) -> None:
+def test_many_copies_of_nodes_across_splits_fail(one: Dataset) -> None:
     def copy(a: Arrays) -> None:
         a["features"][:] = a["features"][0]
         a["edges"] = a["edges"][:0]
@@ -256,7 +256,7 @@ def test_offsets_that_do_not_fit_are_refused(many: Dataset) -> None:
         failed(many, cut)
 
 
-def test_nodes_of_no_split_are_named_and_nobodys_copy(one: Dataset) -> None:
+def test_nodes_in_no_split_are_listed_and_are_not_copies(one: Dataset) -> None:
     rows = citations.rows(one)
     outside = one.split == 3
     assert set(rows.loc[outside, "split"]) == {"none"}

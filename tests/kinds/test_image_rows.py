@@ -1,4 +1,4 @@
-"""Rows tell the truth about arrays, whatever is in them."""
+"""Rows describe arrays correctly, whatever they contain."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_pixels_that_are_not_finite_are_counted_and_left_out(
     assert not rows["blank"].any()
 
 
-def test_codes_of_no_split_and_labels_of_no_class_are_shown(corrupt: Corrupt) -> None:
+def test_invalid_split_codes_and_labels_appear_in_rows(corrupt: Corrupt) -> None:
     def change(arrays: Any) -> None:
         arrays.split[:2] = [3, 255]
         arrays.labels[:2] = [-1, 10]
@@ -75,7 +75,9 @@ def test_codes_of_no_split_and_labels_of_no_class_are_shown(corrupt: Corrupt) ->
     assert rows["label"][:2].tolist() == [-1, 10]
 
 
-def test_copies_within_and_across_splits_are_told_apart(corrupt: Corrupt, digits: Dataset) -> None:
+def test_copies_within_and_across_splits_are_distinguished(
+    corrupt: Corrupt, digits: Dataset
+) -> None:
     first_test = int(digits.indices("test")[0])
 
     def change(arrays: Any) -> None:
@@ -98,7 +100,7 @@ def test_copies_within_and_across_splits_are_told_apart(corrupt: Corrupt, digits
         ({"split": np.full(1797, "train")}, r"split must be 1797 numbers.*<U5"),
     ],
 )
-def test_arrays_that_cannot_be_told_in_rows_are_refused(
+def test_arrays_of_wrong_form_are_refused(
     digits: Dataset, arrays: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):

@@ -180,7 +180,7 @@ def test_clean_data_pass(passed: tuple[Verdict, Path], digits: Dataset) -> None:
     assert verdict.examples == ALL
 
 
-def test_repeats_within_the_bound_pass_and_are_still_named(
+def test_repeats_within_the_bound_pass_and_are_listed(
     corrupt: Corrupt, bounds: ImageExpectations, tmp_path: Path
 ) -> None:
     def change(arrays: Any) -> None:
@@ -194,7 +194,7 @@ def test_repeats_within_the_bound_pass_and_are_still_named(
     assert repeats.observed == "unexpected in 17 of 1,797 examples (0.946%)"
 
 
-def test_observed_says_what_was_found(failed: tuple[Verdict, Path]) -> None:
+def test_observed_contains_the_unexpected_values(failed: tuple[Verdict, Path]) -> None:
     observed = {result.name: result.observed for result in failed[0].results}
     assert observed["count"] == "1,797 examples"
     assert observed["held-out"] == "some of each"
@@ -215,7 +215,7 @@ def test_examples_without_a_label_are_not_counted_as_well_labelled(
     assert observed["label-set"] == "all 1,796 examples as expected"
 
 
-def test_an_expectation_that_cannot_be_computed_fails_in_its_place_and_says_why(
+def test_an_expectation_that_cannot_be_computed_fails_with_a_reason(
     digits: Dataset, bounds: ImageExpectations, tmp_path: Path
 ) -> None:
     checks = images.expectations(digits.card, bounds)
@@ -244,7 +244,7 @@ def test_an_empty_split_is_a_failure_not_a_crash(
     assert found["class-balance-test"] == "nothing to compute it from"
 
 
-def test_expectations_have_unique_names_and_say_what_they_protect_from(
+def test_expectations_have_unique_names_and_a_reason(
     digits: Dataset, bounds: ImageExpectations
 ) -> None:
     checks = images.expectations(digits.card, bounds)

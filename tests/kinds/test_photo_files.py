@@ -119,7 +119,7 @@ def test_grey_with_transparency_and_a_transparent_palette(tmp_path: Path) -> Non
     assert decode(saved(tmp_path / "c.png", palette))[0].tolist() == [list(RED), list(GREEN)]
 
 
-def test_cmyk_is_what_was_printed(tmp_path: Path) -> None:
+def test_cmyk_is_converted_to_its_printed_colours(tmp_path: Path) -> None:
     ink = Image.new("RGB", (8, 8), RED).convert("CMYK")
     found = decode(saved(tmp_path / "a.jpg", ink, quality=100))
     assert np.abs(found[4, 4].astype(int) - RED).max() < 12
@@ -151,7 +151,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, suffix: str, kept: float) -> 
 @pytest.mark.parametrize(
     "content", [b"", b"GIF89a", b"\xff\xd8\xff\xe0", b"no picture", b"%!PS-Adobe-3.0 EPSF-3.0\n"]
 )
-def test_what_is_no_picture_is_named(tmp_path: Path, content: bytes) -> None:
+def test_the_error_names_a_file_that_is_no_picture(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "strange.jpg"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"strange\.jpg must be an intact JPEG"):

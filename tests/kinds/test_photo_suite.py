@@ -206,7 +206,7 @@ def test_near_duplicates_are_named_on_both_sides_with_their_distance(tmp_path: P
     assert "unexpected in 2 of 34 examples (5.88%): " in failure.observed
 
 
-def test_rows_say_what_is_in_the_files(tmp_path: Path) -> None:
+def test_rows_describe_the_files(tmp_path: Path) -> None:
     photos = clean()
     photos.images[0] = picture(0, 100, 50).convert("L")
     photos.names[1] = photos.names[1].replace("png", "jpg")
@@ -245,7 +245,7 @@ def test_files_must_be_names(tmp_path: Path) -> None:
         rows(wrong)
 
 
-def test_distances_are_those_of_a_plain_search() -> None:
+def test_distances_equal_a_brute_force_search() -> None:
     random = np.random.default_rng(5)
     hashes = random.integers(0, 2**64, 250, dtype=np.uint64)
     split = random.integers(0, 3, 250)

@@ -38,7 +38,7 @@ def photos(project: Project, tmp_path: Path) -> Data:
     return found
 
 
-def test_inputs_are_raw_rgb_in_the_order_that_was_asked_for(photos: Data) -> None:
+def test_inputs_are_raw_rgb_in_the_given_order(photos: Data) -> None:
     chosen = np.array([30, 2, 17])
     batch = photos.inputs(chosen)
     assert (batch.dtype, batch.shape) == (np.float32, (3, 224, 224, 3))
@@ -82,7 +82,7 @@ def test_content_changes_with_a_byte_or_a_label_and_not_with_another_split(
     assert build(project, tmp_path / "pets").card.test_digest == before
 
 
-def test_a_photo_that_was_damaged_since_is_named(photos: Data) -> None:
+def test_the_error_names_a_damaged_photo(photos: Data) -> None:
     photos.path(3).write_bytes(b"no photo")
     with pytest.raises(DataError, match=r"photos/.*\.png must be"):
         photos.inputs(np.array([2, 3]))
@@ -123,7 +123,7 @@ print(start, peak(), read / 2**20, decoded / 2**20)
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
-def test_memory_stays_bounded_where_the_photos_are_larger(project: Project, tmp_path: Path) -> None:
+def test_memory_is_bounded_for_large_photos(project: Project, tmp_path: Path) -> None:
     folder = photo_folder(tmp_path / "pets", 0)
     for number in range(80):
         blocks = np.random.default_rng(number).integers(0, 256, (6, 6, 3), dtype=np.uint8)

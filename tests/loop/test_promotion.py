@@ -102,7 +102,7 @@ def test_too_weak_a_challenger_is_refused_and_stays_a_challenger(root: Path) -> 
 def test_of_two_promotions_at_once_one_wins_and_rolling_back_undoes_it(root: Path) -> None:
     run(root, "dnn", "--set", "models.dnn.epochs=24")
     assert aliases(root, "dnn") == {"champion": 1, "challenger": 2}
-    assert "dnn/2 challenges it" in promote(root, "dnn@champion")["reason"]
+    assert "judges its challenger, dnn/2" in promote(root, "dnn@champion")["reason"]
     # Wide margins: this is about who comes first.
     words = ["chapterflow", "promote", "dnn", "--json", *WIDE]
     both = [begin(root, *words) for _ in range(2)]
@@ -175,19 +175,19 @@ def test_the_flow_promotes_models_and_the_best_of_a_role(root: Path) -> None:
         (["promote", "cn"], "Did you mean 'cnn'?"),
         (["promote", "cnn/99"], "is not in the registry"),
         (["promote", "cnn", "--to", "challenger"], "set by the pipeline itself"),
-        (["promote", "cnn", "--to", "v1"], "--to takes an alias"),
+        (["promote", "cnn", "--to", "v1"], "--to must be an alias"),
         (["promote", "cnn", "--set", "promotion.margin=wide"], "promotion.margin: input should be"),
         (
             ["promote", "dnn/2", "--profile", "book"],
-            "was trained in: embedded. Received: --profile",
+            "training profile, embedded. Received: --profile",
         ),
         (["rollback", "cnn", "--to", "99"], "is not in the registry"),
-        (["rollback", "cnn", "--to", "abc"], "--to takes the number of a version of cnn"),
+        (["rollback", "cnn", "--to", "abc"], "--to must be a version number of cnn"),
         (["rollback", "nobody"], "No registered model is called"),
         (["history", "nobody"], "No registered model is called"),
     ],
 )
-def test_what_is_wrong_is_told(root: Path, words: list[str], says: str) -> None:
+def test_wrong_arguments_are_refused(root: Path, words: list[str], says: str) -> None:
     told = invoke(root, *words)
     assert (told.returncode, "Traceback" in told.stderr) == (2, False), told.stderr
     assert says in " ".join(told.stderr.split())

@@ -1,4 +1,4 @@
-"""Aliases change together, and of several changes at once one alone succeeds."""
+"""Aliases change together, and only one of several simultaneous changes succeeds."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_a_failing_change_changes_nothing(local: tuple[Project, Any]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("expected", ["", "1"])
-def test_of_several_processes_one_wins(local: tuple[Project, Any], expected: str) -> None:
+def test_one_of_several_processes_succeeds(local: tuple[Project, Any], expected: str) -> None:
     project, client = local
     uri = store.tracking_uri(project)
     if expected:
@@ -142,7 +142,7 @@ def test_of_several_processes_one_wins(local: tuple[Project, Any], expected: str
 
 
 @pytest.mark.slow
-def test_of_several_processes_on_a_server_one_wins(mlflow_server: str) -> None:
+def test_one_of_several_processes_on_a_server_succeeds(mlflow_server: str) -> None:
     client = client_of(mlflow_server)
     client.set_registered_model_alias("cnn", "champion", "1")
     told = contend(mlflow_server, "1", ["2", "3", "4"])

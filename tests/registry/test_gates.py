@@ -1,4 +1,4 @@
-"""The gates as a truth table: each is opened by what it asks for, and shut by anything missing."""
+"""The gates as a truth table: met requirements pass, violated or missing ones fail."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def curve_trial(**changes: Any) -> Trial:
     return replace(base, **changes)
 
 
-def test_equals_pass_every_gate() -> None:
+def test_an_equal_challenger_passes_every_gate() -> None:
     assert shut(trial()) == set()
     assert [one.name for one in judge(trial())] == [
         "test-data", "floor", "non-inferiority", "worst-class", "calibration", "latency",
@@ -130,11 +130,11 @@ def test_equals_pass_every_gate() -> None:
         assert one.observed is not None
 
 
-def test_the_first_version_needs_no_champion_but_everything_else() -> None:
+def test_the_first_version_needs_everything_but_a_champion() -> None:
     assert shut(trial(champion=None)) == set()
     first = gate(judge(trial(champion=None)), "non-inferiority")
     assert (first.details["champion"], first.observed) == (None, 0.95)
-    assert "no version is champion yet" in first.reason
+    assert "there is no champion yet" in first.reason
     assert shut(trial(champion=None, challenger=Measured("cnn/2"))) == {
         one.name for one in judge(trial(champion=None))
     }
@@ -247,7 +247,7 @@ TABLE: list[tuple[str, Callable[[], Trial]]] = [
 
 
 @pytest.mark.parametrize(("name", "made"), TABLE)
-def test_each_gate_is_shut_by_what_is_bad_or_missing(name: str, made: Callable[[], Trial]) -> None:
+def test_each_gate_fails_for_bad_or_missing_values(name: str, made: Callable[[], Trial]) -> None:
     found = gate(judge(made()), name)
     assert not found.passed
     if name != "floor" or found.observed is None:
@@ -261,7 +261,7 @@ def test_every_gate_is_in_the_table() -> None:
 
 
 @given(st.sets(st.sampled_from([one.name for one in fields(Measured) if one.name[:2] != "un"])))
-def test_whatever_is_missing_of_a_challenger_it_is_refused(missing: set[str]) -> None:
+def test_a_challenger_with_a_missing_value_is_refused(missing: set[str]) -> None:
     empty = {one.name: one for one in fields(Measured)}
     changes = {
         name: {} if name in ("logged", "now", "provenance") else None
@@ -271,13 +271,13 @@ def test_whatever_is_missing_of_a_challenger_it_is_refused(missing: set[str]) ->
     assert bool(shut(trial(challenger=measured("cnn/2", **changes)))) == bool(changes)
 
 
-def test_margins_are_met_at_their_very_bound() -> None:
+def test_margins_include_their_bound() -> None:
     at = THRESHOLDS | {"floor": 0.95, "calibration_error": 0.02, "latency_ms_p95": 2.0}
     assert shut(trial(thresholds=at | {"file_megabytes": 0.5, "explanations": 1.0})) == set()
     assert shut(trial(challenger=now(**{"test/worst_class_recall": 0.8}))) == set()
 
 
-def test_a_better_challenger_is_shown_to_be_better() -> None:
+def test_a_better_challenger_passes_superiority() -> None:
     better = trial(superiority=True, challenger=measured("cnn/2", 0.99))
     assert shut(better) == set()
     assert gate(judge(better), "superiority").reason.startswith("difference +0.0400")
@@ -307,12 +307,12 @@ def test_allow_dirty_opens_two_gates_and_no_other() -> None:
     }
 
 
-def test_reinstated_versions_may_come_back() -> None:
+def test_reinstated_versions_may_be_promoted() -> None:
     back = measured("cnn/2", withdrawn="it was slow")
     assert shut(trial(challenger=back, reinstate=True)) == set()
     assert "it was slow" in gate(judge(trial(challenger=back)), "not-withdrawn").reason
 
 
-def test_what_could_not_be_measured_says_why() -> None:
+def test_a_missing_measurement_has_a_reason() -> None:
     lost = Measured("cnn/2", unscored="StoreError: its files are gone")
     assert gate(judge(trial(challenger=lost)), "floor").reason == "StoreError: its files are gone"

@@ -1,4 +1,4 @@
-"""Batch prediction: many inputs, one version, one Parquet file and one run in MLflow."""
+"""Batch prediction with one version: writes a Parquet file and logs an MLflow run."""
 
 from __future__ import annotations
 
@@ -91,10 +91,10 @@ class Predicted(Strict):
         inputs_sha256: Over names and hashes of all examples.
         classes: Number of predictions of each class.
         resumed: Examples that an earlier, interrupted call had predicted.
-        labelled: Examples whose true class is known.
-        correct: Those of them whose true class was predicted.
-        skipped: Files in folders that are of another format.
-        notes: Changes made to inputs, and oddities of them.
+        labelled: Number of examples with a known true class.
+        correct: Number of labelled examples that were classified correctly.
+        skipped: Files of other formats in the folders.
+        notes: Changes made to inputs, and warnings about them.
         drift: Worst reading of all figures.
         seconds: Time of this call without the start of TensorFlow and the loading of the model.
     """
@@ -199,7 +199,7 @@ def check_inputs_of(
     card: DatasetCard,
     inputs: Sequence[Input],
 ) -> None:
-    """Refuse inputs if a version does not read one of them, or can read none of a few files.
+    """Refuse inputs that a version does not read, or a few files of which none is readable.
 
     A dataset that must be built or fetched first, and large arrays, are left to the batch.
 
@@ -214,8 +214,8 @@ def check_inputs_of(
     for given in inputs:
         if given.sort == "dataset":
             folder = project.data / given.dataset
-            wanted = recipe(settings.datasets[given.dataset])
-            if (folder / CARD).is_file() and read_card(folder).recipe == wanted:
+            current = recipe(settings.datasets[given.dataset])
+            if (folder / CARD).is_file() and read_card(folder).recipe == current:
                 dataset = open_dataset(folder)
                 fits(version, card, dataset.card)
                 positions(dataset, given.part)
@@ -449,11 +449,13 @@ def _is_labelled(sources: Sequence[Source]) -> bool:
     )
 
 
-def _chunks(sources: Sequence[Source], done: int) -> Iterator[tuple[Source, int]]:
-    """Yield every chunk after the first `done` ones."""
+def _chunks(sources: Sequence[Source], finished: int) -> Iterator[tuple[Source, int]]:
+    """Yield the chunks after the first `finished` ones."""
     for source in sources:
-        yield from ((source, number) for number in range(min(done, source.chunks), source.chunks))
-        done = max(0, done - source.chunks)
+        yield from (
+            (source, number) for number in range(min(finished, source.chunks), source.chunks)
+        )
+        finished = max(0, finished - source.chunks)
 
 
 def _forward(

@@ -2,8 +2,8 @@
 
 The measure is the population stability index (N. Siddiqi, "Credit Risk Scorecards", Wiley 2006):
 the sum of (observed - expected) * ln(observed / expected) over bins, where both are shares of the
-examples and each bin holds a tenth of the reference. Below 0.1 counts as alike, from 0.25 on as
-strongly shifted.
+examples and each bin holds a tenth of the reference. Below 0.1 the distributions count as equal,
+from 0.25 as strongly shifted.
 These limits ignore the number of examples. For two samples of one distribution, the index times
 n * m / (n + m) is close to chi-squared with one degree of freedom less than there are bins (B.
 Yurdakul and J. Naranjo, Journal of Risk Model Validation 14 (4), 2020), so small samples exceed 0.1
@@ -339,11 +339,11 @@ def draw_drift(drifts: Sequence[Drift], title: str, path: Path) -> bool:
         )
         index = "" if drift.psi is None else f", PSI {drift.psi:.2f}"
         reason = "" if drift.why is None else f" ({drift.why})"
-        alike = drift.psi is None or STATES[drift.reading] == "passed"
+        unshifted = drift.psi is None or STATES[drift.reading] == "passed"
         axes.set_title(
             f"{drift.name}{index}\n{drift.reading}{reason}",
             fontsize=10,
-            color="black" if alike else _SHIFTED_COLOUR,
+            color="black" if unshifted else _SHIFTED_COLOUR,
         )
         axes.set_ylabel("share")
         axes.grid(axis="y", alpha=0.3)

@@ -1,4 +1,4 @@
-"""INPUT on a command line: what it names, and how it becomes what a model reads."""
+"""INPUT on a command line: parsing it, and converting it to the input of a model."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Input:
 
 
 def parse_input(settings: Settings, word: str, *, single: bool = False) -> Input:
-    """Return what an INPUT names, without a look into files, stores or models.
+    """Parse an INPUT, without reading files, stores or models.
 
     A file takes precedence over a dataset of the same name, and a dataset over a folder.
 
@@ -85,7 +85,7 @@ def parse_input(settings: Settings, word: str, *, single: bool = False) -> Input
 
 
 def parse_inputs(settings: Settings, words: Sequence[str]) -> list[Input]:
-    """Return what several INPUTs name; repeated words count once.
+    """Parse several INPUTs; repeated ones count once.
 
     Raises:
         ConfigError: If one of them names nothing.

@@ -32,8 +32,8 @@ PART_SECONDS, PART_BYTES = 5.0, 4_000_000
 GROUP_ROWS, GROUP_BYTES = 16_384, 8_000_000
 #: Rows that are counted at once.
 ROWS = 8192
-#: Abandoned parts are removed after so long.
-KEPT_SECONDS = 7 * 24 * 3600
+#: Age at which abandoned parts are removed.
+ABANDONED_SECONDS = 7 * 24 * 3600
 #: Key of the result's metadata: the run in MLflow that wrote it.
 RUN_KEY = "chapterflow.run"
 #: Key of a part's metadata: unread inputs and notes of its chunks.
@@ -117,15 +117,15 @@ class Parts:
         folder.mkdir(parents=True, exist_ok=True)
 
     def chunks(self) -> int:
-        """Return how many chunks are done from the first on; remove parts after a gap."""
-        done = 0
+        """Return the number of finished chunks before the first gap; remove later parts."""
+        finished = 0
         for path in self._files():
             start, stop = (int(number) for number in path.stem.split("-")[1:])
-            if start == done:
-                done = stop
+            if start == finished:
+                finished = stop
             else:
                 path.unlink()
-        return done
+        return finished
 
     def write(
         self,
@@ -178,7 +178,7 @@ def remove_abandoned(batches: Path) -> None:
     """
     for folder in batches.iterdir() if batches.is_dir() else ():
         newest = max((path.stat().st_mtime for path in (folder, *folder.glob("*"))), default=0)
-        if time.time() - newest > KEPT_SECONDS:
+        if time.time() - newest > ABANDONED_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""Change aliases together, and only if nobody has changed them in between."""
+"""Change several aliases at once, but only if nobody else changed them in the meantime."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from chapterflow.tracking.versions import holder
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-#: Seconds to wait for another process's change, which takes a fraction of a second.
+#: Seconds to wait for a change by another process, which takes a fraction of a second.
 PATIENCE = 20.0
 
 
 class Changed(Exception):
-    """An alias does not name the version that the change was decided on.
+    """An alias no longer names the version that the decision was based on.
 
     Attributes:
-        number: Version that it names; None if it names none.
+        number: Version that it names now; None if it names none.
     """
 
     def __init__(self, number: str | None) -> None:
@@ -40,21 +40,21 @@ def swap(
 ) -> None:
     """Change aliases of a registered model in one step, if `alias` still names `expected`.
 
-    In a database this is one transaction: readers see all of it or nothing. A tracking server has
-    no such call: there the changes are made one by one, in their order, under a lock on the server,
-    so that the second of two processes is refused. Order them so that a reader in between sees a
-    valid state: `previous-champion` first, `champion` next.
+    In a database, all changes are one transaction. A tracking server has no such call: there, they
+    are made one by one, in the given order, under a lock on the server, so only one of two
+    processes succeeds. The order must keep every intermediate state valid: `previous-champion`
+    first, then `champion`.
 
     Args:
         client: MLflow client.
         name: Registered model.
-        alias: Alias that decides who comes first.
-        expected: Version number that it must name now; None for no version.
+        alias: Alias that is compared with `expected`.
+        expected: Version number that it must name; None for no version.
         changes: Version number by alias; None removes it.
 
     Raises:
         Changed: If it names another version; nothing was changed.
-        StoreUnavailable: If a change by another process does not end.
+        StoreUnavailable: If another process keeps the lock.
     """
     from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
@@ -77,7 +77,7 @@ def swap(
 def _in_one_transaction(
     store: Any, name: str, alias: str, expected: str | None, changes: Mapping[str, str | None]
 ) -> None:
-    # MLflow's own tables through its own store: there is no call that changes two aliases at once.
+    # MLflow has no call that changes two aliases at once, so this uses the tables of its store.
     from mlflow.store.model_registry.dbmodels.models import (
         SqlRegisteredModel,
         SqlRegisteredModelAlias,
@@ -85,7 +85,7 @@ def _in_one_transaction(
 
     outdated: Changed | None = None
     with store.ManagedSessionMaker(read_only=False) as session:
-        # A write first: it takes the lock, so that what is read next cannot change any more.
+        # Writing first takes the lock, so the alias cannot change after it is read.
         now = time.time_ns() // 1_000_000
         store._get_query(session, SqlRegisteredModel).filter(
             SqlRegisteredModel.name == name
@@ -105,13 +105,13 @@ def _in_one_transaction(
                     )
                 elif (row := store._get_registered_model_alias(session, name, changed)) is not None:
                     session.delete(row)
-    if outdated is not None:  # Within the session MLflow would turn it into its own error.
+    if outdated is not None:  # Inside the session, MLflow would replace it with its own error.
         raise outdated
 
 
 @contextmanager
 def _locked(client: MlflowClient, name: str) -> Iterator[None]:
-    """Lock the aliases by creating a registered model: a server creates each name once."""
+    """Lock the aliases by creating a registered model, which a server does only once per name."""
     from mlflow.exceptions import MlflowException
 
     lock = f"{name}.changing-aliases"
@@ -121,7 +121,7 @@ def _locked(client: MlflowClient, name: str) -> Iterator[None]:
             client.create_registered_model(
                 lock,
                 tags={PROCESS: process_identity()},
-                description="Aliases are being changed. It goes away by itself.",
+                description="Lock while aliases change; removed automatically.",
             )
             break
         except MlflowException as error:
@@ -129,8 +129,8 @@ def _locked(client: MlflowClient, name: str) -> Iterator[None]:
                 raise
         if time.monotonic() > deadline:
             raise StoreUnavailable(
-                f"The aliases of {name!r} must be free to change. Received: a lock of another "
-                f"process. If there is none, delete the registered model {lock!r} in the MLflow UI."
+                f"The aliases of {name!r} must not be locked. Received: a lock by another process. "
+                f"If no other process runs, delete the registered model {lock!r} in the MLflow UI."
             )
         try:
             owner = client.get_registered_model(lock).tags.get(PROCESS, "")

@@ -1,4 +1,4 @@
-"""The decision on a challenger: the gates that it was judged by, as a record and as a page."""
+"""The decision on a challenger and its gates, as a record and as a page."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pydantic import BeforeValidator, Field, PlainSerializer
 from chapterflow.checks import Check, Keys, failures, render_verdict
 from chapterflow.types import Strict
 
-#: Among the artifacts of a run, with `tracking.artifacts.PROMOTION`.
+#: Folder and page among the artifacts of a run, next to `tracking.artifacts.PROMOTION`.
 FOLDER, PAGE = "promotion", "verdict.html"
-#: A gate in `promotion/verdict.json`. `champion` is the champion's value; null if there is none, or
-#: it was not measured.
+#: A gate in `promotion/verdict.json`. `champion` is the champion's value; null without a champion
+#: or a measurement.
 GATE = Keys(
     {
         "name": "name",
@@ -33,8 +33,8 @@ class Candidate(Strict):
 
     Attributes:
         version: `cnn/3`.
-        validation: Validation accuracy of the chosen epoch (for curves: loss), which decides
-            between candidates: the test split is for the gates.
+        validation: Validation accuracy (for curves: loss) of the chosen epoch. It ranks the
+            candidates, because the test split is reserved for the gates.
     """
 
     version: str
@@ -48,15 +48,15 @@ class Decision(Strict):
     Attributes:
         model: Registered model.
         alias: The alias.
-        challenger: Version that is judged: `cnn/5`.
+        challenger: The judged version: `cnn/5`.
         champion: Version that holds the alias; null if none does.
-        test_digest: Hash over the test examples that both were scored on, as they are now.
+        test_digest: Hash over the current test examples, which both were scored on.
         when: ISO 8601, UTC.
-        who: Who asked: git's user, or the user of the system.
-        reason: Why they asked, in their words.
-        commit: Commit of the checkout that judged.
-        dry_run: Whether nothing was to be changed.
-        candidates: For a role, the models that it was chosen from, the best first.
+        who: Author: git's user, or the user of the system.
+        reason: The author's reason.
+        commit: Commit of the checkout that judged the version.
+        dry_run: Whether the decision was not carried out.
+        candidates: For a role, the competing models, the best first.
     """
 
     model: str
@@ -79,7 +79,7 @@ class Decision(Strict):
 
     @property
     def title(self) -> str:
-        """What is decided, `cnn/5 for cnn@champion`."""
+        """Heading of the decision, `cnn/5 for cnn@champion`."""
         return f"{self.challenger} for {self.model}@{self.alias}"
 
     @property
@@ -99,12 +99,12 @@ class Decision(Strict):
 
     @property
     def counts(self) -> str:
-        """How many gates passed."""
+        """Number of gates that passed, in words."""
         return f"{len(self.gates) - len(self.failures)} of {len(self.gates)} gates passed"
 
     @property
     def columns(self) -> dict[str, str]:
-        """Headings of the gates, by field of `Check`."""
+        """Headings of the table of gates, by field of `Check`."""
         return {
             "name": "gate",
             "expected": "threshold",
@@ -114,7 +114,7 @@ class Decision(Strict):
 
     @property
     def selection(self) -> str:
-        """How the challenger was chosen from the candidates for its role; empty without them."""
+        """Scores that the challenger was chosen by; empty without candidates."""
         if not self.candidates:
             return ""
         best, *others = self.candidates
@@ -123,12 +123,12 @@ class Decision(Strict):
         return line + "".join(f"; {o.version} ({o.alias}) {o.validation:.4f}" for o in others)
 
     def to_json(self) -> str:
-        """Return the text of `verdict.json`."""
+        """Return the content of `verdict.json`."""
         return json.dumps(self.model_dump(), indent=2, ensure_ascii=False) + "\n"
 
 
 def render_page(decision: Decision) -> str:
-    """Return the page of a decision: failed gates first, then those that passed."""
+    """Return the page of a decision, with failed gates first."""
     champion = f"{decision.champion} (run {decision.champion_run})" if decision.champion else "none"
     facts = {
         "Model": decision.model,
@@ -136,10 +136,10 @@ def render_page(decision: Decision) -> str:
         "Challenger": f"{decision.challenger} (run {decision.challenger_run})",
         decision.alias.capitalize(): champion,
         "Candidates": decision.selection,
-        "Scored now on": f"the test split of {decision.dataset}"
+        "Scored on": f"the test split of {decision.dataset}"
         + (f", {decision.test_digest[:12]}" if decision.test_digest else ""),
         "When": decision.when,
-        "Asked by": decision.who,
+        "Author": decision.who,
         "Reason": decision.reason,
         "Judged at commit": decision.commit or "unknown",
     }

@@ -1,4 +1,4 @@
-"""The gates: pure functions of what was measured. A missing value passes none."""
+"""The gates: pure functions of measurements. A missing measurement fails its gates."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from chapterflow.evaluation.scores import check_metrics
 from chapterflow.evaluation.significance import paired_bootstrap, paired_error_ratio
 from chapterflow.kinds.dataset import Task
 
-#: A version with this tag was rolled back; its value says why.
+#: Tag of a version that was rolled back; its value is the reason.
 WITHDRAWN = "chapterflow.withdrawn"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known of one version; None and empty if it could not be determined.
+    """Measurements of one version; None or empty if unknown.
 
     Attributes:
         version: `cnn/3`.
         logged: Metrics of its run.
-        now: Metrics measured now, on the test split as it is here.
-        right: `(n,)` whether each test example is classified correctly; for curves `errors`.
-        errors: `(n,)` sum of squared errors on each test example.
+        now: Metrics measured now, on the current test split.
+        right: `(n,)` whether each test example is classified correctly; None for curves.
+        errors: `(n,)` sum of squared errors on each test example; None for classes.
         file_bytes: Size of its file in the store.
-        test_digest: Hash over the test examples, as its run has it.
-        provenance: Where it comes from, by question (`tracking.provenance`).
-        withdrawn: Why it was rolled back; empty if it is not, or no longer.
-        reloaded: Largest difference between answers logged and answers of a fresh process.
+        test_digest: Hash over the test examples, from its run.
+        provenance: Checks of its origin, by question (`tracking.provenance`).
+        withdrawn: Why it was rolled back; empty if it was not, or was reinstated.
+        reloaded: Largest difference between logged answers and answers in a fresh process.
         unscored: Why it was not scored.
-        unloaded: Why a fresh process did not load it.
+        unloaded: Why it failed in a fresh process.
     """
 
     version: str
@@ -55,16 +55,16 @@ class Measured:
 
 @dataclass(frozen=True)
 class Trial:
-    """What the gates judge.
+    """Input of the gates.
 
     Attributes:
-        champion: None if there is no champion, or it was set aside.
+        champion: None if there is no champion, or it is ignored.
         thresholds: By name in `params.yaml`; None if the role has none.
-        task: Task of the models; it decides which score and which interval count.
-        here: Hash over the test examples of the dataset on this machine; None without one.
+        task: Task of the models, which determines the score and the interval.
+        here: Hash over the test examples of the local dataset; None without one.
         without: Why there is no champion to compare with.
-        allow_dirty: Whether code and data that no commit has are allowed.
-        reinstate: Whether a version that was rolled back may be promoted again.
+        allow_dirty: Whether uncommitted code and data are allowed.
+        reinstate: Whether a rolled-back version may be promoted again.
     """
 
     challenger: Measured
@@ -76,13 +76,13 @@ class Trial:
     resamples: int = 2000
     seed: int = 0
     superiority: bool = False
-    without: str = "no version is champion yet"
+    without: str = "there is no champion yet"
     allow_dirty: bool = False
     reinstate: bool = False
 
 
 def judge(trial: Trial) -> list[Check]:
-    """Return every gate, passed or failed."""
+    """Return all gates, passed or failed."""
     gates: list[Callable[[Trial], Check]] = [_test_data, _floor, _non_inferiority]
     if trial.superiority:
         gates.append(_superiority)
@@ -103,7 +103,7 @@ def gate(
     challenger: Value = None,
     note: str = "",
 ) -> Check:
-    """Return one gate as a check, the champion's value among its details."""
+    """Return one gate as a check, with the champion's value among its details."""
     return Check(
         name=name,
         state="passed" if passed else "failed",
@@ -120,16 +120,16 @@ def _test_data(trial: Trial) -> Check:
     same = trial.here is not None and challenger.test_digest == trial.here
     note = "" if champion else trial.without
     if not same:
-        note = challenger.unscored or "the challenger was scored on other test data than those here"
+        note = challenger.unscored or "the challenger was scored on other test data"
     if champion and champion.test_digest != trial.here:
         same = False
         note = (
-            "the champion was scored on other test data: train it on these to compare, or set it "
-            "aside with --without-champion"
+            "the champion was scored on other test data: train it again on the current data, or "
+            "ignore it with --without-champion"
         )
     return gate(
         "test-data",
-        "Both are scored on the test examples that are here now (hash)",
+        "Both were scored on the current test examples (hash)",
         passed=same,
         threshold=_short(trial.here),
         champion=_short(champion.test_digest) if champion else None,
@@ -143,9 +143,9 @@ def _short(digest: str | None) -> str | None:
 
 
 def _provenance(trial: Trial, question: str, name: str, title: str, *, allowable: bool) -> Check:
-    """Return a gate on a question of provenance; `--allow-dirty` opens it if it is allowable."""
+    """Return a gate on a check of provenance; `--allow-dirty` opens it if `allowable`."""
     check = trial.challenger.provenance.get(question)
-    fault = "not known"
+    fault = "unknown"
     if check is not None:
         fault = "" if check.passed else "; ".join(filter(None, [str(check.observed), check.reason]))
     allowed = bool(fault) and allowable and trial.allow_dirty
@@ -170,7 +170,7 @@ def _value(check: Check | None) -> Value:
 
 
 def _validation(trial: Trial) -> Check:
-    title = "Validation passed for the data that it learnt (hash)"
+    title = "Its training data passed validation (hash)"
     return _provenance(trial, "validation", "validation", title, allowable=False)
 
 
@@ -180,21 +180,21 @@ def _code(trial: Trial) -> Check:
 
 
 def _data_version(trial: Trial) -> Check:
-    title = "Version of data/ that a commit records"
+    title = "Trained on a committed version of data/"
     return _provenance(trial, "data version", "data-version", title, allowable=True)
 
 
 def _not_withdrawn(trial: Trial) -> Check:
-    """Return whether it is not rolled back: a reinstated version no longer is."""
+    """Return the gate that refuses rolled-back versions unless they are reinstated."""
     why = trial.challenger.withdrawn
     note = ""
     if why is None:
-        note = "not known"
+        note = "unknown"
     elif why:
-        note = f"rolled back: {why}; --reinstate lets it come back"
+        note = f"rolled back: {why}; --reinstate allows it again"
     return gate(
         "not-withdrawn",
-        "Is not rolled back",
+        "Was not rolled back, or is reinstated",
         passed=why == "" or (bool(why) and trial.reinstate),
         threshold="--reinstate" if trial.reinstate else "not",
         challenger=None if why is None else ("rolled back" if why else "not"),
@@ -211,7 +211,7 @@ def _bounded(
     holds: Callable[[float, float], bool],
     missing: str = "",
 ) -> Check:
-    """Return a gate that compares one number with a setting; it fails if either is missing."""
+    """Return a gate that compares a number with a setting; it fails if either is missing."""
     threshold = trial.thresholds.get(setting)
     challenger = _number(value(trial.challenger))
     champion = _number(value(trial.champion)) if trial.champion else None
@@ -237,7 +237,7 @@ def _at_most(name: str, title: str, trial: Trial, setting: str, metric: str) -> 
 
 
 def _number(value: float | None) -> float | None:
-    """Return a finite number, or None: NaN compares false with everything, so it must not pass."""
+    """Return a finite number, or None: NaN and infinity count as missing."""
     return None if value is None or not math.isfinite(value) else float(value)
 
 
@@ -251,12 +251,12 @@ def _floor(trial: Trial) -> Check:
             lambda version: version.now.get("test/accuracy"),
             lambda accuracy, least: accuracy >= least,
         )
-    title = "RMSE on the test split over the RMSE of the best classical filter, at most"
+    title = "RMSE on the test split divided by the RMSE of the best classical filter, at most"
     return _at_most("floor", title, trial, "ceiling", "baseline/rmse_ratio")
 
 
 def _interval(trial: Trial) -> tuple[float, float, float] | None:
-    """Return difference in accuracy (curves: ratio of RMSEs) and its interval; None if unknown."""
+    """Return the difference in accuracy (curves: the ratio of RMSEs) and its interval, or None."""
     a, b = trial.champion, trial.challenger
     if a is None:
         return None
@@ -279,7 +279,7 @@ def _against_champion(trial: Trial, name: str, claim: str, margin: float | None)
     title = f"{measure} {claim} than the champion's: the whole interval of the {what}"
     challenger = _number(trial.challenger.now.get(score))
     if trial.champion is None:
-        # A fact, not a missing value: the registry was asked. The other gates stand.
+        # The absence of a champion is known, not missing, so the gate passes.
         note = f"{trial.without}: nothing to compare with"
         if challenger is None:
             note = trial.challenger.unscored or "not measured"
@@ -319,7 +319,7 @@ def _superiority(trial: Trial) -> Check:
 
 
 def _worst_class(trial: Trial) -> Check:
-    """Return whether the worst class's recall is the champion's less the margin, or better."""
+    """Return the gate on the recall of the worst class: the champion's minus the margin."""
     key, setting = "test/worst_class_recall", "worst_class_margin"
     margin = trial.thresholds.get(setting)
     challenger = _number(trial.challenger.now.get(key))
@@ -332,12 +332,12 @@ def _worst_class(trial: Trial) -> Check:
     elif trial.champion is None:
         passed, note = True, trial.without
     elif champion is None:
-        note = "the champion's was not measured"
+        note = "not measured for the champion"
     elif margin is None:
         note = f"params.yaml has no promotion.{setting} for {trial.role!r}"
     return gate(
         "worst-class",
-        "Recall of the worst class, at least the champion's less the margin",
+        "Recall of the worst class, at least the champion's minus the margin",
         passed=passed,
         threshold=least,
         champion=champion,
@@ -352,14 +352,14 @@ def _calibration(trial: Trial) -> Check:
 
 
 def _latency(trial: Trial) -> Check:
-    title = "95th percentile of the time for one example now, ms, at most"
+    title = "95th percentile of the time for one example, ms, at most"
     return _at_most("latency", title, trial, "latency_ms_p95", "cost/latency_ms_p95")
 
 
 def _file_size(trial: Trial) -> Check:
     return _bounded(
         "file-size",
-        "File of the model, MB, at most",
+        "Size of the model file, MB, at most",
         trial,
         "file_megabytes",
         lambda version: None if version.file_bytes is None else version.file_bytes / 1e6,
@@ -379,7 +379,7 @@ def _explanations(trial: Trial) -> Check:
         "explanations",
         share,
         lambda depending, least: least <= depending <= 1,
-        missing="its run has no figures of explanations",
+        missing="its run has no metrics of explanations",
     )
 
 
@@ -389,7 +389,7 @@ def _plausible(trial: Trial) -> Check:
     now, logged = _number(challenger.now.get(key)), _number(challenger.logged.get(key))
     difference = None
     if now is None or logged is None:
-        note = challenger.unscored or "the logged score, or the score measured now, is missing"
+        note = challenger.unscored or "the logged or the current score is missing"
     else:
         difference = abs(now - logged)
         note = f"logged {logged:.4f}, now {now:.4f}"
@@ -401,7 +401,7 @@ def _plausible(trial: Trial) -> Check:
             passed, note = False, str(implausible)
     return gate(
         "plausible",
-        "Metrics are possible, and the score measured now equals the logged one, within",
+        "Metrics are plausible, and the current score equals the logged one, within",
         passed=passed,
         threshold=most,
         challenger=difference,
@@ -412,7 +412,7 @@ def _plausible(trial: Trial) -> Check:
 def _reload(trial: Trial) -> Check:
     return _bounded(
         "reload",
-        "Loads in a fresh process and gives the answers logged with it, within",
+        "Loads in a fresh process and reproduces its logged answers, within",
         trial,
         "reload_difference",
         lambda version: version.reloaded,

@@ -1,4 +1,4 @@
-"""Judge a challenger: choose it, measure it and the champion on the same data, ask the gates."""
+"""Judge a challenger: select it, score it and the champion on the same data, apply the gates."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TestData:
-    """The dataset that versions are scored on now.
+    """The dataset that versions are scored on.
 
     Attributes:
-        dataset: None if it is not here, or differs from its card.
-        problem: Why not.
+        dataset: None if it is missing, or differs from its card.
+        problem: Why there is no dataset.
     """
 
     dataset: Dataset | None
@@ -70,7 +70,7 @@ class TestData:
 
 
 def test_data(project: Project, name: str) -> TestData:
-    """Open a dataset of `data/`, every file of it checked against its card."""
+    """Open a dataset of `data/` after checking all files against its card."""
     folder = project.data / name
     try:
         damage = verify_dataset(folder)
@@ -88,7 +88,7 @@ def measure(
     version: Version,
     data: TestData,
 ) -> Measured:
-    """Return what is known of a version; what cannot be determined is missing, with the reason."""
+    """Return all measurements of a version; those that fail are missing, with the reason."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -109,7 +109,7 @@ def measure(
         return recorded
     try:
         return _scored(settings, client, version, run, data.dataset, recorded)
-    except Exception as error:  # Whatever it is: what was not measured fails its gates.
+    except Exception as error:  # Whatever the cause, a missing measurement fails its gates.
         return replace(recorded, unscored=f"{type(error).__name__}: {error}".partition("\n")[0])
 
 
@@ -142,7 +142,7 @@ def _scored(
 
 
 def _by_example(dataset: Dataset, answers: dict[str, Any]) -> dict[str, Any]:
-    """Return what a paired comparison needs of each test example."""
+    """Return the values per test example for a paired comparison."""
     if dataset.card.task.classes:
         return {"right": answers["probability"].argmax(axis=1) == answers["label"]}
     test = dataset.indices("test")
@@ -156,14 +156,14 @@ PATIENCE = 300
 
 
 @dataclass(frozen=True)
-class Elsewhere:
-    """How a model answered its own example in another process.
+class FreshAnswers:
+    """A model's answers to its own example in a fresh process.
 
     Attributes:
-        examples: Rows of the answer.
-        largest_difference: Of a probability, or of a value of a curve, to what it answered when
-            it was logged.
-        same_classes: Whether it said the same classes.
+        examples: Number of answers.
+        largest_difference: Largest difference between a probability (or a value of a curve) and the
+            one logged with the model.
+        same_classes: Whether the predicted classes are the same.
     """
 
     examples: int
@@ -171,22 +171,23 @@ class Elsewhere:
     same_classes: bool
 
 
-def answers_elsewhere(folder: Path) -> Elsewhere:
-    """Load a logged model in a fresh process without this package, and ask it its own example.
+def answer_in_fresh_process(folder: Path) -> FreshAnswers:
+    """Load a logged model in a fresh process without this package, and let it answer its example.
 
     Args:
-        folder: Files of the model, as `mlflow.artifacts.download_artifacts` gives them.
+        folder: Files of the model, as returned by `mlflow.artifacts.download_artifacts`.
 
     Raises:
-        StoreError: If it cannot be loaded or asked there; the last line of the process says why.
+        StoreError: If loading or answering fails; the message ends with the last line of stderr.
     """
     if not (folder / EXAMPLE_ANSWERS).is_file():
         raise StoreError(
-            f"A model must be logged with the answers to its example. Received: {folder}, without "
-            f"{EXAMPLE_ANSWERS}. It is older; `chapterflow run MODEL --force` logs it again"
+            f"A model must be logged with the answers to its example. Received: {folder} without "
+            f"{EXAMPLE_ANSWERS}, from an older version. `chapterflow run MODEL --force` trains and "
+            "logs it again"
         )
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, check.__file__, str(folder)],
             capture_output=True,
             text=True,
@@ -198,10 +199,10 @@ def answers_elsewhere(folder: Path) -> Elsewhere:
         raise StoreError(
             f"The model must answer in a fresh process within {PATIENCE} s. Received: nothing"
         ) from None
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise StoreError(f"The model must answer in a fresh process. Received: {last[:500]}")
-    return Elsewhere(**json.loads(done.stdout.strip().splitlines()[-1]))
+    if process.returncode:
+        lines = process.stderr.strip().splitlines() or [f"exit status {process.returncode}"]
+        raise StoreError(f"The model must answer in a fresh process. Received: {lines[-1][:500]}")
+    return FreshAnswers(**json.loads(process.stdout.strip().splitlines()[-1]))
 
 
 @dataclass(frozen=True)
@@ -209,16 +210,16 @@ class Request:
     """A request to judge a version for an alias.
 
     Attributes:
-        model: A registered model, whose challenger is judged; `NAME/VERSION` or `NAME@ALIAS`, one
-            version; or a role.
-        alias: Alias that the version is to take.
-        reason: Why, for the ledger.
-        allow_dirty: Whether code and data that no commit has are allowed.
-        reinstate: Whether a version that was rolled back may be promoted again.
-        without_champion: Whether to set aside a champion that was scored on other test data.
-        dry_run: Whether to change nothing.
-        overrides: `path=value` changes of `params.yaml`.
-        profile: Profile whose models compete for a role; by default that of `params.yaml`.
+        model: A registered model, whose challenger is judged; one version (`NAME/VERSION` or
+            `NAME@ALIAS`); or a role.
+        alias: Alias that the version should receive.
+        reason: Reason for the ledger.
+        allow_dirty: Whether uncommitted code and data are allowed.
+        reinstate: Whether a rolled-back version may be promoted again.
+        without_champion: Whether to ignore a champion that was scored on other test data.
+        dry_run: Whether to judge without changing anything.
+        overrides: `path=value` changes to `params.yaml`.
+        profile: Profile whose models compete for a role; by default the profile of `params.yaml`.
     """
 
     model: str
@@ -234,12 +235,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Judged:
-    """A decision, and what is needed to carry it out.
+    """A decision, and the facts needed to carry it out.
 
     Attributes:
-        target: Registered model whose alias it is about.
-        version: The version that was judged.
-        champion: Number of the version that had the alias when it was judged.
+        target: Registered model with the alias.
+        version: The judged version.
+        champion: Number of the version that held the alias at the time of the decision.
     """
 
     decision: Decision
@@ -257,24 +258,24 @@ class NothingToJudge(ChapterflowError):
 def judge_request(
     project: Project, request: Request, *, on_version: OnVersion = ignore, tell: Tell = silent
 ) -> Judged:
-    """Judge a version against the holder of the alias, on the data that are here now.
+    """Judge a version against the holder of the alias, on the current data.
 
     Args:
-        on_version: Called with the version that is judged.
+        on_version: Called with the version to judge.
 
     Raises:
-        ConfigError: If the model, the alias or a threshold's name is wrong.
-        NothingToJudge: If the version holds the alias already, or there is no challenger.
+        ConfigError: If the model, the alias or the name of a threshold is wrong.
+        NothingToJudge: If the version already holds the alias, or there is no challenger.
     """
     if request.alias in (CHALLENGER, PREVIOUS_CHAMPION):
         raise ConfigError(
-            f"--to takes an alias that versions are promoted to; {request.alias!r} is set by the "
-            "pipeline itself."
+            f"--to must be an alias that versions are promoted to. Received: {request.alias!r}, "
+            "which is set by the pipeline itself."
         )
     if not re.fullmatch(r"(?!(latest|v\d+)$)[\w-]+", request.alias, re.ASCII):
         raise ConfigError(
-            "--to takes an alias of letters, digits, - and _, which is neither latest nor a number "
-            f"like v1. Received: {request.alias!r}"
+            "--to must be an alias of letters, digits, - and _, but neither latest nor a number "
+            f"such as v1. Received: {request.alias!r}"
         )
     settings = load_settings(
         project.params, profile=request.profile, overrides=list(request.overrides)
@@ -292,13 +293,13 @@ def judge_request(
         on_version(version)
         champion = holder(client, target, request.alias)
         if champion is not None and champion.source == version.source:
-            raise _already(client, version, target, request.alias)
+            raise _already_holds(client, version, target, request.alias)
         tags = client.get_run(version.run_id).data.tags
         profile = tags.get(runs.PROFILE, settings.profile)
         if request.profile not in (None, profile):
             raise ConfigError(
-                f"{version.uri()} is judged by the thresholds of the profile that it "
-                f"was trained in: {profile}. Received: --profile {request.profile}"
+                f"{version.uri()} is judged by the thresholds of its training profile, {profile}. "
+                f"Received: --profile {request.profile}"
             )
         if profile in PROFILES and profile != settings.profile:
             settings = load_settings(
@@ -324,7 +325,7 @@ def _judge(
     data = _data(project, settings, dataset, tell)
     load_tensorflow()
     tell("promote", "loading it in a fresh process")
-    # Before anything is timed: both would share the processor.
+    # Before latency is measured, because both would share the processor.
     largest, problem = _reloaded(version)
     tell("promote", f"scoring {version.uri()}")
     challenger = measure(project, settings, client, version, data)
@@ -333,7 +334,7 @@ def _judge(
         tell("promote", f"scoring {champion}")
         rival = measure(project, settings, client, champion, data)
         if request.without_champion and rival.test_digest != data.digest:
-            without = f"{champion.uri()} was set aside: it was scored on other test data"
+            without = f"{champion.uri()} was ignored, because it was scored on other test data"
             rival = None
     params = settings.promotion
     trial = Trial(
@@ -375,13 +376,13 @@ def _judge(
 
 
 def _reloaded(version: Version) -> tuple[float | None, str]:
-    """Return how far a fresh process's answers are from those logged, or None and the reason."""
+    """Return the largest difference between fresh and logged answers, or None and the reason."""
     try:
-        reloaded = answers_elsewhere(model_folder(version))
-    except Exception as error:  # A store has many ways of not having a file.
+        reloaded = answer_in_fresh_process(model_folder(version))
+    except Exception as error:  # Stores raise many kinds of errors for a missing file.
         return None, str(error).partition("\n")[0]
     if not reloaded.same_classes or not reloaded.examples:
-        return math.inf, "it answers other classes than those logged with it"
+        return math.inf, "its predicted classes differ from the logged ones"
     return reloaded.largest_difference, ""
 
 
@@ -406,21 +407,23 @@ def _challenger(client: MlflowClient, request: Request) -> Version:
     if champion is None:
         newest = find_version(client, request.model)
         raise ConfigError(
-            f"{request.model} has no challenger. `chapterflow run {request.model}` makes one, or "
-            f"name a version: `chapterflow promote {newest.uri()}`."
+            f"{request.model} has no challenger. Train one with `chapterflow run {request.model}`, "
+            f"or name a version: `chapterflow promote {newest.uri()}`."
         )
-    raise _already(client, champion, request.model, request.alias)
+    raise _already_holds(client, champion, request.model, request.alias)
 
 
-def _already(client: MlflowClient, version: Version, target: str, alias: str) -> NothingToJudge:
-    message = f"{version.uri()} is {target}@{alias} already"
+def _already_holds(
+    client: MlflowClient, version: Version, target: str, alias: str
+) -> NothingToJudge:
+    message = f"{version.uri()} is already {target}@{alias}"
     waiting = holder(client, target, CHALLENGER)
     if waiting is not None and waiting.source != version.source:
         return NothingToJudge(
-            f"{message}. {waiting.uri()} challenges it: `chapterflow promote {target}` judges it."
+            f"{message}. `chapterflow promote {target}` judges its challenger, {waiting.uri()}."
         )
     return NothingToJudge(
-        f"{message}, and nothing challenges it. `chapterflow run` makes challengers."
+        f"{message}, and there is no challenger. `chapterflow run` trains challengers."
     )
 
 
@@ -429,9 +432,9 @@ def _best_of_role(
 ) -> tuple[Version, list[Candidate]]:
     """Return the best version for a role, and all candidates.
 
-    Each model of the role enters its champion, or else its challenger, if it learnt
-    the data of the profile. The best on the validation split is judged: choosing on the test split
-    would bias the gates' own figures.
+    The candidates are the champion, or else the challenger, of each model of the role that was
+    trained on the data of the profile. They are ranked on the validation split, because a choice
+    on the test split would bias the gates.
     """
     dataset = settings.roles[role][settings.profile]
     data = _data(project, settings, dataset, silent)
@@ -453,17 +456,17 @@ def _best_of_role(
             ranked.append((candidate, version))
     if not ranked:
         raise ConfigError(
-            f"No model of the role {role!r} has a champion or challenger that learnt {dataset!r}. "
-            "`chapterflow run` makes challengers."
+            f"No model of the role {role!r} has a champion or challenger trained on {dataset!r}. "
+            "`chapterflow run` trains challengers."
         )
-    # The best first; of equals, the one that params.yaml names first.
+    # The best first; ties keep the order of params.yaml.
     lower = not data.dataset.card.task.higher_is_better
     ranked.sort(key=lambda pair: pair[0].validation if lower else -pair[0].validation)
     return ranked[0][1], [candidate for candidate, _ in ranked]
 
 
 def _validation_score(version: Version) -> float | None:
-    """Return validation accuracy (curves: loss) of the epoch whose weights a version has."""
+    """Return the validation accuracy (curves: loss) of a version's chosen epoch."""
     try:
         training = Artifacts(version.run_id).training()
         epoch = next(row for row in training.history if row.epoch == training.chosen_epoch)

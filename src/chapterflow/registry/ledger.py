@@ -1,6 +1,6 @@
-"""The ledger: one MLflow run for each promotion, refusal and rollback, in an experiment of its own.
+"""The ledger: one MLflow run for each promotion, refusal and rollback, in a separate experiment.
 
-It lives where the registry lives, so that everyone who shares the registry shares it.
+It is in the same store as the registry, so everyone who uses the registry sees it.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ BEFORE, AFTER, WHO, REASON, GATES, DONE = (
     "chapterflow.gates", "chapterflow.done",
 )  # fmt: skip
 NOTE = (
-    "What happened to the registry's aliases: one run for each promotion, refusal and rollback, "
-    "with the verdict among its artifacts. `chapterflow history MODEL` reads it."
+    "Changes of the registry's aliases: one run for each promotion, refusal and rollback, with the "
+    "verdict among its artifacts. `chapterflow history MODEL` lists them."
 )
 
 
 class Entry(Strict):
-    """One line of the ledger.
+    """An entry of the ledger.
 
     Attributes:
         when: ISO 8601, UTC.
         before: Version that held the alias: `cnn/3`.
-        after: Version that was to hold it.
-        gates: `14 of 15 passed`, with the names of those that failed; empty for a rollback.
-        done: Whether it was carried out; an entry whose process died was not.
-        run_id: MLflow run that holds the verdict.
+        after: Version that was to receive it.
+        gates: `14 of 15 passed`, with the names of failed gates; empty for a rollback.
+        done: Whether the change was completed; False if its process died before.
+        run_id: MLflow run with the verdict.
     """
 
     when: str
@@ -69,10 +69,10 @@ class Entry(Strict):
 
 
 def who(project: Project) -> str:
-    """Return the user of git, or of the system."""
+    """Return the user according to git, or else the operating system."""
     try:
-        # As `git commit` would sign: the environment counts as well as the configuration.
-        done = subprocess.run(
+        # The author that `git commit` would use, from the environment or the configuration.
+        process = subprocess.run(
             ["git", "var", "GIT_AUTHOR_IDENT"],
             cwd=project.root,
             capture_output=True,
@@ -82,7 +82,7 @@ def who(project: Project) -> str:
     except FileNotFoundError:
         ident = ""
     else:
-        ident = done.stdout.rpartition(">")[0] if done.returncode == 0 else ""
+        ident = process.stdout.rpartition(">")[0] if process.returncode == 0 else ""
     if ident:
         return f"{ident}>"
     try:
@@ -92,15 +92,15 @@ def who(project: Project) -> str:
 
 
 def now() -> str:
-    """Return the time as the ledger writes it."""
+    """Return the current time in the format of the ledger."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class Ledger:
-    """The entries about registered models.
+    """The ledger of a project.
 
     Attributes:
-        client: MLflow client of an opened store.
+        client: MLflow client of an open session.
     """
 
     def __init__(self, project: Project, client: MlflowClient, experiment: str) -> None:
@@ -121,7 +121,7 @@ class Ledger:
         gates: str = "",
         more: Mapping[str, str] | None = None,
     ) -> str:
-        """Write an entry of something that is about to happen, and return its run's id."""
+        """Write an entry before a change is made, and return the id of its run."""
         return runs.open_run(
             self.client,
             self._experiment,
@@ -142,7 +142,7 @@ class Ledger:
         )
 
     def attach(self, run_id: str, decision: Decision, page: Path) -> None:
-        """Log a verdict and its page with an entry, and each gate as a figure."""
+        """Log a verdict and its page in the run of an entry, and each gate as a metric."""
         self.client.log_text(run_id, decision.to_json(), PROMOTION)
         self.client.log_artifact(run_id, str(page), FOLDER)
         figures = {f"gate/{gate.name}": float(gate.passed) for gate in decision.gates}
@@ -151,37 +151,37 @@ class Ledger:
     def close(
         self, run_id: str, *, action: Action | None = None, reason: str = "", gates: str = ""
     ) -> None:
-        """Mark an entry as carried out, or change what it says."""
+        """Mark an entry as completed, with a different action, reason or gates if given."""
         changed = {DONE: "true"} | ({ACTION: action} if action else {})
         changed |= {key: value for key, value in ((REASON, reason), (GATES, gates)) if value}
         runs.set_tags(self.client, run_id, changed)
         runs.close_run(self.client, run_id, "FINISHED")
 
     def entries(self, model: str) -> list[Entry]:
-        """Return what happened to a registered model, oldest first.
+        """Return the entries about a registered model, oldest first.
 
-        An entry whose process died is settled: it is done if the alias names what it was to name.
+        Entries of dead processes are closed: completed if the alias names the intended version.
         """
         import mlflow
 
-        judged: list[Run] = mlflow.search_runs(
+        matches: list[Run] = mlflow.search_runs(
             [self._experiment],
             f"tags.`{runs.RUN_TYPE}` = '{KIND}' and tags.`{REGISTERED}` = '{model}'",
             order_by=["attributes.start_time ASC"],
             output_format="list",
         )
-        return [self._entry(run) for run in judged]
+        return [self._entry(run) for run in matches]
 
     def _entry(self, run: Run) -> Entry:
         tags, run_id = run.data.tags, str(run.info.run_id)
-        done = tags.get(DONE) == "true"
-        gone = process_is_gone(tags.get(runs.PROCESS, ""))
-        if run.info.status == "RUNNING" and gone and tags[ACTION] != "refused":
-            now_there = holder(self.client, tags[REGISTERED], tags[ALIAS])
-            done = now_there is not None and now_there.uri() == tags[AFTER]
-            if done:
+        completed = tags.get(DONE) == "true"
+        dead = process_is_gone(tags.get(runs.PROCESS, ""))
+        if run.info.status == "RUNNING" and dead and tags[ACTION] != "refused":
+            current = holder(self.client, tags[REGISTERED], tags[ALIAS])
+            completed = current is not None and current.uri() == tags[AFTER]
+            if completed:
                 runs.set_tags(self.client, run_id, {DONE: "true"})
-            runs.close_run(self.client, run_id, "FINISHED" if done else "KILLED")
+            runs.close_run(self.client, run_id, "FINISHED" if completed else "KILLED")
         action = tags[ACTION]
         if action not in get_args(Action):
             raise ValueError(f"not an entry of the ledger: {run_id}")
@@ -197,27 +197,27 @@ class Ledger:
             after=tags[AFTER],
             gates=tags[GATES],
             reason=tags[REASON],
-            done=done,
+            done=completed,
             run_id=run_id,
         )
 
 
 @contextmanager
-def opened(project: Project) -> Iterator[tuple[MlflowClient, Ledger]]:
-    """Open a project's store, with its ledger."""
+def open_ledger(project: Project) -> Iterator[tuple[MlflowClient, Ledger]]:
+    """Open a project's tracking store and ledger."""
     settings = load_settings(project.params, models=False)
     with Session(project, settings) as session:
         yield session.client, Ledger(project, session.client, settings.tracking.experiment)
 
 
 def history(project: Project, model: str) -> list[Entry]:
-    """Return what happened to a registered model's aliases, oldest first.
+    """Return the changes of a registered model's aliases, oldest first.
 
     Raises:
         ConfigError: If there is no such model.
     """
-    with opened(project) as (client, ledger):
-        past = ledger.entries(model)
-        if not past:
+    with open_ledger(project) as (client, ledger):
+        entries = ledger.entries(model)
+        if not entries:
             check_registered(client, model)
-        return past
+        return entries

@@ -1,4 +1,4 @@
-"""Carry out a decision: version, aliases, tags, ledger."""
+"""Promote a version: carry out the decision in registry and ledger."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from chapterflow.registry.aliases import Changed, swap
 from chapterflow.registry.decision import FOLDER, PAGE, Decision, render_page
 from chapterflow.registry.gates import gate
 from chapterflow.registry.judge import Judged, Request, judge_request
-from chapterflow.registry.ledger import Ledger, opened
-from chapterflow.registry.rollback import let_back
+from chapterflow.registry.ledger import Ledger, open_ledger
+from chapterflow.registry.rollback import clear_withdrawn
 from chapterflow.tracking import runs
 from chapterflow.tracking.artifacts import PROMOTION
 from chapterflow.tracking.runs import MODEL
@@ -33,44 +33,44 @@ from chapterflow.types import Tell, silent
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-#: Tag of a version: how many gates it passed.
+#: Tag of a version: the number of gates that it passed.
 GATES = "chapterflow.gates"
-#: Version of a chapter model that a version of a role is.
+#: Tag of a role's version: the model's version that it was made from.
 MEMBER = "chapterflow.member"
 
 
 def previous(alias: str) -> str:
-    """Return the alias of the version that held an alias before."""
+    """Return the alias for the previous holder of an alias."""
     return PREVIOUS_CHAMPION if alias == CHAMPION else f"previous-{alias}"
 
 
 def promote(
     project: Project, request: Request, *, on_version: OnVersion = ignore, tell: Tell = silent
 ) -> Decision:
-    """Judge a version and, if every gate passes, give it the alias.
+    """Judge a version and, if all gates pass, give it the alias.
 
     Args:
-        on_version: Called with the version that is judged.
+        on_version: Called with the version to judge.
 
     Raises:
         ConfigError: If the request names a model, version or role that does not exist.
-        NothingToJudge: If nothing challenges the version that holds the alias.
+        NothingToJudge: If no version challenges the holder of the alias.
     """
     judged = judge_request(project, request, on_version=on_version, tell=tell)
     return judged.decision if request.dry_run else carry_out(project, judged, tell=tell)
 
 
 def carry_out(project: Project, judged: Judged, *, tell: Tell = silent) -> Decision:
-    """Write a decision into the ledger and, if it is good, move the aliases.
+    """Record a decision in the ledger and, if it is positive, move the aliases.
 
     Returns:
-        The decision; `refused` if another process changed the alias in between.
+        The decision; `refused` if another process changed the alias in the meantime.
     """
     decision = judged.decision
-    with opened(project) as (client, ledger):
+    with open_ledger(project) as (client, ledger):
         tell("promote", "writing the verdict")
-        good = decision.verdict == "promoted"
-        version = _in_registry(client, judged) if good else judged.version
+        accepted = decision.verdict == "promoted"
+        version = _in_registry(client, judged) if accepted else judged.version
         entry = ledger.open(
             decision.verdict,
             model=judged.target,
@@ -82,14 +82,14 @@ def carry_out(project: Project, judged: Judged, *, tell: Tell = silent) -> Decis
             gates=_counts(decision),
             more={MEMBER: judged.version.uri()},
         )
-        if good:
+        if accepted:
             try:
                 _move(client, judged, version.number)
             except Changed as changed:
-                decision = _too_late(decision, changed)
+                decision = _refused_because_changed(decision, changed)
                 note = decision.failures[-1].reason
                 ledger.close(entry, action="refused", reason=note, gates=_counts(decision))
-        _write_down(client, ledger, entry, decision, version)
+        _log_decision(client, ledger, entry, decision, version)
         if decision.verdict == judged.decision.verdict:
             ledger.close(entry)
     return decision
@@ -112,21 +112,21 @@ def _move(client: MlflowClient, judged: Judged, number: str) -> None:
     swap(client, judged.target, alias, judged.champion, changes)
 
 
-def _too_late(decision: Decision, changed: Changed) -> Decision:
+def _refused_because_changed(decision: Decision, changed: Changed) -> Decision:
     current = f"version {changed.number}" if changed.number else "no version"
     unchanged = gate(
         "unchanged",
-        "The alias still names the version that was judged against",
+        "The alias still names the version that the challenger was compared with",
         passed=False,
         threshold=decision.champion or "none",
         champion=changed.number or "none",
-        note=f"{decision.model}@{decision.alias} became {current} meanwhile: judge again",
+        note=f"{decision.model}@{decision.alias} has changed to {current}: judge again",
     )
     return decision.model_copy(update={"verdict": "refused", "gates": [*decision.gates, unchanged]})
 
 
 def _in_registry(client: MlflowClient, judged: Judged) -> Version:
-    """Return the version that takes the alias: for a role, one of the role's own model."""
+    """Return the version that receives the alias; for a role, register it for the role first."""
     member, role = judged.version, judged.target
     if member.name == role:
         return member
@@ -141,21 +141,21 @@ def _in_registry(client: MlflowClient, judged: Judged) -> Version:
         role,
         tags={**tags.tags, MODEL: member.model, MEMBER: member.uri()},
         description=f"{member.uri()}. {tags.description or ''}".strip(),
-        about=f"The best model of the role **{role}**, whatever its architecture: each version is "
-        "one of a chapter model, promoted against the champion before it.",
+        about=f"The best model of the role **{role}**, of any architecture. Each version is a "
+        "version of a chapter model, promoted over the previous champion.",
         about_tags={runs.ROLE: role},
     )
     return find_version(client, f"{role}/{number}")
 
 
-def _write_down(
+def _log_decision(
     client: MlflowClient,
     ledger: Ledger,
     entry: str,
     decision: Decision,
     version: Version,
 ) -> None:
-    """Log a decision and its page in the ledger and the model's run, and tag the version."""
+    """Log a decision and its page in the ledger and in the model's run, and tag the version."""
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / PAGE
         page.write_text(render_page(decision), encoding="utf-8")
@@ -163,9 +163,9 @@ def _write_down(
         run_id = decision.challenger_run
         client.log_text(run_id, decision.to_json(), PROMOTION)
         client.log_artifact(run_id, str(page), FOLDER)
-    if version.name == decision.model:  # A model that was refused for a role has no version there.
+    if version.name == decision.model:  # A model refused for a role has no version under the role.
         tags = {VERDICT: decision.verdict, VERDICT_RUN: entry, GATES: _counts(decision)}
         for key, value in tags.items():
             client.set_model_version_tag(version.name, version.number, key, value)
         if decision.verdict == "promoted":
-            let_back(client, version)
+            clear_withdrawn(client, version)
