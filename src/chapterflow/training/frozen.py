@@ -88,18 +88,18 @@ def cached_features(
         change_key,
     ]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
-    kept = folder / key
+    cached = folder / key
     try:
         with _locked(folder, key):
-            if not (kept / FEATURES).is_file():
+            if not (cached / FEATURES).is_file():
                 part = folder / f"{key}.part"
                 shutil.rmtree(part, ignore_errors=True)  # left by a killed process
                 part.mkdir(parents=True)
                 _write(part / FEATURES, frozen, dataset, chosen, change)
                 (part / "about.json").write_text(json.dumps({"dataset": dataset.card.name}))
-                publish(part, kept)
-            os.utime(kept)
-            features: NDArray[np.float32] = np.load(kept / FEATURES, mmap_mode="r")
+                publish(part, cached)
+            os.utime(cached)
+            features: NDArray[np.float32] = np.load(cached / FEATURES, mmap_mode="r")
         evict(folder, limit, keep=key)
     except OSError as error:
         raise ChapterflowError(

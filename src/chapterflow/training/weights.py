@@ -170,15 +170,15 @@ def ensure_backbone(dataset: Dataset, scratch: Path) -> Path:
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
     folder = scratch / "backbones"
     folder.mkdir(parents=True, exist_ok=True)
-    kept, part = folder / key, folder / f"{key}.part"
+    cached, part = folder / key, folder / f"{key}.part"
     with FileLock(folder / f"{key}.lock"):
-        if not (kept / WEIGHTS).is_file():
+        if not (cached / WEIGHTS).is_file():
             entry = ChapterModel("pretext", HeadParams, _build, "Transfer learning", "pretext")
             train(entry, RECIPE, views(dataset), seed=SEED, work=part)
             _save_backbone(part / MODEL_FILE, dataset.card.input_spec, part / "ready" / WEIGHTS)
-            publish(part / "ready", kept)
+            publish(part / "ready", cached)
             shutil.rmtree(part)
-    return kept / WEIGHTS
+    return cached / WEIGHTS
 
 
 def _build(params: HeadParams, data: InputSpec) -> keras.Model:
