@@ -72,14 +72,14 @@ def classifier(classes: int, activation: str | None = None, scales: int = 1) -> 
 def test_pixels_divided_twice_on_disk(digits: Dataset, tmp_path: Path) -> None:
     assert broken(digits, tmp_path / "right") == set()
     scaled = np.asarray(digits.arrays["images"], np.float32) / 16
-    found = broken(with_arrays(digits, images=scaled), tmp_path / "floats")
-    assert {"dtype", "value-use"} <= found
-    found = broken(with_arrays(digits, images=scaled.astype(np.uint8)), tmp_path / "bytes")
-    assert "value-use" in found
+    actual = broken(with_arrays(digits, images=scaled), tmp_path / "floats")
+    assert {"dtype", "value-use"} <= actual
+    actual = broken(with_arrays(digits, images=scaled.astype(np.uint8)), tmp_path / "bytes")
+    assert "value-use" in actual
     # And the other way round: a range other than that which the models divide by.
     too_large = np.asarray(digits.arrays["images"]) * 15
-    found = broken(with_arrays(digits, images=too_large), tmp_path / "large")
-    assert "value-max" in found
+    actual = broken(with_arrays(digits, images=too_large), tmp_path / "large")
+    assert "value-max" in actual
 
 
 def test_pixels_divided_twice_in_the_model(digits: Dataset) -> None:

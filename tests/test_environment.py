@@ -200,7 +200,7 @@ def test_a_bare_environment_becomes_quiet_and_private(project: Project) -> None:
         assert os.environ["CHAPTERFLOW_PROJECT"] == str(project.root)
 
 
-def test_every_dependency_is_told_not_to_report() -> None:
+def test_every_dependency_is_reported_not_to_report() -> None:
     assert {
         "DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -247,7 +247,7 @@ def test_tensorflow_starts_without_a_word() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "still heard")
 
 
-def test_a_broken_tensorflow_is_told(tmp_path: Path) -> None:
+def test_a_broken_tensorflow_is_reported(tmp_path: Path) -> None:
     (tmp_path / "tensorflow.py").write_text("raise ImportError('libsomething.so is missing')\n")
     done = python(
         "from chapterflow.environment import load_tensorflow\nload_tensorflow()\n",

@@ -51,11 +51,11 @@ def check(project: Project, name: str) -> Check:
     """Return one finding, without the time that the others take."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(doctor, "CHECKS", {name: doctor.CHECKS[name]})
-        (found,) = diagnose(project)
-    assert found.name == name
-    assert found.observed
-    assert "\n" not in str(found.observed)
-    return found
+        (actual,) = diagnose(project)
+    assert actual.name == name
+    assert actual.observed
+    assert "\n" not in str(actual.observed)
+    return actual
 
 
 def test_healthy_project_passes_and_is_not_changed(patient: Project) -> None:
@@ -85,8 +85,8 @@ def test_trouble_in_a_check_is_a_finding(patient: Project, monkeypatch: pytest.M
         raise RuntimeError("boom")
 
     monkeypatch.setitem(doctor.CHECKS, "Disk space", broken)
-    found = check(patient, "Disk space")
-    assert found == failed("Disk space", "could not be checked: RuntimeError: boom")
+    actual = check(patient, "Disk space")
+    assert actual == failed("Disk space", "could not be checked: RuntimeError: boom")
     assert len(diagnose(Project(patient.root / "nowhere"))) == len(doctor.CHECKS)
 
 
@@ -99,11 +99,11 @@ def test_python_and_packages_are_held_against_the_project(patient: Project) -> N
         "another-one==3 ; sys_platform == 'none' \\\n    --hash=sha256:ab\n"
     )
     assert not check(patient, "Python").passed
-    found = check(patient, "Packages")
-    assert "numpy must be 1.0, is " in str(found.observed)
-    assert "No_Such.Package must be 2.0, is missing" in str(found.observed)
-    assert "another-one" not in str(found.observed)
-    assert "requirements.lock" in str(found.reason)
+    actual = check(patient, "Packages")
+    assert "numpy must be 1.0, is " in str(actual.observed)
+    assert "No_Such.Package must be 2.0, is missing" in str(actual.observed)
+    assert "another-one" not in str(actual.observed)
+    assert "requirements.lock" in str(actual.reason)
 
 
 @pytest.mark.parametrize(
@@ -134,11 +134,11 @@ def test_keras_backend_from_environment_or_file(
     assert str(tmp_path / "keras.json") in str(check(patient, "Keras backend").reason)
 
 
-def test_fault_in_params_is_told(patient: Project) -> None:
+def test_fault_in_params_is_reported(patient: Project) -> None:
     patient.params.write_text(patient.params.read_text() + "\nsurplus: 1\n")
-    found = check(patient, "params.yaml")
-    assert not found.passed
-    assert "surplus: unknown key" in str(found.observed)
+    actual = check(patient, "params.yaml")
+    assert not actual.passed
+    assert "surplus: unknown key" in str(actual.observed)
 
 
 def test_store_is_watched_and_mended(patient: Project, tmp_path: Path) -> None:
@@ -149,10 +149,10 @@ def test_store_is_watched_and_mended(patient: Project, tmp_path: Path) -> None:
 
     moved = Project(tmp_path / "moved")
     patient.root.rename(moved.root)
-    found = check(moved, "Tracking store")
-    assert not found.passed
-    assert f"still names artifacts in {patient.root}" in str(found.observed)
-    assert "doctor --fix" in str(found.reason)
+    actual = check(moved, "Tracking store")
+    assert not actual.passed
+    assert f"still names artifacts in {patient.root}" in str(actual.observed)
+    assert "doctor --fix" in str(actual.reason)
     (line,) = mend(moved)
     assert "Artifact paths rewritten: 1." in line
     assert check(moved, "Tracking store").passed
@@ -174,41 +174,41 @@ def test_store_elsewhere_is_asked_but_not_mended(
     patient: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
-    found = check(patient, "Tracking store")
-    assert not found.passed
-    assert "secret" not in str(found.observed)
+    actual = check(patient, "Tracking store")
+    assert not actual.passed
+    assert "secret" not in str(actual.observed)
     assert mend(patient) == []
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@127.0.0.1/mlflow")
-    found = check(patient, "Tracking store")
-    assert (found.passed, found.observed) == (True, "postgresql://***@127.0.0.1/mlflow")
+    actual = check(patient, "Tracking store")
+    assert (actual.passed, actual.observed) == (True, "postgresql://***@127.0.0.1/mlflow")
 
 
 @pytest.mark.slow
 def test_data_versions(patient: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    def found() -> Check:
+    def actual() -> Check:
         return check(patient, "Data versions")
 
-    assert "the first run records one" in str(found().observed)
+    assert "the first run records one" in str(actual().observed)
     patient.data.mkdir()
     (patient.data / "a.txt").write_text("first")
     subprocess.run([sys.executable, "-m", "dvc", "add", "-q", "data"], cwd=patient.root, check=True)
-    assert found() == passed("Data versions", "data/ is what data.dvc records")
+    assert actual() == passed("Data versions", "data/ is what data.dvc records")
     (patient.data / "a.txt").write_text("second")
-    assert "is not what data.dvc records" in str(found().observed)
+    assert "is not what data.dvc records" in str(actual().observed)
     with monkeypatch.context() as hurried:
         hurried.setattr(doctor, "PATIENCE", 0.05)
-        assert (found().passed, "not compared within" in str(found().observed)) == (True, True)
+        assert (actual().passed, "not compared within" in str(actual().observed)) == (True, True)
     patient.data_dvc.write_text("no: [yaml")
-    assert "dvc data status failed" in str(found().observed)
+    assert "dvc data status failed" in str(actual().observed)
     shutil.rmtree(patient.data)
-    assert found().passed
+    assert actual().passed
     (patient.root / ".dvc" / "config").write_text("[core]\n    analytics = true\n")
-    assert "analytics false" in str(found().reason)
+    assert "analytics false" in str(actual().reason)
     shutil.rmtree(patient.root / ".dvc")
-    assert str(found().observed) == "there is no .dvc folder"
+    assert str(actual().observed) == "there is no .dvc folder"
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(patient.root.parent))
     shutil.rmtree(patient.root / ".git")
-    assert "is no git checkout" in str(found().observed)
+    assert "is no git checkout" in str(actual().observed)
 
 
 def test_datasets_that_no_version_records_by_design_are_no_failure(patient: Project) -> None:
@@ -220,15 +220,15 @@ def test_datasets_that_no_version_records_by_design_are_no_failure(patient: Proj
     (patient.data / "mnist").mkdir()
     (patient.data / "mnist" / "dataset.json").write_text("mnist")
     shutil.rmtree(patient.data / "curves")
-    found = check(patient, "Data versions")
-    assert found.state == "warning"
-    assert "mnist not recorded; curves recorded, but not built" in str(found.observed)
-    assert "chapterflow data fetch" in found.reason
+    actual = check(patient, "Data versions")
+    assert actual.state == "warning"
+    assert "mnist not recorded; curves recorded, but not built" in str(actual.observed)
+    assert "chapterflow data fetch" in actual.reason
 
     (patient.data / "digits" / "more.npy").write_text("more")
-    found = check(patient, "Data versions")
-    assert found.state == "failed"
-    assert str(found.observed).endswith("records: digits")
+    actual = check(patient, "Data versions")
+    assert actual.state == "failed"
+    assert str(actual.observed).endswith("records: digits")
 
 
 def test_a_version_that_the_cache_lacks_is_not_compared(
@@ -240,9 +240,9 @@ def test_a_version_that_the_cache_lacks_is_not_compared(
     (patient.data / "mnist" / "dataset.json").write_text("mnist")
     record = f"outs:\n- md5: {'0' * 32}.dir\n  size: 1\n  nfiles: 1\n  hash: md5\n  path: data\n"
     patient.data_dvc.write_text(record)
-    found = check(patient, "Data versions")
-    assert found.state == "warning"
-    assert "cache does not have" in str(found.observed)
+    actual = check(patient, "Data versions")
+    assert actual.state == "warning"
+    assert "cache does not have" in str(actual.observed)
 
 
 def test_prefect_server_is_asked(patient: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,23 +291,23 @@ def test_each_telemetry_switch_is_watched(
 
 def test_disk_space(patient: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "FREE_GIGABYTES", 1e9)
-    found = check(patient, "Disk space")
-    assert not found.passed
-    assert "must be at least" in str(found.observed)
+    actual = check(patient, "Disk space")
+    assert not actual.passed
+    assert "must be at least" in str(actual.observed)
 
 
 def test_bytecode(patient: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))
-    found = check(patient, "Bytecode")
-    assert not found.passed
-    assert "3 of 3 libraries not compiled" in str(found.observed)
-    assert f"compileall -q {Path(os.__file__).parent}" not in str(found.reason)
-    assert "PYTHONDONTWRITEBYTECODE" not in f"{found.observed!s} {found.reason}"
+    actual = check(patient, "Bytecode")
+    assert not actual.passed
+    assert "3 of 3 libraries not compiled" in str(actual.observed)
+    assert f"compileall -q {Path(os.__file__).parent}" not in str(actual.reason)
+    assert "PYTHONDONTWRITEBYTECODE" not in f"{actual.observed!s} {actual.reason}"
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    found = check(patient, "Bytecode")
-    assert not found.passed
-    assert "PYTHONDONTWRITEBYTECODE prevents it" in str(found.observed)
-    assert str(found.reason).startswith("Unset PYTHONDONTWRITEBYTECODE. Run `")
+    actual = check(patient, "Bytecode")
+    assert not actual.passed
+    assert "PYTHONDONTWRITEBYTECODE prevents it" in str(actual.observed)
+    assert str(actual.reason).startswith("Unset PYTHONDONTWRITEBYTECODE. Run `")
 
 
 @pytest.mark.parametrize("variable", ["", "1"])

@@ -9,9 +9,9 @@ from chapterflow.data.source import own_sources
 
 @pytest.mark.parametrize("words", [[], ["data"]])
 def test_no_summary_of_a_command_is_cut(words: list[str]) -> None:
-    told = CliRunner().invoke(app, [*words, "--help"], terminal_width=80)
-    assert told.exit_code == 0
-    lines = told.output.split("Commands:\n")[1].splitlines()
+    result = CliRunner().invoke(app, [*words, "--help"], terminal_width=80)
+    assert result.exit_code == 0
+    lines = result.output.split("Commands:\n")[1].splitlines()
     assert len(lines) >= 5
     assert not [line for line in lines if line.endswith("...") or len(line) > 80]
 

@@ -18,8 +18,8 @@ def test_datasets_here_and_elsewhere(project: Project) -> None:
     built, _ = ensure_dataset(
         project, "digits", settings.datasets["digits"], on_progress=lambda *news: None
     )
-    found = {record["dataset"]: record for record in inventory(project, settings)}
-    assert found["digits"] == {
+    actual = {record["dataset"]: record for record in inventory(project, settings)}
+    assert actual["digits"] == {
         "dataset": "digits",
         "kind": "sklearn-digits",
         "used_for": ["digits (embedded)"],
@@ -29,9 +29,9 @@ def test_datasets_here_and_elsewhere(project: Project) -> None:
         "digest": built.digest,
         "licence": "CC BY 4.0",
     }
-    assert found["mnist"]["used_for"] == ["digits (book)"]
-    assert found["mnist"]["here"] is False
-    assert found["mnist"]["digest"] is None
+    assert actual["mnist"]["used_for"] == ["digits (book)"]
+    assert actual["mnist"]["here"] is False
+    assert actual["mnist"]["digest"] is None
 
     console = Console(record=True, file=io.StringIO(), width=160)
     print_inventory(console, inventory(project, settings))

@@ -29,18 +29,18 @@ def layers(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_embedded_data_are_made_where_they_are_missing(project: Project) -> None:
-    told = layers(project.root, "cnn")
-    assert told.returncode == 0, told.stderr
+    result = layers(project.root, "cnn")
+    assert result.returncode == 0, result.stderr
     assert (project.data / "digits" / "dataset.json").is_file()
-    conv2 = next(line for line in told.stdout.splitlines() if "conv2" in line)
+    conv2 = next(line for line in result.stdout.splitlines() if "conv2" in line)
     assert [cell.strip() for cell in conv2.strip("│").split("│")][2:] == [
         "4 x 4 x 64", "3 x 3", "1 x 1", "same", "18,496", "590,848",
     ]  # fmt: skip
-    assert "cnn for digits" in told.stdout
+    assert "cnn for digits" in result.stdout
 
-    told = layers(project.root, "cnn", "--json", "--set", "models.cnn.dense=16")
-    assert told.returncode == 0, told.stderr
-    document = json.loads(told.stdout)
+    result = layers(project.root, "cnn", "--json", "--set", "models.cnn.dense=16")
+    assert result.returncode == 0, result.stderr
+    document = json.loads(result.stdout)
     assert document["model"] == "cnn"
     assert document["dataset"] == "digits"
     assert document["parameters"] == 320 + 18_496 + 257 * 16 + 17 * 10
@@ -58,14 +58,14 @@ def test_the_embedded_data_are_made_where_they_are_missing(project: Project) -> 
 
 
 def test_what_users_can_get_wrong(project: Project) -> None:
-    told = layers(project.root, "cnnn")
-    assert told.returncode == 2
-    assert told.stdout == ""
-    assert told.stderr == "Unknown model: 'cnnn'. Did you mean 'cnn'?\n"
+    result = layers(project.root, "cnnn")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr == "Unknown model: 'cnnn'. Did you mean 'cnn'?\n"
 
-    told = layers(project.root, "cnn", "--profile", "book")
-    assert told.returncode == 2
-    assert "'mnist', which is not on this machine" in told.stderr
-    assert "`chapterflow data fetch mnist` builds it." in told.stderr
-    assert "Traceback" not in told.stderr
+    result = layers(project.root, "cnn", "--profile", "book")
+    assert result.returncode == 2
+    assert "'mnist', which is not on this machine" in result.stderr
+    assert "`chapterflow data fetch mnist` builds it." in result.stderr
+    assert "Traceback" not in result.stderr
     assert not (project.data / "mnist").exists()

@@ -10,8 +10,8 @@ from chapterflow.lineage.why import Lineage
 
 
 def test_long_links_go_on_below() -> None:
-    told = " ".join(f"word{number}" for number in range(60))
-    gates = Check(name="gates", state="passed", observed=told)
+    result = " ".join(f"word{number}" for number in range(60))
+    gates = Check(name="gates", state="passed", observed=result)
     root = Check(name="version", state="passed", observed="cnn/1", checks=[gates])
     shown = Lineage(asked="cnn", version="cnn/1", run_id="r", note=None, root=root)
     console = Console(file=io.StringIO(), width=50)
@@ -19,6 +19,6 @@ def test_long_links_go_on_below() -> None:
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
     assert [word for line in lines for word in line.split() if word.startswith("word")] == (
-        told.split()
+        result.split()
     )
     assert max(map(len, lines)) <= 50

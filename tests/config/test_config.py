@@ -133,13 +133,13 @@ def test_the_embedded_dataset_of_a_role_bears_its_name_in_the_files(tmp_path: Pa
     assert settings.dataset_of("cnn") == "photos"
 
 
-def test_a_model_without_a_block_is_told_what_it_lacks() -> None:
+def test_a_model_without_a_block_is_reported_what_it_lacks() -> None:
     settings = load_settings(PARAMS)
     with pytest.raises(ConfigError, match=r"^vgg: chapterflow/models has the file"):
         settings.check_names(["cnn", "vgg"], settings.models.keys() - {"vgg"}, "model")
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_faults_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         load_settings(PARAMS, overrides=["models.cnn.epochs=0", "models.dnn.hiden=3", "seed=x"])
     assert len(str(caught.value).splitlines()) == 3

@@ -79,14 +79,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def wanted_start(self) -> int | None:
         """Return the first byte asked for; None asks for the whole file."""
-        found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        if not found or not self.site.ranges:
+        actual = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        if not actual or not self.site.ranges:
             return None
         condition = self.headers.get("If-Range")
         valid = (None, self.site.etag, self.site.last_modified)
         if self.site.if_range and condition not in valid:
             return None
-        return int(found[1])
+        return int(actual[1])
 
     def end(self, length: int) -> None:
         self.send_header("Content-Length", str(length))

@@ -113,7 +113,7 @@ def test_missing_truncated_and_strange_files_are_named(project: Project) -> None
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"name": "x"'])
-def test_a_damaged_card_is_told(project: Project, text: str) -> None:
+def test_a_damaged_card_is_reported(project: Project, text: str) -> None:
     build_digits(project)
     (project.data / "digits" / "dataset.json").write_text(text)
     with pytest.raises(DataError, match="not a dataset card"):
@@ -136,10 +136,10 @@ def test_a_full_disk_leaves_nothing_behind(project: Project) -> None:
     queue: multiprocessing.Queue[str] = context.Queue()
     process = context.Process(target=_build_with_little_space, args=(project.root, queue))
     process.start()
-    told = queue.get(timeout=60)
+    result = queue.get(timeout=60)
     process.join()
-    assert "cannot be written" in told
-    assert "free some space" in told
+    assert "cannot be written" in result
+    assert "free some space" in result
     assert not (project.data / "digits").exists()
     assert list((project.scratch / "staging").iterdir()) == []
     assert build_digits(project)

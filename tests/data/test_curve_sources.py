@@ -130,8 +130,8 @@ def test_concealed_samples_depend_on_the_visible_alone(
 
 def test_a_hidden_sample_becomes_the_mean_of_its_neighbours() -> None:
     hidden = np.array([True, False, True, False, True, True, False])
-    found = csv_series.concealed(np.array([9.0, 1, 9, 5, 9, 9, 8]), hidden)
-    assert found.tolist() == [1, 1, 3, 5, 6, 7, 8]
+    actual = csv_series.concealed(np.array([9.0, 1, 9, 5, 9, 9, 8]), hidden)
+    assert actual.tolist() == [1, 1, 3, 5, 6, 7, 8]
 
 
 BAD: list[tuple[str, str | bytes, dict[str, Any], str]] = [
@@ -182,10 +182,12 @@ def test_dates_blank_rows_months_logarithms_and_an_end(tmp_path: Path) -> None:
     options = {"values": ["a"], "step": "month", "blank_rows": "skip", "log": True}
     with pytest.raises(DataError, match=r"line 63: all steps must be equal"):
         series(tmp_path, text.replace("1995-01-20", "1995-02-20"), **options)
-    found = series(tmp_path, text, last="1994-12-01", **options)
-    assert found.arrays["times"][0].tolist() == [12 * 1990 + n for n in range(8)]
-    np.testing.assert_allclose(found.arrays["targets"][0, :, 0], np.log(np.arange(1, 9)), rtol=1e-6)
-    assert found.facts["time_unit"] == "months"
+    actual = series(tmp_path, text, last="1994-12-01", **options)
+    assert actual.arrays["times"][0].tolist() == [12 * 1990 + n for n in range(8)]
+    np.testing.assert_allclose(
+        actual.arrays["targets"][0, :, 0], np.log(np.arange(1, 9)), rtol=1e-6
+    )
+    assert actual.facts["time_unit"] == "months"
 
 
 def test_the_series_of_the_book_profile_is_the_one_that_matplotlib_ships(
@@ -193,7 +195,7 @@ def test_the_series_of_the_book_profile_is_the_one_that_matplotlib_ships(
 ) -> None:
     monkeypatch.setenv("CHAPTERFLOW_MIRROR", str(tmp_path))
     params = load_settings(REPOSITORY / "params.yaml").datasets["stocks"]
-    source = read_source(params, cache=tmp_path / "cache", on_progress=lambda *said: None)
+    source = read_source(params, cache=tmp_path / "cache", on_progress=lambda *output: None)
     assert source.facts["spans"]["train"][0] == 12 * 1990
     assert source.facts["spans"]["test"][1] == 12 * 2022 + 5
     # IBM on the first day, from the file.
@@ -217,7 +219,7 @@ def test_addresses_in_packages_lead_nowhere_else(
     params = load_settings(REPOSITORY / "params.yaml").datasets["stocks"]
     changed = params.model_copy(update={"upstream": [address]})
     with pytest.raises(ConfigError, match=message):
-        read_source(changed, cache=tmp_path / "cache", on_progress=lambda *said: None)
+        read_source(changed, cache=tmp_path / "cache", on_progress=lambda *output: None)
 
 
 def test_weights_decide_the_digest_of_the_test_split() -> None:

@@ -96,7 +96,7 @@ def test_a_cached_file_needs_neither_network_nor_mirror(
 
 
 @pytest.mark.parametrize("damage", [BODY[:-1], BODY + b"x", b"", CONTENT[:-1]])
-def test_a_damaged_file_in_the_cache_is_fetched_anew(cache: Path, damage: bytes) -> None:
+def test_a_damaged_file_in_the_cache_is_fetched_again(cache: Path, damage: bytes) -> None:
     cache.mkdir()
     (cache / "data.gz").write_bytes(damage)
     with serve(Site(BODY)) as address:
@@ -355,7 +355,7 @@ def test_threads_of_one_process_fetch_one_file_once(cache: Path) -> None:
     assert len(site.requests) == 1
 
 
-def test_a_full_disk_is_told_and_the_download_resumes(cache: Path) -> None:
+def test_a_full_disk_is_reported_and_the_download_resumes(cache: Path) -> None:
     pytest.importorskip("resource")
     site = Site(BODY)
     with serve(site) as address:
@@ -383,7 +383,7 @@ def test_passing_failures_are_retried(cache: Path, answer: Callable[..., None]) 
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "message"),
     [
         (servers.status(500), "answered 500 Internal Server Error"),
         (servers.reset, "the connection broke off"),
@@ -391,12 +391,12 @@ def test_passing_failures_are_retried(cache: Path, answer: Callable[..., None]) 
         (servers.drop_after(0), "the connection broke off"),
     ],
 )
-def test_retries_end(cache: Path, answer: Callable[..., None], told: str) -> None:
+def test_retries_end(cache: Path, answer: Callable[..., None], message: str) -> None:
     site = Site(BODY, [answer] * 9)
     policy = HASTY if answer is servers.stall else IMPATIENT
     with (
         serve(site) as address,
-        pytest.raises(FetchError, match=rf"{told}.*\(attempts: 3\)\. Run the command again"),
+        pytest.raises(FetchError, match=rf"{message}.*\(attempts: 3\)\. Run the command again"),
     ):
         get(cache, address, policy=policy)
     assert len(site.requests) == policy.attempts
@@ -449,7 +449,7 @@ def test_a_wrong_file_makes_way_for_the_next_address(cache: Path) -> None:
         assert get(cache, first, second).read_bytes() == BODY
 
 
-def test_a_wrong_hash_is_told_and_nothing_kept(cache: Path) -> None:
+def test_a_wrong_hash_is_reported_and_nothing_kept(cache: Path) -> None:
     other = bytes(len(CONTENT))
     received = hashlib.sha256(other).hexdigest()
     site = Site(gzip.compress(other))
@@ -463,7 +463,7 @@ def test_a_wrong_hash_is_told_and_nothing_kept(cache: Path) -> None:
 
 @pytest.mark.parametrize("file", [FILE, UNPINNED])
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         (BODY[:-1], "must be whole gzip data. Received: a truncated file"),
         (BODY[: len(BODY) // 2], "must be whole gzip data. Received: a truncated file"),
@@ -473,10 +473,10 @@ def test_a_wrong_hash_is_told_and_nothing_kept(cache: Path) -> None:
     ],
     ids=["last byte", "half", "trailing garbage", "crc", "deflate"],
 )
-def test_damaged_gzip_is_told_and_removed(
-    cache: Path, file: RemoteFile, body: bytes, told: str
+def test_damaged_gzip_is_reported_and_removed(
+    cache: Path, file: RemoteFile, body: bytes, message: str
 ) -> None:
-    with serve(Site(body)) as address, pytest.raises(DataError, match=f"data.gz {told}"):
+    with serve(Site(body)) as address, pytest.raises(DataError, match=f"data.gz {message}"):
         get(cache, address, file=file)
     assert left(cache) == set()
 
@@ -548,7 +548,7 @@ def test_an_unlimited_folder_file_is_capped_too(cache: Path, tmp_path: Path) -> 
         get(cache, str(tmp_path))
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FetchError, match=r"must be written to .*Received: Not a directory"):
         get(tmp_path / "file" / "cache", str(tmp_path))
@@ -593,7 +593,7 @@ def test_an_upstream_may_be_a_folder(cache: Path, mirror: Path) -> None:
     assert not (cache / "data.gz").samefile(mirror / "mnist" / "data.gz")
 
 
-def test_a_mirror_that_does_not_exist_is_told(
+def test_a_mirror_that_does_not_exist_is_reported(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(MIRROR, str(tmp_path / "nowhere"))
@@ -601,7 +601,7 @@ def test_a_mirror_that_does_not_exist_is_told(
         get(cache, "http://127.0.0.1:1")
 
 
-def test_a_mirror_without_the_file_is_told(
+def test_a_mirror_without_the_file_is_reported(
     cache: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(MIRROR, str(mirror))

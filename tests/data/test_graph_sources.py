@@ -58,7 +58,7 @@ def read_tu(path: Path, **options: Any) -> SourceData:
     return tu.read(params, lambda file: pytest.fail("fetched"))
 
 
-def test_a_tu_folder_and_its_zip_are_read_alike(tmp_path: Path) -> None:
+def test_a_tu_folder_and_its_zip_give_the_same_data(tmp_path: Path) -> None:
     folder = write_tu(tmp_path / "SET")
     shutil.make_archive(str(tmp_path / "set"), "zip", tmp_path, "SET")
     data, zipped = read_tu(folder), read_tu(tmp_path / "set.zip")
@@ -140,7 +140,7 @@ def test_equal_graphs_are_in_one_split() -> None:
         ({"graph_indicator": None}, r"one NAME_graph_indicator.txt. Received: none"),
     ],
 )
-def test_a_damaged_tu_dataset_is_told(
+def test_a_damaged_tu_dataset_is_reported(
     changes: dict[str, str | None], words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match=words):
@@ -166,7 +166,7 @@ def test_random_graphs_differ_in_structure_alone() -> None:
     data = random_graphs.read(params, lambda file: pytest.fail("fetched"))
     sizes, edges = (np.diff(data.arrays[f"{name}_offsets"]) for name in ("node", "edge"))
     by_family = [sizes[data.arrays["labels"] == family] for family in range(4)]
-    assert all((found == by_family[0]).all() for found in by_family)
+    assert all((actual == by_family[0]).all() for actual in by_family)
     np.testing.assert_array_equal(edges, 2 * 3 * (sizes - 3))
     begin, end = data.arrays["edge_offsets"][5:7]
     first, last = data.arrays["node_offsets"][5:7]
@@ -330,7 +330,7 @@ def test_a_matrix_whose_parts_do_not_fit_is_refused(tmp_path: Path) -> None:
         ("tx", np.eye(2), "must hold a sparse matrix"),
     ],
 )
-def test_files_that_do_not_fit_are_told(
+def test_files_that_do_not_fit_are_reported(
     end: str, value: Any, words: str | None, tmp_path: Path
 ) -> None:
     folder = write_planetoid(tmp_path / "set")

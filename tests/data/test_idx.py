@@ -47,7 +47,7 @@ def test_what_was_written_is_read_back(tmp_path: Path, array: np.ndarray, compre
 
 @SHARED_FOLDER
 @given(array=arrays, compress=st.booleans(), data=st.data())
-def test_any_truncation_is_told(
+def test_any_truncation_is_reported(
     tmp_path: Path, array: np.ndarray, compress: bool, data: st.DataObject
 ) -> None:
     whole = idx_bytes(array)
@@ -106,7 +106,7 @@ def test_a_flipped_bit_of_a_gzip_file_gives_an_error_or_the_same_array(
     np.testing.assert_array_equal(read, IMAGES)
 
 
-def test_wrong_magic_is_told(tmp_path: Path) -> None:
+def test_wrong_magic_is_reported(tmp_path: Path) -> None:
     path = write(tmp_path / "labels", idx_bytes(np.zeros(5)))
     with pytest.raises(DataError, match=r"labels: .*0x00000803\. Received: 0x00000801"):
         read_idx(path, dims=3)
@@ -122,7 +122,9 @@ def test_other_types_than_unsigned_bytes_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "received"), [(-1, "39"), (-24, "16"), (+1, "more"), (+100, "more")]
 )
-def test_a_wrong_length_is_told(tmp_path: Path, change: int, received: str, compress: bool) -> None:
+def test_a_wrong_length_is_reported(
+    tmp_path: Path, change: int, received: str, compress: bool
+) -> None:
     content = idx_bytes(IMAGES)
     content = content[:change] if change < 0 else content + bytes(change)
     path = write(tmp_path / "images", content, compress=compress)
@@ -130,7 +132,7 @@ def test_a_wrong_length_is_told(tmp_path: Path, change: int, received: str, comp
         read_idx(path, dims=3)
 
 
-def test_a_short_header_is_told(tmp_path: Path) -> None:
+def test_a_short_header_is_reported(tmp_path: Path) -> None:
     path = write(tmp_path / "images", idx_bytes(IMAGES)[:10])
     with pytest.raises(DataError, match=r"header must have 16 bytes. Received: 10"):
         read_idx(path, dims=3)
@@ -161,7 +163,7 @@ def test_memory_follows_the_bytes_and_not_the_header(tmp_path: Path, compress: b
     assert peak < 8 << 20
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing-here cannot be read: No such file"):
         read_idx(tmp_path / "nothing-here", dims=1)
 
@@ -179,14 +181,14 @@ def test_a_pair_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(numbers, [9, 0])
 
 
-def test_counts_that_differ_are_told(tmp_path: Path) -> None:
+def test_counts_that_differ_are_reported(tmp_path: Path) -> None:
     images = write(tmp_path / "images", idx_bytes(IMAGES))
     labels = write(tmp_path / "labels", idx_bytes(np.zeros(3)))
     with pytest.raises(DataError, match=r"images and labels .*2 images and 3 labels"):
         read_pair(images, labels, classes=10)
 
 
-def test_the_first_label_out_of_range_is_told(tmp_path: Path) -> None:
+def test_the_first_label_out_of_range_is_reported(tmp_path: Path) -> None:
     images = write(tmp_path / "images", idx_bytes(np.zeros((4, 1, 1))))
     labels = write(tmp_path / "labels", idx_bytes(np.array([9, 3, 10, 255])))
     with pytest.raises(DataError, match=r"labels: .*0 to 9\. Received: 10 at position 2 \(2 of 4"):

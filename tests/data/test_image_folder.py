@@ -28,13 +28,13 @@ def params(root: Path, **options: Any) -> ImageFolder:
 
 def read(root: Path, **options: Any) -> dict[str, dict[str, list[str]]]:
     """Return the names of the files by split and class."""
-    found = image_folder.read(params(root, **options), no_fetch)
+    actual = image_folder.read(params(root, **options), no_fetch)
     by: dict[str, dict[str, list[str]]] = {}
-    arrays = found.arrays
+    arrays = actual.arrays
     for name, code, label in zip(*(arrays[a] for a in ("files", "split", "labels")), strict=True):
         folder, split, of_class, file = str(name).split("/")
-        assert (folder, split, of_class) == ("photos", SPLITS[code], found.classes[label])
-        assert found.files[str(name)].name == file
+        assert (folder, split, of_class) == ("photos", SPLITS[code], actual.classes[label])
+        assert actual.files[str(name)].name == file
         by.setdefault(split, {}).setdefault(of_class, []).append(file)
     return by
 
@@ -86,13 +86,13 @@ def test_given_splits_stay_as_they_are(tmp_path: Path, names: tuple[str, str, st
 def test_a_split_that_is_missing_is_drawn_from_train(tmp_path: Path) -> None:
     photo_folder(tmp_path / "train", 20)
     photo_folder(tmp_path / "validation", 3)
-    found = sizes(read(tmp_path, test=0.2))
-    assert found["validation"] == {"cat": 3, "dog": 3}
-    assert found["test"] == {"cat": 4, "dog": 4}
+    actual = sizes(read(tmp_path, test=0.2))
+    assert actual["validation"] == {"cat": 3, "dog": 3}
+    assert actual["test"] == {"cat": 4, "dog": 4}
     (tmp_path / "validation").rename(tmp_path / "test")
-    found = sizes(read(tmp_path, validation=0.1))
-    assert found["test"] == {"cat": 3, "dog": 3}
-    assert found["validation"] == {"cat": 2, "dog": 2}
+    actual = sizes(read(tmp_path, validation=0.1))
+    assert actual["test"] == {"cat": 3, "dog": 3}
+    assert actual["validation"] == {"cat": 2, "dog": 2}
 
 
 def test_validation_can_be_what_is_held_out(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def unprintable_name(root: Path) -> None:
         (unprintable_name, r"printable text. Received: '7\\n\.png'"),
     ],
 )
-def test_a_wrong_layout_is_told(tmp_path: Path, spoil: Any, says: str) -> None:
+def test_a_wrong_layout_is_reported(tmp_path: Path, spoil: Any, says: str) -> None:
     photo_folder(tmp_path)
     spoil(tmp_path)
     with pytest.raises(DataError, match=says):
@@ -231,9 +231,9 @@ def test_damaged_photos_are_all_named_and_none_is_left_out(tmp_path: Path) -> No
         (tmp_path / "dog" / f"{1000 + number}.png").write_bytes(b"no photo")
     with pytest.raises(DataError) as caught:
         read(tmp_path)
-    told = str(caught.value)
-    assert told.count("must be an intact") == 5
-    assert "and 3 more\n8 of 40 photos" in told
+    result = str(caught.value)
+    assert result.count("must be an intact") == 5
+    assert "and 3 more\n8 of 40 photos" in result
 
 
 @pytest.mark.parametrize("path", ["gone", "file"])
@@ -249,7 +249,7 @@ def test_there_is_one_place(given: dict[str, Any]) -> None:
         ImageFolder.model_validate({"kind": "image-folder", "seed": 5} | given)
 
 
-def test_too_few_photos_for_the_splits_are_told(tmp_path: Path) -> None:
+def test_too_few_photos_for_the_splits_are_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Every split needs an example of each of the 2 classes"):
         read(photo_folder(tmp_path, 4))
 
@@ -268,10 +268,10 @@ def zipped(folder: Path, archive: Path) -> Path:
 
 def test_an_archive_is_the_same_dataset_as_its_folder(tmp_path: Path) -> None:
     folder = photo_folder(tmp_path / "pets")
-    found = read_zip(zipped(folder, tmp_path / "pets.zip"))
+    actual = read_zip(zipped(folder, tmp_path / "pets.zip"))
     same = image_folder.read(params(folder), no_fetch)
-    assert list(found.files) == list(same.files)
-    for name, path in found.files.items():
+    assert list(actual.files) == list(same.files)
+    for name, path in actual.files.items():
         assert path.read_bytes() == same.files[name].read_bytes()
     # What an interrupted reading has left does not stand in the way.
     assert list(read_zip(tmp_path / "pets.zip").files) == list(same.files)

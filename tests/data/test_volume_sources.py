@@ -72,9 +72,9 @@ def points(scale: int) -> tuple[NDArray[np.int64], ...]:
 )
 def test_a_body_has_its_volume_whatever_the_scale_of_the_numbers(body: str, volume: float) -> None:
     inside = solids.BODIES[body]
-    found = inside(*points(1), 40, 1)
-    assert found.sum() == pytest.approx(volume, rel=0.12)
-    np.testing.assert_array_equal(inside(*points(36), 40, 36), found)
+    actual = inside(*points(1), 40, 1)
+    assert actual.sum() == pytest.approx(volume, rel=0.12)
+    np.testing.assert_array_equal(inside(*points(36), 40, 36), actual)
 
 
 def test_the_largest_numbers_fit() -> None:
@@ -88,11 +88,11 @@ def test_the_largest_numbers_fit() -> None:
 
 def arrays(**changes: Any) -> dict[str, Any]:
     rng = np.random.default_rng(5)
-    found: dict[str, Any] = {}
+    actual: dict[str, Any] = {}
     for part, count in (("train", 6), ("val", 2), ("test", 4)):
-        found[f"{part}_images"] = rng.integers(0, 256, (count, 4, 5, 6), dtype=np.uint8)
-        found[f"{part}_labels"] = np.arange(count, dtype=np.uint8)[:, np.newaxis] % 2
-    return {name: value for name, value in (found | changes).items() if value is not None}
+        actual[f"{part}_images"] = rng.integers(0, 256, (count, 4, 5, 6), dtype=np.uint8)
+        actual[f"{part}_labels"] = np.arange(count, dtype=np.uint8)[:, np.newaxis] % 2
+    return {name: value for name, value in (actual | changes).items() if value is not None}
 
 
 def read(path: Path) -> SourceData:
@@ -169,14 +169,14 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.99])
-def test_a_truncated_file_is_told(tmp_path: Path, share: float) -> None:
+def test_a_truncated_file_is_reported(tmp_path: Path, share: float) -> None:
     path = npz(tmp_path)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(DataError, match=r"v\.npz must be an intact \.npz file"):
         read(path)
 
 
-def test_damaged_bytes_are_told(tmp_path: Path) -> None:
+def test_damaged_bytes_are_reported(tmp_path: Path) -> None:
     path = npz(tmp_path)
     content = bytearray(path.read_bytes())
     content[120:160] = bytes(40)

@@ -108,8 +108,8 @@ def test_filters_are_tuned_on_train_and_on_scored_samples_alone() -> None:
     spoilt = train[1].copy()
     spoilt[:, ::2] += 100
     half = np.tile([0.0, 1.0], (40, 32))
-    found = filter_baselines(train[0], spoilt, half, *test)
-    assert found["baseline/savitzky_golay/order"] == expected["baseline/savitzky_golay/order"]
+    actual = filter_baselines(train[0], spoilt, half, *test)
+    assert actual["baseline/savitzky_golay/order"] == expected["baseline/savitzky_golay/order"]
     # Another test split changes scores, not choices.
     other = filter_baselines(*train, *lines(40, 3.0, 3))
     assert other["baseline/savitzky_golay/window"] == expected["baseline/savitzky_golay/window"]

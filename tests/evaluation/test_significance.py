@@ -128,20 +128,20 @@ def test_every_pair_is_compared_in_the_order_of_the_models() -> None:
         "fair": right_on(range(78)),
     }
     seconds = {"poor": 2.0, "good": 6.0, "fair": 3.0}
-    found = differences("digits", LABELS, predicted, seconds, resamples=500, seed=5)
-    assert [(pair.a, pair.b) for pair in found] == [
+    actual = differences("digits", LABELS, predicted, seconds, resamples=500, seed=5)
+    assert [(pair.a, pair.b) for pair in actual] == [
         ("poor", "good"),
         ("poor", "fair"),
         ("good", "fair"),
     ]
-    assert [(pair.only_a, pair.only_b) for pair in found] == [(0, 20), (0, 18), (2, 0)]
-    assert [pair.accuracy_difference for pair in found] == pytest.approx([0.2, 0.18, -0.02])
-    assert [pair.training_time_ratio for pair in found] == pytest.approx([3, 1.5, 0.5])
-    assert [pair.p_value for pair in found] == pytest.approx([2 / 2**20, 2 / 2**18, 0.5])
-    assert [pair.p_adjusted for pair in found] == pytest.approx([6 / 2**20, 4 / 2**18, 0.5])
-    assert [pair.verdict for pair in found] == ["b better", "b better", "no difference shown"]
-    assert all(pair.low <= pair.accuracy_difference <= pair.high for pair in found)
-    assert {(pair.dataset, pair.examples) for pair in found} == {("digits", 100)}
+    assert [(pair.only_a, pair.only_b) for pair in actual] == [(0, 20), (0, 18), (2, 0)]
+    assert [pair.accuracy_difference for pair in actual] == pytest.approx([0.2, 0.18, -0.02])
+    assert [pair.training_time_ratio for pair in actual] == pytest.approx([3, 1.5, 0.5])
+    assert [pair.p_value for pair in actual] == pytest.approx([2 / 2**20, 2 / 2**18, 0.5])
+    assert [pair.p_adjusted for pair in actual] == pytest.approx([6 / 2**20, 4 / 2**18, 0.5])
+    assert [pair.verdict for pair in actual] == ["b better", "b better", "no difference shown"]
+    assert all(pair.low <= pair.accuracy_difference <= pair.high for pair in actual)
+    assert {(pair.dataset, pair.examples) for pair in actual} == {("digits", 100)}
     # The other way round everything changes sides.
     turned = differences(
         "digits", LABELS, dict(reversed(predicted.items())), seconds, resamples=500, seed=5

@@ -36,12 +36,12 @@ def test_a_variant_is_trained_and_scored_and_another_only_counted(
     params = params_with(
         narrow={"change": {"hidden": 8}}, wide={"change": {"hidden": 64}, "train": False}
     )
-    told: list[str] = []
-    found = score_variants(
-        get_model("dnn"), params, dataset, seed=5, work=tmp_path, tell=told.append
+    result: list[str] = []
+    actual = score_variants(
+        get_model("dnn"), params, dataset, seed=5, work=tmp_path, tell=result.append
     )
-    assert told == ["narrow", "wide"]
-    assert set(found) == {
+    assert result == ["narrow", "wide"]
+    assert set(actual) == {
         "beside/narrow/accuracy",
         "beside/narrow/accuracy_low",
         "beside/narrow/accuracy_high",
@@ -51,10 +51,10 @@ def test_a_variant_is_trained_and_scored_and_another_only_counted(
         "beside/wide/parameters",
         "beside/wide/flops",
     }
-    assert found["beside/narrow/parameters"] == 64 * 8 + 8 + 8 * 10 + 10
-    assert found["beside/wide/parameters"] == 64 * 64 + 64 + 64 * 10 + 10
-    assert found["beside/wide/flops"] > found["beside/narrow/flops"]
-    assert found["beside/narrow/accuracy"] > 0.2
+    assert actual["beside/narrow/parameters"] == 64 * 8 + 8 + 8 * 10 + 10
+    assert actual["beside/wide/parameters"] == 64 * 64 + 64 + 64 * 10 + 10
+    assert actual["beside/wide/flops"] > actual["beside/narrow/flops"]
+    assert actual["beside/narrow/accuracy"] > 0.2
 
 
 @pytest.mark.slow

@@ -127,18 +127,18 @@ def test_a_saved_model_has_the_same_explanation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "layer", "said"),
+    ("method", "layer", "message"),
     [
         ("gradcam", None, "Did you mean 'grad-cam'.*Received: 'gradcam'"),
         ("grad-cam", "conv", "Did you mean 'conv.'.*Received: 'conv'"),
         ("occlusion", "conv1", "needs the method grad-cam"),
     ],
 )
-def test_wrong_names(method: str, layer: str | None, said: str) -> None:
+def test_wrong_names(method: str, layer: str | None, message: str) -> None:
     from chapterflow.errors import ConfigError
     from chapterflow.explain.attributions import attribute
 
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         attribute(convolutional((6, 6, 1)), values(1, (6, 6, 1)), TARGETS[:1], method, layer=layer)
     with pytest.raises(ConfigError, match="must have a convolution"):
         attribute(linear((6, 6, 1)), values(1, (6, 6, 1)), TARGETS[:1], "grad-cam")

@@ -121,7 +121,7 @@ def test_one_input(axes: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"methods": ["occlusions"]}, "Did you mean 'occlusion'.*Received: 'occlusions'"),
         ({"target": "d"}, "target must be.*Received: 'd'"),
@@ -129,12 +129,12 @@ def test_one_input(axes: int, tmp_path: Path) -> None:
         ({"methods": ["grad-cam"], "layer": "conv9"}, "Received: 'conv9'"),
     ],
 )
-def test_wrong_options(options: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_wrong_options(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     from chapterflow.errors import ConfigError
     from chapterflow.explain.explain import explain_input
 
     model, given = convolutional((6, 6, 1)), values(1, (6, 6, 1))
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         explain_input(model, given, ["a", "b", "c"], 1.0, tmp_path, title="", **options)
     with pytest.raises(ConfigError, match=r"Received: \(6, 6, 1\)"):
         explain_input(model, given[0], ["a", "b", "c"], 1.0, tmp_path, title="")

@@ -208,9 +208,9 @@ KNOWN: list[tuple[Change, set[str]]] = [
 def test_mistakes_in_curves_are_caught(
     mistake: Change, expected: set[str], known: SourceData
 ) -> None:
-    found = failures(dataset(known, mistake), CURVE_BOUNDS)
+    actual = failures(dataset(known, mistake), CURVE_BOUNDS)
     # Which levels show that inputs and targets do not belong together is of no matter.
-    assert {"noise" if name in ("noise-0.1", "noise-0.3") else name for name in found} == expected
+    assert {"noise" if name in ("noise-0.1", "noise-0.3") else name for name in actual} == expected
 
 
 def test_curves_from_the_sources_pass(known: SourceData, measured: SourceData) -> None:

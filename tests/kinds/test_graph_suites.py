@@ -244,8 +244,8 @@ def test_many_copies_of_nodes_across_splits_fail(one: Dataset) -> None:
         a["features"][:] = a["features"][0]
         a["edges"] = a["edges"][:0]
 
-    found = failed(one, copy)
-    assert {"one-split", "repeats"} <= found
+    actual = failed(one, copy)
+    assert {"one-split", "repeats"} <= actual
 
 
 def test_offsets_that_do_not_fit_are_refused(many: Dataset) -> None:

@@ -161,13 +161,13 @@ def test_mistake_is_caught_and_named(
     tmp_path: Path,
 ) -> None:
     verdict = validate_dataset(corrupt(mistake), bounds, tmp_path / "out")
-    found = {
+    actual = {
         result.name: (result.examples_count, result.examples)
         if result.examples_count is not None
         else None
         for result in verdict.failures
     }
-    assert found == expected
+    assert actual == expected
     assert not verdict.success
     assert len(verdict.results) == 21
 
@@ -237,11 +237,11 @@ def test_an_empty_split_is_a_failure_not_a_crash(
         arrays.split[arrays.split == 2] = 0
 
     verdict = validate_dataset(corrupt(change), bounds, tmp_path / "out")
-    found = {result.name: result.observed for result in verdict.failures}
-    assert found.keys() == {"count-train", "count-test", "held-out", "class-balance-test"}
-    assert found["held-out"] == "none of test"
-    assert found["count-test"] == "0 examples"
-    assert found["class-balance-test"] == "nothing to compute it from"
+    actual = {result.name: result.observed for result in verdict.failures}
+    assert actual.keys() == {"count-train", "count-test", "held-out", "class-balance-test"}
+    assert actual["held-out"] == "none of test"
+    assert actual["count-test"] == "0 examples"
+    assert actual["class-balance-test"] == "nothing to compute it from"
 
 
 def test_expectations_have_unique_names_and_a_reason(

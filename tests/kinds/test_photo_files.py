@@ -25,17 +25,17 @@ def saved(path: Path, image: Image.Image, **options: object) -> Path:
 def test_every_format_keeps_size_and_colours(tmp_path: Path, suffix: str) -> None:
     image = picture(3)
     options = {"lossless": True} if suffix == ".webp" else {}
-    found = decode(saved(tmp_path / f"a{suffix}", image, **options))
-    assert (found.dtype, found.shape) == (np.uint8, (48, 64, 3))
+    actual = decode(saved(tmp_path / f"a{suffix}", image, **options))
+    assert (actual.dtype, actual.shape) == (np.uint8, (48, 64, 3))
     close = 40 if suffix in {".jpg", ".jpeg", ".gif"} else 0
-    assert np.abs(found.astype(int) - np.asarray(image)).mean() <= close / 4
-    assert np.abs(found.astype(int) - np.asarray(image)).max() <= close * 3
+    assert np.abs(actual.astype(int) - np.asarray(image)).mean() <= close / 4
+    assert np.abs(actual.astype(int) - np.asarray(image)).max() <= close * 3
 
 
 def test_red_stays_red_and_is_not_blue(tmp_path: Path) -> None:
-    found = decode(saved(tmp_path / "a.jpg", Image.new("RGB", (8, 8), RED), quality=100))
-    assert found[4, 4, 0] > 250
-    assert found[4, 4, 2] < 5
+    actual = decode(saved(tmp_path / "a.jpg", Image.new("RGB", (8, 8), RED), quality=100))
+    assert actual[4, 4, 0] > 250
+    assert actual[4, 4, 2] < 5
 
 
 def test_the_content_decides_and_not_the_extension(tmp_path: Path) -> None:
@@ -66,35 +66,35 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffix: s
         7: stored.transpose(1, 0, 2)[::-1, ::-1],
         8: stored.transpose(1, 0, 2)[::-1],
     }[orientation]
-    found = decode(path)
-    assert found.shape == shown.shape
-    assert np.abs(found.astype(int) - shown).max() < 60
+    actual = decode(path)
+    assert actual.shape == shown.shape
+    assert np.abs(actual.astype(int) - shown).max() < 60
 
 
 def test_grey_is_the_same_in_all_channels(tmp_path: Path) -> None:
     grey = picture(1).convert("L")
-    found = decode(saved(tmp_path / "a.png", grey))
-    assert all(np.array_equal(found[..., c], np.asarray(grey)) for c in range(3))
+    actual = decode(saved(tmp_path / "a.png", grey))
+    assert all(np.array_equal(actual[..., c], np.asarray(grey)) for c in range(3))
 
 
 def test_bilevel_is_black_and_white(tmp_path: Path) -> None:
-    found = decode(saved(tmp_path / "a.png", picture(1).convert("1")))
-    assert set(np.unique(found)) == {0, 255}
+    actual = decode(saved(tmp_path / "a.png", picture(1).convert("1")))
+    assert set(np.unique(actual)) == {0, 255}
 
 
 def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path: Path) -> None:
     values = np.array([[0, 255, 256, 257], [32768, 40000, 65534, 65535]], np.uint16)
-    found = decode(saved(tmp_path / "a.png", Image.fromarray(values)))
-    assert found[..., 0].tolist() == [[0, 1, 1, 1], [128, 156, 255, 255]]
-    assert np.array_equal(found[..., 0], found[..., 2])
+    actual = decode(saved(tmp_path / "a.png", Image.fromarray(values)))
+    assert actual[..., 0].tolist() == [[0, 1, 1, 1], [128, 156, 255, 255]]
+    assert np.array_equal(actual[..., 0], actual[..., 2])
 
 
 def test_16_bit_grey_with_orientation(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     values = np.array([[0, 65535, 0]], np.uint16)
-    found = decode(saved(tmp_path / "a.png", Image.fromarray(values), exif=exif))
-    assert found[..., 0].tolist() == [[0], [255], [0]]
+    actual = decode(saved(tmp_path / "a.png", Image.fromarray(values), exif=exif))
+    assert actual[..., 0].tolist() == [[0], [255], [0]]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp"])
@@ -103,8 +103,8 @@ def test_transparency_is_blended_with_white(tmp_path: Path, suffix: str) -> None
     for x, alpha in enumerate((0, 128, 255)):
         image.putpixel((x, 0), (*RED, alpha))
     options = {"lossless": True, "exact": True} if suffix == ".webp" else {}
-    found = decode(saved(tmp_path / f"a{suffix}", image, **options))
-    assert found[0].tolist() == [[255, 255, 255], [255, 127, 127], [255, 0, 0]]
+    actual = decode(saved(tmp_path / f"a{suffix}", image, **options))
+    assert actual[0].tolist() == [[255, 255, 255], [255, 127, 127], [255, 0, 0]]
 
 
 def test_grey_with_transparency_and_a_transparent_palette(tmp_path: Path) -> None:
@@ -114,15 +114,15 @@ def test_grey_with_transparency_and_a_transparent_palette(tmp_path: Path) -> Non
     palette = Image.new("P", (2, 1))
     palette.putpalette([*RED, *GREEN])
     palette.putpixel((1, 0), 1)
-    found = decode(saved(tmp_path / "b.png", palette, transparency=0))
-    assert found[0].tolist() == [list(WHITE), list(GREEN)]
+    actual = decode(saved(tmp_path / "b.png", palette, transparency=0))
+    assert actual[0].tolist() == [list(WHITE), list(GREEN)]
     assert decode(saved(tmp_path / "c.png", palette))[0].tolist() == [list(RED), list(GREEN)]
 
 
 def test_cmyk_is_converted_to_its_printed_colours(tmp_path: Path) -> None:
     ink = Image.new("RGB", (8, 8), RED).convert("CMYK")
-    found = decode(saved(tmp_path / "a.jpg", ink, quality=100))
-    assert np.abs(found[4, 4].astype(int) - RED).max() < 12
+    actual = decode(saved(tmp_path / "a.jpg", ink, quality=100))
+    assert np.abs(actual[4, 4].astype(int) - RED).max() < 12
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
@@ -133,9 +133,9 @@ def test_the_first_frame_of_an_animation_counts(tmp_path: Path, suffix: str) -> 
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=50, **options)
     with Image.open(path) as animation:
         assert animation.n_frames == 3
-    found = decode(path)
-    assert (found == RED).all()
-    assert found.shape == (6, 8, 3)
+    actual = decode(path)
+    assert (actual == RED).all()
+    assert actual.shape == (6, 8, 3)
 
 
 @pytest.mark.parametrize("suffix", sorted(EXTENSIONS))
@@ -160,7 +160,7 @@ def test_the_error_names_a_file_that_is_no_picture(tmp_path: Path, content: byte
 
 def test_flipped_bytes_never_escape_as_another_error(tmp_path: Path) -> None:
     random = np.random.default_rng(5)
-    told = []
+    result = []
     for suffix in (".png", ".gif", ".bmp", ".webp", ".jpg"):
         content = saved(tmp_path / f"a{suffix}", picture(7)).read_bytes()
         for _ in range(30):
@@ -172,9 +172,9 @@ def test_flipped_bytes_never_escape_as_another_error(tmp_path: Path) -> None:
             try:
                 decode(path)
             except DataError as error:
-                told.append(str(error))
-    assert len(told) > 25
-    assert all("/b." in words for words in told)
+                result.append(str(error))
+    assert len(result) > 25
+    assert all("/b." in words for words in result)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

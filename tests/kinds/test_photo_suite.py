@@ -80,9 +80,9 @@ def write(photos: Photos, folder: Path) -> Data:
         recipe={},
     )
     (folder / CARD).write_text(card.to_json())
-    found = open_dataset(folder)
-    assert isinstance(found, Data)
-    return found
+    actual = open_dataset(folder)
+    assert isinstance(actual, Data)
+    return actual
 
 
 def first(photos: Photos, split: str) -> int:
@@ -210,8 +210,8 @@ def test_rows_describe_the_files(tmp_path: Path) -> None:
     photos = clean()
     photos.images[0] = picture(0, 100, 50).convert("L")
     photos.names[1] = photos.names[1].replace("png", "jpg")
-    found = rows(write(photos, tmp_path / "pets"))
-    grey, jpeg = found.iloc[0], found.iloc[1]
+    actual = rows(write(photos, tmp_path / "pets"))
+    grey, jpeg = actual.iloc[0], actual.iloc[1]
     assert (grey["id"], grey["file"]) == ("train/cat/0.png", "photos/train/cat/0.png")
     assert (grey["height"], grey["width"], grey["min_side"], grey["aspect_ratio"]) == (
         50,
@@ -227,8 +227,8 @@ def test_rows_describe_the_files(tmp_path: Path) -> None:
     assert (grey["mean"], grey["std"]) == pytest.approx((pixels.mean(), pixels.std()))
     assert not grey["blank"]
     assert len(grey["perceptual_hash"]) == 16
-    assert found["near_distance"].min() > 6
-    assert not found["nearest"].iloc[0].startswith("photos/train")
+    assert actual["near_distance"].min() > 6
+    assert not actual["nearest"].iloc[0].startswith("photos/train")
 
 
 def test_a_damaged_or_missing_file_is_named(tmp_path: Path) -> None:

@@ -33,9 +33,9 @@ def build(project: Project, folder: Path) -> Dataset:
 
 @pytest.fixture
 def photos(project: Project, tmp_path: Path) -> Data:
-    found = build(project, photo_folder(tmp_path / "pets"))
-    assert isinstance(found, Data)
-    return found
+    actual = build(project, photo_folder(tmp_path / "pets"))
+    assert isinstance(actual, Data)
+    return actual
 
 
 def test_inputs_are_raw_rgb_in_the_given_order(photos: Data) -> None:
@@ -132,15 +132,15 @@ def test_memory_is_bounded_for_large_photos(project: Project, tmp_path: Path) ->
     (project.root / "datasets.yaml").write_text(
         f"datasets:\n  mine: {{kind: image-folder, seed: 5, path: '{folder}'}}\n"
     )
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", MEASURE, str(project.root)],
         env={**os.environ, "PYTHONPATH": f"{REPOSITORY / 'src'}:{REPOSITORY}"},
         capture_output=True,
         text=True,
         check=True,
     )
-    start, peak, read, decoded = map(float, told.stdout.split())
+    start, peak, read, decoded = map(float, result.stdout.split())
     assert decoded > 500
     assert read > 45
     # A few threads, each with a photo and its statistics; not the 500 MB of all of them.
-    assert peak - start < 300, told.stdout
+    assert peak - start < 300, result.stdout

@@ -136,11 +136,11 @@ def mlflow_at(root: Path) -> Iterator[None]:
 
 def processes_of(root: Path) -> list[str]:
     """Return the command lines of live processes that work in a checkout."""
-    found = []
+    actual = []
     for process in psutil.process_iter():
         try:
             if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()) == root:
-                found.append(" ".join(process.cmdline()))
+                actual.append(" ".join(process.cmdline()))
         except (psutil.Error, OSError):
             continue
-    return found
+    return actual

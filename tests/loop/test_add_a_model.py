@@ -83,14 +83,14 @@ def answering(root: Path, line: str) -> Iterator[str]:
     process = begin(root, "sh", "-c", f"exec {line} --port 0")
     try:
         assert process.stderr is not None
-        said = ""
+        message = ""
         for part in process.stderr:
-            said += part
-            if found := re.search(r"http://127\.0\.0\.1:[0-9]+", part):
-                yield found[0]
+            message += part
+            if actual := re.search(r"http://127\.0\.0\.1:[0-9]+", part):
+                yield actual[0]
                 break
         else:
-            pytest.fail(f"never ready:\n{said}")
+            pytest.fail(f"never ready:\n{message}")
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=HUNG)
@@ -99,13 +99,13 @@ def answering(root: Path, line: str) -> Iterator[str]:
 @pytest.mark.slow
 def test_the_guide_ends_in_a_served_champion(guided: Path) -> None:
     *lines, serve = blocks("sh")[0].splitlines()
-    said = {}
+    message = {}
     for line in lines:
-        told = call(guided, "sh", "-c", line)
-        assert told.returncode == 0, f"{line}\n{told.stdout}{told.stderr}"
-        said[line] = told.stdout
-    assert "resnet │ cnn" in said["chapterflow compare resnet cnn"]
-    assert "resnet/1 is resnet@champion" in said["chapterflow promote resnet"]
+        result = call(guided, "sh", "-c", line)
+        assert result.returncode == 0, f"{line}\n{result.stdout}{result.stderr}"
+        message[line] = result.stdout
+    assert "resnet │ cnn" in message["chapterflow compare resnet cnn"]
+    assert "resnet/1 is resnet@champion" in message["chapterflow promote resnet"]
     (run,) = [
         run for run in stores.model_runs(guided) if run["tags"]["mlflow.runName"][:6] == "resnet"
     ]
@@ -127,18 +127,18 @@ def test_layers_of_ones_own_travel_with_the_model(guided: Path) -> None:
         ": int = 32", ": int = 4"
     )
     write(guided, source, blocks("yaml")[0].replace("12", "1"))
-    told = call(guided, "chapterflow", "run", "resnet")
-    assert told.returncode == 0, told.stdout + told.stderr
-    assert "port.cc" not in told.stderr  # TensorFlow, imported by the file itself
-    told = call(guided, "chapterflow", "promote", "resnet@challenger", "--dry-run", "--json")
-    gates = {gate["name"]: gate for gate in json.loads(told.stdout)["gates"]}
+    result = call(guided, "chapterflow", "run", "resnet")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "port.cc" not in result.stderr  # TensorFlow, imported by the file itself
+    result = call(guided, "chapterflow", "promote", "resnet@challenger", "--dry-run", "--json")
+    gates = {gate["name"]: gate for gate in json.loads(result.stdout)["gates"]}
     # It answers the same in a process that has no chapterflow.
     assert gates["reload"]["passed"], gates["reload"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("keras.Input(", "keras.Input", "(resnet.py, line 19)"),
         (
@@ -153,11 +153,13 @@ def test_layers_of_ones_own_travel_with_the_model(guided: Path) -> None:
         ),
     ],
 )
-def test_a_broken_file_is_told_with_its_place(guided: Path, old: str, new: str, said: str) -> None:
+def test_a_broken_file_is_reported_with_its_place(
+    guided: Path, old: str, new: str, message: str
+) -> None:
     write(guided, blocks("python")[0].replace(old, new), blocks("yaml")[0])
-    told = call(guided, "chapterflow", "run", "resnet")
-    assert told.returncode == 2
-    assert said in told.stderr
+    result = call(guided, "chapterflow", "run", "resnet")
+    assert result.returncode == 2
+    assert message in result.stderr
     # What is in the registry can be rolled back and served all the same.
-    told = call(guided, sys.executable, "-c", SEVERAL, "rollback vgg", "serve vgg", "why vgg")
-    assert told.stderr.count("No version of vgg is registered yet") == 3, told.stderr
+    result = call(guided, sys.executable, "-c", SEVERAL, "rollback vgg", "serve vgg", "why vgg")
+    assert result.stderr.count("No version of vgg is registered yet") == 3, result.stderr

@@ -30,9 +30,9 @@ def root(ready: Path, tmp_path: Path) -> Path:
     return copy_project(ready, tmp_path / "checkout")
 
 
-def fails(told: Any, code: int, *says: str) -> str:
-    text = str(told.stdout + told.stderr)
-    assert told.returncode == code, text
+def fails(result: Any, code: int, *says: str) -> str:
+    text = str(result.stdout + result.stderr)
+    assert result.returncode == code, text
     for words in says:
         assert words in text
     assert "Traceback" not in text
@@ -70,15 +70,15 @@ def test_overrides_and_names(ready: Path) -> None:
 
 
 def test_an_address_of_no_tracking_server(ready: Path) -> None:
-    told = invoke(ready, "compare", MLFLOW_TRACKING_URI="htp://nowhere")
-    fails(told, 2, "htp")
+    result = invoke(ready, "compare", MLFLOW_TRACKING_URI="htp://nowhere")
+    fails(result, 2, "htp")
 
 
 def test_debug_adds_a_traceback_and_keeps_the_exit_code(ready: Path) -> None:
-    told = invoke(ready, "--debug", "run", "lenet")
-    assert told.returncode == 2
-    assert "Traceback" in told.stderr
-    assert "Did you mean 'lenet5'?" in told.stderr
+    result = invoke(ready, "--debug", "run", "lenet")
+    assert result.returncode == 2
+    assert "Traceback" in result.stderr
+    assert "Did you mean 'lenet5'?" in result.stderr
 
 
 def test_data_that_no_mirror_holds_come_from_upstream(tmp_path: Path, root: Path) -> None:
@@ -86,14 +86,14 @@ def test_data_that_no_mirror_holds_come_from_upstream(tmp_path: Path, root: Path
     shutil.rmtree(other / "mnist")
     stores.set_param(root, "datasets.mnist.mirror", None)
     stores.set_param(root, "datasets.mnist.upstream", [str(mine / "mnist")])
-    told = fetch(root, str(other), *UNPINNED)
-    assert told.returncode == 0, told.stdout + told.stderr
+    result = fetch(root, str(other), *UNPINNED)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_json_keeps_stdout_clean_on_errors(ready: Path) -> None:
-    told = invoke(ready, "run", "--json", "lenet")
-    assert told.stdout == ""
-    assert "lenet5" in told.stderr
+    result = invoke(ready, "run", "--json", "lenet")
+    assert result.stdout == ""
+    assert "lenet5" in result.stderr
 
 
 def _spoil(folder: Path, spoil: Any) -> None:
@@ -125,9 +125,9 @@ def test_data_that_break_expectations_stop_the_run_and_are_documented(
 ) -> None:
     shutil.copytree(prefect_once, root / ".prefect")
     _spoil(root / "data" / "digits", spoil)
-    told = call(root, "chapterflow", "run", "dnn", "cnn", "--json")
-    text = fails(told, 3, "expectations failed")
-    document = json.loads(told.stdout)
+    result = call(root, "chapterflow", "run", "dnn", "cnn", "--json")
+    text = fails(result, 3, "expectations failed")
+    document = json.loads(result.stdout)
     assert [model["status"] for model in document["models"]] == ["failed", "failed"]
     for words in says:
         assert words in document["models"][0]["error"], text
@@ -227,8 +227,8 @@ def test_damaged_idx_files(tmp_path: Path, ready: Path, damage: Any, says: list[
 def test_a_hash_that_does_not_match(tmp_path: Path, ready: Path) -> None:
     mirror = small_mirror(tmp_path / "mirror")
     pinned = ("--set", f"datasets.mnist.files.train_images.sha256={'ab' * 32}")
-    told = fetch(ready, str(mirror), *UNPINNED, *pinned)
-    fails(told, 2, "train-images-idx3-ubyte.gz", "abababab")
+    result = fetch(ready, str(mirror), *UNPINNED, *pinned)
+    fails(result, 2, "train-images-idx3-ubyte.gz", "abababab")
     assert not (ready / "data" / "mnist").exists()
 
 
@@ -246,24 +246,24 @@ def test_a_mirror_that_is_not_there(tmp_path: Path, ready: Path) -> None:
 
 def test_a_small_mirror_works_and_changes_the_version(tmp_path: Path, root: Path) -> None:
     mirror = small_mirror(tmp_path / "mirror")
-    told = fetch(root, str(mirror), *UNPINNED)
-    assert told.returncode == 0, told.stdout + told.stderr
+    result = fetch(root, str(mirror), *UNPINNED)
+    assert result.returncode == 0, result.stdout + result.stderr
     assert call(root, "git", "diff", "--quiet", "data.dvc").returncode == 1
     listed = invoke(root, "data", "list")
     assert "360 / 40 / 100" in listed.stdout
     assert invoke(root, "data", "verify").returncode == 0
 
 
-def test_a_locked_store_is_told_and_keeps_what_it_has(root: Path) -> None:
+def test_a_locked_store_is_reported_and_keeps_what_it_has(root: Path) -> None:
     before = stores.mlflow_runs(root)
     holder = sqlite3.connect(root / "mlruns" / "mlflow.db")
     holder.execute("BEGIN EXCLUSIVE")
     try:
-        told = invoke(root, "compare", CHAPTERFLOW_STORE_WAIT="1")
+        result = invoke(root, "compare", CHAPTERFLOW_STORE_WAIT="1")
     finally:
         holder.rollback()
         holder.close()
-    fails(told, 1, "locked")
+    fails(result, 1, "locked")
     assert stores.mlflow_runs(root) == before
 
 
@@ -278,14 +278,16 @@ def test_a_store_of_a_newer_mlflow_is_left_alone(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_full_disk_in_mid_fetch_is_told_and_the_fetch_resumes(root: Path, mirror: Path) -> None:
+def test_a_full_disk_in_mid_fetch_is_reported_and_the_fetch_resumes(
+    root: Path, mirror: Path
+) -> None:
     limited = (
         "import resource, runpy, sys;resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000,) * 2);"
         "sys.argv = ['chapterflow', 'data', 'fetch', 'mnist']; "
         "runpy.run_module('chapterflow.cli', run_name='__main__')"
     )
-    told = call(root, sys.executable, "-c", limited, CHAPTERFLOW_MIRROR=str(mirror))
-    fails(told, 1, "train-images-idx3-ubyte.gz")
+    result = call(root, sys.executable, "-c", limited, CHAPTERFLOW_MIRROR=str(mirror))
+    fails(result, 1, "train-images-idx3-ubyte.gz")
     assert not (root / "data" / "mnist").exists()
     assert fetch(root, str(mirror)).returncode == 0
     assert (root / "data" / "mnist" / "dataset.json").is_file()

@@ -13,11 +13,11 @@ SHARES = {"validation": 0.1, "test": 0.2}
 
 
 def options(
-    folder: Path, content: bytes, said: list[str] | None = None, **shares: float
+    folder: Path, content: bytes, message: list[str] | None = None, **shares: float
 ) -> dict[str, Any]:
     path = folder / "a.csv"
     path.write_bytes(content)
-    note = (said if said is not None else []).append
+    note = (message if message is not None else []).append
     return series_options(path, seed=5, shares=SHARES | shares, say=note)
 
 
@@ -55,17 +55,17 @@ def test_a_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_the_step_is_found_in_the_times(tmp_path: Path, times: Any, step: str) -> None:
-    said: list[str] = []
-    found = options(tmp_path, table(times), said)
-    assert (found["time"], found["values"], found["step"]) == ("t", ["x"], step)
-    assert len(said) == 1 + (step == "irregular")
-    assert "windows of" in said[-1]
+    message: list[str] = []
+    actual = options(tmp_path, table(times), message)
+    assert (actual["time"], actual["values"], actual["step"]) == ("t", ["x"], step)
+    assert len(message) == 1 + (step == "irregular")
+    assert "windows of" in message[-1]
 
 
-def test_a_gap_is_told_by_its_length(tmp_path: Path) -> None:
-    said: list[str] = []
-    options(tmp_path, table([*days(50), *days(110)[59:]]), said)
-    assert "steps between times differ (from 1 to 10 times the usual one)" in said[0]
+def test_a_gap_is_reported_by_its_length(tmp_path: Path) -> None:
+    message: list[str] = []
+    options(tmp_path, table([*days(50), *days(110)[59:]]), message)
+    assert "steps between times differ (from 1 to 10 times the usual one)" in message[0]
 
 
 @pytest.mark.parametrize(
@@ -74,32 +74,32 @@ def test_a_gap_is_told_by_its_length(tmp_path: Path) -> None:
 def test_windows_fit_into_every_split_and_are_not_too_many(
     tmp_path: Path, count: int, window: int, stride: int
 ) -> None:
-    found = options(tmp_path, table(range(count)))
-    assert (found["window"], found["stride"]) == (window, stride)
+    actual = options(tmp_path, table(range(count)))
+    assert (actual["window"], actual["stride"]) == (window, stride)
 
 
 def test_columns_of_words_are_left_out_and_that_is_said(tmp_path: Path) -> None:
-    said: list[str] = []
+    message: list[str] = []
     content = table(range(90), "\ufeff# a comment\n\nt, town ,hot,cold", "Bonn,1,2")
-    assert options(tmp_path, content, said)["values"] == ["hot", "cold"]
-    assert said[:-1] == ["a.csv: left out, because they hold no numbers: town."]
+    assert options(tmp_path, content, message)["values"] == ["hot", "cold"]
+    assert message[:-1] == ["a.csv: left out, because they hold no numbers: town."]
 
 
 def test_columns_with_gaps_are_left_out_and_that_is_said(tmp_path: Path) -> None:
-    said: list[str] = []
+    message: list[str] = []
     content = table(range(90), "t,hot,cold", "1,2") + b"\n90,3,\n91,,\n92,3,4"
-    assert options(tmp_path, content, said)["values"] == ["hot"]
-    assert said[0].startswith(
+    assert options(tmp_path, content, message)["values"] == ["hot"]
+    assert message[0].startswith(
         "a.csv: left out, because values are missing: cold (1 missing, the first in line 92)."
     )
-    assert said[1] == "a.csv: rows without any value are ignored: 1."
+    assert message[1] == "a.csv: rows without any value are ignored: 1."
 
 
 def test_blank_rows_are_passed_over_and_that_is_said(tmp_path: Path) -> None:
-    said: list[str] = []
+    message: list[str] = []
     content = table(range(90)) + b"\n90,\n91,\n"
-    assert options(tmp_path, content, said)["blank_rows"] == "skip"
-    assert said[:-1] == ["a.csv: rows without any value are ignored: 2."]
+    assert options(tmp_path, content, message)["blank_rows"] == "skip"
+    assert message[:-1] == ["a.csv: rows without any value are ignored: 2."]
 
 
 @pytest.mark.parametrize(
@@ -126,6 +126,6 @@ def test_blank_rows_are_passed_over_and_that_is_said(tmp_path: Path) -> None:
         (table(range(60)), "too short.*60 rows, of which the smallest split gets 6"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_told(tmp_path: Path, content: bytes, says: str) -> None:
+def test_what_is_wrong_with_a_file_is_reported(tmp_path: Path, content: bytes, says: str) -> None:
     with pytest.raises(DataError, match=says):
         options(tmp_path, content)

@@ -23,62 +23,62 @@ def test_a_folder_is_added_verified_and_listed(checkout: Path, tmp_path: Path) -
     folder = photo_folder(tmp_path / "pets")
     add = ("data", "add", "pets", "--kind", "images")
     picture(1).point(lambda _: 9).save(folder / "cat" / "1.png")
-    told = invoke(checkout, *add, str(folder))
-    assert told.returncode == 3, told.stderr
-    assert "not-blank" in told.stderr
+    result = invoke(checkout, *add, str(folder))
+    assert result.returncode == 3, result.stderr
+    assert "not-blank" in result.stderr
     assert not (checkout / "datasets.yaml").exists()
     assert not (checkout / "data" / "pets").exists()
 
     picture(1).save(folder / "cat" / "1.png")
     # A relative path, from where the user is.
-    told = invoke(checkout, *add, os.path.relpath(folder, checkout), "--title", "Pets of mine")
-    assert told.returncode == 0, told.stderr
-    assert "28 train, 4 validation, 8 test" in told.stdout
+    result = invoke(checkout, *add, os.path.relpath(folder, checkout), "--title", "Pets of mine")
+    assert result.returncode == 0, result.stderr
+    assert "28 train, 4 validation, 8 test" in result.stdout
     assert invoke(checkout, "data", "verify").stdout.strip() == "pets: ok"
     listed = json.loads(invoke(checkout, "data", "list", "--json").stdout)["datasets"]
     (pets,) = [record for record in listed if record["dataset"] == "pets"]
     assert pets["here"]
     assert pets["examples"] == {"train": 28, "validation": 4, "test": 8}
 
-    told = invoke(checkout, *add, str(folder))
-    assert (told.returncode, "--force replaces it" in told.stderr) == (2, True)
-    told = invoke(checkout, "run", "cnn", "--data", "pets")
-    assert told.returncode == 2
-    assert "The model 'cnn' takes images. Received: 'pets'" in told.stderr
-    told = invoke(checkout, "run", "--data", "pets")
-    assert (told.returncode, "needs the names of models" in told.stderr) == (2, True)
+    result = invoke(checkout, *add, str(folder))
+    assert (result.returncode, "--force replaces it" in result.stderr) == (2, True)
+    result = invoke(checkout, "run", "cnn", "--data", "pets")
+    assert result.returncode == 2
+    assert "The model 'cnn' takes images. Received: 'pets'" in result.stderr
+    result = invoke(checkout, "run", "--data", "pets")
+    assert (result.returncode, "needs the names of models" in result.stderr) == (2, True)
 
 
 def test_own_idx_files_are_added_and_learnt(run: Run, checkout: Path, mirror: Path) -> None:
-    told = run("chapterflow", "data", "add", "own", str(mirror / "mnist"), "--kind", "idx")
-    assert told.returncode == 0, told.stderr
-    assert "54,000 train, 6,000 validation, 10,000 test" in told.stdout
-    told = run(
+    result = run("chapterflow", "data", "add", "own", str(mirror / "mnist"), "--kind", "idx")
+    assert result.returncode == 0, result.stderr
+    assert "54,000 train, 6,000 validation, 10,000 test" in result.stdout
+    result = run(
         *("chapterflow", "run", "dnn", "--data", "own", "--json"),
         *("--set", "models.dnn.epochs=1", "--set", "models.dnn.batch_size=512"),
     )
-    assert told.returncode == 0, told.stderr
-    (model,) = json.loads(told.stdout)["models"]
+    assert result.returncode == 0, result.stderr
+    (model,) = json.loads(result.stdout)["models"]
     assert (model["dataset"], model["status"]) == ("own", "trained")
     assert model["metrics"]["test/accuracy"] > 0.9
 
 
 def test_own_graphs_are_added_and_learnt(run: Run, mirror: Path) -> None:
     path = mirror / "tudataset" / "MUTAG.zip"
-    told = run("chapterflow", "data", "add", "own", str(path), "--kind", "tu")
-    assert told.returncode == 0, told.stderr
-    assert "133 train, 19 validation, 36 test" in told.stdout
-    assert f"after a change of {path}: `chapterflow data fetch --force own`" in told.stdout
-    told = run(
+    result = run("chapterflow", "data", "add", "own", str(path), "--kind", "tu")
+    assert result.returncode == 0, result.stderr
+    assert "133 train, 19 validation, 36 test" in result.stdout
+    assert f"after a change of {path}: `chapterflow data fetch --force own`" in result.stdout
+    result = run(
         *("chapterflow", "run", "gcn", "--data", "own", "--json"),
         *("--set", "models.gcn.folds=0", "--set", "models.gcn.epochs=5"),
         *("--set", "models.gcn.beside={}"),
     )
-    assert told.returncode == 0, told.stderr
-    assert "The profile 'book' fits data like 'own'" in told.stderr
-    found = json.loads(told.stdout)
-    (model,) = found["models"]
-    assert (found["profile"], model["dataset"], model["status"]) == ("book", "own", "trained")
+    assert result.returncode == 0, result.stderr
+    assert "The profile 'book' fits data like 'own'" in result.stderr
+    actual = json.loads(result.stdout)
+    (model,) = actual["models"]
+    assert (actual["profile"], model["dataset"], model["status"]) == ("book", "own", "trained")
     # So few epochs do not lift the accuracy on 36 molecules above that of the larger class. The
     # probabilities must know more than how frequent the classes are: two thirds are mutagenic.
     assert model["metrics"]["test/log_loss"] < 0.6365
@@ -94,20 +94,20 @@ def test_own_photos_are_transferred_to_without_another_word(
                 place = tmp_path / "pets" / pet.parent.name / pet.name
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(archive.read(name))
-    told = run("chapterflow", "data", "add", "pets", str(tmp_path / "pets"), "--kind", "images")
-    assert told.returncode == 0, told.stderr
-    told = run(
+    result = run("chapterflow", "data", "add", "pets", str(tmp_path / "pets"), "--kind", "images")
+    assert result.returncode == 0, result.stderr
+    result = run(
         *("chapterflow", "run", "transfer", "--data", "pets", "--json"),
         *("--set", "models.transfer.epochs=10", "--set", "models.transfer.batch_size=8"),
         *("--set", "models.transfer.beside={}"),
     )
-    assert told.returncode == 0, told.stderr
-    (model,) = json.loads(told.stdout)["models"]
+    assert result.returncode == 0, result.stderr
+    (model,) = json.loads(result.stdout)["models"]
     assert (model["dataset"], model["status"]) == ("pets", "trained")
     assert model["metrics"]["test/accuracy"] > 0.7
 
 
-def test_data_that_are_not_what_they_are_said_to_be_are_told_in_a_line(
+def test_data_that_are_not_what_they_are_said_to_be_are_reported_in_a_line(
     checkout: Path, tmp_path: Path
 ) -> None:
     folder = photo_folder(tmp_path / "pets", each=10)
@@ -132,8 +132,8 @@ def test_data_that_are_not_what_they_are_said_to_be_are_told_in_a_line(
         ("csv", "a.csv", "separated by semicolons"),
         ("voxels", "pets", "must name a .npz file"),
     ):
-        told = invoke(checkout, "data", "add", "own", str(tmp_path / path), "--kind", kind)
-        assert (told.returncode, says in told.stderr) == (2, True), told.stderr
-        assert "Traceback" not in told.stderr
+        result = invoke(checkout, "data", "add", "own", str(tmp_path / path), "--kind", kind)
+        assert (result.returncode, says in result.stderr) == (2, True), result.stderr
+        assert "Traceback" not in result.stderr
     assert not (checkout / "run").exists()
     assert not (checkout / "datasets.yaml").exists()

@@ -75,8 +75,8 @@ def test_repro_runs_what_changed_and_nothing_else(
     )
 
     # The flow reuses what DVC trained.
-    told = run("chapterflow", "run", "dnn", "--json")
-    (model,) = json.loads(told.stdout)["models"]
+    result = run("chapterflow", "run", "dnn", "--json")
+    (model,) = json.loads(result.stdout)["models"]
     assert model["status"] == "reused"
 
 

@@ -158,7 +158,7 @@ def test_models_are_scored_and_cost_something(trained: dict[str, Path], embedded
     training = Training(history=[record], chosen_epoch=1, resumed_from=0, seconds=1.0, images=FEW)
     quick = SETTINGS.evaluation.model_copy(update={"latency_repeats": 10, "latency_batch": 4})
     for name, folder in trained.items():
-        found = evaluate(
+        actual = evaluate(
             get_model(name),
             SETTINGS.params(name),
             folder / "model.keras",
@@ -166,9 +166,9 @@ def test_models_are_scored_and_cost_something(trained: dict[str, Path], embedded
             little(open_dataset(embedded.data / SETTINGS.dataset_of(name))),
             quick,
         )
-        assert ("test/accuracy" in found.metrics) != ("test/rmse" in found.metrics), name
-        assert found.metrics["cost/parameters"] > 0, name
-        assert found.metrics["cost/flops"] > 0, name
+        assert ("test/accuracy" in actual.metrics) != ("test/rmse" in actual.metrics), name
+        assert actual.metrics["cost/parameters"] > 0, name
+        assert actual.metrics["cost/flops"] > 0, name
 
 
 def test_a_fresh_process_loads_every_model_and_gets_the_same_answers(
@@ -250,18 +250,18 @@ def elsewhere(logged: dict[str, Path]) -> dict[str, Any]:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    actual: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return actual
 
 
 def test_every_model_answers_where_this_package_is_not(
     elsewhere: dict[str, Any], logged: dict[str, Path]
 ) -> None:
     assert sorted(elsewhere) == sorted(logged) == model_names()
-    for name, found in elsewhere.items():
-        assert found["examples"] > 0, name
-        assert found["same_classes"], name
-        assert found["largest_difference"] < 1e-5, name
+    for name, actual in elsewhere.items():
+        assert actual["examples"] > 0, name
+        assert actual["same_classes"], name
+        assert actual["largest_difference"] < 1e-5, name
 
 
 def test_the_installed_package_goes_before_what_a_model_brings(logged: dict[str, Path]) -> None:
@@ -283,15 +283,15 @@ def test_the_installed_package_goes_before_what_a_model_brings(logged: dict[str,
 def test_mlflow_models_predict_takes_every_model(
     elsewhere: dict[str, Any], logged: dict[str, Path], embedded: Project
 ) -> None:
-    for name, found in elsewhere.items():
+    for name, actual in elsewhere.items():
         kept = json.loads((logged[name] / "example_answers.json").read_text())
-        assert len(found["predicted"]) == len(kept), name
-        for answer, expected in zip(found["predicted"], kept, strict=True):
+        assert len(actual["predicted"]) == len(kept), name
+        for answer, expected in zip(actual["predicted"], kept, strict=True):
             assert answer.keys() == expected.keys(), name
             for column, value in expected.items():
                 assert answer[column] == pytest.approx(value, abs=1e-5), (name, column)
         classes = open_dataset(embedded.data / SETTINGS.dataset_of(name)).card.classes
-        for answer in found["predicted"] if classes else []:
+        for answer in actual["predicted"] if classes else []:
             assert answer["label"] == classes[answer["class"]], name
             assert answer["probabilities"][answer["class"]] == max(answer["probabilities"]), name
             assert sum(answer["probabilities"]) == pytest.approx(1, abs=1e-5), name
@@ -303,9 +303,9 @@ def test_models_of_layers_of_our_own_say_so(
     ours = {
         name for name in logged if json.loads((logged[name] / "answers.json").read_text())["layers"]
     }
-    assert ours == {name for name, found in elsewhere.items() if not found["loads"]}
-    told = (REPOSITORY / "docs" / "serving.md").read_text().split("\n## Plain Python")[1]
-    assert all(f"`{name}`" in told for name in ours), ours
+    assert ours == {name for name, actual in elsewhere.items() if not actual["loads"]}
+    result = (REPOSITORY / "docs" / "serving.md").read_text().split("\n## Plain Python")[1]
+    assert all(f"`{name}`" in result for name in ours), ours
     assert ours == {"gcn", "gcn-node", "hub", "transfer"}
 
 

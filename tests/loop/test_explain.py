@@ -24,9 +24,9 @@ def trained(finished: Finished) -> tuple[Path, dict[str, Any]]:
     root, before, _ = finished
     few = {"conv1d": 1, "gcn-node": 30}
     sets = [word for name, n in few.items() for word in ("--set", f"models.{name}.epochs={n}")]
-    told = call(root, "chapterflow", "run", *few, "--json", *sets)
-    assert told.returncode == 0, told.stderr
-    models = before["models"] + json.loads(told.stdout)["models"]
+    result = call(root, "chapterflow", "run", *few, "--json", *sets)
+    assert result.returncode == 0, result.stderr
+    models = before["models"] + json.loads(result.stdout)["models"]
     return root, {model["model"]: model for model in models}
 
 
@@ -48,9 +48,9 @@ def test_runs_hold_pictures_and_figures(trained: Any) -> None:
             shown = f"{picture['key']}+step+{picture['step']}+"
             assert [p for p in (folder / "images").iterdir() if p.name.startswith(shown)]
         metrics = runs[name]["metrics"]
-        found = {key for key in metrics if key.startswith("explain/")}
-        assert found == {*document["metrics"]}
-        assert any(key.endswith("/beats_random") for key in found)
+        actual = {key for key in metrics if key.startswith("explain/")}
+        assert actual == {*document["metrics"]}
+        assert any(key.endswith("/beats_random") for key in actual)
         assert metrics["explain/seconds"] > 0
     layers = json.loads(
         next((root / "mlruns/artifacts").glob(f"*/{runs['cnn']['run_id']}/artifacts"))
@@ -75,9 +75,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", ["colour.jpg", "grey.png", "transparent.png"])
 def test_any_picture_is_brought_to_the_model(trained: Any, pictures: Path, name: str) -> None:
     root, _ = trained
-    told = invoke(root, "explain", "cnn/1", str(pictures / name), "--json")
-    assert told.returncode == 0, told.stderr
-    document = json.loads(told.stdout)
+    result = invoke(root, "explain", "cnn/1", str(pictures / name), "--json")
+    assert result.returncode == 0, result.stderr
+    document = json.loads(result.stdout)
     assert document["model"] == "cnn/1"
     assert "resized from 160x90 to 8x8" in document["notes"]
     assert "scaled from 0-255 to 0-16" in document["notes"]
@@ -92,13 +92,13 @@ def test_any_picture_is_brought_to_the_model(trained: Any, pictures: Path, name:
 
 def test_an_example_of_a_dataset_by_one_method(trained: Any, tmp_path: Path) -> None:
     root, _ = trained
-    told = invoke(
+    result = invoke(
         root,
         *("explain", "cnn", "digits:7", "--method", "grad-cam", "--layer", "conv1"),
         *("--target", "3", "--out", str(tmp_path / "out"), "--json"),
     )
-    assert told.returncode == 0, told.stderr
-    document = json.loads(told.stdout)
+    assert result.returncode == 0, result.stderr
+    document = json.loads(result.stdout)
     assert document["details"]["explained"] == 3
     assert {*document["details"]["probes"][0]["maps"]} == {"grad-cam"}
     assert (tmp_path / "out" / "attributions.png").is_file()
@@ -107,9 +107,9 @@ def test_an_example_of_a_dataset_by_one_method(trained: Any, tmp_path: Path) -> 
 @pytest.mark.parametrize("words", [("conv1d", "curves:3"), ("gcn-node", "citations")])
 def test_curves_and_graphs(trained: Any, words: tuple[str, str]) -> None:
     root, _ = trained
-    told = invoke(root, "explain", *words)
-    assert told.returncode == 0, told.stderr
-    assert "Can the maps be believed?" in told.stdout
+    result = invoke(root, "explain", *words)
+    assert result.returncode == 0, result.stderr
+    assert "Can the maps be believed?" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_curves_and_graphs(trained: Any, words: tuple[str, str]) -> None:
         (["gcn-node", "citations:1"], "chapterflow explain gcn-node citations"),
     ],
 )
-def test_what_cannot_be_explained_is_told(
+def test_what_cannot_be_explained_is_reported(
     trained: Any,
     words: list[str],
     says: str,
@@ -159,6 +159,6 @@ def test_what_cannot_be_explained_is_told(
 
 def test_a_wrong_model_ends_with_its_own_exit_code(trained: Any) -> None:
     root, _ = trained
-    told = invoke(root, "explain", "cn", "digits:1")
-    assert (told.returncode, "Did you mean 'cnn'?" in told.stderr) == (2, True), told.stderr
-    assert "Traceback" not in told.stderr
+    result = invoke(root, "explain", "cn", "digits:1")
+    assert (result.returncode, "Did you mean 'cnn'?" in result.stderr) == (2, True), result.stderr
+    assert "Traceback" not in result.stderr

@@ -73,9 +73,9 @@ def weights(root: Path) -> list[Any]:
 
 
 def run_to_end(root: Path) -> dict[str, Any]:
-    told = call(root, "chapterflow", "run", "dnn", "--json")
-    assert told.returncode == 0, told.stderr
-    (model,) = json.loads(told.stdout)["models"]
+    result = call(root, "chapterflow", "run", "dnn", "--json")
+    assert result.returncode == 0, result.stderr
+    (model,) = json.loads(result.stdout)["models"]
     return dict(model)
 
 

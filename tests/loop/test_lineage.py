@@ -59,8 +59,8 @@ def state(root: Path) -> dict[str, str]:
 
 
 def test_every_link_holds(root: Path) -> None:
-    told = call(root, "chapterflow", "why", "dnn@challenger", "--json")
-    assert told.returncode == 0, told.stdout + told.stderr
+    result = call(root, "chapterflow", "why", "dnn@challenger", "--json")
+    assert result.returncode == 0, result.stdout + result.stderr
     tree = invoke(root, "why", "dnn")
     assert tree.returncode == 0
     for link in ("model files", "fingerprint", "data version", "validation", "source commit"):
@@ -136,18 +136,18 @@ def champion_nobody_judged(root: Path) -> None:
 )
 def test_a_broken_link_is_named(copy: Path, broken: Callable[[Path], None], named: str) -> None:
     broken(copy)
-    told = invoke(copy, "why", "dnn")
-    assert told.returncode == 1, told.stdout + told.stderr
+    result = invoke(copy, "why", "dnn")
+    assert result.returncode == 1, result.stdout + result.stderr
     # "1 of 11 links broken: NAME": no other link may be blamed.
-    assert told.stdout.strip().splitlines()[-1].partition("broken: ")[2] == named
+    assert result.stdout.strip().splitlines()[-1].partition("broken: ")[2] == named
 
 
 def reproduce(root: Path, what: str, code: int = 0) -> dict[str, Any]:
     before = state(root)
-    told = call(root, "chapterflow", "reproduce", what, "--json")
-    assert told.returncode == code, told.stdout + told.stderr
+    result = call(root, "chapterflow", "reproduce", what, "--json")
+    assert result.returncode == code, result.stdout + result.stderr
     assert state(root) == before, "the work tree is the user's"
-    document: dict[str, Any] = json.loads(told.stdout)
+    document: dict[str, Any] = json.loads(result.stdout)
     return document
 
 
@@ -170,9 +170,9 @@ def test_data_that_are_nowhere(copy: Path) -> None:
     # What lies in data/ is still the same.
     assert invoke(copy, "why", "dnn").returncode == 0
     shutil.rmtree(copy / "data/digits")
-    told = invoke(copy, "why", "dnn")
-    assert told.returncode == 1
-    assert told.stdout.strip().endswith("1 of 12 links broken: data version")
+    result = invoke(copy, "why", "dnn")
+    assert result.returncode == 1
+    assert result.stdout.strip().endswith("1 of 12 links broken: data version")
     again = invoke(copy, "reproduce", "dnn")
     assert (again.returncode, "DVC's cache" in again.stderr) == (1, True), again.stderr
 
@@ -182,8 +182,8 @@ def test_data_that_a_remote_has_alone(copy: Path, tmp_path: Path) -> None:
     remote = tmp_path / "remote"
     address = os.path.relpath(remote, copy)
     for words in (["remote", "add", "--default", "store", address], ["push", "--quiet"]):
-        told = call(copy, "dvc", *words)
-        assert told.returncode == 0, told.stderr
+        result = call(copy, "dvc", *words)
+        assert result.returncode == 0, result.stderr
     pushed = set(remote.rglob("*"))
     assert pushed
     for folder in (copy / ".dvc/cache", copy / "data/digits"):
@@ -235,10 +235,10 @@ def test_what_a_reproduction_needs_and_is_lost(
     copy: Path, broken: Callable[[Path], None], named: str
 ) -> None:
     broken(copy)
-    told = invoke(copy, "reproduce", "dnn")
-    assert told.returncode == 1
-    assert named in told.stderr, told.stderr
-    assert "not expected" not in told.stderr
+    result = invoke(copy, "reproduce", "dnn")
+    assert result.returncode == 1
+    assert named in result.stderr, result.stderr
+    assert "not expected" not in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -255,21 +255,21 @@ def test_no_command_takes_another_file_for_the_model(
 ) -> None:
     broken(copy)
     # A prediction may start Prefect first.
-    told = call(copy, "chapterflow", *words) if words[0] == "predict" else invoke(copy, *words)
-    assert told.returncode == 1
-    assert "keras" in told.stderr, told.stderr
-    assert "not expected" not in told.stderr
+    result = call(copy, "chapterflow", *words) if words[0] == "predict" else invoke(copy, *words)
+    assert result.returncode == 1
+    assert "keras" in result.stderr, result.stderr
+    assert "not expected" not in result.stderr
 
 
 def test_a_run_that_lost_its_model_is_not_reused(copy: Path) -> None:
     words = ["chapterflow", "run", "dnn", "--json"]
     for status, ruin in (("reused", lose_model), ("trained", lambda _: None)):
-        told = call(copy, *words)
-        assert json.loads(told.stdout)["models"][0]["status"] == status, told.stderr
+        result = call(copy, *words)
+        assert json.loads(result.stdout)["models"][0]["status"] == status, result.stderr
         ruin(copy)
 
 
-def test_what_is_not_there_is_told(root: Path) -> None:
+def test_what_is_not_there_is_reported(root: Path) -> None:
     for words in (["why", "nobody"], ["reproduce", "nobody"]):
-        told = invoke(root, *words)
-        assert (told.returncode, "Traceback" in told.stderr) == (2, False), told.stderr
+        result = invoke(root, *words)
+        assert (result.returncode, "Traceback" in result.stderr) == (2, False), result.stderr

@@ -170,38 +170,38 @@ def test_a_second_run_reuses_everything(done: Any) -> None:
     root, document, _ = done
     before = len(stores.model_runs(root))
     page = (root / "report" / "index.html").stat().st_mtime_ns
-    told = call(root, "chapterflow", "run", *MODELS, "--json")
-    assert told.returncode == 0, told.stderr
-    again = json.loads(told.stdout)
+    result = call(root, "chapterflow", "run", *MODELS, "--json")
+    assert result.returncode == 0, result.stderr
+    again = json.loads(result.stdout)
     assert {model["status"] for model in again["models"]} == {"reused"}
     for first, second in zip(document["models"], again["models"], strict=True):
         assert second["run_id"] == first["run_id"]
         assert second["metrics"] == first["metrics"]
     assert len(stores.model_runs(root)) == before
     # Nor does the page change.
-    assert "report: reused" in told.stderr
+    assert "report: reused" in result.stderr
     assert (root / "report" / "index.html").stat().st_mtime_ns == page
 
 
 def test_compare_tells_which_differences_are_real(done: Any) -> None:
     root, document, _ = done
-    told = invoke(root, "compare", "--json")
-    assert told.returncode == 0, told.stderr
-    found = json.loads(told.stdout)
-    assert [model["run_id"] for model in found["models"]] == [
+    result = invoke(root, "compare", "--json")
+    assert result.returncode == 0, result.stderr
+    actual = json.loads(result.stdout)
+    assert [model["run_id"] for model in actual["models"]] == [
         model["run_id"] for model in document["models"]
     ]
-    assert [(pair["a"], pair["b"]) for pair in found["differences"]] == [
+    assert [(pair["a"], pair["b"]) for pair in actual["differences"]] == [
         *(("dnn", "cnn"), ("dnn", "lenet5"), ("cnn", "lenet5")),
     ]
-    accuracy = {model["model"]: model["metrics"]["test/accuracy"] for model in found["models"]}
-    for pair in found["differences"]:
+    accuracy = {model["model"]: model["metrics"]["test/accuracy"] for model in actual["models"]}
+    for pair in actual["differences"]:
         difference = accuracy[pair["b"]] - accuracy[pair["a"]]
         assert pair["accuracy_difference"] == pytest.approx(difference)
         assert pair["low"] <= difference <= pair["high"]
-    told = invoke(root, "compare", "dnn", "cnn", "--json")
-    (pair,) = json.loads(told.stdout)["differences"]
-    assert pair == found["differences"][0]
+    result = invoke(root, "compare", "dnn", "cnn", "--json")
+    (pair,) = json.loads(result.stdout)["differences"]
+    assert pair == actual["differences"][0]
     table = invoke(root, "compare").stdout
     assert "Is the difference real? 449 test examples of digits" in table
 
@@ -219,8 +219,8 @@ def test_the_flow_and_dvc_yaml_have_the_same_edges(
         stores.set_param(root, f"models.{model}.epochs", 1)
         stores.set_param(root, f"models.{model}.beside", {})
     settings = load_settings(root / "params.yaml", profile="embedded")
-    told = call(root, "chapterflow", "run", "--json")
-    assert told.returncode == 0, told.stderr
+    result = call(root, "chapterflow", "run", "--json")
+    assert result.returncode == 0, result.stderr
 
     def stage(task: str) -> str:
         what, _, subject = task.partition(" ")
@@ -249,8 +249,8 @@ def test_the_flow_and_dvc_yaml_have_the_same_edges(
 
 def test_a_changed_parameter_retrains_its_model_alone(done: Any) -> None:
     root, _, _ = done
-    told = call(root, "chapterflow", "run", *MODELS, "--json", "--set", "models.dnn.hidden=32")
-    statuses = {m["model"]: m["status"] for m in json.loads(told.stdout)["models"]}
+    result = call(root, "chapterflow", "run", *MODELS, "--json", "--set", "models.dnn.hidden=32")
+    statuses = {m["model"]: m["status"] for m in json.loads(result.stdout)["models"]}
     assert statuses == {"dnn": "trained", "cnn": "reused", "lenet5": "reused"}
 
 
@@ -260,10 +260,10 @@ def test_a_lost_artifact_is_not_reused(done: Any) -> None:
     (folder,) = (root / "mlruns" / "artifacts").glob(f"*/{lenet5}/artifacts")
     shutil.move(folder / "predictions.npz", root / "mlruns" / "predictions.npz")
     try:
-        told = call(root, "chapterflow", "run", "lenet5", "--json")
+        result = call(root, "chapterflow", "run", "lenet5", "--json")
     finally:
         shutil.move(root / "mlruns" / "predictions.npz", folder / "predictions.npz")
-    (model,) = json.loads(told.stdout)["models"]
+    (model,) = json.loads(result.stdout)["models"]
     assert model["status"] == "trained"
     assert model["model_version"] == "2"
 
@@ -281,26 +281,26 @@ def test_one_failing_model_does_not_stop_the_others(done: Any) -> None:
     params = (root / "params.yaml").read_text()
     stores.set_param(root, "models.broken", {"role": "digits"})
     try:
-        told = call(root, "chapterflow", "run", "broken", "cnn", "--json")
+        result = call(root, "chapterflow", "run", "broken", "cnn", "--json")
         table = call(root, "chapterflow", "run", "broken", "cnn")
     finally:
         broken.unlink()
         (root / "params.yaml").write_text(params)
-    assert told.returncode == table.returncode == 1
-    failed, cnn = json.loads(told.stdout)["models"]
+    assert result.returncode == table.returncode == 1
+    failed, cnn = json.loads(result.stdout)["models"]
     assert (failed["status"], cnn["status"]) == ("failed", "reused")
     why = "broken cannot be built for inputs of shape (8, 8, 1): no such layer"
     assert failed["error"] == why
     assert f"broken failed: {why}" in table.stdout
-    assert "Traceback" not in told.stderr + table.stdout + table.stderr
+    assert "Traceback" not in result.stderr + table.stdout + table.stderr
     runs = [run for run in stores.mlflow_runs(root) if run["name"] == "broken on digits"]
     assert {run["status"] for run in runs} == {"FAILED"}
 
 
-def test_force_trains_anew(done: Any) -> None:
+def test_force_trains_again(done: Any) -> None:
     root, document, _ = done
-    told = call(root, "chapterflow", "run", "dnn", "--force", "--json")
-    (model,) = json.loads(told.stdout)["models"]
+    result = call(root, "chapterflow", "run", "dnn", "--force", "--json")
+    (model,) = json.loads(result.stdout)["models"]
     first = document["models"][0]
     assert model["status"] == "trained"
     assert model["run_id"] != first["run_id"]

@@ -16,8 +16,8 @@ from chapterflow.loop.own_data import build_block
 from tests.data.test_graph_sources import old_pickle
 
 
-def block(kind: str, path: Path, **said: Any) -> dict[str, Any]:
-    return build_block(kind, UserData(path, 5, **said))
+def block(kind: str, path: Path, **message: Any) -> dict[str, Any]:
+    return build_block(kind, UserData(path, 5, **message))
 
 
 def touch(path: Path, content: bytes = b"x") -> Path:
@@ -54,11 +54,11 @@ def idx_files(folder: Path) -> Path:
     return folder
 
 
-def test_idx_files_are_told_by_their_names_and_classes_by_the_labels(tmp_path: Path) -> None:
-    found = block("idx", idx_files(tmp_path))
-    assert found["classes"] == 5
-    assert found["upstream"] == [str(tmp_path)]
-    assert {part: file["name"] for part, file in found["files"].items()} == {
+def test_idx_files_are_reported_by_their_names_and_classes_by_the_labels(tmp_path: Path) -> None:
+    actual = block("idx", idx_files(tmp_path))
+    assert actual["classes"] == 5
+    assert actual["upstream"] == [str(tmp_path)]
+    assert {part: file["name"] for part, file in actual["files"].items()} == {
         "train_images": "train-images-idx3-ubyte",
         "train_labels": "train-labels-idx1-ubyte.gz",
         "test_images": "t10k-images-idx3-ubyte",
@@ -104,7 +104,7 @@ def test_classes_of_voxels_are_counted_in_the_labels(tmp_path: Path) -> None:
         ({"test_labels": None}, "test_labels is missing"),
     ],
 )
-def test_wrong_labels_of_voxels_are_told(
+def test_wrong_labels_of_voxels_are_reported(
     tmp_path: Path, changes: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(DataError, match=says):
@@ -136,16 +136,16 @@ def test_planetoid_is_named_by_its_files(tmp_path: Path) -> None:
     expected = {"kind": "planetoid", "path": str(tmp_path), "name": "mine", "title": "mine"}
     assert block("planetoid", planetoid(tmp_path, 504)) == expected
     # Too few for the usual 500.
-    said: list[str] = []
-    found = block("planetoid", planetoid(tmp_path, 10), say=said.append)
-    assert found == expected | {"validation_nodes": 6}
-    assert said
+    message: list[str] = []
+    actual = block("planetoid", planetoid(tmp_path, 10), say=message.append)
+    assert actual == expected | {"validation_nodes": 6}
+    assert message
     touch(tmp_path / "ind.pubmed.allx")
     with pytest.raises(ChapterflowError, match=r"of one dataset\. Received: mine, pubmed"):
         block("planetoid", tmp_path)
 
 
-def test_a_planetoid_folder_that_lacks_a_file_is_told(tmp_path: Path) -> None:
+def test_a_planetoid_folder_that_lacks_a_file_is_reported(tmp_path: Path) -> None:
     (planetoid(tmp_path, 10) / "ind.mine.ally").unlink()
     with pytest.raises(DataError, match=r"ind\.mine\.ally cannot be read: No such file"):
         block("planetoid", tmp_path)
@@ -166,7 +166,7 @@ def test_every_block_is_one_that_params_yaml_could_hold(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "path", "said", "says"),
+    ("kind", "path", "message", "says"),
     [
         ("image", "", {}, "Did you mean 'images'"),
         ("images", "gone", {}, "PATH must be an existing file or folder. Received: .*gone"),
@@ -183,12 +183,12 @@ def test_every_block_is_one_that_params_yaml_could_hold(tmp_path: Path) -> None:
         ("planetoid", "", {"test": 0.2}, "--test is not for planetoid"),
     ],
 )
-def test_what_cannot_be_is_told(
-    tmp_path: Path, kind: str, path: str, said: dict[str, float], says: str
+def test_what_cannot_be_is_reported(
+    tmp_path: Path, kind: str, path: str, message: dict[str, float], says: str
 ) -> None:
     touch(tmp_path / "a.txt")
     with pytest.raises(ChapterflowError, match=says):
-        block(kind, tmp_path / path, **said)
+        block(kind, tmp_path / path, **message)
 
 
 def test_the_labels_that_are_read_for_idx_are_real(tmp_path: Path) -> None:

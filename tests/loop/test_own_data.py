@@ -164,7 +164,7 @@ def test_what_was_added_before_stays(project: Project, tmp_path: Path) -> None:
         ("", "datasets.yaml is empty"),
     ],
 )
-def test_faults_of_datasets_yaml_are_told(project: Project, text: str, says: str) -> None:
+def test_faults_of_datasets_yaml_are_reported(project: Project, text: str, says: str) -> None:
     (project.root / "datasets.yaml").write_text(text)
     with pytest.raises(ConfigError) as caught:
         load_settings(project.params)

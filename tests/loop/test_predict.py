@@ -30,9 +30,9 @@ def root(finished: Finished) -> Path:
 
 
 def predict(root: Path, *words: str, code: int = 0) -> dict[str, Any]:
-    told = call(root, "chapterflow", "predict", MODEL, *words, "--json")
-    assert told.returncode == code, told.stdout + told.stderr
-    document: dict[str, Any] = json.loads(told.stdout)
+    result = call(root, "chapterflow", "predict", MODEL, *words, "--json")
+    assert result.returncode == code, result.stdout + result.stderr
+    document: dict[str, Any] = json.loads(result.stdout)
     return document
 
 
@@ -47,10 +47,10 @@ def test_a_folder_with_a_broken_picture(root: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_text("no picture")
     (tmp_path / "notes.txt").write_text("neither")
     out = tmp_path / "out.parquet"
-    told = call(root, "chapterflow", "predict", "dnn", str(tmp_path), "--out", str(out))
-    assert told.returncode == 0, told.stderr
-    assert "dnn: version 1 (challenger; no champion yet)" in told.stderr
-    assert "broken.png" in told.stdout + told.stderr
+    result = call(root, "chapterflow", "predict", "dnn", str(tmp_path), "--out", str(out))
+    assert result.returncode == 0, result.stderr
+    assert "dnn: version 1 (challenger; no champion yet)" in result.stderr
+    assert "broken.png" in result.stdout + result.stderr
     table = pd.read_parquet(out)
     assert [Path(name).name for name in table["input"]] == [f"{n}.png" for n in range(5)]
     shares = table[[name for name in table if name.startswith("probability_")]].to_numpy()
@@ -105,13 +105,13 @@ def test_it_is_no_model_run_and_names_its_data(root: Path, tmp_path: Path) -> No
         ([MODEL, "."], "must hold pictures"),
     ],
 )
-def test_what_is_wrong_is_told(root: Path, tmp_path: Path, words: list[str], says: str) -> None:
+def test_what_is_wrong_is_reported(root: Path, tmp_path: Path, words: list[str], says: str) -> None:
     (tmp_path / "empty").mkdir()
     words = [str(tmp_path / "empty") if word == "." else word for word in words]
     flows = stores.flow_states(root)
-    told = invoke(root, "predict", *words, "--out", str(tmp_path / "x.parquet"))
-    assert (told.returncode, "Traceback" in told.stderr) == (2, False), told.stderr
-    assert says in told.stderr
+    result = invoke(root, "predict", *words, "--out", str(tmp_path / "x.parquet"))
+    assert (result.returncode, "Traceback" in result.stderr) == (2, False), result.stderr
+    assert says in result.stderr
     assert stores.flow_states(root) == flows, "it can be told before Prefect starts"
     assert not (tmp_path / "x.parquet").exists()
 

@@ -55,7 +55,7 @@ def test_plain_lines_are_rare_within_a_step(clock: Clock, piped: Console) -> Non
     assert lines(piped) == ["cnn: train: epoch 1", "cnn: train: epoch 4", "cnn: train: epoch 7"]
 
 
-def test_a_new_step_or_another_subject_is_told_at_once(clock: Clock, piped: Console) -> None:
+def test_a_new_step_or_another_subject_is_reported_at_once(clock: Clock, piped: Console) -> None:
     plain = Plain(piped)
     plain.update("cnn", "train", "epoch 1")
     plain.update("dnn", "train", "epoch 1")
@@ -82,8 +82,8 @@ def test_a_line_for_each_subject(clock: Clock, piped: Console) -> None:
     lively.update("cnn", "train", "epoch 2 [x]")
     lively.update("dnn", "failed", "no luck")
     piped.print(lively)
-    told = [" ".join(line.split()) for line in lines(piped)]
-    assert told == [
+    result = [" ".join(line.split()) for line in lines(piped)]
+    assert result == [
         "dnn failed 0.0 s no luck",
         "cnn train 2.5 s epoch 2 [x]",
         "lenet5 waiting",
@@ -99,8 +99,8 @@ def test_the_time_of_what_is_done_stands_still(clock: Clock, piped: Console, sta
     lively.update("cnn", status, "")
     clock.now += 60
     piped.print(lively)
-    told = [" ".join(line.split()) for line in lines(piped)]
-    assert told == [f"cnn {status} 3.0 s", "dnn train 63.0 s"]
+    result = [" ".join(line.split()) for line in lines(piped)]
+    assert result == [f"cnn {status} 3.0 s", "dnn train 63.0 s"]
 
 
 def test_a_subject_that_nobody_announced_gets_a_line(clock: Clock, piped: Console) -> None:

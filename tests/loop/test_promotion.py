@@ -38,14 +38,14 @@ def root(finished: Finished) -> Path:
 
 
 def run(root: Path, *words: str) -> None:
-    told = call(root, "chapterflow", "run", *words, "--json")
-    assert told.returncode == 0, told.stderr
+    result = call(root, "chapterflow", "run", *words, "--json")
+    assert result.returncode == 0, result.stderr
 
 
 def promote(root: Path, *words: str, code: int = 0) -> dict[str, Any]:
-    told = invoke(root, "promote", *words, "--json")
-    assert told.returncode == code, told.stdout + told.stderr
-    document: dict[str, Any] = json.loads(told.stdout)
+    result = invoke(root, "promote", *words, "--json")
+    assert result.returncode == code, result.stdout + result.stderr
+    document: dict[str, Any] = json.loads(result.stdout)
     return document
 
 
@@ -58,9 +58,9 @@ def aliases(root: Path, model: str) -> dict[str, int]:
 
 
 def past(root: Path, model: str) -> list[dict[str, Any]]:
-    told = invoke(root, "history", model, "--json")
-    assert told.returncode == 0, told.stderr
-    entries: list[dict[str, Any]] = json.loads(told.stdout)
+    result = invoke(root, "history", model, "--json")
+    assert result.returncode == 0, result.stderr
+    entries: list[dict[str, Any]] = json.loads(result.stdout)
     return entries
 
 
@@ -106,10 +106,10 @@ def test_of_two_promotions_at_once_one_wins_and_rolling_back_undoes_it(root: Pat
     # Wide margins: this is about who comes first.
     words = ["chapterflow", "promote", "dnn", "--json", *WIDE]
     both = [begin(root, *words) for _ in range(2)]
-    told = [json.loads(process.communicate(timeout=HUNG)[0]) for process in both]
-    assert sorted(one["verdict"] for one in told) == ["promoted", "refused"]
+    result = [json.loads(process.communicate(timeout=HUNG)[0]) for process in both]
+    assert sorted(one["verdict"] for one in result) == ["promoted", "refused"]
     assert sorted(process.returncode for process in both) == [0, 4]
-    (late,) = [one for one in told if one["verdict"] == "refused"]
+    (late,) = [one for one in result if one["verdict"] == "refused"]
     assert [gate["name"] for gate in late["gates"] if not gate["passed"]] == ["unchanged"]
     assert aliases(root, "dnn") == {"champion": 2, "previous-champion": 1}
     assert {entry["gates"] for entry in past(root, "dnn")} == {
@@ -188,6 +188,6 @@ def test_the_flow_promotes_models_and_the_best_of_a_role(root: Path) -> None:
     ],
 )
 def test_wrong_arguments_are_refused(root: Path, words: list[str], says: str) -> None:
-    told = invoke(root, *words)
-    assert (told.returncode, "Traceback" in told.stderr) == (2, False), told.stderr
-    assert says in " ".join(told.stderr.split())
+    result = invoke(root, *words)
+    assert (result.returncode, "Traceback" in result.stderr) == (2, False), result.stderr
+    assert says in " ".join(result.stderr.split())

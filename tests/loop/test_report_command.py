@@ -14,9 +14,9 @@ from tests.loop import stores
 def test_a_named_run_is_the_only_one_shown_and_holds_the_page(finished: Finished) -> None:
     root, document, _ = finished
     dnn, cnn, lenet5 = (model["run_id"] for model in document["models"])
-    told = invoke(root, "report", "--runs", cnn[:9], "--out", "one/page", "--json")
-    assert told.returncode == 0, told.stderr
-    made = json.loads(told.stdout)
+    result = invoke(root, "report", "--runs", cnn[:9], "--out", "one/page", "--json")
+    assert result.returncode == 0, result.stderr
+    made = json.loads(result.stdout)
     assert made["models"] == ["cnn"]
     assert made["run_id"] == cnn
     assert Path(made["page"]) == root / "one" / "page" / "index.html"
@@ -32,9 +32,9 @@ def test_a_named_run_is_the_only_one_shown_and_holds_the_page(finished: Finished
 def test_a_page_of_some_runs_leaves_that_of_the_flow(finished: Finished, tmp_path: Path) -> None:
     root, document, _ = finished
     words = [w for model in document["models"] for w in ("--runs", model["run_id"])]
-    told = invoke(root, "report", *words, "--out", str(tmp_path / "two"), "--json")
-    assert told.returncode == 0, told.stderr
-    assert json.loads(told.stdout)["run_id"] == document["models"][-1]["run_id"]
+    result = invoke(root, "report", *words, "--out", str(tmp_path / "two"), "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["run_id"] == document["models"][-1]["run_id"]
     (tmp_path / "file").write_text("taken")
     refused = invoke(root, "report", "--out", str(tmp_path / "file"))
     assert (refused.returncode, "must be a folder" in refused.stderr) == (2, True)

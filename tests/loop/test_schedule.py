@@ -61,15 +61,15 @@ def test_a_port_that_is_taken_and_a_cron_that_is_none(checkout: Path) -> None:
     import socket
 
     words = ("chapterflow", "schedule")
-    told = call(checkout, *words, "--cron", "every day", "--port", str(free_port()))
-    assert told.returncode == 2
-    assert "--cron" in told.stderr
+    result = call(checkout, *words, "--cron", "every day", "--port", str(free_port()))
+    assert result.returncode == 2
+    assert "--cron" in result.stderr
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        told = call(checkout, *words, "--port", str(taken.getsockname()[1]))
-    assert told.returncode != 0
-    assert "Traceback" not in told.stderr
+        result = call(checkout, *words, "--port", str(taken.getsockname()[1]))
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
 
 
 def test_a_configured_server_is_used(checkout: Path, prefect_once: Path) -> None:
@@ -98,8 +98,8 @@ def test_a_configured_server_is_used(checkout: Path, prefect_once: Path) -> None
                     break
             except requests.RequestException:
                 time.sleep(0.5)
-        told = call(checkout, "chapterflow", "run", "dnn", PREFECT_API_URL=address)
-        assert told.returncode == 0, told.stdout + told.stderr
+        result = call(checkout, "chapterflow", "run", "dnn", PREFECT_API_URL=address)
+        assert result.returncode == 0, result.stdout + result.stderr
         answer = requests.post(f"{address}/flow_runs/filter", json={}, timeout=HUNG).json()
     finally:
         os.killpg(server.pid, signal.SIGKILL)

@@ -32,8 +32,8 @@ pytestmark = pytest.mark.slow
 #: Of the page: commands, and the answer that stands below them, if one does.
 BLOCK = re.compile(r"```bash\n(?P<shell>.*?)\n```(?:\n\n```json\n(?P<answer>.*?)\n```)?", re.DOTALL)
 BLOCKS = [
-    (found["shell"], found["answer"])
-    for found in BLOCK.finditer((REPOSITORY / "docs" / "serving.md").read_text())
+    (actual["shell"], actual["answer"])
+    for actual in BLOCK.finditer((REPOSITORY / "docs" / "serving.md").read_text())
 ]
 FIRST = BLOCKS[0][0]
 SERVERS = [shell for shell, _ in BLOCKS if " serve " in shell]
@@ -85,14 +85,14 @@ class Lab:
     def log(self, shell: str) -> Path:
         return self.root.parent / f"{re.sub('[^a-z]+', '-', shell)}.log"
 
-    def told(self, shell: str, text: str, seconds: float = HUNG) -> str:
+    def result(self, shell: str, text: str, seconds: float = HUNG) -> str:
         """Return what a server says, once it says a text."""
         end = time.monotonic() + seconds
-        while text not in (said := self.log(shell).read_text()):
-            assert self.servers[shell].poll() is None, said
-            assert time.monotonic() < end, said
+        while text not in (message := self.log(shell).read_text()):
+            assert self.servers[shell].poll() is None, message
+            assert time.monotonic() < end, message
             time.sleep(0.1)
-        return said
+        return message
 
     def stop(self, shell: str, with_signal: signal.Signals) -> int:
         """Send a signal as a terminal does, and return the exit code."""
@@ -140,11 +140,11 @@ def digits(lab: Lab) -> tuple[str, list[str]]:
 
 def predictions(text: str) -> list[dict[str, Any]]:
     """Return the predictions of an answer, which must be sound."""
-    found: list[dict[str, Any]] = json.loads(text)["predictions"]
-    for answer in found:
+    actual: list[dict[str, Any]] = json.loads(text)["predictions"]
+    for answer in actual:
         assert answer["probabilities"][answer["class"]] == max(answer["probabilities"])
         assert sum(answer["probabilities"]) == pytest.approx(1, abs=1e-5)
-    return found
+    return actual
 
 
 def test_the_page_names_what_is_run_here() -> None:
@@ -178,9 +178,9 @@ def test_forms_of_one_image_or_graph_get_one_answer(lab: Lab) -> None:
 def test_the_line_that_a_server_prints(lab: Lab) -> None:
     for shell in SERVERS:
         if "mlflow" not in shell:
-            said = lab.told(shell, "curl")
-            assert re.search(r"\d\.\d s after the start", said)
-            (line,) = [line for line in said.splitlines() if line.startswith("curl")]
+            message = lab.told(shell, "curl")
+            assert re.search(r"\d\.\d s after the start", message)
+            (line,) = [line for line in message.splitlines() if line.startswith("curl")]
             assert predictions(lab.run(line).stdout)
 
 

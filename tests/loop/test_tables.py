@@ -157,7 +157,7 @@ def test_results_on_the_terminal(console: Console) -> None:
     assert lines[-1] == "dnn failed: No [luck]."
 
 
-def test_an_error_that_models_share_is_told_once(console: Console) -> None:
+def test_an_error_that_models_share_is_reported_once(console: Console) -> None:
     print_results(
         console,
         [
@@ -167,8 +167,8 @@ def test_an_error_that_models_share_is_told_once(console: Console) -> None:
             outcome("vgg", "failed", error="The data are bad."),
         ],
     )
-    told = [line for line in console.export_text().splitlines() if "failed: " in line]
-    assert told == ["dnn, vgg failed: The data are bad.", "lenet5 failed: No memory."]
+    result = [line for line in console.export_text().splitlines() if "failed: " in line]
+    assert result == ["dnn, vgg failed: The data are bad.", "lenet5 failed: No memory."]
 
 
 def test_a_long_error_is_not_broken_into_lines(console: Console) -> None:
@@ -177,7 +177,7 @@ def test_a_long_error_is_not_broken_into_lines(console: Console) -> None:
     assert f"dnn failed: {error}" in console.export_text()
 
 
-def test_nothing_failed_and_nothing_told(console: Console) -> None:
+def test_no_errors_without_failures(console: Console) -> None:
     print_results(console, [outcome("dnn"), outcome("cnn", "reused")])
     assert "failed" not in console.export_text()
 
@@ -292,7 +292,7 @@ def test_folds_have_a_table_with_both_protocols(console: Console) -> None:
     assert "| gcn | blind | 0.710 +- 0.050 |" in results_markdown([model])
 
 
-def test_variants_stand_beside_their_model(console: Console) -> None:
+def test_variants_are_listed_with_their_model(console: Console) -> None:
     beside = {
         "cost/flops": 4e6,
         "beside/from_scratch/accuracy": 0.9,

@@ -21,13 +21,13 @@ def test_the_ui_answers_and_stops_cleanly(checkout: Path, run: Run) -> None:
     process = begin(checkout, *words, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
         assert process.stderr is not None
-        told = ""
+        result = ""
         for line in process.stderr:
-            told += line
+            result += line
             if "MLflow UI:" in line:
                 break
         address = f"http://127.0.0.1:{port}"
-        assert address in told
+        assert address in result
         page = requests.get(address, timeout=HUNG)
         taken = run("chapterflow", "ui", "--port", str(port))
     finally:

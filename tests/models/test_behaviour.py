@@ -40,7 +40,7 @@ def answers(model: Any, images: NDArray[Any]) -> NDArray[np.float32]:
     "name",
     ["cnn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dnn", "lenet5"))],
 )
-def test_thirty_two_digits_are_learnt_by_heart(name: str, tmp_path: Path) -> None:
+def test_thirty_two_digits_are_memorised(name: str, tmp_path: Path) -> None:
     dataset = digits((32, 8, 8))
     model = trained(name, dataset, tmp_path / "work", epochs=20, batch_size=4, learning_rate=0.01)
     images, labels = dataset.arrays["images"][:32], dataset.labels[:32]

@@ -46,7 +46,7 @@ def test_a_curve_of_any_length_keeps_it(own_scale: bool) -> None:
         np.testing.assert_allclose(np.asarray(model(given)), given, atol=1e-6)
 
 
-def test_the_middle_of_a_curve_is_smoothed_alike_wherever_it_lies() -> None:
+def test_smoothing_does_not_depend_on_the_position() -> None:
     model = shaken(curve_model(None))
     given = np.random.default_rng(5).standard_normal((1, 200, 1)).astype(np.float32)
     whole = np.asarray(model(given))
@@ -75,7 +75,7 @@ def test_a_curve_is_measured_by_the_largest_value() -> None:
 
 
 @pytest.mark.slow
-def test_a_few_curves_are_learnt_by_heart() -> None:
+def test_a_few_curves_are_memorised() -> None:
     rng = np.random.default_rng(5)
     clean = np.repeat(rng.choice([-1.0, 1.0], (8, 8)), 8, axis=1)[..., np.newaxis]
     noisy = clean + 0.3 * rng.standard_normal(clean.shape)
@@ -123,7 +123,7 @@ def test_voxels_are_divided_by_their_largest_value() -> None:
     assert np.asarray(rescaled(np.full((1, 8, 8, 8, 1), 255, np.float32))).max() == 1
 
 
-def test_a_few_volumes_are_learnt_by_heart_and_a_saved_model_answers_the_same(
+def test_a_few_volumes_are_memorised_and_a_saved_model_answers_the_same(
     tmp_path: Path,
 ) -> None:
     import keras

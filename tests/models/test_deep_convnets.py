@@ -67,7 +67,7 @@ def test_saving_keeps_the_answers(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
-def test_a_few_digits_are_learnt_by_heart(name: str) -> None:
+def test_a_few_digits_are_memorised(name: str) -> None:
     import keras
 
     raw = load_digits()

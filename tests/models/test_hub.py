@@ -55,14 +55,14 @@ def images(count: int = 4, top: float = 16.0) -> Any:
 def test_it_gives_what_the_module_gives(exported: Path) -> None:
     import tensorflow_hub
 
-    found = layer(exported)
+    actual = layer(exported)
     module = tensorflow_hub.load(str(exported))
     x = images(top=1.0)
-    np.testing.assert_allclose(found(x), module(x, training=False), atol=1e-6)
-    assert found.takes == [None, 8, 8, 1]
-    assert found.gives == [None, 64]
-    assert len(found.trainable_weights) == len(module.trainable_variables) == 12
-    assert len(found.weights) == len(module.variables) == 20
+    np.testing.assert_allclose(actual(x), module(x, training=False), atol=1e-6)
+    assert actual.takes == [None, 8, 8, 1]
+    assert actual.gives == [None, 64]
+    assert len(actual.trainable_weights) == len(module.trainable_variables) == 12
+    assert len(actual.weights) == len(module.variables) == 20
     # Reusable: both modes were traced, and they differ by batch normalisation.
     assert not np.allclose(module(x, training=True), module(x, training=False))
     assert module.regularization_losses == []
@@ -171,8 +171,8 @@ def test_handles(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         tar.add(exported, arcname=".")
     expected = np.asarray(layer(exported)(images()))
     for handle in (exported, exported.as_uri(), archive, archive.as_uri(), archive):
-        found = layer(handle, sha256=tree_hash(exported))
-        np.testing.assert_allclose(found(images()), expected, atol=1e-6)
+        actual = layer(handle, sha256=tree_hash(exported))
+        np.testing.assert_allclose(actual(images()), expected, atol=1e-6)
     assert len([p for p in (tmp_path / "cache").iterdir() if p.is_dir()]) == 1
     with pytest.raises(DataError, match="check_hash"):
         layer(exported, sha256="0" * 64)
@@ -192,12 +192,12 @@ def test_an_http_handle(exported: Path, tmp_path: Path, monkeypatch: pytest.Monk
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
-        found = layer(f"{url}/module.tar.gz")
+        actual = layer(f"{url}/module.tar.gz")
         with pytest.raises(FetchError, match=r"Cannot download .* not in TFHUB_CACHE_DIR"):
             layer(f"{url}/missing.tar.gz")
         server.shutdown()
-    assert found.handle.startswith("http://")
-    np.testing.assert_allclose(found(images()), layer(exported)(images()), atol=1e-6)
+    assert actual.handle.startswith("http://")
+    np.testing.assert_allclose(actual(images()), layer(exported)(images()), atol=1e-6)
     layer(f"{url}/module.tar.gz")  # from the cache: the server is gone
 
 

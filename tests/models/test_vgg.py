@@ -40,15 +40,15 @@ COUNTS = {
 @pytest.mark.parametrize("configuration", COUNTS)
 def test_configurations_are_those_of_the_paper(configuration: str, no_weights: Any) -> None:
     model = images.build("vgg", (224, 224, 3), classes=1000, configuration=configuration)
-    found: list[list[tuple[int, int]]] = [[]]
+    actual: list[list[tuple[int, int]]] = [[]]
     for layer in model.layers:
         if type(layer).__name__ == "Conv2D":
             assert layer.activation.__name__ == "relu"
             assert layer.kernel_size[0] == layer.kernel_size[1]
-            found[-1].append((layer.kernel_size[0], layer.filters))
+            actual[-1].append((layer.kernel_size[0], layer.filters))
         elif type(layer).__name__ == "MaxPooling2D":
-            found.append([])
-    assert found == [*PAPER[configuration], []]
+            actual.append([])
+    assert actual == [*PAPER[configuration], []]
     sides = [model.get_layer(f"pool{block}").output.shape[1] for block in range(1, 6)]
     assert sides == [112, 56, 28, 14, 7]
     dense = [layer.units for layer in model.layers if hasattr(layer, "units")]

@@ -44,7 +44,7 @@ def test_grey_becomes_three_equal_channels() -> None:
     assert 0 <= seen.min() < seen.max() <= 1
 
 
-def test_grey_and_the_same_picture_in_rgb_are_judged_alike() -> None:
+def test_grey_and_rgb_versions_of_a_picture_get_the_same_answer() -> None:
     grey, colour = images.build("xcnn", (28, 28, 1)), images.build("xcnn", (28, 28, 3))
     colour.set_weights(grey.get_weights())
     x = images.pixels(2, 28, 28, 1)

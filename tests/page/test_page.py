@@ -136,16 +136,16 @@ def test_a_run_without_artifacts_still_has_its_scores(fresh: Material) -> None:
 
 def test_the_hardest_example_comes_first_and_says_what_was_answered(material: Material) -> None:
     entry = material.entries[0]
-    found = entry.predictions
-    given = found["probability"][np.arange(len(found["label"])), found["label"]]
+    actual = entry.predictions
+    given = actual["probability"][np.arange(len(actual["label"])), actual["label"]]
     place = int(given.argmin())
     result = hardest(entry, Album(), Pen())
     assert result is not None
-    answer = found["probability"][place].argmax()
+    answer = actual["probability"][place].argmax()
     assert result.tiles[0].alt.startswith(
-        f"Test example {found['index'][place]}: {found['label'][place]}, answered {answer}, "
+        f"Test example {actual['index'][place]}: {actual['label'][place]}, answered {answer}, "
     )
-    wrong = int((found["probability"].argmax(axis=1) != found["label"]).sum())
+    wrong = int((actual["probability"].argmax(axis=1) != actual["label"]).sum())
     assert f"{wrong} of 80 answers are wrong" in result.lead
 
 
@@ -234,9 +234,9 @@ def test_a_volume_is_shown_by_its_three_middle_slices() -> None:
 )
 def test_pareto_front(points: Any, higher: bool, front: str) -> None:
     made = [Point(name, cost, score, score, score) for name, cost, score in points]
-    found = pareto_front(made, higher_is_better=higher)
-    assert {point.label for point in found} == set(front)
-    assert [p.cost for p in found] == sorted(p.cost for p in found)
+    actual = pareto_front(made, higher_is_better=higher)
+    assert {point.label for point in actual} == set(front)
+    assert [p.cost for p in actual] == sorted(p.cost for p in actual)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def test_dense_or_convolution_counts_from_the_dense_network(
     assert low < gain * 100 < high
 
 
-def test_variants_beside_models_answer_the_other_questions(fresh: Material, tmp_path: Path) -> None:
+def test_variants_answer_the_other_questions(fresh: Material, tmp_path: Path) -> None:
     dataset = page_runs.make_data(tmp_path / "again")
     variants = {
         "googlenet": {"beside/without_1x1/parameters": 96100.0, "beside/without_1x1/flops": 1e6},

@@ -54,10 +54,10 @@ def opened(browser: Any, address: str, **options: Any) -> Any:
 
 
 def column(page: Any, number: int) -> list[str]:
-    found: list[str] = (
+    actual: list[str] = (
         page.locator("table").first.locator(f"tbody tr > :nth-child({number})").all_inner_texts()
     )
-    return found
+    return actual
 
 
 def test_nothing_is_fetched_and_nothing_goes_wrong(browser: Any, address: str) -> None:
@@ -117,10 +117,10 @@ def test_no_serious_fault_of_accessibility(
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     page = opened(browser, address, viewport={"width": width, "height": 900}, color_scheme=scheme)
     page.locator("summary").first.click()
-    found = axe.Axe().run(page).response["violations"]
+    actual = axe.Axe().run(page).response["violations"]
     serious = [
         (fault["id"], [node["html"][:200] for node in fault["nodes"][:3]])
-        for fault in found
+        for fault in actual
         if fault["impact"] in ("serious", "critical")
     ]
     assert serious == []

@@ -21,7 +21,7 @@ def pixels() -> Any:
     return digits_dataset(np.zeros(1797)).arrays["images"]
 
 
-def found(project: Project, *given: Path) -> Any:
+def actual(project: Project, *given: Path) -> Any:
     settings = load_settings(project.params)
     return open_inputs(project, settings, VERSION, CARD, [str(path) for path in given])
 
@@ -36,7 +36,7 @@ def test_pictures_arrays_and_files_that_are_neither(project: Project, tmp_path: 
     good = np.concatenate([pixels()[:3].astype(np.float32), np.full((1, 8, 8, 1), np.nan)])
     np.save(tmp_path / "good.npy", good)
     np.save(tmp_path / "scaled.npy", pixels()[:3] * 16.0)
-    inputs = found(project, folder, tmp_path / "good.npy", tmp_path / "scaled.npy")
+    inputs = actual(project, folder, tmp_path / "good.npy", tmp_path / "scaled.npy")
     assert inputs.skipped == [str(folder / "readme.txt")]
     assert [Path(one.input).name for one in inputs.unread] == ["scaled.npy"]
     assert "from 0 to 16" in inputs.unread[0].reason
@@ -52,13 +52,15 @@ def test_pictures_arrays_and_files_that_are_neither(project: Project, tmp_path: 
 def test_a_file_that_changes_is_another_batch(project: Project, tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     np.save(path, pixels()[:3])
-    before = found(project, path).sources[0].identity()
-    assert found(project, path).sources[0].identity() == before
+    before = actual(project, path).sources[0].identity()
+    assert actual(project, path).sources[0].identity() == before
     np.save(path, pixels()[3:6])
-    assert found(project, path).sources[0].identity() != before
+    assert actual(project, path).sources[0].identity() != before
 
 
-def test_a_file_named_twice_is_predicted_once_and_told(project: Project, tmp_path: Path) -> None:
+def test_duplicate_inputs_are_predicted_once_with_a_notice(
+    project: Project, tmp_path: Path
+) -> None:
     place = tmp_path / "one.png"
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(place)
     (tmp_path / "two.png").symlink_to(place)
@@ -69,11 +71,11 @@ def test_a_file_named_twice_is_predicted_once_and_told(project: Project, tmp_pat
     assert note.startswith(f"{tmp_path / 'two.png'} and 1 more: the same file")
 
 
-def test_what_names_nothing_is_told(project: Project, tmp_path: Path) -> None:
+def test_what_names_nothing_is_reported(project: Project, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"Did you mean 'digits'"):
-        found(project, Path("digts"))
+        actual(project, Path("digts"))
     with pytest.raises(ConfigError, match=r"must hold pictures"):
-        found(project, tmp_path / "project")
+        actual(project, tmp_path / "project")
 
 
 def drift_of(images: Any, predicted: Any) -> dict[str, str]:

@@ -120,7 +120,7 @@ def test_a_split_of_a_dataset_is_answered_as_in_evaluation(project: Project, kin
     np.testing.assert_allclose(answers(one), answers(table)[3:4], rtol=1e-4, atol=1e-5)
 
 
-def test_examples_that_the_model_learnt_are_told(project: Project) -> None:
+def test_examples_that_the_model_learnt_are_reported(project: Project) -> None:
     batch = Batch(project, "volumes")
     learnt, other = batch.dataset.card, batch.dataset.card.model_copy(update={"title": "another"})
 

@@ -40,9 +40,9 @@ def test_nothing_starts_for_words_that_name_nothing(checkout: Path) -> None:
         (["digits", "--out", "values.csv"], "values.csv, which is another file"),
         (["digits", "--out", "empty"], "empty/predictions.parquet"),
     ):
-        told = invoke(checkout, "predict", "cnn", *words)
-        assert (told.returncode, "Traceback" in told.stderr) == (2, False), told.stderr
-        assert says in told.stderr
+        result = invoke(checkout, "predict", "cnn", *words)
+        assert (result.returncode, "Traceback" in result.stderr) == (2, False), result.stderr
+        assert says in result.stderr
     # Neither the tracking store nor Prefect, which start before TensorFlow does.
     assert not (checkout / "mlruns/mlflow.db").exists()
     assert not (checkout / ".prefect").exists()
@@ -64,7 +64,7 @@ def test_nothing_starts_for_words_that_name_nothing(checkout: Path) -> None:
         ("citations", ["arrays"], ConfigError),
     ],
 )
-def test_told_early_as_it_would_be_told_late(
+def test_early_errors_equal_late_errors(
     project: Project, tmp_path: Path, of: str, names: list[str], error: type[ChapterflowError]
 ) -> None:
     places = files(tmp_path, *names)

@@ -65,7 +65,7 @@ def test_a_curve_with_or_without_its_outer_axes(tmp_path: Path, shape: tuple[int
 @pytest.mark.parametrize(
     "values", [np.ones((127, 1)), np.full((128, 1), np.nan), np.full((128, 1), "a")]
 )
-def test_an_array_that_does_not_fit_is_told(tmp_path: Path, values: Any) -> None:
+def test_an_array_that_does_not_fit_is_reported(tmp_path: Path, values: Any) -> None:
     np.save(tmp_path / "a.npy", values)
     with pytest.raises(DataError, match=r"finite numbers of the shape \(128, 1\)"):
         read_example(tmp_path / "a.npy", card("curves", [128, 1]), (224, 224))

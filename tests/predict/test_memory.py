@@ -65,7 +65,7 @@ def test_memory_does_not_grow_with_the_input(tmp_path: Path) -> None:
     for name, count in (("small", SMALL), ("large", LARGE)):
         images = np.random.default_rng(0).integers(0, 17, (count, SIDE, SIDE, 1), np.uint8)
         np.save(tmp_path / f"{name}.npy", images)
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", CHILD, str(SIDE)],
         cwd=tmp_path,
         env=command_environment(REPOSITORY),
@@ -74,8 +74,8 @@ def test_memory_does_not_grow_with_the_input(tmp_path: Path) -> None:
         timeout=HUNG,
         check=False,
     )
-    assert told.returncode == 0, told.stderr
-    (small, first), (large, second), (_, held) = json.loads(told.stdout).values()
+    assert result.returncode == 0, result.stderr
+    (small, first), (large, second), (_, held) = json.loads(result.stdout).values()
     assert (small, large) == (SMALL, LARGE)
     # Half of what the bytes of the file alone would take, an eighth of what the model reads.
     assert second - first < 160

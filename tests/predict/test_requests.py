@@ -70,7 +70,7 @@ def client(tensorflow: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
         (" " * 100_001, 413, "at most 0.1 MB"),
     ],
 )
-def test_bad_requests_are_told_why_and_the_next_is_answered(
+def test_bad_requests_are_explained_and_the_next_is_answered(
     client: Any, body: str, status: int, says: str
 ) -> None:
     refused = client.post("/invocations", content=body, headers=HEADERS)
@@ -83,13 +83,13 @@ def test_bad_requests_are_told_why_and_the_next_is_answered(
 
 
 def test_one_image_alone_gets_the_hint_and_one_without_channels_does_not(client: Any) -> None:
-    told = [
+    result = [
         client.post(
             "/invocations", content=json.dumps({"inputs": given.tolist()}), headers=HEADERS
         ).json()["message"]
         for given in (IMAGE[0], IMAGE[..., 0])
     ]
-    assert ["put into a list" in one for one in told] == [True, False]
+    assert ["put into a list" in one for one in result] == [True, False]
 
 
 @pytest.mark.parametrize("cell", [[3.0] * 64, IMAGE[0].tolist()], ids=["flat", "nested"])

@@ -26,17 +26,17 @@ from tests.conftest import HUNG, begin
 
 def test_connections_do_not_wait_for_acknowledgements() -> None:
     async def accepted() -> int:
-        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        actual: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
         def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             own = writer.get_extra_info("socket")
-            found.set_result(own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            actual.set_result(own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
             writer.close()
 
         listener = bind(0)
         async with await asyncio.start_server(answer, sock=listener):
             _, writer = await asyncio.open_connection(*listener.getsockname())
-            flag = await found
+            flag = await actual
             writer.close()
         return flag
 
@@ -86,9 +86,9 @@ def test_a_computation_that_nobody_waits_for_keeps_no_server(project: Project) -
         assert process.stdout is not None
         assert process.stderr is not None
         address = next(
-            found[0]
+            actual[0]
             for line in process.stderr
-            if (found := re.search(r"http://127\.0\.0\.1:\d+/invocations", line))
+            if (actual := re.search(r"http://127\.0\.0\.1:\d+/invocations", line))
         )
         with ThreadPoolExecutor(1) as pool:
             post = partial(httpx.post, content="{}", headers={"Content-Type": JSON}, timeout=HUNG)
@@ -123,7 +123,7 @@ def test_a_client_may_hang_up(app: Any) -> None:
     assert sent[0]["status"] == 400  # and no exception, which would be a traceback on the console
 
 
-def test_a_request_that_outlasts_the_server_is_told(
+def test_a_request_that_outlasts_the_server_is_reported(
     app: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     under_way, stopped = threading.Event(), threading.Event()

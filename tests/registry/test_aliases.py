@@ -72,8 +72,8 @@ def local(tmp_path: Path) -> tuple[Project, Any]:
 
 
 def aliases_of(client: Any) -> dict[str, str]:
-    found = client.get_registered_model("cnn").aliases
-    return {alias: str(version) for alias, version in found.items()}
+    actual = client.get_registered_model("cnn").aliases
+    return {alias: str(version) for alias, version in actual.items()}
 
 
 def contend(uri: str, expected: str, versions: list[str]) -> list[str]:
@@ -128,11 +128,11 @@ def test_one_of_several_processes_succeeds(local: tuple[Project, Any], expected:
         stdout=subprocess.PIPE,
         text=True,
     )
-    told = contend(uri, expected, ["2", "3", "4", "5"])
+    result = contend(uri, expected, ["2", "3", "4", "5"])
     (project.root / "stop").touch()
-    winner = [version for version, said in zip("2345", told, strict=True) if said == "won"]
+    winner = [version for version, message in zip("2345", result, strict=True) if message == "won"]
     assert len(winner) == 1
-    assert sorted(said for said in told if said != "won") == [f"late {winner[0]}"] * 3
+    assert sorted(message for message in result if message != "won") == [f"late {winner[0]}"] * 3
     before = [["challenger", 2]] + ([["champion", 1]] if expected else [])
     after = [["champion", int(winner[0])]]
     after += [["previous-champion", 1]] if expected else []
@@ -145,8 +145,8 @@ def test_one_of_several_processes_succeeds(local: tuple[Project, Any], expected:
 def test_one_of_several_processes_on_a_server_succeeds(mlflow_server: str) -> None:
     client = client_of(mlflow_server)
     client.set_registered_model_alias("cnn", "champion", "1")
-    told = contend(mlflow_server, "1", ["2", "3", "4"])
-    winner = [version for version, said in zip("234", told, strict=True) if said == "won"]
+    result = contend(mlflow_server, "1", ["2", "3", "4"])
+    winner = [version for version, message in zip("234", result, strict=True) if message == "won"]
     assert len(winner) == 1
     assert aliases_of(client) == {
         "champion": winner[0],

@@ -85,8 +85,8 @@ def trial(**changes: Any) -> Trial:
     return replace(base, **changes)
 
 
-def gate(found: list[Check], name: str) -> Check:
-    return next(one for one in found if one.name == name)
+def gate(actual: list[Check], name: str) -> Check:
+    return next(one for one in actual if one.name == name)
 
 
 def shut(one: Trial) -> set[str]:
@@ -103,10 +103,10 @@ def now(**changes: float) -> Measured:
 
 
 def curve_trial(**changes: Any) -> Trial:
-    found = {"test/rmse": 0.05, "baseline/rmse_ratio": 0.4, "cost/latency_ms_p95": 2.0}
-    logged = found | {"explain/occlusion/depends_on_model": 1.0}
+    actual = {"test/rmse": 0.05, "baseline/rmse_ratio": 0.4, "cost/latency_ms_p95": 2.0}
+    logged = actual | {"explain/occlusion/depends_on_model": 1.0}
     errors = np.full(EXAMPLES, 0.0025)
-    given = {"now": found, "logged": logged, "right": None, "errors": errors}
+    given = {"now": actual, "logged": logged, "right": None, "errors": errors}
     base = trial(
         challenger=measured("conv1d/2", **given),
         champion=measured("conv1d/1", **given),
@@ -248,12 +248,12 @@ TABLE: list[tuple[str, Callable[[], Trial]]] = [
 
 @pytest.mark.parametrize(("name", "made"), TABLE)
 def test_each_gate_fails_for_bad_or_missing_values(name: str, made: Callable[[], Trial]) -> None:
-    found = gate(judge(made()), name)
-    assert not found.passed
-    if name != "floor" or found.observed is None:
-        assert found.reason or found.observed != found.expected
-    if found.observed is None:
-        assert found.reason, "a missing value must say why"
+    actual = gate(judge(made()), name)
+    assert not actual.passed
+    if name != "floor" or actual.observed is None:
+        assert actual.reason or actual.observed != actual.expected
+    if actual.observed is None:
+        assert actual.reason, "a missing value must say why"
 
 
 def test_every_gate_is_in_the_table() -> None:

@@ -51,7 +51,7 @@ except ModuleNotFoundError as error:
     print(error.name)
 """
 
-    def found(path: str) -> list[str]:
+    def actual(path: str) -> list[str]:
         done = subprocess.run(
             [sys.executable, "-c", code, str(tmp_path)],
             capture_output=True,
@@ -62,5 +62,5 @@ except ModuleNotFoundError as error:
         return done.stdout.splitlines()
 
     missing = "layers_of.models.four"
-    assert found("") == ["one first", "two second", "one first", missing]
-    assert found(str(tmp_path / "site")) == ["one site", "two second", "one site", missing]
+    assert actual("") == ["one first", "two second", "one first", missing]
+    assert actual(str(tmp_path / "site")) == ["one site", "two second", "one site", missing]

@@ -36,6 +36,6 @@ def test_the_largest_difference(
         return SimpleNamespace(input_example=None, predict=lambda _: table)
 
     monkeypatch.setattr(mlflow.pyfunc, "load_model", load_model)
-    found = check.check(str(tmp_path))
-    assert (found["examples"], found["same_classes"]) == (1, True)
-    assert found["largest_difference"] == largest
+    actual = check.check(str(tmp_path))
+    assert (actual["examples"], actual["same_classes"]) == (1, True)
+    assert actual["largest_difference"] == largest

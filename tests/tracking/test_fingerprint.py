@@ -87,7 +87,7 @@ def lab(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("source", "found"),
+    ("source", "expected"),
     [
         ("", set()),
         ("import lab.one\n", {"one.py"}),
@@ -109,11 +109,11 @@ def lab(tmp_path: Path) -> Path:
         ("import lab.start\n", set()),
     ],
 )
-def test_imports_are_followed(lab: Path, source: str, found: set[str]) -> None:
+def test_imports_are_followed(lab: Path, source: str, expected: set[str]) -> None:
     (lab / "start.py").write_text(source)
     prefix = "src/lab/"
     files = {name.removeprefix(prefix) for name in module_hashes(["lab.start"], lab)}
-    assert files - {"sub/__init__.py"} == ({"start.py"} | found) - {"sub/__init__.py"}
+    assert files - {"sub/__init__.py"} == ({"start.py"} | expected) - {"sub/__init__.py"}
 
 
 def test_imports_are_followed_through_other_modules_and_in_circles(lab: Path) -> None:

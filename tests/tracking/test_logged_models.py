@@ -105,14 +105,14 @@ def test_logged_model_belongs_to_its_run_and_can_be_searched(
 
     client = mlflow.MlflowClient(store.tracking_uri(opened))
     run = client.get_run(run_id)
-    (found,) = client.search_logged_models(
+    (actual,) = client.search_logged_models(
         [run.info.experiment_id],
         filter_string=f"source_run_id = '{run_id}' AND metrics.`test/accuracy` > 0.7",
     )
-    assert found.model_id == info.model_id
-    assert found.status.value == "READY"
-    assert found.params == {"lr": "0.1", "seed": "5"}
-    assert found.artifact_location.startswith(f"{opened.mlruns}/artifacts/lab/models/")
+    assert actual.model_id == info.model_id
+    assert actual.status.value == "READY"
+    assert actual.params == {"lr": "0.1", "seed": "5"}
+    assert actual.artifact_location.startswith(f"{opened.mlruns}/artifacts/lab/models/")
     assert [out.model_id for out in run.outputs.model_outputs] == [info.model_id]
     assert run.data.metrics == {"test/accuracy": 0.75}
 
@@ -133,8 +133,8 @@ def test_failure_leaves_no_logged_model(
         assert str(caught.value) == "The model 'dnn' could not be logged. Received: no space left"
     client = mlflow.MlflowClient(store.tracking_uri(opened))
     experiment = client.get_run(run_id).info.experiment_id
-    found = client.search_logged_models([experiment], filter_string=f"source_run_id = '{run_id}'")
-    assert list(found) == []
+    actual = client.search_logged_models([experiment], filter_string=f"source_run_id = '{run_id}'")
+    assert list(actual) == []
 
 
 def test_compiled_and_many_headed_models_are_logged(model: Any, run_id: str) -> None:
@@ -172,9 +172,9 @@ def test_registered_versions_count_up_and_say_where_they_come_from(
     second = register(info.model_uri, "dnn")
     assert (first, second) == ("1", "2")
     client = mlflow.MlflowClient(store.tracking_uri(opened))
-    found = client.get_model_version("dnn", first)
-    assert (found.run_id, found.source) == (run_id, info.model_uri)
-    assert (found.tags, found.description, found.status) == ({"a": "b"}, "what it is", "READY")
+    actual = client.get_model_version("dnn", first)
+    assert (actual.run_id, actual.source) == (run_id, info.model_uri)
+    assert (actual.tags, actual.description, actual.status) == ({"a": "b"}, "what it is", "READY")
     registered = client.get_registered_model("dnn")
     assert (registered.description, registered.tags) == ("a model", {"chapterflow.role": "digits"})
 
@@ -212,12 +212,12 @@ def names_of(root: Path, project: Project) -> set[tuple[str, str]]:
     """Return every column of the store in which a folder is named."""
     import sqlite3
 
-    found = set()
+    actual = set()
     with sqlite3.connect(sqlite.database(project)) as db:
         tables = [t for (t,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         for table in tables:
             for column in [row[1] for row in db.execute(f"PRAGMA table_info({table})")]:
                 query = f'SELECT count(*) FROM {table} WHERE instr("{column}", ?)'
                 if db.execute(query, (f"{root}/",)).fetchone()[0]:
-                    found.add((table, column))
-    return found
+                    actual.add((table, column))
+    return actual

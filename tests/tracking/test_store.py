@@ -352,7 +352,7 @@ def test_empty_file_becomes_a_store(project: Project) -> None:
     assert schema(project) is Schema.CURRENT
 
 
-def test_damaged_store_is_told_in_one_line(ready: Project) -> None:
+def test_damaged_store_is_reported_in_one_line(ready: Project) -> None:
     content = bytearray(database(ready).read_bytes())
     content[100:4096] = b"\xff" * 3996
     database(ready).write_bytes(content)
@@ -495,7 +495,7 @@ def test_names_of_experiments_make_safe_and_separate_folders(ready: Project) -> 
     assert not (ready.root / "out").exists()
 
 
-def test_locked_store_is_told_also_by_experiments(
+def test_locked_store_is_reported_also_by_experiments(
     ready: Project, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import sqlalchemy

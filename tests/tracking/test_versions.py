@@ -176,12 +176,12 @@ def store_experiment(client: Any) -> str:
         ("", "MODEL must be"),
     ],
 )
-def test_what_is_not_there_is_told(client: Any, reference: str, says: str) -> None:
+def test_what_is_not_there_is_reported(client: Any, reference: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         find_version(client, reference)
     assert says in str(caught.value)
 
 
-def test_a_version_without_files_is_told(client: Any, tmp_path: Path) -> None:
+def test_a_version_without_files_is_reported(client: Any, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="not in the tracking store"):
         read_version(client, find_version(client, "cnn/1"))

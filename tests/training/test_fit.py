@@ -176,25 +176,25 @@ def usual(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Any, Path, list[EpochRecord]]:
     """A training without early stopping, its folder, and the epochs that it told of."""
-    told: list[EpochRecord] = []
+    result: list[EpochRecord] = []
     work = tmp_path_factory.mktemp("usual")
-    return train("dnn", params_of("dnn"), dataset, work, on_epoch=told.append), work, told
+    return train("dnn", params_of("dnn"), dataset, work, on_epoch=result.append), work, result
 
 
 def test_the_history_is_that_of_the_training(
     dataset: Dataset, usual: tuple[Any, Path, list[EpochRecord]]
 ) -> None:
-    training, work, told = usual
-    assert told == training.history == read_history(work / "history.jsonl", epochs=4)
-    assert [record.epoch for record in told] == [1, 2, 3, 4]
-    assert told[-1].train_loss < told[0].train_loss
-    assert training.seconds == pytest.approx(sum(record.seconds for record in told))
+    training, work, result = usual
+    assert result == training.history == read_history(work / "history.jsonl", epochs=4)
+    assert [record.epoch for record in result] == [1, 2, 3, 4]
+    assert result[-1].train_loss < result[0].train_loss
+    assert training.seconds == pytest.approx(sum(record.seconds for record in result))
     assert training.chosen_epoch == 4
     assert training.resumed_from == 0
     # Validation of the saved model, computed here, is that of the last epoch.
     loss, accuracy = validation_of(work, dataset)
-    assert loss == pytest.approx(told[-1].validation_loss, rel=1e-4)
-    assert accuracy == pytest.approx(told[-1].validation_accuracy)
+    assert loss == pytest.approx(result[-1].validation_loss, rel=1e-4)
+    assert accuracy == pytest.approx(result[-1].validation_accuracy)
 
 
 def validation_of(work: Path, dataset: Dataset) -> tuple[float, float]:
@@ -240,7 +240,7 @@ def test_patience_that_is_never_needed_keeps_the_best_epoch_too(
     assert validation_of(tmp_path, dataset)[0] == pytest.approx(best.validation_loss, rel=1e-4)
 
 
-def test_a_diverging_training_is_told_and_leaves_no_model(
+def test_a_diverging_training_is_reported_and_leaves_no_model(
     dataset: Dataset, params_of: ParamsOf, tmp_path: Path
 ) -> None:
     params = params_of("dnn", warmup=0.0).model_copy(update={"learning_rate": 1e36})
@@ -273,7 +273,7 @@ def test_the_saved_model_holds_no_optimizer(
     assert sum(sizes) <= model.count_params() + 2
 
 
-def test_inputs_that_are_too_small_are_told_in_one_line(
+def test_inputs_that_are_too_small_are_reported_in_one_line(
     dataset: Dataset, params_of: ParamsOf, tmp_path: Path
 ) -> None:
     card = dataset.card.model_copy(update={"shape": [3, 3, 1]})

@@ -29,24 +29,26 @@ def params(**options: Any) -> Any:
 
 
 @pytest.mark.slow
-def test_rings_and_stars_are_told_apart_and_a_seed_decides(graphs: Dataset, tmp_path: Path) -> None:
+def test_rings_and_stars_are_reported_apart_and_a_seed_decides(
+    graphs: Dataset, tmp_path: Path
+) -> None:
     options = params(convolution="gin", batch_size=4, epochs=10)
-    found = cv.cross_validate(
+    actual = cv.cross_validate(
         get_model("gcn"), options, graphs, folds=2, seed=5, work=tmp_path / "first"
     )
-    assert set(found) == {
+    assert set(actual) == {
         "cv/inner/accuracy_mean",
         "cv/inner/accuracy_std",
         "cv/gin/accuracy_mean",
         "cv/gin/accuracy_std",
         "cv/majority/accuracy_mean",
     }
-    assert found["cv/gin/accuracy_mean"] >= 0.8
-    assert found["cv/majority/accuracy_mean"] == 0.5
+    assert actual["cv/gin/accuracy_mean"] >= 0.8
+    assert actual["cv/majority/accuracy_mean"] == 0.5
     again = cv.cross_validate(
         get_model("gcn"), options, graphs, folds=2, seed=5, work=tmp_path / "again"
     )
-    assert again == found
+    assert again == actual
 
 
 class Scripted:
@@ -86,11 +88,11 @@ def test_protocols_choose_their_epoch(
     # another one.
     script = Scripted([0.5, 0.9, 0.6], {0: [1.0, 0.4, 0.7], 1: [0.0, 0.6, 0.8]})
     monkeypatch.setattr(cv, "GraphsInMemory", lambda *_: script)
-    found = cv.cross_validate(get_model("gcn"), params(), graphs, folds=2, seed=5, work=tmp_path)
-    assert found["cv/inner/accuracy_mean"] == pytest.approx(0.5)
-    assert found["cv/inner/accuracy_std"] == pytest.approx(0.1)
-    assert found["cv/gin/accuracy_mean"] == pytest.approx(0.75)
-    assert found["cv/gin/accuracy_std"] == pytest.approx(0.05)
+    actual = cv.cross_validate(get_model("gcn"), params(), graphs, folds=2, seed=5, work=tmp_path)
+    assert actual["cv/inner/accuracy_mean"] == pytest.approx(0.5)
+    assert actual["cv/inner/accuracy_std"] == pytest.approx(0.1)
+    assert actual["cv/gin/accuracy_mean"] == pytest.approx(0.75)
+    assert actual["cv/gin/accuracy_std"] == pytest.approx(0.05)
 
 
 def test_the_inner_protocol_trains_on_no_graph_that_chooses_or_is_tested(

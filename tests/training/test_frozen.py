@@ -258,9 +258,9 @@ def test_pretext_weights_are_trained_once_and_hub_uses_the_same(
     with h5py.File(trained) as one, h5py.File(again) as other:
         names: list[str] = []
         one.visit(names.append)
-        found = [name for name in names if isinstance(one[name], h5py.Dataset)]
-        assert len(found) == 20
-        assert all(np.array_equal(one[name][()], other[name][()]) for name in found)
+        actual = [name for name in names if isinstance(one[name], h5py.Dataset)]
+        assert len(actual) == 20
+        assert all(np.array_equal(one[name][()], other[name][()]) for name in actual)
 
 
 def test_pretext_weights_are_those_of_small(roles: Dataset, tmp_path: Path) -> None:

@@ -92,8 +92,8 @@ def test_patience_keeps_the_weights_of_the_best_epoch(circles: Dataset, tmp_path
     assert len(losses) in (training.chosen_epoch + 2, 40)
     chosen = circles.indices("validation")
     logits = predict_full(model, circles)[chosen]
-    found = -log_softmax(logits, axis=1)[np.arange(len(chosen)), circles.labels[chosen]].mean()
-    assert found == pytest.approx(min(losses), rel=1e-3)
+    actual = -log_softmax(logits, axis=1)[np.arange(len(chosen)), circles.labels[chosen]].mean()
+    assert actual == pytest.approx(min(losses), rel=1e-3)
 
 
 def test_weight_decay_is_half_of_the_squares(circles: Dataset) -> None:

@@ -72,14 +72,14 @@ class Case:
 
     def check(self, work: Path, *, resumed_from: int) -> None:
         """Train on, and compare with the undisturbed training, bit for bit."""
-        told: list[EpochRecord] = []
-        training = self.fit(work, told.append)
+        result: list[EpochRecord] = []
+        training = self.fit(work, result.append)
         assert training.resumed_from == resumed_from
-        assert told == training.history
+        assert result == training.history
         assert training.chosen_epoch == self.training.chosen_epoch
         assert training.images == self.training.images
         assert timeless(training.history) == timeless(self.training.history)
-        on_disk = read_history(work / "history.jsonl", epochs=len(told) + 5)
+        on_disk = read_history(work / "history.jsonl", epochs=len(result) + 5)
         assert on_disk == training.history
         for resumed, calm in zip(self.weights_of(work), self.weights, strict=True):
             np.testing.assert_array_equal(resumed, calm)
@@ -208,7 +208,7 @@ def test_killed_while_writing_the_best_weights(patient: Case, tmp_path: Path) ->
         pytest.param("checkpoints", marks=pytest.mark.slow),
     ],
 )
-def test_where_part_of_the_folder_is_lost_training_starts_anew(
+def test_training_restarts_if_part_of_its_folder_is_lost(
     plain: Case, tmp_path: Path, lost: str
 ) -> None:
     plain.kill_after(2, tmp_path)
@@ -244,9 +244,7 @@ def test_a_damaged_record_of_a_finished_epoch(plain: Case, tmp_path: Path, damag
     plain.check(tmp_path, resumed_from=0)
 
 
-def test_starting_anew_leaves_alone_what_is_not_of_the_training(
-    plain: Case, tmp_path: Path
-) -> None:
+def test_restarting_keeps_unrelated_files(plain: Case, tmp_path: Path) -> None:
     # Whose folder it is (the id of a tracking run, say) stands in it before the training starts.
     plain.kill_after(2, tmp_path)
     (tmp_path / "run_id").write_text("abc")

@@ -184,7 +184,7 @@ def test_a_sequential_is_a_model_like_others(named: bool) -> None:
         built(nothing, ModelParams(role="digits"), spec)
 
 
-def test_logits_for_each_position_are_told_apart() -> None:
+def test_logits_for_each_position_are_reported_apart() -> None:
     import keras
     from keras import layers
 

@@ -99,9 +99,9 @@ def test_data_docs_keep_what_great_expectations_says(
         results = Page((out / "data_docs" / "index.html").read_text(encoding="utf-8"))
         suite = Page((out / "data_docs" / "suite.html").read_text(encoding="utf-8"))
         for result in verdict.results:
-            told = f"{result.name}: {result.expected}. {result.title}"
-            assert told in results.text
-            assert told in suite.text
+            answer = f"{result.name}: {result.expected}. {result.title}"
+            assert answer in results.text
+            assert answer in suite.text
         assert ("Succeeded" if verdict.success else "Failed") in results.text
         # Marks in place of an icon font: one for each expectation and one for the whole.
         assert results.text.count("✗") == (0 if verdict.success else len(verdict.failures) + 1)
