@@ -42,7 +42,9 @@ def batch(
     profile: Profile | None = None,
     overrides: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Predict files or datasets with a registered model. A killed flow goes on when called again.
+    """Predict files or datasets with a registered model.
+
+    An interrupted flow resumes if called again.
 
     Args:
         model: `NAME`, `NAME/VERSION` or `NAME@ALIAS` in the registry.

@@ -44,9 +44,9 @@ class FolderOrArchive(Strict):
     Give `path`, or `file` with `mirror` or `upstream`.
 
     Attributes:
-        path: A folder, or an archive of it, on this machine. Like an address it is no part of the
-            dataset's recipe: after a change of its content, `chapterflow data fetch --force` builds
-            anew.
+        path: A folder, or an archive of it, on this machine. Like an address, it is not part of the
+            dataset's recipe: after its content has changed, `chapterflow data fetch --force`
+            rebuilds it.
         mirror: Folder of the archive below `CHAPTERFLOW_MIRROR`; null for one that no mirror holds.
         upstream: Base addresses (`https://`, `file://` or a path), tried in order.
         file: A zip archive.

@@ -1,4 +1,4 @@
-"""Keras models in MLflow: logged with what serves them, registered, and asked elsewhere."""
+"""Keras models in MLflow, logged with all that serving them needs."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _layer_modules(model: keras.Model) -> list[str]:
     return sorted(own | {name for name in known if name.startswith("chapterflow.models.layers.")})
 
 
-#: What a served model needs; letting MLflow find out takes it several seconds a model.
+#: What a served model needs; MLflow takes several seconds per model to infer it.
 REQUIREMENTS = ("tensorflow", "keras", "numpy")
 
 
@@ -345,6 +345,6 @@ class _Imports(ast.NodeVisitor):
             module = ".".join([*above, *([module] if module else [])])
         if module:
             # `from package import module` names a module, `from module import name` does not;
-            # what is no module is passed over.
+            # other names are skipped.
             self.names.append(module)
             self.names.extend(f"{module}.{alias.name}" for alias in node.names)

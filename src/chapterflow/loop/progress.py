@@ -22,28 +22,28 @@ DONE = ("trained", "reused", "failed", "checked", "built", "here")
 
 
 class Progress(Protocol):
-    """Something that hears what is going on."""
+    """A display of progress."""
 
     def update(self, subject: str, step: str, detail: str) -> None:
-        """Hear that `subject` (a model or dataset) is at `step`."""
+        """Record that `subject` (a model or dataset) is at `step`."""
 
 
 class Silent:
-    """Hears, and says nothing."""
+    """A display that shows nothing."""
 
     def update(self, subject: str, step: str, detail: str) -> None:
         """Do nothing."""
 
 
 class Plain:
-    """A line for each new step, and now and then one within a step."""
+    """Prints a line for each new step, and now and then within a step."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._last: dict[str, tuple[str, float]] = {}
 
     def update(self, subject: str, step: str, detail: str) -> None:
-        """Print the news unless there was some of this step a moment ago."""
+        """Print the step unless a line about it was printed moments ago."""
         now = time.monotonic()
         last_step, last_time = self._last.get(subject, ("", 0.0))
         if step == last_step and now - last_time < PLAIN_EVERY:
@@ -62,7 +62,7 @@ class Lively:
         self._seconds: dict[str, float] = {}
 
     def update(self, subject: str, step: str, detail: str) -> None:
-        """Take the news; the next redraw shows it."""
+        """Store the step; the next redraw shows it."""
         self._lines[subject] = (step, detail)
         started = self._started.setdefault(subject, time.monotonic())
         if step in DONE:
@@ -70,7 +70,7 @@ class Lively:
 
     def __rich__(self) -> Table:
         table = Table.grid(padding=(0, 2))
-        # A copy: another thread redraws while the work goes on.
+        # A copy: another thread redraws while the work continues.
         for subject, (step, detail) in list(self._lines.items()):
             style = {"failed": "red", "trained": "green", "reused": "cyan"}.get(step, "")
             started = self._started.get(subject)
@@ -90,20 +90,20 @@ _current: ContextVar[Progress] = ContextVar("progress", default=Silent())  # noq
 
 
 def tell_about(subject: str) -> Tell:
-    """Return a function that tells the current progress about one subject."""
+    """Return a function that reports the progress of a subject."""
     progress = _current.get()
     return lambda step, detail: progress.update(subject, step, detail)
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console; what is piped gets lines wide enough for the tables."""
+    """Return a console; piped output gets lines wide enough for the tables."""
     made = Console(stderr=stderr)
     return made if made.is_terminal else Console(stderr=stderr, width=max(made.width, 124))
 
 
 @contextmanager
 def shown(console: Console, subjects: Sequence[str]) -> Iterator[Progress]:
-    """Show the progress of what happens within, on `console`."""
+    """Show the progress of the block on `console`."""
     lively = console.is_terminal and not console.is_dumb_terminal
     progress: Progress = Lively(subjects) if lively else Plain(console)
     token = _current.set(progress)

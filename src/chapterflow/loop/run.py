@@ -107,7 +107,7 @@ class Run:
         return f"{self.model} on {self.dataset}"
 
     def open_dataset(self) -> Dataset:
-        """Open the dataset, building it where this checkout does not have it.
+        """Open the dataset, building it if this checkout does not have it.
 
         Raises:
             DataError: If the bytes here are not those of the fingerprint.
@@ -127,7 +127,7 @@ class Run:
         return open_dataset(self.project.data / self.dataset)
 
     def model_file(self) -> Path:
-        """Return the trained model's `.keras` file, fetched where this machine does not have it."""
+        """Return the trained model's `.keras` file, fetched if this machine does not have it."""
         path = self.folder / MODEL_FILE
         if not path.is_file():
             client = self.session.client
@@ -227,7 +227,7 @@ class Run:
 
     @property
     def introduction(self) -> str:
-        """What the model is and where in the book it stands, in markdown."""
+        """What the model is and its section of the book, in markdown."""
         entry = self.entry
         summary = f": {entry.summary}" if entry.summary else ""
         section = f" Book chapter 5, “{entry.section}”." if entry.section else ""

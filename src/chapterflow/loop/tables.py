@@ -14,7 +14,7 @@ from chapterflow.tracking.records import SCORES, Outcome
 
 Cells = list[str]
 Column = Callable[[dict[str, float]], str]
-#: Heading and text of the columns of results: what was scored, then what it cost.
+#: Headings and texts of the columns of results: scores, then costs.
 CLASSES: dict[str, Column] = {
     "accuracy": lambda m: f"{m['test/accuracy']:.4f}",
     "95 % interval": lambda m: f"{m['test/accuracy_low']:.3f}-{m['test/accuracy_high']:.3f}",
@@ -135,7 +135,7 @@ def markdown(headings: Sequence[str], rows: Sequence[Cells]) -> str:
 
 
 def failures(outcomes: Sequence[Outcome]) -> list[tuple[str, str]]:
-    """Return each error once, with the names of the models that met it."""
+    """Return each error once, with the names of the models that raised it."""
     return [
         (", ".join(o.model for o in outcomes if o.error == error), error)
         for error in dict.fromkeys(o.error for o in outcomes if o.error)
@@ -208,7 +208,7 @@ def print_differences(
     """Print one table of differences for each dataset.
 
     Args:
-        among: All that Holm's correction is for, where only some are printed.
+        among: All pairs that Holm's correction covers, if only some are printed.
     """
     among = differences if among is None else among
     for dataset in dict.fromkeys(pair.dataset for pair in differences):

@@ -51,7 +51,7 @@ NOT_SOURCES = (":!data.dvc", ":!dvc.lock", ":!results")
 
 @contextmanager
 def unbroken() -> Iterator[None]:
-    """Let Ctrl-C wait until a write to the store is over, which takes milliseconds.
+    """Delay Ctrl-C until a write to the store has finished, which takes milliseconds.
 
     Interrupted within a transaction, SQLite would stay locked and the run could not be ended.
     """
@@ -106,7 +106,7 @@ def open_run(
 ) -> str:
     """Start a run, or continue `run_id` if the store still has it, and return its id.
 
-    The run is tagged with this process, so that another one can tell when it is gone.
+    The run is tagged with this process, so another process can tell when it has ended.
     """
     from mlflow.entities import RunStatus
     from mlflow.exceptions import MlflowException
@@ -127,7 +127,7 @@ def open_run(
 
 @unbroken()
 def close_run(client: MlflowClient, run_id: str, status: str, error: str | None = None) -> None:
-    """End a run as `FINISHED`, `FAILED` or `KILLED`, with the error where there is one."""
+    """End a run as `FINISHED`, `FAILED` or `KILLED`, with the error if there is one."""
     if error:
         client.set_tag(run_id, ERROR, error[:5000])
     client.set_terminated(run_id, status)
@@ -174,7 +174,7 @@ def log_dataset(client: MlflowClient, run_id: str, card: DatasetCard, folder: Pa
 
 
 class EpochLogger:
-    """Logs each epoch once, also where a resumed training reports its first epochs again.
+    """Logs each epoch once, even if a resumed training reports its first epochs again.
 
     Attributes:
         last: The last epoch that the run has.
@@ -203,7 +203,7 @@ class EpochLogger:
 
 
 def find_finished(client: MlflowClient, experiment_id: str, fingerprint: str) -> Run | None:
-    """Return the newest finished run of a fingerprint whose artifacts and model are all there."""
+    """Return the newest finished run of a fingerprint whose artifacts and model all exist."""
     runs = client.search_runs(
         [experiment_id],
         f"tags.`{FINGERPRINT}` = '{fingerprint}' and attributes.status = 'FINISHED'",
@@ -242,9 +242,9 @@ def finished_model_runs(experiment_id: str, profile: str | None = None) -> list[
 
 
 def end_dead_runs(client: MlflowClient, experiment_ids: Iterable[str]) -> list[str]:
-    """Mark runs KILLED that say RUNNING but whose process is gone; return their ids.
+    """Mark RUNNING runs whose process has ended as KILLED; return their ids.
 
-    One that can be continued is set RUNNING again by whoever continues it.
+    Whoever resumes such a run sets it RUNNING again.
     """
     ended = []
     for run in client.search_runs(list(experiment_ids), "attributes.status = 'RUNNING'"):
@@ -287,7 +287,7 @@ def _listed(runs: Sequence[Run]) -> str:
 
 
 def labels(chosen: Sequence[Run]) -> dict[str, str]:
-    """Return what each run is called, by id: its model, with the run where one is there twice."""
+    """Return a label for each run, by id: its model, and the run's id if two share the model."""
     models = [run.data.tags[MODEL] for run in chosen]
     return {
         run.info.run_id: model if models.count(model) == 1 else f"{model} {run.info.run_id[:8]}"
@@ -321,7 +321,7 @@ def read_run(
 
 
 def newest_flow_run(client: MlflowClient, experiment_id: str, profile: str) -> str | None:
-    """Return the id of the newest run of a flow in a profile; None where there is none."""
+    """Return the id of the newest run of a flow in a profile; None if there is none."""
     flows = client.search_runs(
         [experiment_id],
         f"tags.`{RUN_TYPE}` = 'flow' and tags.`{PROFILE}` = '{profile}'",

@@ -20,9 +20,9 @@ from urllib.parse import unquote, urlsplit
 from chapterflow.environment import Project
 from chapterflow.errors import StoreError, StoreUnavailable
 
-#: Receives one line for each thing that was done to an existing store.
+#: Receives one line for each change to an existing store.
 Note = Callable[[str], None]
-#: Seconds that a locked database is waited for; `CHAPTERFLOW_STORE_WAIT` replaces it.
+#: Seconds to wait for a locked database; `CHAPTERFLOW_STORE_WAIT` replaces it.
 WAIT = 20.0
 #: Creating or upgrading takes longer than the longest sane transaction.
 PREPARATION = 6
@@ -88,7 +88,7 @@ def lock(project: Project, wait: float) -> Iterator[None]:
 
 
 def keep(path: Path, suffix: str, wait: float) -> Path:
-    """Copy the database as last committed, also while this process holds its write lock."""
+    """Copy the database as last committed, even while this process holds its write lock."""
     kept = path.with_name(f"{path.name}.{suffix}")
     partial = partial_of(kept)
     # A plain copy would drop this process's locks on the file when it closes it.
@@ -99,7 +99,7 @@ def keep(path: Path, suffix: str, wait: float) -> Path:
 
 
 def partial_of(path: Path) -> Path:
-    """Return the path under which a database is made, without what a killed process left there."""
+    """Return the temporary path of a new database, cleared of what a killed process left."""
     # Not `files.staged`: a database has journals next to it, which must go with it.
     partial = path.with_name(f"{path.name}.partial")
     discard(partial)
@@ -114,7 +114,7 @@ def discard(path: Path) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep MLflow's own account of a migration or of a locked database off the console."""
+    """Suppress what MLflow prints about migrations and locked databases."""
     logger = logging.getLogger("mlflow.store.db.utils")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -126,7 +126,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def store_errors(place: Path | str) -> Iterator[None]:
-    """Tell what SQLite, the file system or MLflow reports in one line; a string is a remote URI."""
+    """Report errors of SQLite, the file system or MLflow in one line; a string is a remote URI."""
     try:
         yield
     except StoreError:
@@ -170,7 +170,7 @@ CONTENT = ("runs", "logged_models", "registered_models", "trace_info")
 
 
 class Schema(Enum):
-    """What the database file of the local store is."""
+    """State of the local store's database file."""
 
     MISSING = "missing"
     OLDER = "half made, or made by an older MLflow"
@@ -179,7 +179,7 @@ class Schema(Enum):
 
 
 def schema(project: Project, *, wait: float | None = None) -> Schema:
-    """Tell what the local store's file is, in a millisecond and without changing it.
+    """Return the state of the local store's file, in a millisecond and without changing it.
 
     Raises:
         StoreUnavailable: If another process holds it locked for longer than `wait` seconds.
@@ -216,21 +216,21 @@ def schema(project: Project, *, wait: float | None = None) -> Schema:
 
 
 def create(project: Project, on_note: Note, wait: float) -> None:
-    """Make the local store, which appears in its place when it is whole."""
+    """Create the local store; its file appears only when it is complete."""
     path = database(project)
     with store_errors(path):
         partial = partial_of(path)
         _initialise(partial, project)
-        # SQLite would play a journal that a lost database left behind into the new one.
+        # SQLite would apply the journal of a lost database to the new one.
         discard(path)
         os.replace(partial, path)
 
 
 def upgrade(project: Project, on_note: Note, wait: float) -> None:
-    """Bring the local store to the installed MLflow's schema; the file as it was is kept."""
+    """Upgrade the local store to the installed MLflow's schema; keep a copy of the old file."""
     path = database(project)
     with store_errors(path), connect(path, wait) as connection:
-        # A write-ahead log would be played into the file that takes the old one's place.
+        # A write-ahead log would be applied to the new file.
         connection.execute("PRAGMA journal_mode = DELETE")
         # No write may fall between the copy and the exchange.
         connection.execute("BEGIN IMMEDIATE")
@@ -254,7 +254,7 @@ def upgrade(project: Project, on_note: Note, wait: float) -> None:
 
 
 def _initialise(path: Path, project: Project) -> None:
-    """Bring a database that nobody else uses to the schema of the installed MLflow."""
+    """Upgrade a database that no other process uses to the installed MLflow's schema."""
     mlflow_db: Any = import_module("mlflow.store.db.utils")
     store_class: Any = import_module("mlflow.store.tracking.sqlalchemy_store").SqlAlchemyStore
     uri = f"sqlite:///{path.as_posix()}"
@@ -270,7 +270,7 @@ def _initialise(path: Path, project: Project) -> None:
         raise
     finally:
         engine.dispose()
-        # The class keeps its connections for ever; those to a file that is replaced must go.
+        # The class never closes its connections; those to the replaced file must be closed.
         for replaced in (uri, f"sqlite:///{database(project).as_posix()}"):
             if replaced in store_class._engine_map:
                 store_class._engine_map.pop(replaced).dispose()
@@ -334,7 +334,7 @@ class Relocation:
 
 
 def relocation(project: Project, *, wait: float | None = None) -> Relocation | None:
-    """Tell whether the local store's artifact paths stem from another folder than the project's."""
+    """Return the move that the store's artifact paths still need; None if there is none."""
     path = database(project)
     if not path.exists():
         return None
@@ -343,7 +343,7 @@ def relocation(project: Project, *, wait: float | None = None) -> Relocation | N
         locations = [str(location) for (location,) in db.execute(query)]
     root = project.root.resolve()
     for location in locations:
-        # Only this layout is ours: a path that somebody chose on purpose stays as it is.
+        # Only this layout is ours: a path that a user chose stays as it is.
         if layout := re.fullmatch(r"(.*)/mlruns/artifacts/[^/]+", _local_path(location)):
             old = Path(layout[1] or "/")
             # The same folder under another name (a symbolic link) has not moved.
@@ -365,7 +365,7 @@ def relocate(project: Project, *, wait: float | None = None) -> int:
 
 
 def move(project: Project, on_note: Note, wait: float) -> None:
-    """Do what `relocate` does, for a caller that holds the lock, and tell of it."""
+    """Relocate the store for a caller that holds the lock, and report it."""
     moved = relocation(project, wait=wait)
     if moved and (count := _relocate(project, wait)):
         on_note(
@@ -394,7 +394,7 @@ def _relocate(project: Project, wait: float) -> int:
 
 
 def _prefixes(moved: Relocation) -> Mapping[str, str]:
-    """Map each way in which MLflow may have written the old folder to the same for the new one."""
+    """Map each spelling of the old folder that MLflow may have written to the new folder's."""
     old, new = moved.old / "mlruns", moved.new / "mlruns"
     return {
         f"{old}/": f"{new}/",
@@ -428,8 +428,8 @@ def is_local(project: Project) -> bool:
 def open_store(project: Project, *, on_note: Note = _log.warning, wait: float | None = None) -> str:
     """Make the tracking store ready, point MLflow at it and return its URI.
 
-    The local store is created, upgraded or relocated where that is needed: once, however many
-    processes ask. A ready store costs a few milliseconds beyond `import mlflow`.
+    The local store is created, upgraded or relocated if necessary, once for all processes. A
+    ready store costs a few milliseconds beyond `import mlflow`.
 
     Args:
         on_note: Receives one line for each thing that was done to an existing store.
@@ -462,7 +462,7 @@ def open_store(project: Project, *, on_note: Note = _log.warning, wait: float | 
 def ensure_experiment(
     project: Project, name: str, description: str | None = None, *, on_note: Note = _log.warning
 ) -> str:
-    """Return the id of an experiment, which is created or restored if need be.
+    """Return the id of an experiment, created or restored if necessary.
 
     Call `open_store` first. In the local store its artifacts go to `mlruns/artifacts/<name>`.
 
@@ -502,7 +502,7 @@ def ensure_experiment(
 
 
 def check_remote(uri: str) -> None:
-    """Raise if a store outside the project cannot be one, or does not answer within seconds.
+    """Raise if a remote store is unusable or does not answer within seconds.
 
     Raises:
         StoreUnavailable: If the server does not answer.
@@ -543,7 +543,7 @@ def _prepare(project: Project, on_note: Note, wait: float) -> None:
 
 
 def _needs(project: Project, wait: float) -> list[Callable[[Project, Note, float], None]]:
-    """Return what has to be done before the local store can be used, in order."""
+    """Return what the local store needs before it can be used, in order."""
     state = schema(project, wait=wait)
     if state is Schema.NEWER:
         from importlib.metadata import version
