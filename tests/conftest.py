@@ -293,7 +293,7 @@ START_PREFECT = """
 from chapterflow.environment import configure, find_project
 project = find_project()
 configure(project)
-from pipelines.server import prefect_server
+from pipelines.prefect_server import prefect_server
 with prefect_server(project.scratch):
     pass
 """

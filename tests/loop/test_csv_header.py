@@ -105,11 +105,11 @@ def test_blank_rows_are_passed_over_and_that_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "must begin with the names of its columns"),
-        (b"date\n1\n", "must begin with the names"),
-        (b"date,,x\n", "must begin with the names"),
+        (b"", "must begin with a row of column names"),
+        (b"date\n1\n", "must begin with a row of column names"),
+        (b"date,,x\n", "must begin with a row of column names"),
         (b"2020-01-01,100.126,49.3\n2020-01-02,1,2\n", "a row of values, '2020-01-01,100.126"),
-        (b"0,1\n1,2\n", "Write a row of names above it"),
+        (b"0,1\n1,2\n", "Add a row of names"),
         (b"\xff\xfe\x00", "must be a CSV file"),
         (b"Datum;Wert\n2020-01-01;1,5\n", "separated by semicolons"),
         (b'Datum,Wert\n2020-01-01,"1.234,5"\n', r"line 2, column 'Wert': .*decimal point"),

@@ -18,7 +18,7 @@ import json, pathlib
 from chapterflow.environment import configure, find_project
 project = find_project()
 configure(project)
-from pipelines.server import prefect_server
+from pipelines.prefect_server import prefect_server
 with prefect_server(project.scratch):
     from pipelines.promotion import promotion
     print(json.dumps(promotion(models=["cnn", "digits", "dnn"])))

@@ -118,7 +118,7 @@ def schedule(
     project, settings = start(profile, set_)
     settings.check_names(models or [], settings.models, "model")
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"
-    from pipelines.server import prefect_server
+    from pipelines.prefect_server import prefect_server
 
     with prefect_server(project.scratch, ui=True, port=port) as address:
         from pipelines.schedule import serve_chapter

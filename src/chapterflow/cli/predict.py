@@ -95,7 +95,7 @@ def predict(
     project, settings = start(profile, set_)
     from chapterflow.loop import progress as live
     from chapterflow.predict.batch import check_batch
-    from pipelines.server import prefect_server
+    from pipelines.prefect_server import prefect_server
 
     # Bad input is refused before a server starts.
     check_batch(project, settings, model, inputs, out, on_version=say_version)

@@ -61,7 +61,7 @@ def run(
     from chapterflow.loop import steps
     from chapterflow.loop.tables import print_results
     from chapterflow.tracking.records import Outcome
-    from pipelines.server import prefect_server
+    from pipelines.prefect_server import prefect_server
 
     datasets = list(dict.fromkeys(d for name in names for d in settings.datasets_of(name)))
     exit_code = 0

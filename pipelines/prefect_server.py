@@ -55,7 +55,7 @@ def prefect_server(
     # Two servers that create the same database at once would get into each other's way.
     with FileLock(scratch / "prefect-server.lock"), log.open("w") as out:
         server = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.server", str(port), str(os.getpid())],
+            [sys.executable, "-m", "pipelines.prefect_server", str(port), str(os.getpid())],
             env={
                 **os.environ,
                 "PREFECT_UI_ENABLED": str(ui).lower(),
