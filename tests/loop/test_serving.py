@@ -85,7 +85,7 @@ class Lab:
     def log(self, shell: str) -> Path:
         return self.root.parent / f"{re.sub('[^a-z]+', '-', shell)}.log"
 
-    def result(self, shell: str, text: str, seconds: float = HUNG) -> str:
+    def wait_for(self, shell: str, text: str, seconds: float = HUNG) -> str:
         """Return what a server says, once it says a text."""
         end = time.monotonic() + seconds
         while text not in (message := self.log(shell).read_text()):
@@ -120,7 +120,7 @@ def lab(finished: Finished) -> Iterator[Lab]:
         for shell in SERVERS:
             lab.start(shell)
         for shell in SERVERS:
-            lab.told(shell, "Uvicorn running" if "mlflow" in shell else "answers at")
+            lab.wait_for(shell, "Uvicorn running" if "mlflow" in shell else "answers at")
         yield lab
     finally:
         for shell in list(lab.servers):
@@ -178,7 +178,7 @@ def test_forms_of_one_image_or_graph_get_one_answer(lab: Lab) -> None:
 def test_the_line_that_a_server_prints(lab: Lab) -> None:
     for shell in SERVERS:
         if "mlflow" not in shell:
-            message = lab.told(shell, "curl")
+            message = lab.wait_for(shell, "curl")
             assert re.search(r"\d\.\d s after the start", message)
             (line,) = [line for line in message.splitlines() if line.startswith("curl")]
             assert predictions(lab.run(line).stdout)
@@ -252,7 +252,7 @@ def test_what_cannot_be_served(lab: Lab, words: str, says: str) -> None:
 def test_ctrl_c_while_it_loads(lab: Lab) -> None:
     shell = f"chapterflow serve cnn --port {free_port()}"
     lab.start(shell)
-    lab.told(shell, "Loading cnn")
+    lab.wait_for(shell, "Loading cnn")
     taken = lab.run(shell)
     assert taken.returncode == 2
     assert "is taken" in taken.stderr
