@@ -1,7 +1,6 @@
 # `make run` and `make test` set up the environment they need, once.
 PYTHON ?= python3
 VENV := .venv
-WORKERS ?= 2
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -14,11 +13,10 @@ run: $(VENV)/.run
 	@chapterflow run
 
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-# Whole runs spend part of their time waiting for servers, so three processes fill two cores.
 test-all:
-	@$(MAKE) --no-print-directory test WORKERS=3 ARGS='-m "" $(ARGS)'
+	@$(MAKE) --no-print-directory test ARGS='-m "" $(ARGS)'
 
 check: $(VENV)/.dev
 	ruff format --check .
