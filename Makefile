@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # An environment contains absolute paths, so a moved one is created again.
 MOVED := $(shell [ ! -f $(VENV)/.root ] || [ "$$(cat $(VENV)/.root)" = "$(CURDIR)" ] || rm -rf $(VENV))
 
-.PHONY: run test test-all check format bench repro lock clean
+.PHONY: run test test-all faults check format bench repro lock clean
 
 run: $(VENV)/.run
 	@chapterflow run
@@ -17,6 +17,9 @@ test: $(VENV)/.dev
 
 test-all:
 	@$(MAKE) --no-print-directory test ARGS='-m "" $(ARGS)'
+
+faults:
+	@$(MAKE) --no-print-directory test ARGS='-m fault --faults $(ARGS)'
 
 check: $(VENV)/.dev
 	ruff format --check .

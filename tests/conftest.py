@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,10 @@ from typing import Any, NamedTuple
 import hypothesis
 import pytest
 from filelock import FileLock
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 GUARD = Path(__file__).resolve().parent / "loop" / "guard"
@@ -44,8 +49,41 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 FIRST = ("test_loop.py", "test_bad_input.py")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of `make faults`."""
+    parser.addoption("--faults", action="store_true", help="print a table of the injected faults")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print each injected fault, what is promised, and what the tests saw."""
+    if not config.getoption("--faults"):
+        return
+    faults: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for outcome in ("failed", "error", "passed", "skipped"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            properties = dict(report.user_properties)
+            if "fault" in properties and (report.when == "call" or outcome != "passed"):
+                fault, promise = properties["fault"]
+                results = faults.setdefault((fault, promise), [])
+                results.append((outcome, str(properties.get("saw", ""))))
+    table = Table(Column("Fault"), Column("Promised"), Column("Seen"), box=box.SIMPLE)
+    for (fault, promise), results in sorted(faults.items()):
+        counts = Counter(outcome for outcome, _ in results)
+        outcomes = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+        seen = dict.fromkeys(filter(None, (saw for _, saw in results)))
+        table.add_row(escape(fault), escape(promise), escape("; ".join([outcomes, *seen])))
+    terminalreporter.section(f"{len(faults)} faults")
+    Console(width=max(80, shutil.get_terminal_size().columns)).print(table)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put whole runs first, so that no process is left with a long file at the end."""
+    """Name each test's fault in its report; put whole runs first.
+
+    So no process is left with a long file at the end.
+    """
+    for item in items:
+        for mark in item.iter_markers("fault"):
+            item.user_properties.append(("fault", mark.args))
 
     def order(item: pytest.Item) -> int:
         if item.path.name in FIRST:
