@@ -8,6 +8,7 @@ import pickle
 import shutil
 import struct
 import zipfile
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ import pytest
 from pydantic import ValidationError
 from scipy import sparse
 
+from chapterflow.data import pickles
 from chapterflow.data.source import SourceData
 from chapterflow.data.sources import karate, planetoid, random_graphs, tu
-from chapterflow.data.sources import planetoid as pickles
 from chapterflow.data.sources.karate import Karate
 from chapterflow.data.sources.planetoid import Planetoid
 from chapterflow.data.sources.random_graphs import RandomGraphs
@@ -224,8 +225,6 @@ def write_planetoid(folder: Path) -> Path:
     x = sparse.csr_matrix(np.eye(9, 4, dtype=np.float32) + 1)
     tx = sparse.csr_matrix(np.array([[0, 0, 0, 11], [0, 0, 9, 0]], np.float32))
     y = np.eye(2, dtype=np.int32)[np.arange(9) % 2]
-    from collections import defaultdict
-
     graph = defaultdict(list, {n: [(n + 1) % 12, n] for n in range(12)})
     held = {
         "x": x[:2], "allx": x, "tx": tx, "y": y[:2], "ally": y,
@@ -300,15 +299,131 @@ def test_a_hostile_pickle_is_refused_and_nothing_runs(
 def test_other_names_and_damaged_pickles_are_refused(text: bytes, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(text)
     with pytest.raises(DataError, match="file must be a pickle of arrays"):
-        pickles.read_pickle(tmp_path / "file")
+        planetoid.read_pickle(tmp_path / "file")
 
 
-def test_a_pickle_cannot_change_the_libraries(tmp_path: Path) -> None:
-    # BUILD with a state of slots sets attributes on what was named: here on the class itself.
-    (tmp_path / "file").write_bytes(b"cscipy.sparse.csr\ncsr_matrix\n(N}S'toarray'\nI1\nstb.")
-    pickles.read_pickle(tmp_path / "file")
+def dtype_state(text: bytes, *, fields: bytes = b"", flags: bytes = b"K\0") -> bytes:
+    """Return the opcodes of a dtype with a state."""
+    return (
+        b"cnumpy\ndtype\n" + text + b"K\0K\1\x87R"
+        b"(K\3U\x01<N"
+        + (fields + b"K\x08K\x01" if fields else b"NN" + b"J\xff\xff\xff\xff" * 2)
+        + flags
+        + b"tb"
+    )
+
+
+def array_of(dtype: bytes, shape: bytes, data: bytes) -> bytes:
+    """Return the pickle of an array as numpy writes it."""
+    begin = b"\x80\x02cnumpy._core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85U\x01b\x87R"
+    return begin + b"(K\1" + shape + dtype + b"\x89" + data + b"tb."
+
+
+ADDRESS = b"U\x08" + b"A" * 8
+
+
+@pytest.mark.fault(
+    "Pickle that makes numpy read pointers from the file", "Refused; nothing is built"
+)
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        # Eight bytes of the file as a pointer.
+        (array_of(dtype_state(b"U\x02O8", flags=b"K?"), b"K\1\x85", ADDRESS), "an array of 'O8'"),
+        # A field of objects in a dtype whose flags deny it: a SIGSEGV with `pickle`.
+        (
+            array_of(
+                dtype_state(
+                    b"U\x02V8", fields=b"U\x01a\x85}U\x01acnumpy\ndtype\nU\x01OK\0K\1\x87RK\0\x86s"
+                ),
+                b"K\1\x85",
+                ADDRESS,
+            ),
+            "an array of 'V8'",
+        ),
+        # The same fields in the state of plain numbers.
+        (
+            array_of(dtype_state(b"U\x02i8", fields=b"U\x01a\x85}"), b"K\1\x85", ADDRESS),
+            "elements are no plain numbers",
+        ),
+        (array_of(dtype_state(b"U\x02i8", flags=b"K?"), b"K\1\x85", ADDRESS), "no plain numbers"),
+        # Two gigabytes in eight bytes.
+        (array_of(dtype_state(b"U\x02i8"), b"J\0\0\0\x10\x85", ADDRESS), "an impossible shape"),
+        (array_of(dtype_state(b"U\x02i8"), b"K\x10\x85", ADDRESS), "16 elements of 8 bytes"),
+        (b"\x80\x02cnumpy\nndarray\nJ\0\0\0\x10\x85R.", "a call of ndarray"),
+        # BUILD sets attributes on what was named: here on the class itself.
+        (b"cscipy.sparse.csr\ncsr_matrix\n(N}S'toarray'\nI1\nstb.", "a state of something"),
+        # Text that is repeated a thousand times as bytes.
+        (
+            b"\x80\x02X\xff\0\0\0"
+            + b"a" * 255
+            + b"q\0"
+            + b"c_codecs\nencode\nh\0U\x06latin1\x86R" * 9,
+            "more bytes than the file has",
+        ),
+    ],
+)
+def test_a_pickle_makes_nothing_but_plain_arrays(
+    text: bytes, says: str, tmp_path: Path, record_property: Any
+) -> None:
+    (tmp_path / "file").write_bytes(text)
+    with pytest.raises(DataError, match=f"file must be a pickle of arrays.*Received: .*{says}"):
+        planetoid.read_pickle(tmp_path / "file")
     assert callable(sparse.csr_matrix.toarray)
-    assert not hasattr(pickles._Matrix, "toarray")
+    record_property("saw", "DataError")
+
+
+def test_endless_pickles_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickles, "MAX_OPCODES", 1000)
+    with pytest.raises(pickles.PickleError, match="more than 1,000 values"):
+        pickles.read(b"]" * 2000)
+    monkeypatch.undo()
+    # Nested deeper than Python calls itself.
+    assert type(pickles.read(b"]" * 50_000 + b"a" * 49_999 + b".")) is list
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_what_todays_numpy_and_scipy_write_is_read(protocol: int) -> None:
+    for value in (
+        np.arange(6.0).reshape(2, 3),
+        np.asfortranarray(np.arange(6, dtype=np.int16).reshape(2, 3)),
+        np.eye(2, dtype=">f4"),
+        np.eye(2, dtype=bool),
+        np.zeros((0, 3), np.int32),
+    ):
+        array = pickles.read(pickle.dumps(value, protocol))
+        np.testing.assert_array_equal(array, value)
+        assert array.dtype == value.dtype
+    for form in (sparse.csr_matrix, sparse.csr_array):
+        matrix = pickles.read(pickle.dumps(form(np.diag([1.0, 2.0])), protocol))
+        assert matrix.parts["_shape"] == (2, 2)
+        assert matrix.parts["data"].tolist() == [1, 2]
+    graph = defaultdict(list, {0: [1, 2], 1: []} | {np.int64(2): [np.int64(0)]})
+    assert pickles.read(pickle.dumps(graph, protocol)) == {0: [1, 2], 1: [], 2: [0]}
+
+
+@pytest.mark.fault("Sparse matrix that is huge when dense", "Refused before memory is taken")
+def test_a_dense_matrix_is_bounded_by_its_file(tmp_path: Path, record_property: Any) -> None:
+    matrix = sparse.csr_matrix((2, 2), dtype=np.float32)
+    matrix._shape = (2, 2_000_000_000)
+    (tmp_path / "file").write_bytes(pickle.dumps(matrix))
+    with pytest.raises(
+        DataError, match=r"2 x 2,000,000,000 entries, 0 of them not zero; at most 16"
+    ):
+        planetoid.read_matrix(tmp_path / "file")
+    record_property("saw", "DataError, 14.9 GiB not asked for")
+
+
+@pytest.mark.parametrize("value", [float("inf"), 10**30, -1, 1.5, None, "a", [1]])
+def test_neighbours_are_numbers_of_nodes(value: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(pickle.dumps({0: [1, value]}))
+    with pytest.raises(DataError, match="file must map nodes to lists of nodes, by numbers from 0"):
+        planetoid.read_neighbours(tmp_path / "file")
+
+
+def test_neighbours_may_be_arrays_and_sets(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(pickle.dumps({0: np.array([1, 2]), 1: {0}}))
+    assert planetoid.read_neighbours(tmp_path / "file").tolist() == [[0, 1], [0, 2], [1, 0]]
 
 
 def test_a_matrix_whose_parts_do_not_fit_is_refused(tmp_path: Path) -> None:
@@ -316,7 +431,7 @@ def test_a_matrix_whose_parts_do_not_fit_is_refused(tmp_path: Path) -> None:
     matrix.indices[1] = 700
     (tmp_path / "file").write_bytes(old_pickle(matrix))
     with pytest.raises(DataError, match="must hold a sparse matrix"):
-        pickles.read_matrix(tmp_path / "file")
+        planetoid.read_matrix(tmp_path / "file")
 
 
 @pytest.mark.parametrize(

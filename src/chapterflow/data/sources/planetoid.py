@@ -1,10 +1,7 @@
-"""The pickles of Planetoid files, read by an unpickler that knows six names and no others."""
+"""One graph in the pickles of Planetoid files."""
 
 from __future__ import annotations
 
-import collections
-import io
-import pickle
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -12,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from chapterflow.data import pickles
 from chapterflow.data.fetch import open_decompressed
 from chapterflow.data.source import Fetch, Source, SourceData, UserData
 from chapterflow.errors import ConfigError, DataError
@@ -32,7 +30,7 @@ class Planetoid(Strict):
     """One graph in the format of Planetoid (Yang et al. 2016): `ind.<name>.x` and seven others.
 
     Train are the nodes of `y`, validation the 500 after them, test those of `test.index`, as in
-    Kipf & Welling (2017). The pickles are read by a restricted unpickler.
+    Kipf & Welling (2017). Nothing that the pickles name is called.
 
     Attributes:
         name: Name of the dataset in its files' names: `cora`.
@@ -57,39 +55,10 @@ class Planetoid(Strict):
 
 #: The largest file of Planetoid, decompressed, is smaller by far.
 MAX_BYTES = 1 << 30
-
-
-class _Matrix:
-    """The attributes of a pickled sparse matrix, and no behaviour."""
-
-
-class _Unpickler(pickle.Unpickler):
-    """Finds the six names that Planetoid files use; any other is refused before it is imported.
-
-    Pickles can set attributes of whatever they may name, so the name of the sparse matrix gives
-    a class created for each file; the other five cannot be changed.
-    """
-
-    def __init__(self, file: Any) -> None:
-        # The files were written by Python 2.
-        super().__init__(file, encoding="latin1")
-        self._known: dict[tuple[str, str], Any] = {
-            ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-            ("scipy.sparse.csr", "csr_matrix"): type("Matrix", (_Matrix,), {}),
-            ("collections", "defaultdict"): collections.defaultdict,
-            ("__builtin__", "list"): list,
-        }
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return the object of a known name."""
-        try:
-            return self._known[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(
-                f"the name {module}.{name}, which could run code"
-            ) from None
+MAX_CLASSES = 256
+#: Bounds of a matrix that is written densely. A sparse one may claim any size in a few bytes: what
+#: is expected is an entry that is not zero among 256 or more often, unless the matrix is small.
+MAX_ENTRIES, SPARSEST, SMALL = 1 << 29, 256, 1 << 24
 
 
 def read_pickle(path: Path) -> Any:
@@ -103,12 +72,11 @@ def read_pickle(path: Path) -> Any:
     if len(text) > MAX_BYTES:
         raise DataError(f"{path.name} must have at most {MAX_BYTES:,} bytes. Received: more")
     try:
-        return _Unpickler(io.BytesIO(text)).load()
-    # A damaged pickle raises nearly anything.
-    except Exception as error:
+        return pickles.read(text)
+    except pickles.PickleError as error:
         raise DataError(
-            f"{path.name} must be a pickle of arrays, as Planetoid files are. "
-            f"Received: {error or type(error).__name__}"
+            f"{path.name} must be a pickle of arrays, sparse matrices in CSR form, lists or dicts "
+            f"of whole numbers, as Planetoid files are. Received: {error}"
         ) from None
 
 
@@ -116,38 +84,60 @@ def read_matrix(path: Path) -> NDArray[np.float32]:
     """Return a sparse matrix `(n, f)`, dense.
 
     Raises:
-        DataError: If the file does not hold one.
+        DataError: If the file does not hold one, or a dense one would be far larger than the file.
     """
     from scipy.sparse import csr_matrix
 
-    held = read_pickle(path)
-    if not isinstance(held, _Matrix):
-        raise DataError(f"{path.name} must hold a sparse matrix. Received: {type(held).__name__}")
-    parts = vars(held)
+    content = read_pickle(path)
+    if not isinstance(content, pickles.Matrix):
+        raise DataError(
+            f"{path.name} must hold a sparse matrix. Received: {type(content).__name__}"
+        )
+    parts = content.parts
     try:
-        arrays = [np.asarray(parts[key]) for key in ("data", "indices", "indptr")]
-        if any(array.dtype.kind not in "iuf" for array in arrays):
-            raise ValueError("its parts are not numbers")
-        rows, columns = (int(side) for side in parts.get("_shape") or parts["shape"])
-        if rows * columns > 1 << 31:
-            raise ValueError(f"{rows} x {columns} entries")
-        matrix = csr_matrix(tuple(arrays), shape=(rows, columns))
+        arrays = [parts[key] for key in ("data", "indices", "indptr")]
+        if any(not isinstance(array, np.ndarray) or array.ndim != 1 for array in arrays):
+            raise ValueError("its parts are no arrays of numbers")
+        if any(array.dtype.kind not in "iu" for array in arrays[1:]):
+            raise ValueError("its places are no whole numbers")
+        rows, columns = parts.get("_shape") or parts["shape"]
+        if not (isinstance(rows, int) and isinstance(columns, int) and rows > 0 < columns):
+            raise ValueError("an impossible shape")
+        entries = rows * columns
+        dense = max(SMALL, SPARSEST * sum(len(array) for array in arrays))
+        if entries > min(MAX_ENTRIES, dense):
+            raise ValueError(
+                f"{rows:,} x {columns:,} entries, {len(arrays[0]):,} of them not zero; at most "
+                f"{min(MAX_ENTRIES, dense):,} entries fit"
+            )
+        values = arrays[0].astype(np.float32)
+        places = (array.astype(np.int64) for array in arrays[1:])
+        matrix = csr_matrix((values, *places), shape=(rows, columns))
         matrix.check_format()
-        return np.asarray(matrix.toarray(), np.float32)
-    except (KeyError, TypeError, ValueError, MemoryError) as error:
+        return np.asarray(matrix.toarray())
+    except (KeyError, TypeError, ValueError, OverflowError, MemoryError) as error:
         raise DataError(f"{path.name} must hold a sparse matrix. Received: {error}") from None
 
 
-def read_one_hot(path: Path) -> NDArray[np.intp]:
-    """Return the classes `(n,)` and their number, from one-hot rows.
+def read_one_hot(path: Path) -> NDArray[Any]:
+    """Return one-hot rows `(n, classes)`.
 
     Raises:
         DataError: If the file holds something else.
     """
-    held = read_pickle(path)
-    if not isinstance(held, np.ndarray) or held.ndim != 2 or held.dtype.kind not in "iufb":
-        raise DataError(f"{path.name} must hold one-hot rows. Received: {type(held).__name__}")
-    return held
+    rows = read_pickle(path)
+    if (
+        not isinstance(rows, np.ndarray)
+        or rows.ndim != 2
+        or rows.dtype.kind not in "iufb"
+        or rows.shape[1] > MAX_CLASSES
+    ):
+        received = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else ""
+        raise DataError(
+            f"{path.name} must hold one-hot rows of at most {MAX_CLASSES} classes. "
+            f"Received: {received or type(rows).__name__}"
+        )
+    return rows
 
 
 def read_neighbours(path: Path) -> NDArray[np.int64]:
@@ -156,14 +146,38 @@ def read_neighbours(path: Path) -> NDArray[np.int64]:
     Raises:
         DataError: If the file holds something else.
     """
-    held = read_pickle(path)
-    try:
-        pairs = [(int(node), int(other)) for node, others in held.items() for other in list(others)]
-    except (AttributeError, TypeError, ValueError):
+    neighbours = read_pickle(path)
+    if not isinstance(neighbours, dict):
         raise DataError(
-            f"{path.name} must map nodes to lists of nodes. Received: {type(held).__name__}"
-        ) from None
+            f"{path.name} must map nodes to lists of nodes. Received: {type(neighbours).__name__}"
+        )
+    pairs: list[tuple[int, int]] = []
+    for node, given in neighbours.items():
+        others = given if isinstance(given, list | tuple | np.ndarray) else None
+        # Nodes may share one list, which then stands for more neighbours than the file holds.
+        if others is not None and len(pairs) + len(others) > pickles.MAX_OPCODES:
+            raise DataError(
+                f"{path.name} must have at most {pickles.MAX_OPCODES:,} neighbours. Received: more"
+            )
+        numbers = others.ravel().tolist() if isinstance(others, np.ndarray) else others
+        wrong = [None] if numbers is None else [n for n in (node, *numbers) if not _is_node(n)]
+        if wrong:
+            raise DataError(
+                f"{path.name} must map nodes to lists of nodes, by numbers from 0. Received: "
+                f"{_shown(given if numbers is None else wrong[0])} at {_shown(node)}"
+            )
+        pairs += [(node, number) for number in numbers or ()]
     return np.array(pairs, np.int64).reshape(-1, 2)
+
+
+def _is_node(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 31
+
+
+def _shown(value: Any) -> str:
+    """Return a number or a text for a message; what else a pickle holds may be endless."""
+    plain = isinstance(value, str | float) or (isinstance(value, int) and abs(value) < 10**40)
+    return repr(value)[:40] if plain else f"a {type(value).__name__}"
 
 
 #: Class names, where the labels' order is known.
@@ -221,7 +235,8 @@ def read(params: Planetoid, fetch: Fetch) -> SourceData:
         },
         shape=(features.shape[1],),
         classes=names if len(names) == classes else [str(number) for number in range(classes)],
-        value_max=float(np.abs(all_features).max(initial=0.0)) or 1.0,
+        # Validation reports values that are not finite.
+        value_max=float(np.abs(all_features[np.isfinite(all_features)]).max(initial=0.0)) or 1.0,
         title=params.title,
         source=f"Planetoid (Yang et al. 2016): {params.name}",
         licence=params.licence,
@@ -278,6 +293,7 @@ def _check(
         and known.shape[1] == tested.shape[1] >= 2
         and test.min() >= len(features)
         and test.max() < len(features) + 10 * len(test)
+        and (int(test.max()) + 1) * features.shape[1] <= MAX_ENTRIES
     )
     if not fits:
         raise DataError(f"The files {name}.* must fit one another. Received: {shapes}")
