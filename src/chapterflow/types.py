@@ -38,7 +38,22 @@ class RemoteFile(Strict):
     bytes: PositiveInt | None = None
 
 
-class FolderOrArchive(Strict):
+#: A bound of a validation suite: a number, or the lowest and highest one.
+Bound = int | float | list[float]
+
+
+class DatasetBlock(Strict):
+    """A block of `datasets:`; the source that its key `kind` names adds the other keys.
+
+    Attributes:
+        accept: Bounds of the validation for this dataset, by their names below `validation:`;
+            null takes the bounds of its kind of data.
+    """
+
+    accept: dict[str, Bound] | None = None
+
+
+class FolderOrArchive(DatasetBlock):
     """A source that is a folder on this machine, or an archive of it that is fetched.
 
     Give `path`, or `file` with `mirror` or `upstream`.

@@ -15,7 +15,7 @@ from chapterflow.kinds.dataset import read_card
 from chapterflow.loop import steps
 from chapterflow.loop.own_data import add_dataset, build_block, check_name
 from chapterflow.tracking.fingerprint import validation_folder
-from tests.photos import photo_folder, picture
+from tests.photos import fill, photo_folder, picture
 
 
 def add(project: Project, folder: Path, name: str = "pets", **options: Any) -> Any:
@@ -81,6 +81,53 @@ def test_where_a_check_fails_nothing_is_written(
     if error is ValidationFailed:
         (page,) = [line for line in str(caught.value).splitlines() if "Details: " in line]
         assert Path(page.rpartition(": ")[2]).is_file()
+
+
+def rare_cats(folder: Path) -> Path:
+    """Write 15 cats and 60 dogs: 0.19 nats from equal shares."""
+    fill(folder / "cat", range(15))
+    fill(folder / "dog", range(1000, 1060))
+    return folder
+
+
+@pytest.mark.fault(
+    "Dataset with a rare class", "Refused with setting, value and command; accepted by --accept"
+)
+def test_bounds_are_accepted_for_one_dataset_and_recorded_on_its_card(
+    project: Project, tmp_path: Path, record_property: Any
+) -> None:
+    folder = rare_cats(tmp_path / "pets")
+    with pytest.raises(ValidationFailed) as refused:
+        add(project, folder)
+    way_on = "--accept class_divergence=0.21"
+    assert way_on in str(refused.value)
+    added = add(project, folder, accept=["class-balance"])
+    assert added.card.accepted == {"class_divergence": 0.21}
+    assert read_card(project.data / "pets") == added.card
+    (own,) = yaml.safe_load((project.root / "datasets.yaml").read_text())["datasets"].values()
+    assert own["accept"] == {"class_divergence": 0.21}
+    # What was added is what settings describe: it is neither built nor validated again.
+    settings = load_settings(project.params)
+    prepared = steps.prepare(project, settings, "pets", build=False)
+    verdict = steps.validate(project, settings, prepared)
+    assert "accepted for pets: class_divergence 0.21, not 0.05" in verdict.summary
+    record_property("saw", f"exit {refused.value.exit_code}: {way_on}; then 0.21 on the card")
+
+
+@pytest.mark.parametrize(
+    ("accept", "says"),
+    [
+        ("not-blank", "takes a check with a bound, or its setting. Received: 'not-blank'"),
+        ("class-balanc", "Did you mean 'class_divergence'"),
+        ("class-balance=much", "takes a number, or two .*Received: 'much'"),
+        ("duplicates=2", "datasets.pets.accept.duplicates: input should be less than or equal"),
+        ("min_side=0.5", "datasets.pets.accept.min_side: input should be a valid integer"),
+    ],
+)
+def test_what_cannot_be_accepted(project: Project, tmp_path: Path, accept: str, says: str) -> None:
+    (tmp_path / "pets").mkdir()
+    with pytest.raises(ConfigError, match=says):
+        add(project, tmp_path / "pets", accept=[accept])
 
 
 @pytest.mark.slow

@@ -5,9 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from chapterflow.errors import DataError, ValidationFailed
@@ -17,6 +20,7 @@ from chapterflow.validation import validate as run
 from chapterflow.validation.validate import validate_dataset
 from chapterflow.validation.verdict import Verdict, read_verdict
 from tests.conftest import HUNG
+from tests.digits import digits_card
 
 SCRIPT = """
 import os
@@ -123,7 +127,7 @@ def test_a_failure_stops_the_run_and_names_what_is_wrong(failed: tuple[Verdict, 
     verdict, _ = failed
     with pytest.raises(ValidationFailed) as caught:
         verdict.raise_for_failure()
-    first, *lines = str(caught.value).splitlines()
+    first, *lines, way_on = str(caught.value).splitlines()
     assert caught.value.exit_code == 3
     assert first == "digits: 5 of 21 expectations failed"
     assert [line.split()[0].rstrip(":") for line in lines] == [
@@ -134,7 +138,65 @@ def test_a_failure_stops_the_run_and_names_what_is_wrong(failed: tuple[Verdict, 
         "(0.39%), such as 12. Examples: train/00000, train/00001, train/00002, train/00003, "
         "train/00004 and 2 more."
     ) in lines
-    assert "  value-use (max): expected at least 14.4. Received: 1." in lines
+    assert (
+        "  value-use (max): expected at least 14.4. Received: 1. The setting value_use decides, "
+        "0.9 for digits; 0.062 accepts it."
+    ) in lines
+    assert "`chapterflow data add digits ... --accept value_use=0.062" in way_on
+    assert "`accept: {value_use: 0.062, " in way_on
+
+
+def test_a_bound_of_the_dataset_accepts_it_and_is_named_wherever_the_verdict_is(
+    digits: Dataset, bounds: ImageExpectations, tmp_path: Path, without_data_docs: None
+) -> None:
+    # Classes 0 and 1 only, one to three: 0.131 nats from equal shares.
+    chosen = np.concatenate(
+        [np.flatnonzero(digits.labels == 0)[:56], np.flatnonzero(digits.labels == 1)[:168]]
+    )
+    split = np.tile([0, 0, 1, 2], 56).astype(np.uint8)
+    card = digits_card(split).model_copy(update={"classes": ["0", "1"]})
+    arrays = {"images": digits.arrays["images"][chosen], "labels": digits.labels[chosen]}
+    rare = replace(digits, card=card, arrays={**arrays, "split": split})
+    verdict = validate_dataset(rare, bounds, tmp_path / "out")
+    assert [check.name for check in verdict.failures] == [
+        f"class-balance-{name}" for name in ("train", "validation", "test")
+    ]
+    assert verdict.needed_bounds() == {"class_divergence": "0.14"}
+    assert verdict.needed_bounds(["class-balance-test"]) == {"class_divergence": "0.14"}
+    assert verdict.needed_bounds(["duplicates"]) == {}
+
+    card = card.model_copy(update={"recipe": {"accept": {"class_divergence": 0.14}}})
+    verdict = validate_dataset(replace(rare, card=card), bounds, tmp_path / "out")
+    assert verdict.success
+    says = "(accepted for digits: class_divergence 0.14, not 0.05)"
+    assert verdict.summary.count(says) == 3
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert says in page
+    assert "<dt>Accepted</dt><dd>class_divergence 0.14</dd>" in page
+
+
+@pytest.mark.parametrize(
+    ("expectation", "bound", "kwargs", "observed", "needed"),
+    [
+        ("column_values_to_be_between", 0.1, {"max_value": 0.1, "mostly": 0.9}, None, "0.71"),
+        ("column_values_to_be_between", 32, {"min_value": 32}, None, "0"),
+        ("column_max_to_be_between", 2.0, {"min_value": 2.0}, 0.996, "0.99"),
+        ("column_mean_to_be_between", [0.7, 0.9], {"min_value": 0.7}, 0.2, "0.2,0.9"),
+        ("column_mean_to_be_between", [0.1, 0.2], {"max_value": 0.2}, 0.211, "0.1,0.22"),
+        ("column_mean_to_be_between", 0.1, {"max_value": 0.1}, float("nan"), None),
+    ],
+)  # fmt: skip
+def test_the_needed_bound_is_the_tightest_that_the_data_meet(
+    expectation: str, bound: Any, kwargs: Any, observed: float | None, needed: str | None
+) -> None:
+    import pandas as pd
+
+    rows = pd.DataFrame({"share": [*[0.05] * 8, 0.701, 0.996]})
+    config = SimpleNamespace(
+        type=f"expect_{expectation}", kwargs={"column": "share", **kwargs}, meta={"unit": 1.0}
+    )
+    result = {"unexpected_percent": 20.0} if observed is None else {"observed_value": observed}
+    assert run._needed(config, result, rows, bound) == needed
 
 
 @pytest.mark.parametrize("text", [None, "", "{}", '{"dataset": 3}', "\xff"])

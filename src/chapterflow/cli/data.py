@@ -171,6 +171,13 @@ def data_add(
         float | None, typer.Option(help="Share of the examples; 0.2 by default.")
     ] = None,
     title: Annotated[str | None, typer.Option(help="Title on pages and on the card.")] = None,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CHECK[=VALUE]",
+            help="Bound of a check for this dataset; without VALUE, what the data need.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option(help="Replace a dataset of this name.")] = False,
 ) -> None:
     """Add your own data.
@@ -191,13 +198,20 @@ def data_add(
     console = Console()
     with shown(console, [name]) as progress:
         tell = tell_about(name)
-        added = adding.add_dataset(project, name, block, role=role, force=force, tell=tell)
+        added = adding.add_dataset(
+            project, name, block, role=role, accept=accept or (), force=force, tell=tell
+        )
         progress.update(name, "added", f"digest {added.card.digest[:12]}")
     counts = ", ".join(f"{count:,} {split}" for split, count in added.card.counts.items())
     console.print(
         Text(f"{name}: {counts}; {added.checks} checks passed. Added to datasets.yaml."),
         soft_wrap=True,
     )
+    if added.card.accepted:
+        console.print(
+            Text(f"Accepted for {name}: {added.card.accepted_text}. Its card and pages say so."),
+            soft_wrap=True,
+        )
     console.print(
         Text(f"It is a copy; after a change of {path}: `chapterflow data fetch --force {name}`."),
         soft_wrap=True,

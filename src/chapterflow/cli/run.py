@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ from chapterflow.errors import ConfigError
 
 if TYPE_CHECKING:
     from chapterflow.config.settings import Settings
+    from chapterflow.environment import Project
 
 
 MODELS_HELP = "Models of params.yaml; all by default."
@@ -88,9 +90,23 @@ def run(
     if as_json:
         print_json(results)
     else:
-        print_results(console, [Outcome.model_validate(model) for model in results["models"]])
+        outcomes = [Outcome.model_validate(model) for model in results["models"]]
+        print_results(console, outcomes)
+        print_accepted(console, project, [outcome.dataset for outcome in outcomes])
         print_next_steps(console, results["models"], settings, set_ or [])
     sys.exit(exit_code)
+
+
+def print_accepted(console: Console, project: Project, datasets: Iterable[str]) -> None:
+    """Print the bounds of the validation that were set for single datasets."""
+    from chapterflow.kinds.dataset import CARD, read_card
+
+    for name in dict.fromkeys(datasets):
+        if not (project.data / name / CARD).is_file():
+            continue
+        if accepted := read_card(project.data / name).accepted_text:
+            text = f"{name}: validated with bounds of its own: {accepted}."
+            console.print(Text(text, style="yellow"), soft_wrap=True)
 
 
 def print_next_steps(
@@ -153,4 +169,5 @@ def compare(
         )
         return
     print_results(console, comparison.models, show_status=False)
+    print_accepted(console, project, [outcome.dataset for outcome in comparison.models])
     print_differences(console, comparison.differences, every)

@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from chapterflow.config.settings import EACH, ONE, PROFILES, Profile, Settings
-from chapterflow.data.source import source_names
+from chapterflow.data.source import get_source, source_names
 from chapterflow.errors import ConfigError, describe, nearest
 from chapterflow.kinds.dataset import get_kind
 from chapterflow.models.base import ModelParams
@@ -256,6 +256,7 @@ def cross_check(settings: Settings, faults: list[str]) -> None:
                 if role not in settings.roles and fault not in faults:
                     faults.append(fault)
     _check_thresholds(settings, faults)
+    _check_accepted(settings, faults)
     mirrors: dict[tuple[str, str | None], str] = {}
     for name, dataset in settings.datasets.items():
         folder = getattr(dataset, "mirror", None)
@@ -283,6 +284,18 @@ def _check_thresholds(settings: Settings, faults: list[str]) -> None:
                 faults.append(
                     f"promotion.{name}.{role}: unknown role.{nearest(role, settings.roles)}"
                 )
+
+
+def _check_accepted(settings: Settings, faults: list[str]) -> None:
+    """Add a fault for each accepted bound of a dataset that its kind of data does not have."""
+    for name, dataset in settings.datasets.items():
+        accepted = getattr(dataset, "accept", None)
+        if accepted:
+            bounds = settings.validation.bounds(get_source(dataset.kind).gives)
+            try:
+                type(bounds).model_validate(bounds.model_dump() | accepted)
+            except ValidationError as error:
+                faults.extend(explained(error, type(bounds), f"datasets.{name}.accept"))
 
 
 def check_embedded(document: Mapping[str, Any], faults: list[str]) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from chapterflow.data.source import SourceData, get_source
 from chapterflow.data.versioning import can_version, data_version, record_version
 from chapterflow.environment import Project
 from chapterflow.errors import ChapterflowError, ConfigError, DataError
-from chapterflow.files import publish, sha256_file
+from chapterflow.files import publish, sha256_file, staged
 from chapterflow.kinds.dataset import (
     CARD,
     SPLITS,
@@ -27,7 +27,7 @@ from chapterflow.kinds.dataset import (
     read_array,
     read_card,
 )
-from chapterflow.types import RemoteFile, Strict, Tell, silent
+from chapterflow.types import Bound, RemoteFile, Strict, Tell, silent
 
 
 class Prepared(Strict):
@@ -140,6 +140,16 @@ def ensure_dataset(
         )
         shutil.rmtree(downloads, ignore_errors=True)
         return card, True
+
+
+def accept_bounds(folder: Path, bounds: Mapping[str, Bound]) -> DatasetCard:
+    """Add accepted bounds of the validation to the card in `folder`, and return the new card."""
+    card = read_card(folder)
+    recipe = card.recipe | {"accept": card.accepted | dict(bounds)}
+    card = card.model_copy(update={"recipe": recipe})
+    with staged(folder / CARD) as new:
+        new.write_text(card.to_json(), encoding="utf-8")
+    return card
 
 
 def verify_dataset(folder: Path) -> list[str]:

@@ -118,6 +118,7 @@ def expectations(card: DatasetCard, bounds: GraphExpectations) -> list[Expectati
             "isolated",
             f"at most {bounds.isolated:.2%} of the nodes",
             "Few nodes have no edge: many isolated nodes mean that edges were lost.",
+            setting="isolated",
             column="isolated",
             max_value=bounds.isolated,
         ),
@@ -129,6 +130,7 @@ def expectations(card: DatasetCard, bounds: GraphExpectations) -> list[Expectati
             f"at most {bounds.duplicates:.2%} have a copy in another split",
             "Few nodes have the same features and neighbours as a node of another split, which "
             "would reward memorization in the test score. Published splits contain some.",
+            setting="duplicates",
             column="in_other_split",
             value_set=[False],
             mostly=1 - bounds.duplicates,

@@ -230,6 +230,8 @@ def _sample_checks(card: DatasetCard, bounds: CurveExpectations) -> list[Expecta
             f"at least {least:.4g}",
             f"The largest sample is close to {card.value_max:g}: curves that were already scaled "
             "are much smaller.",
+            setting="value_use",
+            unit=card.value_max,
             column="largest",
             min_value=least,
         ),
@@ -298,6 +300,8 @@ def _noise_checks(card: DatasetCard, tolerance: float) -> list[Expectation]:
                     f"{(1 - tolerance) ** 2:.4g} to {(1 + tolerance) ** 2:.4g} of its square",
                     f"Curves of noise level {level:g} have that noise: otherwise levels were "
                     "confused, or inputs and targets belong to different curves.",
+                    setting="noise_tolerance",
+                    unit=None,
                     column="power",
                     min_value=(1 - tolerance) ** 2,
                     max_value=(1 + tolerance) ** 2,
@@ -329,6 +333,7 @@ def _time_checks(card: DatasetCard, tolerance: float) -> list[Expectation]:
                 f"equal steps, within {tolerance:.2%}",
                 "Samples are equally spaced, as the source claims: a filter mistakes a gap for a "
                 "jump.",
+                setting="step_tolerance",
                 column="step_spread",
                 max_value=tolerance,
             )

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from chapterflow import plugins
 from chapterflow.errors import DataError, nearest
-from chapterflow.types import InputSpec, Strict
+from chapterflow.types import Bound, InputSpec, Strict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,6 +115,16 @@ class DatasetCard(Strict):
         if name not in kind_names():
             raise ValueError(f"must be one of {', '.join(kind_names())}")
         return name
+
+    @property
+    def accepted(self) -> dict[str, Bound]:
+        """Bounds of the validation that were set for this dataset, by name."""
+        return dict(self.recipe.get("accept") or {})
+
+    @property
+    def accepted_text(self) -> str:
+        """The accepted bounds in a line: `class_divergence 0.2, isolated 0.5`; empty for none."""
+        return ", ".join(f"{name} {bound}" for name, bound in sorted(self.accepted.items()))
 
     @property
     def task(self) -> Task:

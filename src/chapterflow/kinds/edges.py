@@ -153,6 +153,8 @@ def feature_checks(card: DatasetCard, bounds: GraphExpectations) -> list[Expecta
             f"at least {bounds.value_use * top:.4g}",
             f"The largest feature is close to {top:g}: features already divided by their maximum "
             "or sum are much smaller.",
+            setting="value_use",
+            unit=top,
             column="largest",
             min_value=bounds.value_use * top,
         ),

@@ -107,6 +107,7 @@ def expectations(card: DatasetCard, bounds: GraphExpectations) -> list[Expectati
             "isolated",
             f"at most {bounds.isolated:.2%} of the nodes",
             "Few nodes of a graph have no edge: many isolated nodes mean that edges were lost.",
+            setting="isolated",
             column="isolated",
             max_value=bounds.isolated,
             # A few graphs of a large dataset may be unusual.

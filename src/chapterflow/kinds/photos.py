@@ -282,6 +282,8 @@ def expectations(card: DatasetCard, bounds: PhotoExpectations) -> list[Expectati
             f"more than {bounds.near_distance} of 64 bits to any photo of another split",
             "No photo is a resized, cropped or recompressed copy of a photo in another split: the "
             "test score would reward memorization.",
+            setting="near_distance",
+            unit=None,
             column="near_distance",
             values_named=True,
             min_value=bounds.near_distance + 1,
@@ -400,6 +402,7 @@ def file_checks(card: DatasetCard, bounds: PhotoExpectations) -> list[Expectatio
             "min-side",
             f"at least {bounds.min_side} pixels",
             "No photo is a thumbnail or an icon that would be enlarged to the models' input size.",
+            setting="min_side",
             column="min_side",
             values_named=True,
             min_value=bounds.min_side,
@@ -409,6 +412,7 @@ def file_checks(card: DatasetCard, bounds: PhotoExpectations) -> list[Expectatio
             "aspect-ratio",
             f"at most {bounds.aspect_ratio:g} to 1",
             "No photo is a banner or a strip, which would be distorted into a square.",
+            setting="aspect_ratio",
             column="aspect_ratio",
             values_named=True,
             max_value=bounds.aspect_ratio,
@@ -419,6 +423,8 @@ def file_checks(card: DatasetCard, bounds: PhotoExpectations) -> list[Expectatio
             f"at least {bounds.value_use * card.value_max:.4g}",
             f"The brightest pixel is close to {card.value_max:g}: photos divided by their maximum "
             "before they were saved are much darker.",
+            setting="value_use",
+            unit=card.value_max,
             column="max",
             min_value=bounds.value_use * card.value_max,
         ),

@@ -179,6 +179,8 @@ def _pixel_checks(
             f"at least {bounds.value_use * top:.4g}",
             f"The brightest {value} is close to {top}: data already divided by their maximum are "
             "much smaller.",
+            setting="value_use",
+            unit=top,
             column="max",
             min_value=bounds.value_use * top,
         ),
@@ -188,6 +190,8 @@ def _pixel_checks(
             f"{darkest:.4g} to {brightest:.4g}",
             f"The {example}s are neither very dark nor very bright on average: otherwise their "
             f"{value}s are inverted, clipped or wrongly scaled.",
+            setting="mean_value",
+            unit=top,
             column="mean",
             min_value=darkest,
             max_value=brightest,

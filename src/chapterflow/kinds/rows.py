@@ -106,6 +106,8 @@ def check(
     reason: str,
     *,
     values_named: bool = False,
+    setting: str = "",
+    unit: float | None = 1.0,
     **kwargs: Any,
 ) -> Expectation:
     """Return one expectation of a suite for rows.
@@ -116,6 +118,9 @@ def check(
         expected: The requirement in a few words.
         reason: The mistake that it guards against.
         values_named: Whether the verdict lists the unexpected values.
+        setting: The bound in `params.yaml` that decides, by its name below the kind of data.
+        unit: What one unit of the setting is in the values of the column (the largest possible
+            value for a share of the range); None where the values do not say it.
         **kwargs: Arguments of the class.
     """
     import great_expectations.expectations as gxe
@@ -128,10 +133,28 @@ def check(
             "expected": expected,
             "reason": reason,
             "values_named": values_named,
+            "setting": setting,
+            "unit": unit,
         },
         **kwargs,
     )
     return instance
+
+
+#: The bound of checks whose name is not that of the bound, by the beginning of their name.
+BOUNDS = {
+    "class-balance": "class_divergence",
+    "repeats": "duplicates",
+    "near-duplicates": "near_distance",
+    "step": "step_tolerance",
+    "noise": "noise_tolerance",
+}
+
+
+def bound_of(name: str) -> str:
+    """Return the setting that a check's bound would have; `name` may be that setting."""
+    start = next((start for start in BOUNDS if name == start or name.startswith(f"{start}-")), "")
+    return BOUNDS.get(start, name.replace("-", "_"))
 
 
 #: Splits that are not trained on.
@@ -223,6 +246,7 @@ def label_checks(card: DatasetCard, divergence: float) -> list[Expectation]:
                 f"at most {divergence:.4g} nats from equal shares",
                 f"The classes of the {split} split are balanced: models do not learn a rare class, "
                 "and accuracy does not reveal it.",
+                setting="class_divergence",
                 column="label",
                 partition_object={"values": classes, "weights": [1 / len(classes)] * len(classes)},
                 threshold=divergence,
@@ -250,6 +274,7 @@ def copy_checks(duplicates: float) -> list[Expectation]:
             f"at most {duplicates:.2%} repeat another",
             "Few examples are bit-for-bit copies of an earlier one in their split: copies weigh "
             "more in training and make a test set look larger than it is.",
+            setting="duplicates",
             column="repeats",
             value_set=[False],
             mostly=1 - duplicates,

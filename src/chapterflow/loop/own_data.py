@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from filelock import FileLock
@@ -14,15 +14,19 @@ from pydantic import TypeAdapter, ValidationError
 
 from chapterflow.config.load import OWN, load_settings, read_own
 from chapterflow.config.settings import PROFILES, Profile, Settings
-from chapterflow.data.build import ensure_dataset
+from chapterflow.data.build import accept_bounds, ensure_dataset
 from chapterflow.data.source import UserData, get_source, own_sources
 from chapterflow.data.versioning import can_version, record_version
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError, ValidationFailed, nearest
 from chapterflow.files import publish, staged
-from chapterflow.kinds.dataset import DatasetCard, open_dataset
+from chapterflow.kinds.dataset import DatasetCard, Kind, get_kind, open_dataset
+from chapterflow.kinds.rows import bound_of
 from chapterflow.tracking.fingerprint import validation_folder
-from chapterflow.types import Name, Tell, silent
+from chapterflow.types import Bound, Name, Tell, silent
+
+if TYPE_CHECKING:
+    from chapterflow.validation.verdict import Verdict
 
 
 def kind_of(settings: Settings, dataset: str) -> str:
@@ -143,6 +147,52 @@ def _check_shares(data: UserData) -> None:
         )
 
 
+def read_accepted(options: Sequence[str], kind: Kind) -> tuple[dict[str, Bound], list[str]]:
+    """Return the bounds that `--accept` sets, by setting, and the names without a value.
+
+    Args:
+        options: `CHECK=VALUE` or `CHECK`.
+        kind: Kind of the data.
+
+    Raises:
+        ConfigError: If a check has no bound, or a value is no number.
+    """
+    settings = kind.bounds.model_fields
+    given: dict[str, Bound] = {}
+    measured = []
+    for option in options:
+        check, equals, text = option.partition("=")
+        setting = bound_of(check)
+        if setting not in settings:
+            raise ConfigError(
+                f"--accept takes a check with a bound, or its setting. Received: {check!r}."
+                f"{nearest(check, settings)}"
+            )
+        if not equals:
+            measured.append(setting)
+            continue
+        try:
+            given[setting] = parse_bound(text)
+        except ValueError:
+            raise ConfigError(
+                f"--accept {check} takes a number, or two with a comma for [lowest, highest]. "
+                f"Received: {text!r}"
+            ) from None
+    return given, measured
+
+
+def parse_bound(text: str) -> Bound:
+    """Return a bound as users write it: `0.2`, `32`, or `0.01,0.7`.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    numbers = [float(part) for part in text.split(",")]
+    if len(numbers) > 1:
+        return numbers
+    return int(text) if text.strip().isdigit() else numbers[0]
+
+
 _HEAD = """\
 # Your own datasets, in addition to those of params.yaml. `chapterflow data add` writes this file
 # and keeps no comments in it.
@@ -188,6 +238,7 @@ def add_dataset(
     block: Mapping[str, Any],
     *,
     role: str | None = None,
+    accept: Sequence[str] = (),
     force: bool = False,
     tell: Tell = silent,
 ) -> Added:
@@ -199,6 +250,8 @@ def add_dataset(
         name: Its name.
         block: Its block of `datasets:` (see `build_block`).
         role: Role that it fills in the book profile from now on.
+        accept: Bounds of the validation for this dataset: `CHECK=VALUE`, or `CHECK` for the
+            tightest bound that the data meet. CHECK is a check, or the setting that decides it.
         force: Replace a dataset of the same name in `datasets.yaml`.
 
     Raises:
@@ -213,6 +266,11 @@ def add_dataset(
         own = read_own(project.root / OWN)
         own["datasets"] = own["datasets"] | {name: dict(block)}
         settings = load_settings(project.params, own=own)
+        kind = get_kind(kind_of(settings, name))
+        given, measured = read_accepted(accept, kind)
+        if given:
+            own["datasets"][name]["accept"] = given
+            settings = load_settings(project.params, own=own)
         if role is not None:
             settings.check_names([role], settings.roles, "role")
             check_fits(settings, name, role, f"The role {role!r}")
@@ -221,7 +279,9 @@ def add_dataset(
         trial = Project(project.scratch / "adding" / name)
         shutil.rmtree(trial.root, ignore_errors=True)
         try:
-            card, checks = _build_and_check(project, trial, settings, name, tell)
+            card, checks = _build_and_check(project, trial, settings, name, measured, tell)
+            if card.accepted:
+                own["datasets"][name]["accept"] = card.accepted
             with FileLock(locks / f"data-{name}.lock"):
                 project.data.mkdir(exist_ok=True)
                 publish(trial.data / name, project.data / name)
@@ -235,8 +295,18 @@ def add_dataset(
 
 
 def _build_and_check(
-    project: Project, trial: Project, settings: Settings, name: str, tell: Tell
+    project: Project,
+    trial: Project,
+    settings: Settings,
+    name: str,
+    measured: Collection[str],
+    tell: Tell,
 ) -> tuple[DatasetCard, int]:
+    """Build and validate a dataset in a trial project; return its card and the number of checks.
+
+    Args:
+        measured: Checks, or their settings, whose bounds are set to what the data need.
+    """
     from chapterflow.validation.docs import PAGE
     from chapterflow.validation.validate import validate_dataset
 
@@ -245,12 +315,20 @@ def _build_and_check(
         trial, name, settings.datasets[name], on_progress=lambda file, *_: tell("fetch", file)
     )
     tell("validate", name)
-    # The folder where `steps.validate` looks, so that the first run reuses the verdict.
-    out = (
-        project.scratch / "validation" / validation_folder(trial, settings, name, card.digest).name
-    )
     bounds = settings.validation.bounds(card.kind)
-    verdict = validate_dataset(open_dataset(trial.data / name), bounds, out)
+
+    def validated() -> tuple[Verdict, Path]:
+        # The folder where `steps.validate` looks, so that the first run reuses the verdict.
+        folder = validation_folder(trial, settings, name, card.digest)
+        out = project.scratch / "validation" / folder.name
+        return validate_dataset(open_dataset(trial.data / name), bounds, out), out
+
+    verdict, out = validated()
+    if needed := verdict.needed_bounds(measured):
+        card = accept_bounds(
+            trial.data / name, {setting: parse_bound(text) for setting, text in needed.items()}
+        )
+        verdict, out = validated()
     try:
         verdict.raise_for_failure()
     except ValidationFailed as failure:

@@ -96,6 +96,7 @@ def _facts(card: DatasetCard, entry: Entry, digest: str) -> dict[str, str]:
         "Values": f"up to {card.value_max:g}",
         "Classes": f"{len(card.classes)}: {', '.join(card.classes)}" if card.classes else "none",
         **{name.replace("_", " ").capitalize(): _text(fact) for name, fact in card.facts.items()},
+        **({"Accepted": card.accepted_text} if card.accepted else {}),
         "Digest": digest,
         "Version of data/": entry.facts.tags.get(runs.DATA_VERSION, "none"),
     }

@@ -145,9 +145,10 @@ def _short(digest: str | None) -> str | None:
 def _provenance(trial: Trial, question: str, name: str, title: str, *, allowable: bool) -> Check:
     """Return a gate on a check of provenance; `--allow-dirty` opens it if `allowable`."""
     check = trial.challenger.provenance.get(question)
-    fault = "unknown"
+    fault, note = "unknown", ""
     if check is not None:
         fault = "" if check.passed else "; ".join(filter(None, [str(check.observed), check.reason]))
+        note = check.reason if check.passed else ""
     allowed = bool(fault) and allowable and trial.allow_dirty
     threshold = check.expected if check else None
     if allowable:
@@ -160,7 +161,7 @@ def _provenance(trial: Trial, question: str, name: str, title: str, *, allowable
         threshold=threshold,
         champion=_value(champion),
         challenger=_value(check),
-        note=f"{fault}; allowed by --allow-dirty" if allowed else fault,
+        note=f"{fault}; allowed by --allow-dirty" if allowed else fault or note,
     )
 
 

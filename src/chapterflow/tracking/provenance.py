@@ -226,6 +226,7 @@ def validation(run: Run) -> Check:
         state="passed" if good else "failed",
         expected=expected,
         observed=observed,
+        reason=verdict.accepted if good else "",
         details={"value": verdict.dataset_digest[:12]},
     )
 

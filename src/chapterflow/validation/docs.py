@@ -45,6 +45,7 @@ def render_page(verdict: Verdict, card: DatasetCard, docs: str) -> str:
         "Values": f"up to {card.value_max:g}",
         "Classes": f"{len(card.classes)}: {', '.join(card.classes)}" if card.classes else "none",
         **{name.replace("_", " ").capitalize(): str(fact) for name, fact in card.facts.items()},
+        **({"Accepted": card.accepted_text} if card.accepted else {}),
         "Digest": verdict.dataset_digest,
     }
     return render_verdict(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from chapterflow.checks import Check
 from chapterflow.files import publish
-from chapterflow.kinds.dataset import Dataset
-from chapterflow.types import Strict
+from chapterflow.kinds.dataset import Dataset, DatasetCard
+from chapterflow.types import Bound, Strict
 from chapterflow.validation.docs import PAGE, render_page, write_offline_docs
-from chapterflow.validation.verdict import VERDICT, Verdict
+from chapterflow.validation.verdict import ACCEPTED, VERDICT, Verdict
 
 if TYPE_CHECKING:
     import great_expectations as gx
@@ -28,30 +31,88 @@ UNITS = {
 }
 
 
-def describe(outcome: Any) -> Check:
+def describe(outcome: Any, rows: pd.DataFrame, card: DatasetCard, bounds: Strict) -> Check:
     """Return the check of one `ExpectationValidationResult`.
 
     Args:
         outcome: A result whose expectation comes from `kinds.rows.check`, computed with the column
             `id` as its index.
+        rows: The rows that it was computed from.
+        card: Card of the dataset.
+        bounds: Tolerances of the kind of data, without those that the dataset accepts.
     """
     config, result = outcome.expectation_config, outcome.result or {}
-    column = config.kwargs.get("column")
+    column, setting = config.kwargs.get("column"), config.meta["setting"]
     offending = [str(row["id"]) for row in result.get("partial_unexpected_index_list") or []]
+    expected = config.meta["expected"]
+    accepted: Bound | None = card.accepted.get(setting)
+    if accepted is not None:
+        expected += f" ({ACCEPTED} {card.name}: {setting} {accepted}, not {_of(bounds, setting)})"
+    decides: dict[str, str | None] = {}
+    reason = ""
+    if setting and not outcome.success:
+        bound = _of(bounds, setting) if accepted is None else accepted
+        needed = _needed(config, result, rows, bound)
+        decides = {"setting": setting, "bound": f"{bound}", "needed": needed}
+        way_on = f"; {needed} accepts it" if needed else ""
+        reason = f"The setting {setting} decides, {bound} for {card.name}{way_on}."
     return Check(
         name=config.meta["name"],
         state="passed" if outcome.success else "failed",
         title=config.meta["reason"],
-        expected=config.meta["expected"],
+        reason=reason,
+        expected=expected,
         observed=_observed(config, result, outcome.exception_info or {}),
         details={
             "type": config.type,
             # That ids are unique is how rows of a split are counted; no reader looks for it there.
             "column": None if column == "id" else column,
+            **decides,
         },
         examples=offending[:NAMED],
         examples_count=result.get("unexpected_count"),
     )
+
+
+def _of(bounds: Strict, setting: str) -> Any:
+    return getattr(bounds, setting)
+
+
+def _needed(config: Any, result: dict[str, Any], rows: pd.DataFrame, bound: Any) -> str | None:
+    """Return the tightest bound that the rows meet, as users write it; None if there is none.
+
+    Args:
+        config: Configuration of the failed expectation.
+        result: Its result.
+        rows: All rows.
+        bound: The bound in force, which decides the form of the new one.
+    """
+    kwargs, unit = config.kwargs, config.meta["unit"]
+    if unit is None:
+        return None
+    lowest, mostly = "min_value" in kwargs, kwargs.get("mostly", 1.0)
+    if "unexpected_percent" not in result:
+        value = result.get("observed_value")
+        lowest = lowest and value is not None and value < kwargs["min_value"]
+    elif config.type == "expect_column_values_to_be_between":
+        sign = -1 if lowest else 1
+        values = sign * rows[kwargs["column"]].dropna().to_numpy(float)
+        value = sign * np.quantile(values, mostly, method="inverted_cdf") if len(values) else None
+    else:
+        value = result["unexpected_percent"] / 100
+    if value is None or not math.isfinite(value):
+        return None
+    value = _outward(float(value) / unit, whole=isinstance(bound, int), down=lowest)
+    if isinstance(bound, list):
+        return f"{value:g},{bound[1]:g}" if lowest else f"{bound[0]:g},{value:g}"
+    return f"{value:g}"
+
+
+def _outward(value: float, *, whole: bool, down: bool) -> float:
+    """Round to two significant digits, or to a whole number, so that the value is within."""
+    digits = 0 if whole or not value else 1 - math.floor(math.log10(abs(value)))
+    rounded = (math.floor if down else math.ceil)(value * 10**digits) / 10**digits
+    return float(rounded)
 
 
 def _observed(config: Any, result: dict[str, Any], trouble: dict[str, Any]) -> str:
@@ -117,7 +178,7 @@ def validate_dataset(dataset: Dataset, bounds: Strict, out: Path) -> Verdict:
 
     Args:
         dataset: The dataset; nothing of it is changed.
-        bounds: Tolerances from `params.yaml`.
+        bounds: Tolerances of its kind from `params.yaml`; those that the card accepts win.
         out: Folder for the results.
 
     Returns:
@@ -133,8 +194,9 @@ def validate_dataset(dataset: Dataset, bounds: Strict, out: Path) -> Verdict:
 
     kind = dataset.kind
     rows = kind.rows(dataset)
+    own_bounds = type(bounds).model_validate(bounds.model_dump() | dataset.card.accepted)
     suite = gx.ExpectationSuite(
-        name=kind.name, expectations=kind.expectations(dataset.card, bounds)
+        name=kind.name, expectations=kind.expectations(dataset.card, own_bounds)
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -144,7 +206,7 @@ def validate_dataset(dataset: Dataset, bounds: Strict, out: Path) -> Verdict:
         new, site = Path(scratch, "new"), Path(scratch, "site")
         new.mkdir()
         outcomes = _run_suite(suite, rows, site)
-        results = [describe(outcome) for outcome in outcomes]
+        results = [describe(outcome, rows, dataset.card, bounds) for outcome in outcomes]
         verdict = Verdict(
             dataset=dataset.card.name,
             dataset_digest=dataset.card.digest,

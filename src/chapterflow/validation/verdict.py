@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +14,12 @@ from chapterflow.errors import DataError, ValidationFailed
 from chapterflow.types import Strict
 
 VERDICT = "verdict.json"
+#: Marks what an expectation requires if its bound was set for the dataset.
+ACCEPTED = "accepted for"
 #: An expectation in `verdict.json`. Details: `type`, its class in Great Expectations, and `column`
-#: of the rows, null for the whole table.
+#: of the rows, null for the whole table. A failed one with a bound also has,
+#: outside the file, `setting`, the name of the bound, `bound`, its value, and `needed`, a value
+#: that the data meet.
 EXPECTATION = Keys(
     {
         "expectation": "name",
@@ -55,10 +60,17 @@ class Verdict(Strict):
         return failures(self.results)
 
     @property
+    def accepted(self) -> str:
+        """The expectations whose bounds were set for this dataset, in a line; empty for none."""
+        checks = [check for check in self.results if f"({ACCEPTED} " in str(check.expected)]
+        return "; ".join(f"{check.name}: {check.expected}" for check in checks)
+
+    @property
     def summary(self) -> str:
-        """How many expectations are met."""
+        """How many expectations are met, and which bounds were set for this dataset."""
         count = len(self.results)
-        return f"{count - len(self.failures)} of {count} expectations of {self.dataset} are met"
+        met = f"{count - len(self.failures)} of {count} expectations of {self.dataset} are met"
+        return f"{met}. {self.accepted}" if self.accepted else met
 
     def raise_for_failure(self) -> None:
         """Stop here if the dataset breaks an expectation.
@@ -70,17 +82,52 @@ class Verdict(Strict):
         if self.success:
             return
         lines = [f"{self.dataset}: {len(self.failures)} of {len(self.results)} expectations failed"]
-        raise ValidationFailed("\n  ".join(lines + [_line(check) for check in self.failures]))
+        lines += [_line(check) for check in self.failures]
+        if bounds := self.needed_bounds():
+            block = ", ".join(f"{name}: {_yaml(bound)}" for name, bound in bounds.items())
+            options = " ".join(f"--accept {name}={bound}" for name, bound in bounds.items())
+            lines.append(
+                "If the data are as they should be, accept the bounds for this dataset: "
+                f"`chapterflow data add {self.dataset} ... {options}`, or "
+                f"`accept: {{{block}}}` in its block of params.yaml or datasets.yaml."
+            )
+        raise ValidationFailed("\n  ".join(lines))
+
+    def needed_bounds(self, names: Collection[str] | None = None) -> dict[str, str]:
+        """Return bounds that the data meet, by setting, for the failed checks that have one.
+
+        Args:
+            names: Checks or settings; all by default.
+        """
+        bounds: dict[str, str] = {}
+        for check in self.failures:
+            setting, needed = check.details.get("setting"), check.details.get("needed")
+            chosen = names is None or not {check.name, setting}.isdisjoint(names)
+            if isinstance(setting, str) and isinstance(needed, str) and chosen:
+                other = bounds.get(setting, needed)
+                bounds[setting] = max(needed, other, key=lambda text: _distance(check, text))
+        return bounds
 
     def to_json(self) -> str:
         """Return the text of `verdict.json`."""
         return json.dumps(self.model_dump(), indent=2, ensure_ascii=False) + "\n"
 
 
+def _distance(check: Check, needed: str) -> float:
+    """Return how far a bound is from the bound in force; 0 for a pair of bounds."""
+    return 0.0 if "," in needed else abs(float(needed) - float(str(check.details["bound"])))
+
+
+def _yaml(bound: str) -> str:
+    return f"[{bound.replace(',', ', ')}]" if "," in bound else bound
+
+
 def _line(check: Check) -> str:
     column = check.details["column"]
     about = f" ({column})" if column else ""
     line = f"{check.name}{about}: expected {check.expected}. Received: {check.observed}."
+    if check.reason:
+        line += f" {check.reason}"
     if not check.examples:
         return line
     more = (check.examples_count or 0) - len(check.examples)

@@ -18,13 +18,13 @@ from chapterflow.data.fetch import open_decompressed
 from chapterflow.data.source import Fetch, Source, SourceData, UserData
 from chapterflow.errors import DataError
 from chapterflow.kinds.dataset import SPLITS
-from chapterflow.types import PositiveInt, RemoteFile, Seed, SplitShare, Strict
+from chapterflow.types import DatasetBlock, PositiveInt, RemoteFile, Seed, SplitShare
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-class CsvSeries(Strict):
+class CsvSeries(DatasetBlock):
     """Windows of one or more series in the columns of a CSV file.
 
     Attributes:

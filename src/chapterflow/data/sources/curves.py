@@ -10,10 +10,10 @@ from pydantic import Field
 
 from chapterflow.data.source import Fetch, Source, SourceData
 from chapterflow.data.splits import stratified_split
-from chapterflow.types import Seed, SplitShare, Strict
+from chapterflow.types import DatasetBlock, Seed, SplitShare
 
 
-class Curves(Strict):
+class Curves(DatasetBlock):
     """Generated curves under noise, whose clean form is the target.
 
     Attributes:

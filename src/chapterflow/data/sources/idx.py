@@ -15,7 +15,7 @@ from chapterflow.data.source import Fetch, Source, SourceData, UserData
 from chapterflow.data.splits import stratified_split
 from chapterflow.errors import ConfigError, DataError
 from chapterflow.kinds.dataset import SPLITS
-from chapterflow.types import PositiveInt, RemoteFile, Seed, SplitShare, Strict
+from chapterflow.types import DatasetBlock, PositiveInt, RemoteFile, Seed, SplitShare, Strict
 
 
 class IdxFiles(Strict):
@@ -27,7 +27,7 @@ class IdxFiles(Strict):
     test_labels: RemoteFile
 
 
-class Idx(Strict):
+class Idx(DatasetBlock):
     """Grey images in the IDX format of MNIST, gzip or raw; its test files stay the test set.
 
     Attributes:

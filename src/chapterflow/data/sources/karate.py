@@ -8,10 +8,10 @@ from pydantic import Field
 from chapterflow.data.source import Fetch, Source, SourceData
 from chapterflow.kinds.dataset import SPLITS
 from chapterflow.kinds.edges import both_ways
-from chapterflow.types import Seed, Strict
+from chapterflow.types import DatasetBlock, Seed
 
 
-class Karate(Strict):
+class Karate(DatasetBlock):
     """Zachary's karate club (1977), as networkx has it: two factions, nodes without features.
 
     Attributes:

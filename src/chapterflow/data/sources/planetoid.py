@@ -16,17 +16,17 @@ from chapterflow.errors import ConfigError, DataError
 from chapterflow.kinds.dataset import SPLITS
 from chapterflow.kinds.edges import NO_SPLIT, both_ways
 from chapterflow.types import (
+    DatasetBlock,
     PositiveInt,
     RemoteFile,
     Sha256,
-    Strict,
 )
 
 #: The eight files of a Planetoid dataset, by the end of their name.
 PlanetoidFile = Literal["x", "y", "tx", "ty", "allx", "ally", "graph", "test.index"]
 
 
-class Planetoid(Strict):
+class Planetoid(DatasetBlock):
     """One graph in the format of Planetoid (Yang et al. 2016): `ind.<name>.x` and seven others.
 
     Train are the nodes of `y`, validation the 500 after them, test those of `test.index`, as in

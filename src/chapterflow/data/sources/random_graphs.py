@@ -11,13 +11,13 @@ from pydantic import Field, model_validator
 from chapterflow.data.source import Fetch, Source, SourceData
 from chapterflow.data.splits import grouped_split
 from chapterflow.kinds.edges import both_ways, content_hash, offsets
-from chapterflow.types import PositiveInt, Seed, SplitShare, Strict
+from chapterflow.types import DatasetBlock, PositiveInt, Seed, SplitShare
 
 if TYPE_CHECKING:
     import networkx as nx
 
 
-class RandomGraphs(Strict):
+class RandomGraphs(DatasetBlock):
     """Four families of random graphs of matched size and density: only their structure differs.
 
     Attributes:

@@ -10,12 +10,12 @@ from chapterflow.data.source import Fetch, Source, SourceData
 from chapterflow.data.splits import stratified_split
 from chapterflow.errors import DataError
 from chapterflow.kinds.dataset import SPLITS
-from chapterflow.types import PositiveInt, Seed, SplitShare, Strict
+from chapterflow.types import DatasetBlock, PositiveInt, Seed, SplitShare
 
 Digit = Annotated[int, Field(ge=0, le=9)]
 
 
-class SklearnDigits(Strict):
+class SklearnDigits(DatasetBlock):
     """The 1,797 handwritten 8x8 digits that ship inside scikit-learn.
 
     Attributes:

@@ -17,10 +17,10 @@ from pydantic import Field
 
 from chapterflow.data.source import Fetch, Source, SourceData
 from chapterflow.data.splits import stratified_split
-from chapterflow.types import Seed, SplitShare, Strict
+from chapterflow.types import DatasetBlock, Seed, SplitShare
 
 
-class Solids(Strict):
+class Solids(DatasetBlock):
     """Generated bodies of seven shapes as voxels, turned, moved and scaled at random.
 
     Attributes:

@@ -15,10 +15,10 @@ from pydantic import Field
 from chapterflow.data.source import Fetch, Source, SourceData, UserData
 from chapterflow.errors import DataError
 from chapterflow.kinds.dataset import SPLITS
-from chapterflow.types import RemoteFile, Strict
+from chapterflow.types import DatasetBlock, RemoteFile
 
 
-class Voxels(Strict):
+class Voxels(DatasetBlock):
     """Labelled volumes in one `.npz` file, laid out as MedMNIST's 3D sets (Yang et al. 2023).
 
     The file holds `train_images`, `train_labels`, `val_images`, `val_labels`, `test_images` and
