@@ -212,7 +212,10 @@ def chapter(
             results = document(settings.profile, time.monotonic() - started, outcomes)
             table = f"{results_markdown(outcomes)}\n{differences}"
             table += _report(project, settings, outcomes, flow_run_id)
-            session.close_flow_run(flow_run_id, results, table)
+            try:
+                session.close_flow_run(flow_run_id, results, table)
+            except StoreUnavailable as error:  # What became of the models is known all the same.
+                tell_about("flow")("not logged", str(error))
             create_markdown_artifact(
                 table, key="results", description="Results of the chapter flow"
             )

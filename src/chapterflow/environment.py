@@ -19,13 +19,18 @@ from pathlib import Path
 
 from chapterflow.errors import ConfigError
 
-#: Turns off the telemetry and the start-up messages of all dependencies.
+#: Turns off the telemetry and the start-up messages of all dependencies, and bounds their waiting.
 QUIET_AND_PRIVATE: Mapping[str, str] = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # With a tracking server, MLflow prints links to stdout, where they would corrupt JSON output.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # By default MLflow retries for minutes without a message: these give up after 10 s if a server
+    # refuses, and after 90 s if it accepts requests and never answers.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "GX_ANALYTICS_ENABLED": "false",
     "DVC_NO_ANALYTICS": "true",

@@ -59,6 +59,10 @@ def run(
             project, settings = start(profile, set_)
         set_ = [*(set_ or []), *role_overrides(settings, names, data)]
         project, settings = start(profile, set_)
+    from chapterflow.tracking.store import check_reachable
+
+    # Before imports that take seconds.
+    check_reachable(project)
     from chapterflow.loop import progress as live
     from chapterflow.loop import steps
     from chapterflow.loop.tables import print_results

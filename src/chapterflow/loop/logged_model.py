@@ -21,6 +21,7 @@ from chapterflow.shipped import answers
 from chapterflow.shipped.answers import DESCRIPTION, EXAMPLE_ANSWERS, LAYERS, Answers
 from chapterflow.tracking.fingerprint import PACKAGE
 from chapterflow.tracking.runs import LOGGED_MODEL, MODEL_SHA256, TRAINED_SHA256
+from chapterflow.tracking.store import open_client
 
 if TYPE_CHECKING:
     import keras
@@ -177,7 +178,6 @@ def log_keras_model(
         StoreError: If the model cannot be saved; no half logged model is left.
     """
     import mlflow.keras
-    from mlflow import MlflowClient
     from mlflow.entities import Metric
     from mlflow.models import Model
 
@@ -190,7 +190,7 @@ def log_keras_model(
         if about is not None:
             ship(Path(path), options["mlflow_model"], model, about, input_example)
 
-    client = MlflowClient()
+    client = open_client()
     written: dict[str, str] = {}
     run = client.get_run(run_id)
     # Left to `Model.log`, it would belong to the active experiment instead of the run's.

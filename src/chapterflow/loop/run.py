@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from chapterflow.data.build import ensure_dataset
 from chapterflow.data.versioning import data_version
 from chapterflow.environment import Project, configure, find_project, machine, project_lock
-from chapterflow.errors import DataError
+from chapterflow.errors import DataError, StoreUnavailable
 from chapterflow.kinds.dataset import Dataset, DatasetCard, open_dataset, read_card
 from chapterflow.models.base import ChapterModel, ModelParams
 from chapterflow.models.catalog import get_model
@@ -152,6 +152,23 @@ class Run:
             lambda: tell("waiting", "another process trains this model"),
         ):
             yield
+
+    @contextmanager
+    def ending_on_error(self) -> Iterator[None]:
+        """Mark the MLflow run FAILED or KILLED when the block does not succeed.
+
+        Raises:
+            StoreUnavailable: If the store does not answer; it says what is kept, and where.
+        """
+        try:
+            with self.session.ending_on_error(self.id):
+                yield
+        except StoreUnavailable as error:
+            place = self.folder.relative_to(self.project.root)
+            raise StoreUnavailable(
+                f"{error} What {self.model} has done so far is kept in {place}; the next "
+                f"`chapterflow run {self.model}` continues from there."
+            ) from error
 
     def reuse(self) -> bool:
         """Adopt the finished run of this fingerprint; return whether there is one."""

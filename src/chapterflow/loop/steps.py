@@ -149,6 +149,8 @@ def begin(
     """
     for verdict in verdicts:
         verdict.raise_for_failure()
+    # Within seconds: with a store that does not answer, each model would wait for longer.
+    run.session.check_reachable()
     tell("look up", "is there a finished run?")
     if force or not run.reuse():
         run.start(flow_run_id=flow_run_id, restart=force, tags=tags or {})
@@ -157,35 +159,35 @@ def begin(
 
 def train(run: Run, *, tell: Tell = silent) -> Training:
     """Train the model, or continue its interrupted training, and log it to the run."""
-    logger = runs.EpochLogger(run.session.client, run.id)
-    done_before = logger.last
-    if run.resumed:
-        after = f" after epoch {done_before}" if done_before else ""
-        tell("train", f"continuing an interrupted training{after}")
     params = run.params
 
     def on_epoch(record: EpochRecord) -> None:
         logger(record)
-        if record.epoch > done_before:
+        if record.epoch > logger.last:
             progress = f"epoch {record.epoch}/{params.all_epochs()}, validation {record.summary}"
-            tell("train", progress)
+            tell("train", progress + logger.note())
 
-    with run.session.ending_on_error(run.id):
+    with run.ending_on_error():
+        logger = runs.EpochLogger(run.session.client, run.id, run.folder)
+        if run.resumed:
+            after = f" after epoch {logger.last}" if logger.last else ""
+            tell("train", f"continuing an interrupted training{after}")
         tell("train", "starting TensorFlow")
         load_tensorflow()
         from chapterflow.training.batches import load_model, sized_for
         from chapterflow.training.fit import fit
 
         dataset = run.open_dataset()
-        training = fit(
-            run.entry,
-            params,
-            dataset,
-            seed=run.settings.seed,
-            work=run.folder,
-            on_epoch=on_epoch,
-            scratch=run.project.scratch,
-        )
+        with logger:
+            training = fit(
+                run.entry,
+                params,
+                dataset,
+                seed=run.settings.seed,
+                work=run.folder,
+                on_epoch=on_epoch,
+                scratch=run.project.scratch,
+            )
         run.artifacts.log_document(training.model_dump(), TRAINING)
         log_trained_model(
             run.session.client,
@@ -230,7 +232,7 @@ def evaluate(run: Run, training: Training, *, tell: Tell = silent) -> Evaluation
 
     tell("evaluate", "scoring the test split")
     entry, params, seed = run.entry, run.params, run.settings.seed
-    with run.session.ending_on_error(run.id):
+    with run.ending_on_error():
         dataset = run.open_dataset()
         evaluation = score(
             entry, params, run.model_file(), training, dataset, run.settings.evaluation
@@ -277,7 +279,7 @@ def explain(run: Run, evaluation: Evaluation, *, tell: Tell = silent) -> Explana
 
     started = time.monotonic()
     folder = run.folder / EXPLANATION
-    with run.session.ending_on_error(run.id):
+    with run.ending_on_error():
         dataset = sized_for(run.entry, run.params, run.open_dataset())
         explanation = explain_model(
             load_model(run.model_file()),
@@ -320,7 +322,7 @@ def log(
 
     tell("log", "metrics and registry")
     client = run.session.client
-    with run.session.ending_on_error(run.id):
+    with run.ending_on_error():
         run.artifacts.log_document(verdict.model_dump(), VERDICT)
         if explanation.refusal:
             runs.set_tags(client, run.id, {"chapterflow.explain": explanation.refusal})

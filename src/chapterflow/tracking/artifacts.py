@@ -61,9 +61,9 @@ class Artifacts:
 
     @cached_property
     def _client(self) -> MlflowClient:
-        from mlflow import MlflowClient
+        from chapterflow.tracking.store import open_client
 
-        return MlflowClient()
+        return open_client()
 
     def path(self, name: str) -> Path:
         """Return an artifact's file or folder on this machine, downloaded where it is missing.

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from chapterflow.environment import Project, process_identity, process_is_gone
-from chapterflow.errors import ConfigError
+from pydantic import ValidationError
+
+from chapterflow.environment import Project, process_identity, process_is_gone, project_lock
+from chapterflow.errors import ConfigError, StoreError, StoreUnavailable
 from chapterflow.kinds.dataset import DatasetCard
 from chapterflow.tracking.artifacts import REPORTED, REQUIRED
 from chapterflow.tracking.records import RunFacts
 from chapterflow.training.history import EpochRecord
-from chapterflow.types import Tell, silent
+from chapterflow.types import Strict, Tell, silent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -45,6 +48,13 @@ PARENT = "mlflow.parentRunId"
 #: Of a run: the logged model that it trained. Of a logged model: the file that was trained, which
 #: Keras writes again, with other bytes, when the model is logged.
 LOGGED_MODEL, TRAINED_SHA256 = "chapterflow.logged_model", "chapterflow.trained_sha256"
+#: File in a run's folder: metrics that the store does not have yet, one epoch a line.
+KEPT = "unlogged.jsonl"
+#: MLflow takes 1,000 metrics in a request.
+EPOCHS_PER_REQUEST = 100
+#: Seconds between attempts to deliver epochs, and for the last attempt after training.
+RETRY_SECONDS, DELIVERY_SECONDS = 5.0, 30.0
+_log = logging.getLogger(__name__)
 #: Files that git tracks and no training reads.
 NOT_SOURCES = (":!data.dvc", ":!dvc.lock", ":!results")
 
@@ -173,18 +183,61 @@ def log_dataset(client: MlflowClient, run_id: str, card: DatasetCard, folder: Pa
     client.log_inputs(run_id, [DatasetInput(dataset, [context])])
 
 
-class EpochLogger:
-    """Logs each epoch once, even if a resumed training reports its first epochs again.
+class Epoch(Strict):
+    """The metrics of one epoch of a run, as they are kept until the store has them.
 
     Attributes:
-        last: The last epoch that the run has.
+        time: Milliseconds since 1970, UTC.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
+    run_id: str
+    epoch: int
+    time: int
+    metrics: dict[str, float]
+
+
+class EpochLogger:
+    """Logs each epoch once, from a thread of its own, so that training never waits for the store.
+
+    Epochs that the store does not have yet are in a file. They are tried again while training
+    continues, when it ends, and by the next command (`deliver_kept`). An epoch that a resumed
+    training reports again is not logged again.
+
+    Attributes:
+        last: The last epoch that the run had at the start.
+        failure: Why the last delivery failed; None if it succeeded.
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str, folder: Path) -> None:
         self._client = client
         self._run_id = run_id
-        logged = client.get_metric_history(run_id, "train/loss")
-        self.last = max((metric.step for metric in logged), default=0)
+        self._file = folder / KEPT
+        folder.mkdir(parents=True, exist_ok=True)
+        # A resumed training reports them again.
+        self._file.unlink(missing_ok=True)
+        self.last = _last_epoch(client, run_id)
+        self.failure: Exception | None = None
+        self._kept: list[Epoch] = []
+        self._closing = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._deliver, name="epochs", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait for the delivery; raise a `StoreUnavailable` if it takes too long or fails."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(DELIVERY_SECONDS)
+        if kind is None and self._kept:
+            raise StoreUnavailable(
+                str(self.failure or "")
+                or f"The tracking store did not take {len(self._kept)} epochs within "
+                f"{DELIVERY_SECONDS:g} s of the end of the training."
+            )
 
     def __call__(self, record: EpochRecord) -> None:
         """Log a record unless the run has it."""
@@ -198,8 +251,93 @@ class EpochLogger:
             "train/learning_rate": record.learning_rate,
             "train/epoch_seconds": record.seconds,
         }
-        known = {name: value for name, value in metrics.items() if value is not None}
-        log_metrics(self._client, self._run_id, known, record.epoch)
+        epoch = Epoch(
+            run_id=self._run_id,
+            epoch=record.epoch,
+            time=int(time.time() * 1000),
+            metrics={name: value for name, value in metrics.items() if value is not None},
+        )
+        with self._changed:
+            self._kept.append(epoch)
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(epoch.model_dump_json() + "\n")
+            self._changed.notify()
+
+    def note(self) -> str:
+        """Return how many epochs the store does not take at present; empty if it takes them."""
+        if self.failure is None:
+            return ""
+        return f"; {len(self._kept)} epochs kept on disk: the tracking store does not answer"
+
+    def _deliver(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._kept or self._closing)
+                epochs, last_try = self._kept[:EPOCHS_PER_REQUEST], self._closing
+            if not epochs:
+                return
+            try:
+                _log_epochs(self._client, epochs)
+            except Exception as error:  # Whatever it is, training goes on.
+                self.failure = error
+                if last_try:
+                    return
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closing, RETRY_SECONDS)
+                continue
+            self.failure = None
+            with self._changed:
+                del self._kept[: len(epochs)]
+                if not self._kept:
+                    self._file.unlink(missing_ok=True)
+
+
+def _last_epoch(client: MlflowClient, run_id: str) -> int:
+    """Return the last epoch that a run has."""
+    logged = client.get_metric_history(run_id, "train/loss")
+    return max((metric.step for metric in logged), default=0)
+
+
+def _log_epochs(client: MlflowClient, epochs: Sequence[Epoch]) -> None:
+    """Log epochs of one run in one call."""
+    from mlflow.entities import Metric
+
+    metrics = [
+        Metric(name, value, epoch.time, epoch.epoch)
+        for epoch in epochs
+        for name, value in epoch.metrics.items()
+    ]
+    client.log_batch(epochs[0].run_id, metrics)
+
+
+def deliver_kept(client: MlflowClient, project: Project) -> None:
+    """Log the epochs that earlier trainings had to keep; those that fail again stay kept."""
+    from mlflow.exceptions import MlflowException
+
+    for file in project.scratch.glob(f"work/*/{KEPT}"):
+        # A process that trains delivers its own.
+        with suppress(_Busy, StoreError, MlflowException, OSError, ValidationError):
+            with project_lock(project, f"run-{file.parent.name}", _Busy.refuse):
+                lines = file.read_text(encoding="utf-8").splitlines()
+                epochs = [Epoch.model_validate_json(line) for line in lines]
+                last = _last_epoch(client, epochs[0].run_id)
+                missing = [epoch for epoch in epochs if epoch.epoch > last]
+                for start in range(0, len(missing), EPOCHS_PER_REQUEST):
+                    _log_epochs(client, missing[start : start + EPOCHS_PER_REQUEST])
+                file.unlink()
+            _log.warning(
+                "Epochs of run %s delivered to the tracking store: %d",
+                epochs[0].run_id,
+                len(missing),
+            )
+
+
+class _Busy(Exception):
+    """Another process works on the run."""
+
+    @classmethod
+    def refuse(cls) -> NoReturn:
+        raise cls
 
 
 def find_finished(client: MlflowClient, experiment_id: str, fingerprint: str) -> Run | None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from chapterflow.config.settings import Settings
 from chapterflow.environment import Project
-from chapterflow.errors import ConfigError
+from chapterflow.errors import ConfigError, StoreUnavailable
 from chapterflow.tracking import runs
 from chapterflow.tracking.artifacts import RESULTS, RESULTS_TABLE
 from chapterflow.tracking.records import Outcome
-from chapterflow.tracking.store import ensure_experiment, open_store
+from chapterflow.tracking.store import check_reachable, ensure_experiment, open_client, open_store
 from chapterflow.tracking.versions import CHALLENGER, CHAMPION, holder
 
 if TYPE_CHECKING:
@@ -39,13 +39,14 @@ class Session:
     """
 
     def __init__(self, project: Project, settings: Settings) -> None:
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
-
         self._project = project
         self._settings = settings
+        # First: it fails within seconds if the store does not answer, before MLflow is imported.
+        uri = open_store(project)
+        from mlflow.exceptions import MlflowException
+
         try:
-            self.client = MlflowClient(open_store(project))
+            self.client = open_client(uri)
         except MlflowException as error:
             raise ConfigError(f"MLflow cannot use this tracking store: {error.message}") from None
         self.experiment_id = ensure_experiment(
@@ -53,6 +54,7 @@ class Session:
         )
         # MLflow warns about its own plans.
         warnings.filterwarnings("ignore", category=FutureWarning)
+        runs.deliver_kept(self.client, project)
 
     def __enter__(self) -> Self:
         return self
@@ -66,11 +68,20 @@ class Session:
         try:
             yield
         except KeyboardInterrupt:
-            runs.close_run(self.client, run_id, "KILLED")
+            with suppress(StoreUnavailable):
+                runs.close_run(self.client, run_id, "KILLED")
+            raise
+        except StoreUnavailable:
+            # It cannot be marked now: `end_dead_runs` does it once this process has ended.
             raise
         except Exception as error:
-            runs.close_run(self.client, run_id, "FAILED", f"{type(error).__name__}: {error}")
+            with suppress(StoreUnavailable):
+                runs.close_run(self.client, run_id, "FAILED", f"{type(error).__name__}: {error}")
             raise
+
+    def check_reachable(self) -> None:
+        """Raise a `StoreUnavailable` if a remote store does not answer within seconds."""
+        check_reachable(self._project)
 
     def start_flow_run(self, name: str, tags: dict[str, str]) -> str:
         """Start the run that a flow's model runs are nested in, and return its id."""
@@ -113,6 +124,8 @@ class Session:
 
     def close_flow_run(self, run_id: str, results: dict[str, Any], table: str) -> None:
         """Log the flow's table and end its run; FAILED where a model failed."""
+        # Within seconds: MLflow would try for longer.
+        self.check_reachable()
         models = results["models"]
         self.client.log_text(run_id, table, RESULTS_TABLE)
         self.client.log_text(run_id, json.dumps(results, indent=2), RESULTS)

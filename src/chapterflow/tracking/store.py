@@ -5,25 +5,33 @@ import logging
 import os
 import re
 import shutil
+import socket
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, wraps
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from chapterflow.environment import Project
-from chapterflow.errors import StoreError, StoreUnavailable
+from chapterflow.errors import ChapterflowError, StoreError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 #: Receives one line for each change to an existing store.
 Note = Callable[[str], None]
 #: Seconds to wait for a locked database; `CHAPTERFLOW_STORE_WAIT` replaces it.
 WAIT = 20.0
+#: Seconds in which a server must answer when a command starts.
+ANSWER_SECONDS = 5.0
+#: Ports of databases whose address does not name one.
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 #: Creating or upgrading takes longer than the longest sane transaction.
 PREPARATION = 6
 
@@ -129,19 +137,121 @@ def store_errors(place: Path | str) -> Iterator[None]:
     """Report errors of SQLite, the file system or MLflow in one line; a string is a remote URI."""
     try:
         yield
-    except StoreError:
+    except ChapterflowError:
         raise
     except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, sqlite3.Error | OSError):
-            cause = cause.__cause__ or cause.__context__
-        if isinstance(place, str) and isinstance(cause, OSError):
-            raise StoreUnavailable(f"{without_password(place)} does not answer: {cause}") from error
-        if cause is not None:
+        if failure := store_failure(error, place):
+            raise failure from error
+        if cause := _caused_by(error, OSError):
             raise _store_error(place, cause) from error
         if type(error).__module__.startswith("mlflow."):
             raise StoreError(f"MLflow refused. Received: {error}") from error
         raise
+
+
+def store_failure(error: BaseException, place: Path | str) -> StoreError | None:
+    """Return what the failure of a server or database means; None if the error is another one.
+
+    Args:
+        error: Any exception; its causes count too.
+        place: The database file, or the address of a remote store.
+    """
+    if isinstance(error, StoreError):
+        return error
+    cause = _caused_by(error, sqlite3.Error)
+    # MLflow reports a name that exists as a violated constraint.
+    if cause is not None and (cause is error or not isinstance(cause, sqlite3.IntegrityError)):
+        return _store_error(place, cause)
+    if isinstance(place, Path):
+        return None
+    # Not imported for a local store, which has no connection to lose.
+    import requests
+    import sqlalchemy.exc
+
+    lost = (
+        requests.RequestException,
+        ConnectionError,
+        TimeoutError,
+        sqlalchemy.exc.OperationalError,
+        sqlalchemy.exc.InterfaceError,
+    )
+    if cause := _caused_by(error, *lost):
+        return unavailable(place, _reason(cause))
+    return None
+
+
+def unavailable(uri: str, reason: str) -> StoreUnavailable:
+    """Return the error for a remote store that does not answer."""
+    return StoreUnavailable(
+        f"The tracking server {without_password(uri)} does not answer ({reason}). Start it, or "
+        "unset MLFLOW_TRACKING_URI to use the project's own store."
+    )
+
+
+def _caused_by(error: BaseException, *kinds: type[BaseException]) -> BaseException | None:
+    """Return the first of an error and its causes that is of one of the kinds."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, kinds):
+        cause = cause.__cause__ or cause.__context__
+    return cause
+
+
+def _reason(error: BaseException) -> str:
+    """Return why a request or query failed, in a few words and without addresses."""
+    import requests
+
+    # requests wraps what urllib3 wraps: the last retry's own reason says most.
+    inner = error.args[0] if error.args else error
+    text = str(getattr(inner, "reason", None) or error)
+    if isinstance(error, requests.Timeout) or "timed out" in text:
+        return "no answer in time"
+    if "refused" in text:
+        return "connection refused"
+    return re.sub(r".*\(.*?0x[0-9a-f]+>?\)?:|.*object at 0x[0-9a-f]+>:", "", text).strip()[:200]
+
+
+def open_client(uri: str | None = None) -> "MlflowClient":
+    """Return an MLflow client whose failures of server and database are a `StoreError`.
+
+    MLflow raises one exception for "there is no such run" and "the server does not answer"; where
+    the first is expected, the second must not be taken for it.
+
+    Args:
+        uri: Address of the store; by default the one that MLflow was pointed at.
+    """
+    import mlflow
+
+    return _client_class()(uri or mlflow.get_tracking_uri())
+
+
+@cache
+def _client_class() -> Any:
+    from mlflow import MlflowClient
+
+    class StoreClient(MlflowClient):  # type: ignore[misc]
+        def __init__(self, uri: str) -> None:
+            local = uri.startswith("sqlite:///")
+            self._place = Path(uri.removeprefix("sqlite:///")) if local else uri
+            super().__init__(uri)
+
+        def __getattribute__(self, name: str) -> Any:
+            value = super().__getattribute__(name)
+            if name.startswith("_") or not callable(value):
+                return value
+
+            @wraps(value)
+            def method(*args: Any, **options: Any) -> Any:
+                try:
+                    return value(*args, **options)
+                except Exception as error:
+                    failure = store_failure(error, self._place)
+                    if failure is None or failure is error:
+                        raise
+                    raise failure from error
+
+            return method
+
+    return StoreClient
 
 
 def _store_error(place: Path | str, error: BaseException) -> StoreError:
@@ -442,8 +552,7 @@ def open_store(project: Project, *, on_note: Note = _log.warning, wait: float | 
     uri = tracking_uri(project)
     if is_local(project):
         _prepare(project, on_note, wait_seconds(wait))
-    else:
-        check_remote(uri)
+    check_reachable(project)
     import mlflow
 
     # MLflow writes both into the environment. Left there, they would send other projects that this
@@ -470,10 +579,9 @@ def ensure_experiment(
         StoreUnavailable: If the store is locked.
         StoreError: If MLflow refuses the name.
     """
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    client = MlflowClient(tracking_uri(project))
+    client = open_client(tracking_uri(project))
     place = database(project) if is_local(project) else tracking_uri(project)
     with store_errors(place), quiet():
         experiment = client.get_experiment_by_name(name)
@@ -501,6 +609,12 @@ def ensure_experiment(
         return str(experiment.experiment_id)
 
 
+def check_reachable(project: Project) -> None:
+    """Raise if a remote store is unusable or does not answer within seconds (`check_remote`)."""
+    if not is_local(project):
+        check_remote(tracking_uri(project))
+
+
 def check_remote(uri: str) -> None:
     """Raise if a remote store is unusable or does not answer within seconds.
 
@@ -517,17 +631,23 @@ def check_remote(uri: str) -> None:
     if scheme in ("http", "https"):
         import requests
 
-        # MLflow itself would retry for minutes.
+        # MLflow itself would retry for longer.
         try:
-            requests.get(f"{uri.rstrip('/')}/health", timeout=5)
+            answer = requests.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS)
         except requests.exceptions.SSLError:
-            pass  # It answers; MLflow has its own certificate settings.
+            return  # It answers; MLflow has its own certificate settings.
         except requests.RequestException as error:
-            raise StoreUnavailable(
-                f"The tracking server {without_password(uri)} does not answer "
-                f"({type(error).__name__}). Start it, or unset MLFLOW_TRACKING_URI to use the "
-                "project's own store."
-            ) from None
+            raise unavailable(uri, _reason(error)) from None
+        if answer.status_code >= requests.codes.server_error:
+            raise unavailable(uri, f"status {answer.status_code}")
+    elif (address := urlsplit(uri)).hostname and (
+        port := address.port or PORTS.get(scheme.partition("+")[0])
+    ):
+        # MLflow would try to connect to a database for half an hour.
+        try:
+            socket.create_connection((address.hostname, port), ANSWER_SECONDS).close()
+        except OSError as error:
+            raise unavailable(uri, _reason(error)) from None
 
 
 def _prepare(project: Project, on_note: Note, wait: float) -> None:

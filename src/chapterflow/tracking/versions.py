@@ -14,6 +14,7 @@ from chapterflow.kinds.dataset import DatasetCard
 from chapterflow.models.catalog import model_names
 from chapterflow.tracking.artifacts import Artifacts
 from chapterflow.tracking.runs import MODEL, MODEL_SHA256, MODEL_VERSION, find_runs
+from chapterflow.tracking.store import open_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -286,11 +287,10 @@ def register(
     Raises:
         StoreError: If the version does not become ready.
     """
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model
 
-    client = MlflowClient()
+    client = open_client()
     try:
         client.create_registered_model(name, tags=dict(about_tags or {}), description=about)
     except MlflowException as error:
