@@ -14,6 +14,7 @@ from sklearn import metrics as sklearn_metrics
 from chapterflow.errors import ImplausibleMetric
 from chapterflow.evaluation.scores import (
     accuracy_interval,
+    balanced_accuracy,
     check_metrics,
     classification_metrics,
     expected_calibration_error,
@@ -40,11 +41,17 @@ def test_a_worked_example() -> None:
     assert metrics["test/brier"] == pytest.approx((0.14 + 0.78 + 0.06 + 0.02 + 0.86) / 5)
     assert metrics["test/macro_f1"] == pytest.approx((2 / 4 + 2 / 3 + 2 / 3) / 3)
     assert metrics["test/worst_class_recall"] == 0.5
+    assert metrics["test/balanced_accuracy"] == pytest.approx((1 + 1 / 2 + 1 / 2) / 3)
     assert [(s.name, s.precision, s.recall, s.examples) for s in scores] == [
         ("a", pytest.approx(1 / 3), 1.0, 1),
         ("b", 1.0, 0.5, 2),
         ("c", 1.0, 0.5, 2),
     ]
+
+
+def test_balanced_accuracy_leaves_out_classes_without_examples() -> None:
+    # Class 2 has no example, and is predicted once.
+    assert balanced_accuracy(np.array([0, 0, 0, 0, 1]), np.array([0, 0, 0, 2, 1])) == 0.875
 
 
 @st.composite

@@ -70,6 +70,23 @@ def console() -> Console:
     return Console(record=True, file=io.StringIO(), width=160)
 
 
+@pytest.mark.parametrize("width", [60, 160])
+def test_balanced_accuracy_is_next_to_an_accuracy_that_hides_a_class(
+    width: int, console: Console
+) -> None:
+    def scored(balanced: float) -> Outcome:
+        metrics = METRICS | {"test/balanced_accuracy": balanced}
+        return outcome("cnn").model_copy(update={"metrics": metrics})
+
+    console.width = width
+    print_results(console, [scored(0.9851)])
+    assert "balanced" not in console.export_text()
+    print_results(console, [scored(0.9851), scored(0.6123), outcome("old")])
+    text = console.export_text()
+    assert "balanced" in text
+    assert "0.6123" in text
+
+
 def test_a_row_of_results() -> None:
     headings, (row,) = results_table([outcome("cnn")], CLASSIFICATION)
     assert dict(zip(headings, row, strict=True)) == {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ SHARES = (
     "accuracy",
     "accuracy_low",
     "accuracy_high",
+    "balanced_accuracy",
     "macro_f1",
     "ece",
     "worst_class_recall",
@@ -129,6 +131,7 @@ def classification_metrics(
         "test/accuracy": correct / count,
         "test/accuracy_low": low,
         "test/accuracy_high": high,
+        "test/balanced_accuracy": balanced_accuracy(labels, predicted),
         "test/macro_f1": float(f1.mean()),
         "test/log_loss": float(log_loss(labels, probabilities, labels=every)),
         # Multi-class form, 0 to 2 (Brier 1950).
@@ -149,6 +152,21 @@ def classification_metrics(
         if total != count:
             raise ImplausibleMetric(f"The {subject} must add up to {count}. Received: {total}")
     return check_metrics(metrics), scores, confusion.astype(np.int64)
+
+
+def balanced_accuracy(labels: NDArray[Any], predicted: NDArray[Any]) -> float:
+    """Return the mean recall over the classes that have examples (Brodersen et al. 2010).
+
+    With rare classes, accuracy hardly shows whether a model knows them. The best constant answer
+    has an accuracy of the largest class's share, but a balanced accuracy of one by the number of
+    classes.
+    """
+    from sklearn.metrics import balanced_accuracy_score
+
+    with warnings.catch_warnings():
+        # A predicted class that the test split does not have counts as a mistake, as it should.
+        warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true")
+        return float(balanced_accuracy_score(labels, predicted))
 
 
 def majority_accuracy(train_labels: NDArray[Any], test_labels: NDArray[Any]) -> float:

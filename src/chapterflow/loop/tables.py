@@ -15,11 +15,19 @@ from chapterflow.tracking.records import SCORES, Outcome
 Cells = list[str]
 Column = Callable[[dict[str, float]], str]
 #: Headings and texts of the columns of results: scores, then costs.
+ACCURACY: dict[str, Column] = {"accuracy": lambda m: f"{m['test/accuracy']:.4f}"}
 CLASSES: dict[str, Column] = {
-    "accuracy": lambda m: f"{m['test/accuracy']:.4f}",
     "95 % interval": lambda m: f"{m['test/accuracy_low']:.3f}-{m['test/accuracy_high']:.3f}",
     "log-loss": lambda m: f"{m['test/log_loss']:.3f}",
 }
+#: Shown if it differs from the accuracy of a model by this much: some classes are rare, and some
+#: are known better than others.
+BALANCED: dict[str, Column] = {
+    "balanced": lambda m: (
+        f"{m['test/balanced_accuracy']:.4f}" if "test/balanced_accuracy" in m else ""
+    ),
+}
+IMBALANCE = 0.01
 CURVES: dict[str, Column] = {
     "RMSE": lambda m: f"{m['test/rmse']:.4f}",
     "95 % interval": lambda m: f"{m['test/rmse_low']:.4f}-{m['test/rmse_high']:.4f}",
@@ -35,7 +43,7 @@ RESULTS_TITLE = "Results on the test split"
 CURVES_TITLE = "Curves: error on the test split, beside the best Savitzky-Golay (SG) filter"
 #: A narrower terminal gets fewer columns instead of unreadable ones.
 WIDE = 105
-NARROW = ("status", "accuracy", "RMSE", "95 % interval", "train s")
+NARROW = ("status", "accuracy", "balanced", "RMSE", "95 % interval", "train s")
 BESIDE_HEADINGS = [
     "model", "variant", "score / model's", "train s", "params / model's", "MFLOPs / model's"
 ]  # fmt: skip
@@ -53,7 +61,11 @@ DIFFERENCES_NARROW = ("A", "B", "95 % interval", "verdict")
 
 def results_table(outcomes: Sequence[Outcome], task: Task) -> tuple[Cells, list[Cells]]:
     """Return headings and rows of the models of a task; failed ones count as classification."""
-    columns = (CLASSES if task.classes else CURVES) | COSTS
+    columns = CURVES
+    if task.classes:
+        imbalanced = any(_is_imbalanced(outcome.metrics) for outcome in outcomes)
+        columns = ACCURACY | (BALANCED if imbalanced else {}) | CLASSES
+    columns = columns | COSTS
     rows = []
     for outcome in outcomes:
         if task_of(outcome.metrics) != task:
@@ -63,6 +75,11 @@ def results_table(outcomes: Sequence[Outcome], task: Task) -> tuple[Cells, list[
         run = (outcome.run_id or "")[:8]
         rows.append([outcome.model, outcome.dataset, outcome.status, *cells, run])
     return ["model", "dataset", "status", *columns, "run"], rows
+
+
+def _is_imbalanced(metrics: dict[str, float]) -> bool:
+    accuracy = metrics.get("test/accuracy", 0.0)
+    return abs(metrics.get("test/balanced_accuracy", accuracy) - accuracy) >= IMBALANCE
 
 
 def beside_table(outcomes: Sequence[Outcome]) -> list[Cells]:

@@ -47,6 +47,9 @@ class ModelParams(Strict):
         patience: Epochs without a better validation loss before training stops; null disables
             early stopping.
         steps_per_execution: Gradient steps per call into TensorFlow; higher values are faster.
+        class_weight: `balanced` weights the loss of each example, in training and in the
+            validation that early stopping watches, by the inverse frequency of its class in the
+            train split (King & Zeng 2001), so that a rare class counts as much as a frequent one.
     """
 
     role: str
@@ -57,6 +60,7 @@ class ModelParams(Strict):
     warmup: Fraction = 0.1
     patience: PositiveInt | None = None
     steps_per_execution: PositiveInt = 16
+    class_weight: Literal["none", "balanced"] = "none"
     beside: dict[str, Variant] = Field(default_factory=dict)
     folds: Annotated[int, Field(ge=0, le=50)] = 0
 

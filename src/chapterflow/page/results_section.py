@@ -131,7 +131,12 @@ def _leaderboard(entries: Sequence[Entry], title: str) -> Table:
     for entry in entries:
         m = entry.metric
         quality = (
-            [number(m("test/log_loss"), 3), number(m("test/ece"), 3), number(m("test/macro_f1"), 4)]
+            [
+                number(m("test/balanced_accuracy"), 4),
+                number(m("test/log_loss"), 3),
+                number(m("test/ece"), 3),
+                number(m("test/macro_f1"), 4),
+            ]
             if task.classes
             else [
                 number(m("baseline/savitzky_golay/rmse"), 4),
@@ -158,7 +163,10 @@ def _leaderboard(entries: Sequence[Entry], title: str) -> Table:
             ]
         )
     scores = (
-        ["accuracy", "95 % interval", "log-loss", "calibration error", "macro F1"]
+        [
+            *("accuracy", "95 % interval", "balanced accuracy"),
+            *("log-loss", "calibration error", "macro F1"),
+        ]
         if task.classes
         else ["RMSE", "95 % interval", "SG filter RMSE", "mean filter RMSE", "input RMSE"]
     )

@@ -241,15 +241,25 @@ class Learner:
         model: Built, not compiled.
         steps: Gradient steps in an epoch.
         classes: Whether the targets are class numbers.
+        class_weights: `(classes,)`, the weight of each class in the loss; None for equal weights.
     """
 
     def __init__(
-        self, model: keras.Model, params: ModelParams, *, steps: int, classes: bool
+        self,
+        model: keras.Model,
+        params: ModelParams,
+        *,
+        steps: int,
+        classes: bool,
+        class_weights: NDArray[np.float32] | None = None,
     ) -> None:
         import keras
+        import tensorflow as tf
 
         self.model = model
         self.classes = classes
+        # A variable, because the folds of a cross-validation share a compiled step.
+        self.class_weights = None if class_weights is None else tf.Variable(class_weights)
         self.loss = (
             keras.losses.SparseCategoricalCrossentropy(from_logits=True)
             if classes
@@ -291,6 +301,8 @@ class Learner:
 
         if rows is not None:
             outputs = tf.gather(outputs, rows)
+        if self.class_weights is not None:
+            weights = tf.gather(self.class_weights, targets)
         loss = self.loss(targets, outputs, sample_weight=weights)
         if not self.classes:
             return loss, tf.constant(0.0)
@@ -328,7 +340,13 @@ class Batches(Way):
 
         self._count = steps_per_epoch(dataset, params.batch_size)
         self._per_call = params.steps_per_execution
-        self.learner = Learner(model, params, steps=self._count, classes=dataset.card.task.classes)
+        self.learner = Learner(
+            model,
+            params,
+            steps=self._count,
+            classes=dataset.card.task.classes,
+            class_weights=class_weights(params, dataset, dataset.indices("train")),
+        )
         self._batches = TrainBatches(dataset, batch_size=params.batch_size, seed=seed)
         self._train = self._batches.as_tf()
         self._validation = split_batches(dataset, "validation", batch_size=FORWARD_BATCH)
@@ -381,7 +399,13 @@ class WholeGraph(Way):
     ) -> None:
         import tensorflow as tf
 
-        self.learner = Learner(model, params, steps=1, classes=dataset.card.task.classes)
+        self.learner = Learner(
+            model,
+            params,
+            steps=1,
+            classes=dataset.card.task.classes,
+            class_weights=class_weights(params, dataset, dataset.indices("train")),
+        )
         inputs = sparse_inputs(dataset)
         rows, targets = {}, {}
         for split in ("train", "validation"):
@@ -406,6 +430,36 @@ class WholeGraph(Way):
             **self.learner.means("train", train),
             **self.learner.means("validation", validation),
         }
+
+
+def class_weights(
+    params: ModelParams, dataset: Dataset, train: NDArray[np.intp]
+) -> NDArray[np.float32] | None:
+    """Return the weight of each class in the loss, `(classes,)`; None for equal weights.
+
+    The mean weight of the train examples is 1. A class without train examples weighs 1.
+
+    Args:
+        train: Positions of the examples that are trained on.
+
+    Raises:
+        ConfigError: If the data have no classes to balance.
+    """
+    if params.class_weight == "none":
+        return None
+    if not dataset.card.task.classes:
+        raise ConfigError(
+            "class_weight must be none for data without classes. "
+            f"Received: {params.class_weight!r} for {dataset.card.name}, of the kind "
+            f"{dataset.card.kind}. Remove class_weight from the model's block"
+        )
+    from sklearn.utils.class_weight import compute_class_weight
+
+    labels = np.asarray(dataset.labels)[train]
+    present = np.unique(labels)
+    weights = np.ones(len(dataset.card.classes), np.float32)
+    weights[present] = compute_class_weight(params.class_weight, classes=present, y=labels)
+    return weights
 
 
 def learning_rate(params: ModelParams, steps: int) -> Any:

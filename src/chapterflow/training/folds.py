@@ -24,7 +24,15 @@ from chapterflow.errors import DataError
 from chapterflow.kinds.dataset import Dataset
 from chapterflow.models.base import ChapterModel, ModelParams
 from chapterflow.training.batches import epoch_order
-from chapterflow.training.epochs import Learner, Way, assign, built, reset_keras, run_epochs
+from chapterflow.training.epochs import (
+    Learner,
+    Way,
+    assign,
+    built,
+    class_weights,
+    reset_keras,
+    run_epochs,
+)
 from chapterflow.training.history import EpochRecord
 
 #: Share of a fold's training graphs used for validation, as in Errica et al.
@@ -137,6 +145,7 @@ class GraphsInMemory:
         }
         self.targets = tf.constant(np.asarray(dataset.labels), tf.int64)
         self.learner: Learner | None = None
+        self._weights = partial(class_weights, params, dataset)
 
     def fit(
         self,
@@ -151,9 +160,13 @@ class GraphsInMemory:
         initial = self._built(seed=seed)
         if self.learner is None:
             steps = -(-len(train) // self.params.batch_size)
-            self.learner = Learner(initial, self.params, steps=steps, classes=True)
+            self.learner = Learner(
+                initial, self.params, steps=steps, classes=True, class_weights=self._weights(train)
+            )
             self.start = [np.asarray(variable) for variable in self.learner.optimizer.variables]
             self.epoch = self._compiled(self.learner)
+        if self.learner.class_weights is not None:
+            self.learner.class_weights.assign(self._weights(train))
         assign(self.learner.model.weights, [np.asarray(weight) for weight in initial.weights])
         assign(self.learner.optimizer.variables, self.start)
         way = Fold(self, self.learner, train, validation, test, seed)
