@@ -14,6 +14,13 @@ from typing import Any
 import pytest
 import yaml
 
+from chapterflow.config.load import load_settings
+from chapterflow.environment import Project
+from chapterflow.errors import StoreError
+from chapterflow.loop.run import Run
+from chapterflow.predict import server
+from chapterflow.tracking.store import open_client
+from chapterflow.tracking.versions import find_version, write_manifest
 from tests.conftest import Finished, call, command_environment, copy_project, invoke
 from tests.loop import stores
 
@@ -216,6 +223,10 @@ def test_other_weights_pass_in_another_environment_alone(copy: Path, tensorflow:
             "UPDATE logged_model_tags SET tag_value = ? WHERE tag_key = ?",
             (hashlib.sha256(path.read_bytes()).hexdigest(), "chapterflow.model_sha256"),
         )
+        # A version without it was logged before all files had hashes.
+        connection.execute(
+            "DELETE FROM logged_model_tags WHERE tag_key = 'chapterflow.files_sha256'"
+        )
     same = reproduce(copy, "dnn", code=1)
     assert same["verdict"] == "differs"
     assert same["comparison"]["different_weights"] == 1
@@ -239,6 +250,92 @@ def test_what_a_reproduction_needs_and_is_lost(
     assert result.returncode == 1
     assert named in result.stderr, result.stderr
     assert "not expected" not in result.stderr
+
+
+def append_to_code(root: Path) -> None:
+    (file,) = stores.model_file(root, "dnn").parents[1].glob("code/*.py")
+    file.write_text(file.read_text() + f"\nopen({str(root / 'executed')!r}, 'w').close()\n")
+
+
+def add_code(root: Path) -> None:
+    """Add a module that would be imported instead of the real one."""
+    file = stores.model_file(root, "dnn").parents[1] / "code" / "numpy.py"
+    file.write_text(f"open({str(root / 'executed')!r}, 'w').close()\n")
+
+
+def replace_manifest(root: Path) -> None:
+    """Change a file and its hash in the manifest, which the tag in the database covers."""
+    append_to_code(root)
+    folder = stores.model_file(root, "dnn").parents[1]
+    write_manifest(folder)
+
+
+@pytest.mark.fault(
+    "Code or manifest of a logged model changed, or a module added",
+    "Nothing is executed; serve, predict, explain and promote refuse",
+)
+@pytest.mark.parametrize(
+    ("broken", "named"),
+    [
+        (append_to_code, "code/chapterflow_answers_"),
+        (add_code, "code/numpy.py"),
+        (replace_manifest, "files.json"),
+    ],
+)
+def test_no_changed_code_of_a_model_is_executed(
+    copy: Path, broken: Callable[[Path], None], named: str, record_property: Any
+) -> None:
+    broken(copy)
+    commands = (
+        ["serve", "dnn/1", "--port", "0"],
+        ["explain", "dnn/1", "digits:0"],
+        ["why", "dnn/1"],
+    )
+    for words in commands:
+        result = invoke(copy, *words)
+        assert result.returncode == 1, words
+        assert named in result.stdout + result.stderr
+    with pytest.raises(StoreError, match=named):
+        read_logged(copy)
+    assert not (copy / "executed").exists()
+    record_property("saw", f"{len(commands)} of {len(commands)} commands refused, exit 1")
+
+
+def read_logged(root: Path) -> Any:
+    """Load the model as predict, promote and reproduce do."""
+    from chapterflow.predict.inputs import read_version
+
+    with stores.mlflow_at(root):
+        client = open_client()
+        return read_version(client, find_version(client, "dnn/1"))
+
+
+@pytest.mark.fault("Bytecode of a logged model planted next to its code", "It is not executed")
+def test_planted_bytecode_is_not_executed(copy: Path, tensorflow: None) -> None:
+    import py_compile
+
+    (file,) = stores.model_file(copy, "dnn").parents[1].glob("code/*.py")
+    given = file.read_bytes()
+    file.write_bytes(b"raise SystemExit('planted')\n".ljust(len(given), b"#"))
+    os.utime(file, (1, 1))
+    py_compile.compile(str(file))
+    file.write_bytes(given)
+    os.utime(file, (1, 1))  # size and time are those that the bytecode names
+    project = Project(copy)
+    server.load(project, load_settings(project.params), "dnn/1")
+
+
+@pytest.mark.fault("Model of a finished run damaged before run", "Trained again, not reused")
+def test_a_run_whose_model_is_damaged_is_not_reused(copy: Path, record_property: Any) -> None:
+    project = Project(copy)
+    run = Run(project, load_settings(project.params), "dnn")
+    said: list[str] = []
+    assert run.reuse(lambda *words: said.extend(words))
+    assert not said
+    damage_model(copy)
+    assert not run.reuse(lambda *words: said.extend(words))
+    assert "data/model.keras of dnn/1 is not the file that was logged" in said[1]
+    record_property("saw", "not reused; the damaged file is named")
 
 
 @pytest.mark.parametrize(

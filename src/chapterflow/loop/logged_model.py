@@ -20,8 +20,9 @@ from chapterflow.kinds.dataset import DatasetCard, get_kind
 from chapterflow.shipped import answers
 from chapterflow.shipped.answers import DESCRIPTION, EXAMPLE_ANSWERS, LAYERS, Answers
 from chapterflow.tracking.fingerprint import PACKAGE
-from chapterflow.tracking.runs import LOGGED_MODEL, MODEL_SHA256, TRAINED_SHA256
+from chapterflow.tracking.runs import FILES_SHA256, LOGGED_MODEL, MODEL_SHA256, TRAINED_SHA256
 from chapterflow.tracking.store import open_client
+from chapterflow.tracking.versions import write_manifest
 
 if TYPE_CHECKING:
     import keras
@@ -189,6 +190,8 @@ def log_keras_model(
         written[MODEL_SHA256] = sha256_file(file)
         if about is not None:
             ship(Path(path), options["mlflow_model"], model, about, input_example)
+        # Last: it covers all files of the model.
+        written[FILES_SHA256] = write_manifest(Path(path))
 
     client = open_client()
     written: dict[str, str] = {}

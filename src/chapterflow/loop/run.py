@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from chapterflow.data.build import ensure_dataset
 from chapterflow.data.versioning import data_version
 from chapterflow.environment import Project, configure, find_project, machine, project_lock
-from chapterflow.errors import DataError, StoreUnavailable
+from chapterflow.errors import DataError, StoreError, StoreUnavailable
 from chapterflow.kinds.dataset import Dataset, DatasetCard, open_dataset, read_card
 from chapterflow.models.base import ChapterModel, ModelParams
 from chapterflow.models.catalog import get_model
@@ -21,7 +21,7 @@ from chapterflow.tracking import runs
 from chapterflow.tracking.artifacts import CARD, FINGERPRINT, Artifacts
 from chapterflow.tracking.fingerprint import fingerprint, fingerprint_parts
 from chapterflow.tracking.session import Session
-from chapterflow.tracking.versions import Version, model_file
+from chapterflow.tracking.versions import Version, model_file, model_folder, version_of_run
 from chapterflow.training.history import MODEL_FILE
 from chapterflow.types import Tell, silent
 
@@ -170,12 +170,24 @@ class Run:
                 f"`chapterflow run {self.model}` continues from there."
             ) from error
 
-    def reuse(self) -> bool:
-        """Adopt the finished run of this fingerprint; return whether there is one."""
-        done = runs.find_finished(self.session.client, self.session.experiment_id, self.fingerprint)
-        if done is not None:
-            self.id, self.finished = str(done.info.run_id), True
-        return self.finished
+    def reuse(self, tell: Tell = silent) -> bool:
+        """Adopt the finished run of this fingerprint; return whether there is one.
+
+        One whose model is no longer as it was logged is not reused.
+        """
+        client = self.session.client
+        done = runs.find_finished(client, self.session.experiment_id, self.fingerprint)
+        if done is None:
+            return False
+        try:
+            model_folder(client, version_of_run(client, done))
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            tell("damaged", f"run {done.info.run_id} is not reused. {error}")
+            return False
+        self.id, self.finished = str(done.info.run_id), True
+        return True
 
     def start(
         self, *, flow_run_id: str | None = None, restart: bool = False, tags: dict[str, str]

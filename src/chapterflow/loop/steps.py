@@ -152,7 +152,7 @@ def begin(
     # Within seconds: with a store that does not answer, each model would wait for longer.
     run.session.check_reachable()
     tell("look up", "is there a finished run?")
-    if force or not run.reuse():
+    if force or not run.reuse(tell):
         run.start(flow_run_id=flow_run_id, restart=force, tags=tags or {})
     return run
 

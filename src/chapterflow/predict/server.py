@@ -258,7 +258,7 @@ def load(
     with Session(project, settings) as session:
         version = find_version(session.client, reference)
         on_version(version)
-        folder = model_folder(version)
+        folder = model_folder(session.client, version)
         if not (folder / DESCRIPTION).is_file():
             raise StoreError(
                 f"A served model must describe its answers. Received: {version}, which was logged "

@@ -326,7 +326,7 @@ def _judge(
     load_tensorflow()
     tell("promote", "loading it in a fresh process")
     # Before latency is measured, because both would share the processor.
-    largest, problem = _reloaded(version)
+    largest, problem = _reloaded(client, version)
     tell("promote", f"scoring {version.uri()}")
     challenger = measure(project, settings, client, version, data)
     rival, without = None, f"no version is {request.alias} yet"
@@ -375,10 +375,10 @@ def _judge(
     )
 
 
-def _reloaded(version: Version) -> tuple[float | None, str]:
+def _reloaded(client: MlflowClient, version: Version) -> tuple[float | None, str]:
     """Return the largest difference between fresh and logged answers, or None and the reason."""
     try:
-        reloaded = answer_in_fresh_process(model_folder(version))
+        reloaded = answer_in_fresh_process(model_folder(client, version))
     except Exception as error:  # Stores raise many kinds of errors for a missing file.
         return None, str(error).partition("\n")[0]
     if not reloaded.same_classes or not reloaded.examples:

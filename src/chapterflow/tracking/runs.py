@@ -34,6 +34,7 @@ FINGERPRINT = "chapterflow.fingerprint"
 MODEL = "chapterflow.model"
 MODEL_VERSION = "chapterflow.model_version"
 MODEL_SHA256 = "chapterflow.model_sha256"  # of a logged model: its `.keras` file as it was logged
+FILES_SHA256 = "chapterflow.files_sha256"  # of a logged model: its `versions.MANIFEST`
 DATASET = "chapterflow.dataset"
 PROFILE = "chapterflow.profile"
 ROLE, BOOK_SECTION = "chapterflow.role", "chapterflow.book_section"

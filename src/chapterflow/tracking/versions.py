@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ from chapterflow.files import sha256_file
 from chapterflow.kinds.dataset import DatasetCard
 from chapterflow.models.catalog import model_names
 from chapterflow.tracking.artifacts import Artifacts
-from chapterflow.tracking.runs import MODEL, MODEL_SHA256, MODEL_VERSION, find_runs
+from chapterflow.tracking.runs import FILES_SHA256, MODEL, MODEL_SHA256, MODEL_VERSION, find_runs
 from chapterflow.tracking.store import open_client
 
 if TYPE_CHECKING:
@@ -26,6 +28,10 @@ CHAMPION, CHALLENGER, PREVIOUS_CHAMPION = "champion", "challenger", "previous-ch
 #: Tags of a version that was judged: the last verdict on it, and the entry of the ledger that holds
 #: all of it, as the artifact `artifacts.PROMOTION`.
 VERDICT, VERDICT_RUN = "chapterflow.verdict", "chapterflow.verdict_run"
+#: File of a logged model: the SHA-256 of each of its files. The tag `FILES_SHA256` covers it.
+MANIFEST = "files.json"
+#: Name and version, which MLflow's own commands write into a model's folder when they load it.
+MLFLOW_NOTE = "registered_model_meta"
 #: `NAME`, `NAME/VERSION` or `NAME@ALIAS`.
 _REFERENCE = re.compile(r"(?P<name>[^@/]+)(?:/(?P<version>\d+)|@(?P<alias>[^@/]+))?")
 #: The beginning of a run's id; shorter ones are too easily something else.
@@ -202,46 +208,89 @@ def holder(client: MlflowClient, name: str, alias: str) -> Version | None:
         raise
 
 
-def model_folder(version: Version) -> Path:
-    """Return the folder of a version's files, on this machine.
+def write_manifest(folder: Path) -> str:
+    """Write the hash of each file of a saved model into it; return the SHA-256 of that file."""
+    manifest = folder / MANIFEST
+    manifest.write_text(json.dumps(_hashes(folder), indent=2), encoding="utf-8")
+    return sha256_file(manifest)
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of a model by its path, but not of the manifest."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    return {
+        name: sha256_file(path)
+        for name, path in sorted(files.items())
+        if path.is_file() and name not in (MANIFEST, MLFLOW_NOTE)
+    }
+
+
+def model_folder(client: MlflowClient, version: Version) -> Path:
+    """Return the folder of a version's files, on this machine, as they were logged.
+
+    Every command that reads or executes a file of a logged model takes the folder from here.
 
     Raises:
-        StoreError: If they are not in the store.
+        StoreError: If they are not in the store, or differ from the files that were logged.
     """
     import mlflow.artifacts
     from mlflow.exceptions import MlflowException
 
     try:
-        return Path(mlflow.artifacts.download_artifacts(version.source))
+        tags = client.get_logged_model(version.source.rpartition("/")[2]).tags
+        folder = Path(mlflow.artifacts.download_artifacts(version.source))
     except (MlflowException, OSError) as error:
         raise _lost(version, error) from None
+    # Python executes these without a look at the source next to them, and makes them again.
+    for cache in list(folder.rglob("__pycache__")):
+        shutil.rmtree(cache, ignore_errors=True)
+    # Versions that were logged before there were manifests have only the hash of the model.
+    if (expected := tags.get(FILES_SHA256)) is not None:
+        _check_manifest(version, folder, expected)
+    elif (expected := tags.get(MODEL_SHA256)) is not None:
+        for file in folder.rglob("*.keras"):
+            _check_file(version, file.name, sha256_file(file), expected)
+    return folder
+
+
+def _check_manifest(version: Version, folder: Path, expected: str) -> None:
+    manifest = folder / MANIFEST
+    received = sha256_file(manifest) if manifest.is_file() else None
+    _check_file(version, MANIFEST, received, expected)
+    logged = json.loads(manifest.read_text(encoding="utf-8"))
+    actual = _hashes(folder)
+    for name in sorted({*logged, *actual}):
+        _check_file(version, name, actual.get(name), logged.get(name))
+
+
+def _check_file(version: Version, name: str, received: str | None, logged: str | None) -> None:
+    if received == logged:
+        return
+    fault = (
+        "was not logged with it" if logged is None
+        else "is missing" if received is None
+        else "is not the file that was logged: it was damaged or replaced"
+    )  # fmt: skip
+    raise StoreError(
+        f"{name} of {version.uri()} {fault}. Received: "
+        f"{f'SHA-256 {received[:12]}' if received else 'no file'}, logged was "
+        f"{logged[:12] if logged else 'no such file'}. "
+        f"`chapterflow run {version.model} --force` makes a new version"
+    )
 
 
 def model_file(client: MlflowClient, version: Version, folder: Path | None = None) -> Path:
     """Return the path of a version's `.keras` file on this machine.
 
     Args:
-        folder: Folder of the version's files, if known.
+        folder: Folder of the version's files, if `model_folder` has returned it.
 
     Raises:
-        StoreError: If it is not in the store, or differs from the file that was logged.
+        StoreError: If it is not in the store, or a file differs from the file that was logged.
     """
-    from mlflow.exceptions import MlflowException
-
-    files = list((folder or model_folder(version)).rglob("*.keras"))
+    files = list((folder or model_folder(client, version)).rglob("*.keras"))
     if len(files) != 1:
         raise _lost(version, "no .keras file" if not files else f"{len(files)} .keras files")
-    try:
-        logged = client.get_logged_model(version.source.rpartition("/")[2]).tags.get(MODEL_SHA256)
-    except MlflowException as error:
-        raise _lost(version, error) from None
-    # Models logged before hashes were recorded have none.
-    if logged is not None and (received := sha256_file(files[0])) != logged:
-        raise StoreError(
-            f"{files[0].name} of {version.uri()} is not the file that was logged: it was damaged "
-            f"or replaced. Received: SHA-256 {received[:12]}, logged was {logged[:12]}. "
-            f"`chapterflow run {version.model} --force` makes a new version"
-        )
     return files[0]
 
 
