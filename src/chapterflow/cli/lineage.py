@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from chapterflow.cli.common import MODEL_HELP, JsonOption, print_json, say_version, start
+from chapterflow.cli.common import MODEL_HELP, JsonOption, print_json, say, say_version, start
 
 if TYPE_CHECKING:
     from chapterflow.lineage.reproduce import Reproduction
@@ -71,9 +71,11 @@ def why(
     project, settings = start(models=False)
     from chapterflow.lineage.why import why as find_out
     from chapterflow.loop import progress as live
+    from chapterflow.registry.ledger import settle
 
     console = live.console()
     with live.shown(live.console(stderr=True), [model]):
+        settle(project, model, on_note=say)
         lineage = find_out(
             project, settings, model, on_version=say_version, tell=live.tell_about(model)
         )

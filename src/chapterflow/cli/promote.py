@@ -55,7 +55,7 @@ def print_history(console: Console, model: str, past: Sequence[Entry]) -> None:
         table.add_column(heading, overflow="fold")
     styles = {"promoted": "green", "refused": "red", "rolled back": "yellow"}
     for entry in past:
-        action = entry.action if entry.done else f"{entry.action}: unfinished"
+        action = entry.action if entry.done else f"{entry.action}: not carried out"
         table.add_row(
             entry.when[:19].replace("T", " "),
             Text(entry.who),
@@ -124,7 +124,11 @@ def promote(
     try:
         with live.shown(console, [model]):
             decision = promote_version(
-                project, request, on_version=say_version, tell=live.tell_about(model)
+                project,
+                request,
+                on_version=say_version,
+                on_note=say,
+                tell=live.tell_about(model),
             )
     except NothingToJudge as nothing:
         if as_json:
@@ -158,7 +162,7 @@ def rollback(
     from chapterflow.loop.progress import console
     from chapterflow.registry.rollback import roll_back
 
-    done = roll_back(project, model, to=to, reason=reason)
+    done = roll_back(project, model, to=to, reason=reason, on_note=say)
     if as_json:
         print_json(
             {
@@ -185,7 +189,7 @@ def history(
     from chapterflow.loop.progress import console
     from chapterflow.registry.ledger import history as entries
 
-    past = entries(project, model)
+    past = entries(project, model, on_note=say)
     if as_json:
         print_json([entry.model_dump() for entry in past])
     else:

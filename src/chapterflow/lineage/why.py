@@ -95,7 +95,12 @@ def gates(client: MlflowClient, version: Version) -> Check:
             return Check(name=name, state="failed", observed=observed)
         return Check(name=name, state="passed", observed="not judged yet")
     try:
-        client.get_run(run_id)
+        entry = client.get_run(run_id)
+        if verdict == "rolled back":
+            state: State = "failed" if is_champion else "passed"
+            observed = f"rolled back: {entry.info.run_name} (run {run_id})"
+            observed += "; it is champion nevertheless" if is_champion else ""
+            return Check(name=name, state=state, observed=observed)
         decision = Artifacts(run_id).document(PROMOTION)
     except (MlflowException, StoreError) as error:
         observed = f"judged ({verdict}) in run {run_id}, but its verdict is missing: {error}"
@@ -108,7 +113,7 @@ def gates(client: MlflowClient, version: Version) -> Check:
         observed += f" by {decision['who']}"
     passed = sum(check.passed for check in below)
     observed += f": {passed} of {len(below)} gates passed (run {run_id})"
-    state: State = "passed"
+    state = "passed"
     if is_champion and verdict == "refused":
         state, observed = "failed", f"{observed}; it is champion nevertheless"
     elif verdict in ("promoted", "refused") and decision.get("verdict") != verdict:

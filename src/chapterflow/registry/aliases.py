@@ -1,4 +1,4 @@
-"""Change several aliases at once, but only if nobody else changed them in the meantime."""
+"""Change aliases and tags at once, but only if nobody else changed the alias in the meantime."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from chapterflow.tracking.versions import holder
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+#: Value of a tag by version number and key; None removes the tag.
+Tags = Mapping[str, Mapping[str, str | None]]
 #: Seconds to wait for a change by another process, which takes a fraction of a second.
 PATIENCE = 20.0
 
@@ -37,13 +39,14 @@ def swap(
     alias: str,
     expected: str | None,
     changes: Mapping[str, str | None],
+    tags: Tags | None = None,
 ) -> None:
-    """Change aliases of a registered model in one step, if `alias` still names `expected`.
+    """Change a registered model's aliases and versions in one step, if `alias` names `expected`.
 
     In a database, all changes are one transaction. A tracking server has no such call: there, they
-    are made one by one, in the given order, under a lock on the server, so only one of two
-    processes succeeds. The order must keep every intermediate state valid: `previous-champion`
-    first, then `champion`.
+    are made one by one, tags first, then aliases in the given order, under a lock on the server,
+    so only one of two processes succeeds. The order must keep every intermediate state valid:
+    `previous-champion` first, then `champion`.
 
     Args:
         client: MLflow client.
@@ -51,34 +54,63 @@ def swap(
         alias: Alias that is compared with `expected`.
         expected: Version number that it must name; None for no version.
         changes: Version number by alias; None removes it.
+        tags: Tags of versions; None removes a tag.
 
     Raises:
         Changed: If it names another version; nothing was changed.
         StoreUnavailable: If another process keeps the lock.
     """
-    from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
-
-    store = client._get_registry_client().store
-    if isinstance(store, SqlAlchemyStore):
-        _in_one_transaction(store, name, alias, expected, changes)
+    if is_transactional(client):
+        store = client._get_registry_client().store
+        _in_one_transaction(store, name, alias, expected, changes, tags or {})
         return
     with _locked(client, name):
         current = holder(client, name, alias)
         number = current.number if current else None
         if number != expected:
             raise Changed(number)
-        for changed, version in changes.items():
-            if version is None:
-                client.delete_registered_model_alias(name, changed)
-            else:
-                client.set_registered_model_alias(name, changed, version)
+        _apply(client, name, changes, tags or {})
+
+
+def is_transactional(client: MlflowClient) -> bool:
+    """Tell whether `swap` is one transaction here, so a killed process leaves all of it or none."""
+    from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
+
+    return isinstance(client._get_registry_client().store, SqlAlchemyStore)
+
+
+def put(client: MlflowClient, name: str, changes: Mapping[str, str | None], tags: Tags) -> None:
+    """Change aliases and tags whatever they are: completes or undoes a half-made `swap`."""
+    with _locked(client, name):
+        _apply(client, name, changes, tags)
+
+
+def _apply(client: MlflowClient, name: str, changes: Mapping[str, str | None], tags: Tags) -> None:
+    for number, values in tags.items():
+        present = client.get_model_version(name, number).tags
+        for key, value in values.items():
+            if value is not None:
+                client.set_model_version_tag(name, number, key, value)
+            elif key in present:
+                client.delete_model_version_tag(name, number, key)
+    for changed, version in changes.items():
+        if version is None:
+            client.delete_registered_model_alias(name, changed)
+        else:
+            client.set_registered_model_alias(name, changed, version)
 
 
 def _in_one_transaction(
-    store: Any, name: str, alias: str, expected: str | None, changes: Mapping[str, str | None]
+    store: Any,
+    name: str,
+    alias: str,
+    expected: str | None,
+    changes: Mapping[str, str | None],
+    tags: Tags,
 ) -> None:
     # MLflow has no call that changes two aliases at once, so this uses the tables of its store.
     from mlflow.store.model_registry.dbmodels.models import (
+        SqlModelVersionTag,
         SqlRegisteredModel,
         SqlRegisteredModelAlias,
     )
@@ -105,6 +137,13 @@ def _in_one_transaction(
                     )
                 elif (row := store._get_registered_model_alias(session, name, changed)) is not None:
                     session.delete(row)
+            for version, values in tags.items():
+                about = {"workspace": workspace, "name": name, "version": int(version)}
+                for key, value in values.items():
+                    if value is not None:
+                        session.merge(SqlModelVersionTag(**about, key=key, value=value))
+                    elif row := store._get_model_version_tag(session, name, version, key):
+                        session.delete(row)
     if outdated is not None:  # Inside the session, MLflow would replace it with its own error.
         raise outdated
 

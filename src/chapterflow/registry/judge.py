@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
@@ -22,13 +23,14 @@ from chapterflow.kinds.dataset import CLASSIFICATION, Dataset, open_dataset
 from chapterflow.models.catalog import get_model, model_names
 from chapterflow.registry.decision import Candidate, Decision
 from chapterflow.registry.gates import WITHDRAWN, Measured, Trial, judge
-from chapterflow.registry.ledger import now, who
+from chapterflow.registry.ledger import Ledger, now, who
 from chapterflow.shipped import check
 from chapterflow.shipped.answers import EXAMPLE_ANSWERS
 from chapterflow.tracking import runs
 from chapterflow.tracking.artifacts import Artifacts
 from chapterflow.tracking.provenance import provenance
 from chapterflow.tracking.session import Session
+from chapterflow.tracking.store import Note
 from chapterflow.tracking.versions import (
     CHALLENGER,
     CHAMPION,
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
     from chapterflow.config.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -256,12 +260,18 @@ class NothingToJudge(ChapterflowError):
 
 
 def judge_request(
-    project: Project, request: Request, *, on_version: OnVersion = ignore, tell: Tell = silent
+    project: Project,
+    request: Request,
+    *,
+    on_version: OnVersion = ignore,
+    on_note: Note = _log.warning,
+    tell: Tell = silent,
 ) -> Judged:
     """Judge a version against the holder of the alias, on the current data.
 
     Args:
         on_version: Called with the version to judge.
+        on_note: Receives a sentence for each open entry of the ledger that was settled first.
 
     Raises:
         ConfigError: If the model, the alias or the name of a threshold is wrong.
@@ -282,6 +292,8 @@ def judge_request(
     )
     with Session(project, settings) as session:
         client = session.client
+        ledger = Ledger(project, client, settings.tracking.experiment, on_note)
+        ledger.settle(re.split("[/@]", request.model, maxsplit=1)[0])
         of_role = request.model in settings.roles and request.model not in settings.models
         candidates: list[Candidate] = []
         if of_role:

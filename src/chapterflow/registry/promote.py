@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
+import logging
 from typing import TYPE_CHECKING
 
 from chapterflow.environment import Project
-from chapterflow.registry.aliases import Changed, swap
-from chapterflow.registry.decision import FOLDER, PAGE, Decision, render_page
-from chapterflow.registry.gates import gate
+from chapterflow.registry.aliases import Changed
+from chapterflow.registry.decision import Decision
+from chapterflow.registry.gates import WITHDRAWN, gate
 from chapterflow.registry.judge import Judged, Request, judge_request
-from chapterflow.registry.ledger import Ledger, open_ledger
-from chapterflow.registry.rollback import clear_withdrawn
+from chapterflow.registry.ledger import PASSED_GATES, Ledger, open_ledger
 from chapterflow.tracking import runs
-from chapterflow.tracking.artifacts import PROMOTION
 from chapterflow.tracking.runs import MODEL
+from chapterflow.tracking.store import Note
 from chapterflow.tracking.versions import (
     CHALLENGER,
     CHAMPION,
     PREVIOUS_CHAMPION,
     VERDICT,
-    VERDICT_RUN,
     OnVersion,
     Version,
     find_version,
@@ -33,8 +30,7 @@ from chapterflow.types import Tell, silent
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-#: Tag of a version: the number of gates that it passed.
-GATES = "chapterflow.gates"
+_log = logging.getLogger(__name__)
 #: Tag of a role's version: the model's version that it was made from.
 MEMBER = "chapterflow.member"
 
@@ -45,23 +41,31 @@ def previous(alias: str) -> str:
 
 
 def promote(
-    project: Project, request: Request, *, on_version: OnVersion = ignore, tell: Tell = silent
+    project: Project,
+    request: Request,
+    *,
+    on_version: OnVersion = ignore,
+    on_note: Note = _log.warning,
+    tell: Tell = silent,
 ) -> Decision:
     """Judge a version and, if all gates pass, give it the alias.
 
     Args:
         on_version: Called with the version to judge.
+        on_note: Receives a sentence for each open entry of the ledger that was settled first.
 
     Raises:
         ConfigError: If the request names a model, version or role that does not exist.
         NothingToJudge: If no version challenges the holder of the alias.
     """
-    judged = judge_request(project, request, on_version=on_version, tell=tell)
+    judged = judge_request(project, request, on_version=on_version, on_note=on_note, tell=tell)
     return judged.decision if request.dry_run else carry_out(project, judged, tell=tell)
 
 
 def carry_out(project: Project, judged: Judged, *, tell: Tell = silent) -> Decision:
     """Record a decision in the ledger and, if it is positive, move the aliases.
+
+    The entry with the verdict comes first, so that a killed process loses neither.
 
     Returns:
         The decision; `refused` if another process changed the alias in the meantime.
@@ -71,7 +75,7 @@ def carry_out(project: Project, judged: Judged, *, tell: Tell = silent) -> Decis
         tell("promote", "writing the verdict")
         accepted = decision.verdict == "promoted"
         version = _in_registry(client, judged) if accepted else judged.version
-        entry = ledger.open(
+        with ledger.entry(
             decision.verdict,
             model=judged.target,
             alias=decision.alias,
@@ -81,17 +85,16 @@ def carry_out(project: Project, judged: Judged, *, tell: Tell = silent) -> Decis
             reason=decision.reason,
             gates=_counts(decision),
             more={MEMBER: judged.version.uri()},
-        )
-        if accepted:
-            try:
-                _move(client, judged, version.number)
-            except Changed as changed:
-                decision = _refused_because_changed(decision, changed)
-                note = decision.failures[-1].reason
-                ledger.close(entry, action="refused", reason=note, gates=_counts(decision))
-        _log_decision(client, ledger, entry, decision, version)
-        if decision.verdict == judged.decision.verdict:
-            ledger.close(entry)
+        ) as entry:
+            ledger.attach(entry, decision)
+            if accepted:
+                try:
+                    _move(client, ledger, entry, judged, version.number)
+                except Changed as changed:
+                    decision = _refused_because_changed(decision, changed)
+                    note = decision.failures[-1].reason
+                    ledger.attach(entry, decision)
+                    ledger.refuse(entry, reason=note, gates=_counts(decision))
     return decision
 
 
@@ -100,7 +103,7 @@ def _counts(decision: Decision) -> str:
     return decision.counts + (f"; failed: {failed}" if failed else "")
 
 
-def _move(client: MlflowClient, judged: Judged, number: str) -> None:
+def _move(client: MlflowClient, ledger: Ledger, entry: str, judged: Judged, number: str) -> None:
     alias = judged.decision.alias
     changes: dict[str, str | None] = {}
     if judged.champion is not None:
@@ -109,7 +112,10 @@ def _move(client: MlflowClient, judged: Judged, number: str) -> None:
     challenger = holder(client, judged.target, CHALLENGER)
     if challenger is not None and challenger.number == number and alias == CHAMPION:
         changes[CHALLENGER] = None
-    swap(client, judged.target, alias, judged.champion, changes)
+    verdict = {VERDICT: "promoted", PASSED_GATES: _counts(judged.decision), WITHDRAWN: None}
+    ledger.move(
+        entry, judged.target, alias, judged.champion, changes, {number: verdict}, marked=number
+    )
 
 
 def _refused_because_changed(decision: Decision, changed: Changed) -> Decision:
@@ -146,26 +152,3 @@ def _in_registry(client: MlflowClient, judged: Judged) -> Version:
         about_tags={runs.ROLE: role},
     )
     return find_version(client, f"{role}/{number}")
-
-
-def _log_decision(
-    client: MlflowClient,
-    ledger: Ledger,
-    entry: str,
-    decision: Decision,
-    version: Version,
-) -> None:
-    """Log a decision and its page in the ledger and in the model's run, and tag the version."""
-    with tempfile.TemporaryDirectory() as folder:
-        page = Path(folder) / PAGE
-        page.write_text(render_page(decision), encoding="utf-8")
-        ledger.attach(entry, decision, page)
-        run_id = decision.challenger_run
-        client.log_text(run_id, decision.to_json(), PROMOTION)
-        client.log_artifact(run_id, str(page), FOLDER)
-    if version.name == decision.model:  # A model refused for a role has no version under the role.
-        tags = {VERDICT: decision.verdict, VERDICT_RUN: entry, GATES: _counts(decision)}
-        for key, value in tags.items():
-            client.set_model_version_tag(version.name, version.number, key, value)
-        if decision.verdict == "promoted":
-            clear_withdrawn(client, version)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError, PromotionRefused, StoreError
-from chapterflow.registry.aliases import Changed, swap
+from chapterflow.registry.aliases import Changed
 from chapterflow.registry.gates import WITHDRAWN
 from chapterflow.registry.ledger import Entry, open_ledger, who
+from chapterflow.tracking.store import Note
 from chapterflow.tracking.versions import (
     CHALLENGER,
     CHAMPION,
@@ -25,6 +27,8 @@ from chapterflow.tracking.versions import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,12 @@ class RolledBack:
 
 
 def roll_back(
-    project: Project, model: str, *, to: str | None = None, reason: str = ""
+    project: Project,
+    model: str,
+    *,
+    to: str | None = None,
+    reason: str = "",
+    on_note: Note = _log.warning,
 ) -> RolledBack:
     """Make an earlier version champion again, and withdraw the current champion.
 
@@ -55,14 +64,16 @@ def roll_back(
         model: Registered model.
         to: Number of an earlier champion; by default the previous one.
         reason: Reason for the ledger.
+        on_note: Receives a sentence for each open entry of the ledger that was settled first.
 
     Raises:
         ConfigError: If there is no champion or no previous one, or `to` was never champion.
         StoreError: If the files of the earlier champion are missing.
         PromotionRefused: If another process changed the champion in the meantime.
     """
-    with open_ledger(project) as (client, ledger):
+    with open_ledger(project, on_note) as (client, ledger):
         check_registered(client, model)
+        ledger.settle(model)
         champion = holder(client, model, CHAMPION)
         if champion is None:
             raise ConfigError(f"{model} has no champion to roll back.")
@@ -73,7 +84,17 @@ def roll_back(
         except StoreError as error:
             raise StoreError(f"{error}. Nothing was changed.") from None
         reason = reason or "no reason given"
-        entry = ledger.open(
+        previous = _previous_champion(entries, target.uri())
+        changes: dict[str, str | None] = {PREVIOUS_CHAMPION: previous, CHAMPION: target.number}
+        challenger = holder(client, model, CHALLENGER)
+        if challenger is not None and challenger.number == target.number:
+            changes[CHALLENGER] = None
+        # Rolling back to a version reinstates it, with the verdict of its promotion.
+        tags: dict[str, dict[str, str | None]] = {
+            champion.number: {WITHDRAWN: reason, VERDICT: "rolled back"},
+            target.number: {WITHDRAWN: None, **_verdict_of(entries, target.uri())},
+        }
+        with ledger.entry(
             "rolled back",
             model=model,
             alias=CHAMPION,
@@ -81,27 +102,19 @@ def roll_back(
             after=target.uri(),
             by=who(project),
             reason=reason,
-        )
-        previous = _previous_champion(entries, target.uri())
-        changes = {PREVIOUS_CHAMPION: previous, CHAMPION: target.number}
-        challenger = holder(client, model, CHALLENGER)
-        if challenger is not None and challenger.number == target.number:
-            changes[CHALLENGER] = None
-        # Set first, so a simultaneous promotion does not promote the version again.
-        client.set_model_version_tag(model, champion.number, WITHDRAWN, reason)
-        try:
-            swap(client, model, CHAMPION, champion.number, changes)
-        except Changed as changed:
-            clear_withdrawn(client, champion)
-            note = f"{model}@champion has changed to version {changed.number}"
-            ledger.close(entry, action="refused", reason=note)
+        ) as entry:
+            note = ""
+            try:
+                ledger.move(
+                    entry, model, CHAMPION, champion.number, changes, tags, marked=champion.number
+                )
+            except Changed as changed:
+                note = f"{model}@champion has changed to version {changed.number}"
+                ledger.refuse(entry, reason=note)
+        if note:
             raise PromotionRefused(
                 f"{note}; nothing was changed. Run `chapterflow history` and decide again."
-            ) from None
-        clear_withdrawn(client, target)  # Rolling back to a version reinstates it.
-        client.set_model_version_tag(model, champion.number, VERDICT, "rolled back")
-        client.set_model_version_tag(model, champion.number, VERDICT_RUN, entry)
-        ledger.close(entry)
+            )
     return RolledBack(model, champion.uri(), target.uri(), reason, entry)
 
 
@@ -144,7 +157,9 @@ def _previous_champion(entries: list[Entry], uri: str) -> str | None:
     return None
 
 
-def clear_withdrawn(client: MlflowClient, version: Version) -> None:
-    """Remove the tag of a version that was rolled back."""
-    if WITHDRAWN in client.get_model_version(version.name, version.number).tags:
-        client.delete_model_version_tag(version.name, version.number, WITHDRAWN)
+def _verdict_of(entries: list[Entry], uri: str) -> dict[str, str | None]:
+    """Return the tags of a version's last promotion."""
+    for entry in reversed(entries):
+        if _made_champion(entry) and entry.action == "promoted" and entry.after == uri:
+            return {VERDICT: "promoted", VERDICT_RUN: entry.run_id}
+    return {}

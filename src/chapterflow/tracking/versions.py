@@ -148,7 +148,9 @@ def check_registered(client: MlflowClient, name: str) -> dict[str, str]:
     from mlflow.exceptions import MlflowException
 
     try:
-        return dict(client.get_registered_model(name).aliases)
+        # A database gives numbers, a server texts.
+        aliases = client.get_registered_model(name).aliases
+        return {str(alias): str(number) for alias, number in aliases.items()}
     except MlflowException:
         if name in model_names():
             raise ConfigError(
