@@ -82,6 +82,26 @@ def table(count: int = 60, **lines: str) -> str:
     return "\n".join(rows) + "\n"
 
 
+def test_columns_of_different_units_are_scaled_by_their_train_span(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        f"{n},{20 + a:.3f},{1e6 + 1e5 * b:.0f}" for n, (a, b) in enumerate(rng.normal(size=(60, 2)))
+    ]
+    source = series(tmp_path, "\n".join(["t,a,b", *rows]), scale="spread")
+    values = np.array([row.split(",")[1:] for row in rows], float)[:36]
+    scales = source.facts["mean_and_deviation_of_columns"]
+    assert scales["a"] == pytest.approx([values[:, 0].mean(), values[:, 0].std()])
+    assert scales["b"] == pytest.approx([values[:, 1].mean(), values[:, 1].std()])
+    targets = source.arrays["targets"]
+    # Windows of the columns in turn, each as often as it has parts.
+    expected = (values[:8, 1] - scales["b"][0]) / scales["b"][1]
+    assert targets[4, :, 0] == pytest.approx(expected, rel=1e-4)
+    assert source.value_max < 5
+    constant = "\n".join(["t,a,b", *(f"{n},{n},7" for n in range(60))])
+    with pytest.raises(DataError, match="column 'b': `scale: spread` needs values that vary"):
+        series(tmp_path, constant, scale="spread")
+
+
 def test_windows_of_different_splits_share_no_sample(tmp_path: Path) -> None:
     source = series(tmp_path, table())
     times, split = source.arrays["times"], source.arrays["split"]

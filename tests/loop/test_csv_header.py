@@ -65,7 +65,86 @@ def test_the_step_is_found_in_the_times(tmp_path: Path, times: Any, step: str) -
 def test_a_gap_is_reported_by_its_length(tmp_path: Path) -> None:
     message: list[str] = []
     options(tmp_path, table([*days(50), *days(110)[59:]]), message)
-    assert "steps between times differ (from 1 to 10 times the usual one)" in message[0]
+    assert "(from 1 to 10 times the usual one, the largest before line 52)" in message[0]
+
+
+@pytest.mark.fault(
+    "Months or days in a CSV file look like numbers",
+    "Read as dates; a gap is reported with its line",
+)
+@pytest.mark.parametrize("gap", [False, True])
+@pytest.mark.parametrize(
+    ("times", "form", "step"),
+    [
+        (months, "%Y.%m", "month"),
+        (lambda count: [str(float(f"{day:%Y.%m}")) for day in months(count)], "", "month"),
+        (months, "%Y%m", "month"),
+        (months, "%Y-%m", "month"),
+        (days, "%Y%m%d", "regular"),
+    ],
+    ids=["1990.01", "1990.1", "199001", "1990-01", "19900101"],
+)
+def test_dates_that_look_like_numbers_are_dates(
+    tmp_path: Path, times: Any, form: str, step: str, gap: bool
+) -> None:
+    message: list[str] = []
+    written = [time if isinstance(time, str) else f"{time:{form}}" for time in times(100)]
+    if gap:
+        del written[69]
+    assert options(tmp_path, table(written), message)["step"] == ("irregular" if gap else step)
+    assert ("the largest before line 71)" in message[0]) == gap
+
+
+@pytest.mark.parametrize(
+    ("times", "step"),
+    [
+        # Numbers that only begin like dates.
+        ([200_001 + number for number in range(100)], "regular"),
+        ([20_230_101 + number for number in range(100)], "regular"),
+        ([1990 + number for number in range(100)], "regular"),
+        ([f"{1990 + number}.1" for number in range(100)], "regular"),
+        ([round(1990 + number / 12, 2) for number in range(100)], "irregular"),
+    ],
+)
+def test_numbers_stay_numbers(tmp_path: Path, times: Any, step: str) -> None:
+    assert options(tmp_path, table(times))["step"] == step
+
+
+@pytest.mark.parametrize("wrong", ["1993.13", "1993-03", "1993.3"])
+def test_a_time_unlike_the_other_dates_is_refused(tmp_path: Path, wrong: str) -> None:
+    written = [f"{day:%Y.%m}" for day in months(100)]
+    written[40] = wrong
+    with pytest.raises(DataError, match=rf"line 42: .* in the form 1990\.01\. Received: '{wrong}'"):
+        options(tmp_path, table(written))
+
+
+def test_separators_of_thousands_are_left_out_and_that_is_said(tmp_path: Path) -> None:
+    message: list[str] = []
+    rows = [f'{number},"{999 + number:,}",{number}' for number in range(90)]
+    actual = options(tmp_path, "\n".join(["t,visitors,x", *rows]).encode(), message)
+    assert actual["values"] == ["visitors", "x"]
+    assert message[0] == (
+        "a.csv: commas in numbers are read as separators of thousands in visitors: '1,000' is 1000."
+    )
+    assert len(message) == 2
+
+
+@pytest.mark.parametrize("text", ["0,125", "12,5", "1,23,456", "1234,567"])
+def test_other_commas_are_not(tmp_path: Path, text: str) -> None:
+    content = table(range(90), rest='"2,017"') + f'\n90,"{text}"\n'.encode()
+    with pytest.raises(DataError, match="numbers must have a decimal point"):
+        options(tmp_path, content)
+
+
+def test_columns_of_different_units_are_scaled_and_that_is_said(tmp_path: Path) -> None:
+    def columns(factor: float) -> bytes:
+        rows = [f"{number},{number % 7},{number % 5 * factor}" for number in range(90)]
+        return "\n".join(["t,degrees,visitors", *rows]).encode()
+
+    message: list[str] = []
+    assert options(tmp_path, columns(1e5), message)["scale"] == "spread"
+    assert "standard deviation 1.99 in degrees, 1.41e+05 in visitors" in message[0]
+    assert "scale" not in options(tmp_path, columns(4.0))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +195,6 @@ def test_blank_rows_are_passed_over_and_that_is_said(tmp_path: Path) -> None:
         (b"t,x\n0,1\n1,2\n0.5,3\n", "line 4: times must increase"),
         (b"t,x\n9999-12-31,1\n9999-12-31T23:59-14:00,2\n2020-01-01,3\n", "line 4: times must"),
         (b"t,x\n2020-01-01,1\nnow,2\n", "line 3: the time must be an ISO 8601 date"),
-        (b"t,x\n1990.01,1\n1990.02,2\n", "line 2: months must be written as dates.*'1990.01'"),
         (b"t,x\n0,1\n1,oops\n", "line 3, column 'x': a value must be a number"),
         (b"t,x,y\n0,1,1\n1,,2\n2,1,\n", "line 3, column 'x': a value is missing"),
         (b"t,x\n0,1\n1,2,3\n", "line 3: every row must have the 2 fields"),

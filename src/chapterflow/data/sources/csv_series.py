@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -32,13 +32,17 @@ class CsvSeries(DatasetBlock):
             holds, which comes from `upstream` always.
         upstream: Base addresses (`https://`, `file://`, `package://` or a path), tried in order.
         file: The CSV file; lines that start with `#` are comments.
-        time: Column of times: ISO 8601 dates or times, or numbers.
-        values: Columns of measured values.
+        time: Column of times: ISO 8601 dates, months or times; `1990.01`, `199001` or `19900101`
+            in every row; or numbers.
+        values: Columns of measured values. Commas may separate thousands (`"2,017"`).
         step: `regular`: all steps are equal; `month`: one calendar month each; `irregular`: any.
         blank_rows: `skip` ignores rows whose value columns are all empty; `refuse` treats them as
             damage. A row in which only some are empty is always an error.
         last: Last time to read, as written in the file; null reads all.
         log: Whether to take logarithms, for values whose changes are relative to their size.
+        scale: `spread` subtracts a column's mean from its values and divides them by their standard
+            deviation, both over the train span, after logarithms. For columns of different units,
+            whose joint score would otherwise be that of the column with the largest values.
         window: Samples in a window.
         stride: Samples between the starts of train windows, which may overlap. Those of the other
             splits never do.
@@ -59,6 +63,7 @@ class CsvSeries(DatasetBlock):
     blank_rows: Literal["refuse", "skip"] = "refuse"
     last: str | None = None
     log: bool = False
+    scale: Literal["spread"] | None = None
     window: Annotated[int, Field(ge=8)] = 32
     stride: PositiveInt = 1
     parts: Annotated[int, Field(ge=2, le=50)] = 5
@@ -82,11 +87,13 @@ class Series:
         values: float64 `(n, columns)`, finite.
         unit: Unit of the times: `days` since 1970, `months` since the year 0, or `units` where the
             file has plain numbers.
+        lines: Line of each row in the file, `(n,)`.
     """
 
     times: NDArray[np.float64]
     values: NDArray[np.float64]
     unit: str
+    lines: NDArray[np.int64]
 
 
 def read_series(path: Path, params: CsvSeries) -> Series:
@@ -123,7 +130,8 @@ def _series(name: str, header: list[str], rows: dict[int, list[str]], params: Cs
     )
     times, unit = _times(name, table[params.time], months=params.step == "month")
     _check_steps(name, table[params.time], times, params.step)
-    return Series(times, np.log(values) if params.log else values, unit)
+    lines = table.index.to_numpy(np.int64)
+    return Series(times, np.log(values) if params.log else values, unit, lines)
 
 
 def read_rows(path: Path) -> tuple[list[str], dict[int, list[str]]]:
@@ -185,9 +193,22 @@ def _is_number(texts: pd.Series[str]) -> pd.Series[bool]:
     return pd.to_numeric(texts, errors="coerce").notna() | (texts.str.lower() == "nan")
 
 
+#: Thousands with separators, as in `1,234` and `12,345.6`.
+THOUSANDS = r"[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?"
+
+
+def _without_separators(texts: pd.Series[str]) -> pd.Series[str]:
+    """Return the fields without separators of thousands, if all their commas are such."""
+    commas = texts.str.contains(",", regex=False)
+    if commas.any() and texts[commas].str.fullmatch(THOUSANDS).all():
+        return texts.str.replace(",", "", regex=False)
+    return texts
+
+
 def _numbers(name: str, texts: pd.Series[str], *, log: bool) -> NDArray[np.float64]:
     """Return a column of finite numbers, above 0 where their logarithms are taken."""
     column = f", column {texts.name!r}: "
+    texts = _without_separators(texts)
     gap = "a value is missing. Choose columns or a time span without gaps, or `blank_rows: skip`"
     _refuse(name, texts, texts == "", f"{column}{gap} where a row has no value at all")
     _refuse(name, texts, ~_is_number(texts), f"{column}a value must be a number")
@@ -201,6 +222,7 @@ def _numbers(name: str, texts: pd.Series[str], *, log: bool) -> NDArray[np.float
 
 def _times(name: str, texts: pd.Series[str], *, months: bool) -> tuple[NDArray[np.float64], str]:
     """Return times as numbers, and their unit. The first one decides whether they are dates."""
+    texts = _as_dates(name, texts)
     dates = not _is_number(texts[:1]).all()
     if months and not dates:
         _refuse(name, texts, np.full(len(texts), True), ": steps of a month need dates")
@@ -210,6 +232,38 @@ def _times(name: str, texts: pd.Series[str], *, months: bool) -> tuple[NDArray[n
         return times, "months" if months else "days"
     _refuse(name, texts, ~_is_number(texts), ": the time must be a number")
     return texts.to_numpy(object).astype(np.float64), "units"
+
+
+#: Dates that look like numbers: what every row has to match, its format, and an example. A tenth
+#: month may have lost its zero (`1990.1`), because spreadsheets take such months for numbers.
+DATE_FORMS = (
+    (r"\d{4}\.(?:0[1-9]|1[0-2]?)", "%Y.%m", "1990.01"),
+    (r"(?:1[5-9]|2[01])\d\d(?:0[1-9]|1[0-2])", "%Y%m", "199001"),
+    (r"(?:1[5-9]|2[01])\d{6}", "%Y%m%d", "19900101"),
+)
+#: If so large a share of the times has one of these forms, the others are mistakes.
+NEARLY_ALL = 0.9
+
+
+def _as_dates(name: str, texts: pd.Series[str]) -> pd.Series[str]:
+    """Return times that have one of `DATE_FORMS` as ISO 8601 dates, and all others unchanged.
+
+    Raises:
+        DataError: If only a few times do not have the form of the others.
+    """
+    import pandas as pd
+
+    for pattern, form, example in DATE_FORMS:
+        alike = texts.str.fullmatch(pattern)
+        if alike.mean() < NEARLY_ALL or not texts.str.len().max() >= len(example):
+            continue
+        whole = texts.where(alike, "").str.replace(r"\.1$", ".10", regex=True)
+        moments = pd.to_datetime(whole, format=form, errors="coerce")
+        if moments.notna().mean() >= NEARLY_ALL:
+            says = f": the time must be a date like the others, in the form {example}"
+            _refuse(name, texts, moments.isna(), says)
+            return moments.dt.strftime("%Y-%m-%d")
+    return texts
 
 
 def _dates(texts: pd.Series[str], *, months: bool = False) -> NDArray[np.float64]:
@@ -259,6 +313,21 @@ def read(params: CsvSeries, fetch: Fetch) -> SourceData:
     path = fetch(params.file)
     series = read_series(path, params)
     bounds = split_bounds(len(series.times), params, path.name)
+    scales = {}
+    if params.scale:
+        train = series.values[: bounds[0][1]]
+        centre, spread = train.mean(axis=0), train.std(axis=0)
+        if constant := [c for c, s in zip(params.values, spread, strict=True) if not s]:
+            raise DataError(
+                f"{path.name}, column {constant[0]!r}: `scale: {params.scale}` needs values that "
+                f"vary in the train span. Received: {train[0, params.values.index(constant[0])]:g} "
+                "only. Leave the column out of `values:`."
+            )
+        series = replace(series, values=(series.values - centre) / spread)
+        scales = {
+            column: [float(c), float(s)]
+            for column, c, s in zip(params.values, centre, spread, strict=True)
+        }
     rng = np.random.default_rng(params.seed)
     inputs, targets, weights, times, split = [], [], [], [], []
     for code, (first, end) in enumerate(bounds):
@@ -293,6 +362,7 @@ def read(params: CsvSeries, fetch: Fetch) -> SourceData:
             "noise_levels": [0.0],
             "time_unit": series.unit,
             "constant_step": params.step != "irregular",
+            **({"mean_and_deviation_of_columns": scales} if scales else {}),
             "spans": {
                 name: [float(series.times[first]), float(series.times[end - 1])]
                 for name, (first, end) in zip(SPLITS, bounds, strict=True)
@@ -372,7 +442,8 @@ def series_options(
         return _series(path.name, header, rows, params)
 
     # Reading with any steps reveals every other fault; then try each claim.
-    times = series("irregular").times
+    whole = series("irregular")
+    times = whole.times
     options["step"] = "irregular"
     for step in ("regular", "month"):
         try:
@@ -385,8 +456,16 @@ def series_options(
         steps = np.diff(times) / np.median(np.diff(times))
         say(
             f"{path.name}: the steps between times differ (from {steps.min():.3g} to "
-            f"{steps.max():.3g} times the usual one); they are kept as they are "
+            f"{steps.max():.3g} times the usual one, the largest before line "
+            f"{whole.lines[int(steps.argmax()) + 1]}); they are kept as they are "
             "(`step: irregular`)."
+        )
+    if spreads := _different_units(whole.values, options["values"]):
+        options["scale"] = "spread"
+        say(
+            f"{path.name}: the columns differ in scale ({spreads}). Each is centred and divided by "
+            "its standard deviation (`scale: spread`), so that the score counts all alike; errors "
+            "are in standard deviations."
         )
     windows = _windows(path.name, len(times), shares)
     say(
@@ -395,6 +474,22 @@ def series_options(
         f"{windows['stride']} rows; validation and test windows do not overlap, so there are few."
     )
     return options | windows
+
+
+#: Columns whose standard deviations differ by this factor are scaled.
+DIFFERENT = 5.0
+
+
+def _different_units(values: NDArray[np.float64], columns: Sequence[str]) -> str:
+    """Return smallest and largest deviation as text if they differ much; empty otherwise."""
+    spreads = values.std(axis=0)
+    low, high = int(spreads.argmin()), int(spreads.argmax())
+    if not spreads[low] or spreads[high] < DIFFERENT * spreads[low]:
+        return ""
+    return (
+        f"standard deviation {spreads[low]:.3g} in {columns[low]}, {spreads[high]:.3g} in "
+        f"{columns[high]}"
+    )
 
 
 def _columns(
@@ -416,10 +511,9 @@ def _columns(
         )
     _need_once(name, header, header)
     table = _table(name, header, rows)
-    times, fields = table[header[0]], table[header[1:]]
-    if len(times) and (dotted := times.str.fullmatch(r"\d{4}\.(0[1-9]|1[0-2])")).all():
-        _refuse(name, times, dotted, ": months must be written as dates, such as 1990-01")
-    values = [column for column in header[1:] if _is_number(fields[column]).any()]
+    fields = table[header[1:]]
+    plain = fields.apply(_without_separators)
+    values = [column for column in header[1:] if _is_number(plain[column]).any()]
     words = [column for column in header[1:] if column not in values]
     for column in words:
         texts = fields[column][fields[column] != ""][:1]
@@ -430,6 +524,13 @@ def _columns(
         raise DataError(
             f"{name} must have a column of numbers besides the times ({header[0]!r}). "
             f"Received: {', '.join(words)}"
+        )
+    if separated := [column for column in values if not plain[column].equals(fields[column])]:
+        column = separated[0]
+        text = fields[column][plain[column] != fields[column]].iloc[0]
+        say(
+            f"{name}: commas in numbers are read as separators of thousands in "
+            f"{', '.join(separated)}: {text!r} is {text.replace(',', '')}."
         )
     if words:
         say(f"{name}: left out, because they hold no numbers: {', '.join(words)}.")
