@@ -7,6 +7,7 @@ are read at import time. Values that the user has set are kept.
 import contextlib
 import functools
 import gc
+import logging
 import os
 import platform
 import re
@@ -16,8 +17,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TextIO
+from urllib.parse import unquote, urlsplit
 
-from chapterflow.errors import ConfigError
+from chapterflow.errors import ConfigError, redacted
 
 #: Turns off the telemetry and the start-up messages of all dependencies, and bounds their waiting.
 QUIET_AND_PRIVATE: Mapping[str, str] = {
@@ -114,6 +117,58 @@ def configure(project: Project) -> None:
         os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_HOME", str(project.root / ".prefect"))
     os.environ["CHAPTERFLOW_PROJECT"] = str(project.root)
+    _separate_login()
+    if logging.getLogRecordFactory() is not _redacted_record:
+        logging.setLogRecordFactory(_redacted_record)
+
+
+def _separate_login() -> None:
+    """Give MLflow user and password apart from the address of its server.
+
+    MLflow and libraries below it write the address into errors, logs and links.
+    """
+    address = urlsplit(os.environ.get("MLFLOW_TRACKING_URI", "").strip())
+    login, _, place = address.netloc.rpartition("@")
+    user, _, password = login.partition(":")
+    registry = os.environ.get("MLFLOW_REGISTRY_URI", "")
+    # MLflow sends the same login to the registry, which may belong to somebody else.
+    shared = not registry or urlsplit(registry).netloc.rpartition("@")[2] == place
+    if address.scheme in ("http", "https") and password and shared:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(user)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(password)
+        os.environ["MLFLOW_TRACKING_URI"] = address._replace(netloc=place).geturl()
+        if registry:
+            os.environ["MLFLOW_REGISTRY_URI"] = urlsplit(registry)._replace(netloc=place).geturl()
+
+
+#: Prefect sends log records to its server, MLflow prints them.
+_plain_record = logging.getLogRecordFactory()
+
+
+def _redacted_record(*args: Any, **options: Any) -> logging.LogRecord:
+    record = _plain_record(*args, **options)
+    with contextlib.suppress(Exception):  # a record that cannot be formatted is its logger's fault
+        text = record.getMessage()
+        if record.exc_info:
+            text += "\n" + logging.Formatter().formatException(record.exc_info)
+        if (clean := redacted(text)) != text:
+            record.msg, record.args, record.exc_info = clean, (), None
+    return record
+
+
+class Redacted:
+    """A stream of text that removes secrets from what is written to it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text without its secrets."""
+        self._stream.write(redacted(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 #: Between the two parts of `machine()`; older runs recorded only the first.

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import unquote
 
 
 class ChapterflowError(Exception):
@@ -16,6 +19,10 @@ class ChapterflowError(Exception):
     """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """Return the message; it goes to screens, logs and stores, so it has no secrets."""
+        return redacted(super().__str__())
 
 
 class ConfigError(ChapterflowError):
@@ -75,6 +82,37 @@ def describe(error: BaseException, folder: Path) -> str:
     own = [place for place in places if Path(place[0]).is_relative_to(folder)]
     where = f" ({Path(own[-1][0]).name}, line {own[-1][1]})" if own else ""
     return f"{type(error).__name__}: {message}{where}"
+
+
+#: Environment variables whose value is a secret.
+_SECRET_NAMES = re.compile(r"PASSWORD|TOKEN|SECRET|API_KEY|AUTH_STRING")
+#: User and password of an address.
+_LOGIN = re.compile(r"(?<=://)[^/@\s'\"]*@")
+#: Shorter values are no secrets worth the name, and replacing them would garble other text.
+_SHORTEST_SECRET = 4
+
+
+def redacted(text: str) -> str:
+    """Return a text without passwords; all text that leaves the process goes through here.
+
+    That is the login in any address, and wherever they occur the values of environment variables
+    that hold secrets, and the passwords in those that hold addresses.
+    """
+    for secret in _secrets():
+        text = text.replace(secret, "***")
+    return _LOGIN.sub("***@", text)
+
+
+def _secrets() -> list[str]:
+    """Return the secrets in the environment, the longest first."""
+    secrets = set()
+    for name, value in os.environ.items():
+        if _SECRET_NAMES.search(name):
+            secrets.add(value)
+        elif "://" in value and "@" in value:
+            password = value.partition("://")[2].rpartition("@")[0].partition(":")[2]
+            secrets |= {password, unquote(password)}
+    return sorted((s for s in secrets if len(s) >= _SHORTEST_SECRET), key=len, reverse=True)
 
 
 def nearest(name: object, valid: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ class Proxy(ThreadingHTTPServer):
 
     Attributes:
         fault: What to do with a request: "" passes it on, "500" answers that, "silent" does not
-            answer, "gone" closes the connection.
+            answer, "gone" closes the connection, "broken" answers 500 to all but `/health`.
         seen: Method and path of each request, with its Authorization header.
     """
 
@@ -52,7 +52,10 @@ class Handler(BaseHTTPRequestHandler):
         if server.fault == "gone":
             self.close_connection = True
             return
-        if server.fault == "500":
+        if server.fault == "broken" and self.path == "/health":
+            self.reply(200, b"OK", {})
+            return
+        if server.fault in ("500", "broken"):
             self.reply(500, b"broken", {})
             return
         connection = http.client.HTTPConnection(server.target)

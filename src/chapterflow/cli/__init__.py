@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,6 +24,7 @@ from chapterflow.cli import (
     step,
 )
 from chapterflow.cli.common import say
+from chapterflow.environment import Redacted
 from chapterflow.errors import ChapterflowError
 
 app = typer.Typer(
@@ -50,7 +52,17 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run the command line; a failure is one message and an exit code."""
+    """Run the command line; a failure is one message and an exit code.
+
+    Nothing that it prints contains a secret.
+    """
+    out: Any = Redacted(sys.stdout)
+    err: Any = Redacted(sys.stderr)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        _main()
+
+
+def _main() -> None:
     debug = "--debug" in sys.argv or bool(os.environ.get("CHAPTERFLOW_DEBUG"))
     sys.argv = [word for word in sys.argv if word != "--debug"]
     if debug:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from chapterflow.checks import Check, State
 from chapterflow.environment import QUIET_AND_PRIVATE, Project
-from chapterflow.errors import ChapterflowError, StoreError
+from chapterflow.errors import ChapterflowError, StoreError, redacted
 
 #: Newer releases install without a complaint and break Prefect 3.8.
 VITAL_PINS = ("fastapi<0.151", "sqlalchemy<2.1")
@@ -147,7 +147,6 @@ def _params(project: Project) -> Check:
 
 def _store(project: Project) -> Check:
     from chapterflow.tracking import store
-    from chapterflow.tracking import store as sqlite
 
     name, uri = "Tracking store", store.tracking_uri(project)
     try:
@@ -156,7 +155,7 @@ def _store(project: Project) -> Check:
         store.check_remote(uri)
     except StoreError as error:
         return _failed(name, str(error))
-    return _passed(name, sqlite.without_password(uri))
+    return _passed(name, redacted(uri))
 
 
 def _local_store(project: Project) -> Check:
@@ -275,9 +274,7 @@ def _prefect(project: Project) -> Check:
         return _passed("Prefect", "its own server, on demand")
     import requests
 
-    from chapterflow.tracking.store import without_password
-
-    address = without_password(url)
+    address = redacted(url)
     try:
         answer = requests.get(f"{url.rstrip('/')}/health", timeout=PATIENCE)
     except requests.RequestException as error:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from pydantic import ValidationError
 
 from chapterflow.environment import Project, process_identity, process_is_gone, project_lock
-from chapterflow.errors import ConfigError, StoreError, StoreUnavailable
+from chapterflow.errors import ConfigError, StoreError, StoreUnavailable, redacted
 from chapterflow.kinds.dataset import DatasetCard
 from chapterflow.tracking.artifacts import REPORTED, REQUIRED
 from chapterflow.tracking.records import RunFacts
@@ -140,7 +140,7 @@ def open_run(
 def close_run(client: MlflowClient, run_id: str, status: str, error: str | None = None) -> None:
     """End a run as `FINISHED`, `FAILED` or `KILLED`, with the error if there is one."""
     if error:
-        client.set_tag(run_id, ERROR, error[:5000])
+        client.set_tag(run_id, ERROR, redacted(error)[:5000])
     client.set_terminated(run_id, status)
 
 

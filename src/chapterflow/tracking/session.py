@@ -47,8 +47,10 @@ class Session:
 
         try:
             self.client = open_client(uri)
-        except MlflowException as error:
-            raise ConfigError(f"MLflow cannot use this tracking store: {error.message}") from None
+        except (MlflowException, ImportError) as error:  # the driver of a database may be missing
+            raise ConfigError(
+                f"MLflow cannot use the tracking store of MLFLOW_TRACKING_URI. Received: {error}"
+            ) from None
         self.experiment_id = ensure_experiment(
             project, settings.tracking.experiment, EXPERIMENT_NOTE
         )

@@ -183,7 +183,7 @@ def store_failure(error: BaseException, place: Path | str) -> StoreError | None:
 def unavailable(uri: str, reason: str) -> StoreUnavailable:
     """Return the error for a remote store that does not answer."""
     return StoreUnavailable(
-        f"The tracking server {without_password(uri)} does not answer ({reason}). Start it, or "
+        f"The tracking server {uri} does not answer ({reason}). Start it, or "
         "unset MLFLOW_TRACKING_URI to use the project's own store."
     )
 
@@ -268,11 +268,6 @@ def _store_error(place: Path | str, error: BaseException) -> StoreError:
         f"The tracking store must be a readable and writable SQLite database. Received: {place} "
         f"({error}). {remedy}"
     )
-
-
-def without_password(uri: str) -> str:
-    """Return an address without its password."""
-    return re.sub(r"//[^@/]*@", "//***@", uri)
 
 
 #: A store without a row in any of these can be made again without loss.
