@@ -22,7 +22,7 @@ from chapterflow.loop.run import Run
 from chapterflow.loop.tables import differences_markdown, results_markdown
 from chapterflow.models.catalog import FOLDER
 from chapterflow.tracking.records import Comparison, Outcome
-from chapterflow.tracking.runs import end_dead_runs
+from chapterflow.tracking.runs import sweep
 from chapterflow.tracking.session import Session
 from chapterflow.types import Tell
 from chapterflow.validation.verdict import Verdict
@@ -198,7 +198,7 @@ def chapter(
     end_dead_flow_runs()
 
     with Session(project, settings) as session:
-        end_dead_runs(session.client, [session.experiment_id])
+        sweep(session.client, project, session.experiment_id)
         flow_run_id = session.start_flow_run(
             f"{settings.profile} {time.strftime('%Y-%m-%d %H:%M:%S')}",
             {

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import HUNG, begin, call, copy_checkout
+from tests.conftest import HUNG, begin, call, copy_checkout, copy_project
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
@@ -140,3 +140,38 @@ def test_two_runs_at_once_train_once_and_corrupt_nothing(both: Any) -> None:
     assert {run["status"] for run in stores.mlflow_runs(root)} == {"FINISHED"}
     assert stores.flow_states(root) == ["COMPLETED", "COMPLETED"]
     assert os.listdir(root / ".chapterflow" / "work") == []
+
+
+@pytest.mark.fault(
+    "Run killed after logging, after registering, before the alias",
+    "One run, version and logged model; no work left",
+)
+def test_a_run_killed_at_its_end_registers_once(
+    fetched_once: Path, tmp_path: Path, record_property: Any
+) -> None:
+    root = copy_project(fetched_once, tmp_path / "checkout")
+    stores.set_param(root, "models.dnn.epochs", 2)
+    step = ("chapterflow", "step", "run", "dnn", "--profile", "embedded")
+    store = root / "mlruns" / "mlflow.db"
+    for place in (
+        "chapterflow.loop.logged_model:log_keras_model:after",
+        "chapterflow.tracking.versions:register:after",
+        "chapterflow.tracking.session:Session.challenge:before",
+    ):
+        done = call(root, *step, CHAPTERFLOW_TEST_KILL=place)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert list(root.glob(".chapterflow/work/*"))
+    done = call(root, *step)
+    assert done.returncode == 0, done.stderr
+    assert not list(root.glob(".chapterflow/work/*"))
+
+    versions = stores.query(store, "SELECT version, source FROM model_versions")
+    assert [version for version, _ in versions] == [1]
+    logged = stores.query(
+        store, "SELECT model_id FROM logged_models WHERE lifecycle_stage = 'active'"
+    )
+    assert [f"models:/{name}" for (name,) in logged] == [source for _, source in versions]
+    assert [run["status"] for run in stores.model_runs(root)] == ["FINISHED"]
+    aliases = stores.query(store, "SELECT alias, version FROM registered_model_aliases")
+    assert aliases == [("challenger", 1)]
+    record_property("saw", "3 kills: 1 run, 1 version, 1 logged model, 0 folders")

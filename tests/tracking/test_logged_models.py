@@ -5,6 +5,7 @@ import warnings
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import numpy as np
@@ -169,7 +170,7 @@ def test_registered_versions_count_up_and_say_where_they_come_from(
         about="a model",
         about_tags={"chapterflow.role": "digits"},
     )
-    second = register(info.model_uri, "dnn")
+    second = register(log(model, run_id).model_uri, "dnn")
     assert (first, second) == ("1", "2")
     client = mlflow.MlflowClient(store.tracking_uri(opened))
     actual = client.get_model_version("dnn", first)
@@ -221,3 +222,55 @@ def names_of(root: Path, project: Project) -> set[tuple[str, str]]:
                 if db.execute(query, (f"{root}/",)).fetchone()[0]:
                     actual.add((table, column))
     return actual
+
+
+@pytest.mark.fault(
+    "Process killed after a model was logged and before the run names it",
+    "The model is adopted; others of the run are deleted",
+)
+def test_a_run_has_one_logged_model(model: Any, run_id: str, opened: Project) -> None:
+    from mlflow import MlflowClient
+
+    from chapterflow.loop.logged_model import log_trained_model
+    from chapterflow.tracking import runs
+    from chapterflow.tracking.versions import register
+
+    client = MlflowClient(store.tracking_uri(opened))
+    options = {"run_id": run_id, "name": "dnn", "input_example": EXAMPLE}
+    first = log_trained_model(client, model, **options)
+    client.delete_tag(run_id, runs.LOGGED_MODEL)
+    half = client.create_logged_model(
+        client.get_run(run_id).info.experiment_id, "dnn", source_run_id=run_id
+    )
+    assert log_trained_model(client, model, **options) == first
+    run = client.get_run(run_id)
+    assert run.data.tags[runs.LOGGED_MODEL] == first
+    assert [logged.model_id for logged in runs.models_of(client, run)] == [first]
+    assert half.model_id != first
+    assert register(f"models:/{first}", "once") == register(f"models:/{first}", "once") == "1"
+
+
+@pytest.mark.fault("Killed run that is never continued", "The next flow deletes unnamed models")
+def test_the_next_flow_sweeps_up(opened: Project) -> None:
+    from mlflow import MlflowClient
+
+    from chapterflow.tracking import runs
+
+    client = MlflowClient(store.tracking_uri(opened))
+    experiment = store.ensure_experiment(opened, "swept")
+    folders, ids = {}, {}
+    for status in ("FINISHED", "RUNNING"):
+        run = client.create_run(experiment, tags={runs.PROCESS: f"{gethostname()}:999999999:1.0"})
+        ids[status] = run.info.run_id
+        client.create_logged_model(experiment, "dnn", source_run_id=run.info.run_id)
+        if status == "FINISHED":
+            client.set_terminated(run.info.run_id)
+        folders[status] = opened.scratch / "work" / status.lower()
+        folders[status].mkdir(parents=True)
+        (folders[status] / runs.RUN_ID).write_text(run.info.run_id)
+    runs.sweep(client, opened, experiment)
+    assert [folder.exists() for folder in folders.values()] == [False, True]
+    killed = client.get_run(ids["RUNNING"])
+    assert killed.info.status == "KILLED"
+    assert runs.models_of(client, killed) == []
+    assert len(runs.models_of(client, client.get_run(ids["FINISHED"]))) == 1

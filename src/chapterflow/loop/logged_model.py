@@ -20,7 +20,13 @@ from chapterflow.kinds.dataset import DatasetCard, get_kind
 from chapterflow.shipped import answers
 from chapterflow.shipped.answers import DESCRIPTION, EXAMPLE_ANSWERS, LAYERS, Answers
 from chapterflow.tracking.fingerprint import PACKAGE
-from chapterflow.tracking.runs import FILES_SHA256, LOGGED_MODEL, MODEL_SHA256, TRAINED_SHA256
+from chapterflow.tracking.runs import (
+    FILES_SHA256,
+    LOGGED_MODEL,
+    MODEL_SHA256,
+    TRAINED_SHA256,
+    models_of,
+)
 from chapterflow.tracking.store import open_client
 from chapterflow.tracking.versions import write_manifest
 
@@ -238,35 +244,45 @@ def log_keras_model(
 
 
 def log_trained_model(
-    client: MlflowClient, model: keras.Model, file: Path, *, run_id: str, **options: Any
+    client: MlflowClient, model: keras.Model, *, run_id: str, **options: Any
 ) -> str:
     """Log the model that a run trained, once, and return the id of the logged model.
 
     The run's tag `LOGGED_MODEL` names it. A run that continues after it was logged keeps it where
-    the trained model is still the same, and replaces it otherwise.
+    it is whole and the weights are still the same. Every other model of the run is deleted.
 
     Args:
         client: MLflow client.
-        model: The model in `file`.
-        file: The trained `.keras` file.
+        model: The trained model.
         run_id: The run.
         options: As `log_keras_model` takes them.
     """
-    from mlflow.exceptions import MlflowException
-
-    trained = sha256_file(file)
-    if earlier := client.get_run(run_id).data.tags.get(LOGGED_MODEL):
-        try:
-            tags = client.get_logged_model(earlier).tags
-        except MlflowException:
-            tags = {}
-        if tags.get(TRAINED_SHA256) == trained:
-            return str(earlier)
-        if tags:
-            client.delete_logged_model(earlier)
-    info = log_keras_model(model, run_id=run_id, tags={TRAINED_SHA256: trained}, **options)
-    client.set_tag(run_id, LOGGED_MODEL, info.model_id)
-    return str(info.model_id)
+    # Not of the file: a resumed training writes it again, with another time inside.
+    digest = hashlib.sha256()
+    for weights in model.get_weights():
+        digest.update(f"{weights.dtype} {weights.shape}\n".encode() + weights.tobytes())
+    trained = digest.hexdigest()
+    run = client.get_run(run_id)
+    named = run.data.tags.get(LOGGED_MODEL)
+    # The model that the run names first: a killed process may have logged another one.
+    earlier = sorted(models_of(client, run), key=lambda logged: logged.model_id != named)
+    # The hash of its files is the last tag that a logged model gets.
+    whole = [
+        logged.model_id
+        for logged in earlier
+        if logged.tags.get(TRAINED_SHA256) == trained and FILES_SHA256 in logged.tags
+    ]
+    for logged in earlier:
+        if logged.model_id not in whole[:1]:
+            client.delete_logged_model(logged.model_id)
+    if whole:
+        model_id = str(whole[0])
+    else:
+        info = log_keras_model(model, run_id=run_id, tags={TRAINED_SHA256: trained}, **options)
+        model_id = str(info.model_id)
+    if model_id != named:
+        client.set_tag(run_id, LOGGED_MODEL, model_id)
+    return model_id
 
 
 def _signature(model: keras.Model, example: Any, card: DatasetCard | None) -> ModelSignature:

@@ -203,7 +203,7 @@ class Run:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.resumed = self.folder.is_dir()
         self.folder.mkdir(parents=True, exist_ok=True)
-        marker = self.folder / "run_id"
+        marker = self.folder / runs.RUN_ID
         card = read_card(self.project.data / self.dataset)
         client = self.session.client
         self.id = runs.open_run(

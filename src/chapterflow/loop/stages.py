@@ -42,7 +42,7 @@ def run_stage(project: Project, settings: Settings, model: str) -> None:
         for name in settings.datasets_of(model)
     ]
     session = Session(project, settings)
-    runs.end_dead_runs(session.client, [session.experiment_id])
+    runs.sweep(session.client, project, session.experiment_id)
     outcome = steps.run_model(Run(project, settings, model, session), verdicts, tell=tell)
     tell(outcome.status, f"run {outcome.run_id}")
 

@@ -152,7 +152,10 @@ def begin(
     # Within seconds: with a store that does not answer, each model would wait for longer.
     run.session.check_reachable()
     tell("look up", "is there a finished run?")
-    if force or not run.reuse(tell):
+    if not force and run.reuse(tell):
+        # A process that was killed at its very end has left it.
+        shutil.rmtree(run.folder, ignore_errors=True)
+    else:
         run.start(flow_run_id=flow_run_id, restart=force, tags=tags or {})
     return run
 
@@ -192,7 +195,6 @@ def train(run: Run, *, tell: Tell = silent) -> Training:
         log_trained_model(
             run.session.client,
             load_model(run.model_file()),
-            run.model_file(),
             run_id=run.id,
             name=run.model,
             input_example=sized_for(run.entry, params, dataset).example(),

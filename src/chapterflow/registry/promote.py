@@ -138,9 +138,6 @@ def _in_registry(client: MlflowClient, judged: Judged) -> Version:
         return member
     from chapterflow.tracking.versions import register
 
-    for registered in client.search_model_versions(f"name = '{role}'"):
-        if registered.source == member.source:
-            return find_version(client, f"{role}/{registered.version}")
     tags = client.get_model_version(member.name, member.number)
     number = register(
         member.source,

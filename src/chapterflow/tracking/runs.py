@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import signal
 import subprocess
 import threading
@@ -26,7 +27,7 @@ from chapterflow.types import Strict, Tell, silent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import LoggedModel, Run
 
 #: Tags, all under one prefix so that the UI lists them together.
 RUN_TYPE = "chapterflow.kind"  # `model`: the run of one model; `flow`: of a flow over several
@@ -46,9 +47,10 @@ DIGEST, DATA_VERSION = "chapterflow.dataset_digest", "chapterflow.data_version"
 #: Where it was trained: `chapterflow.environment.machine`, and the version of Python.
 MACHINE, PYTHON = "chapterflow.machine", "chapterflow.python"
 PARENT = "mlflow.parentRunId"
-#: Of a run: the logged model that it trained. Of a logged model: the file that was trained, which
-#: Keras writes again, with other bytes, when the model is logged.
+#: Of a run: the logged model that it trained. Of a logged model: the weights that were trained.
 LOGGED_MODEL, TRAINED_SHA256 = "chapterflow.logged_model", "chapterflow.trained_sha256"
+#: File in a run's folder: the id of the MLflow run that works there.
+RUN_ID = "run_id"
 #: File in a run's folder: metrics that the store does not have yet, one epoch a line.
 KEPT = "unlogged.jsonl"
 #: MLflow takes 1,000 metrics in a request.
@@ -383,14 +385,47 @@ def finished_model_runs(experiment_id: str, profile: str | None = None) -> list[
 def end_dead_runs(client: MlflowClient, experiment_ids: Iterable[str]) -> list[str]:
     """Mark RUNNING runs whose process has ended as KILLED; return their ids.
 
-    Whoever resumes such a run sets it RUNNING again.
+    Logged models that such a run does not name are deleted. Whoever resumes it sets it RUNNING
+    again.
     """
     ended = []
     for run in client.search_runs(list(experiment_ids), "attributes.status = 'RUNNING'"):
         if process_is_gone(run.data.tags.get(PROCESS, "")):
+            for model in models_of(client, run):
+                if model.model_id != run.data.tags.get(LOGGED_MODEL):
+                    client.delete_logged_model(model.model_id)
             close_run(client, run.info.run_id, "KILLED")
             ended.append(str(run.info.run_id))
     return ended
+
+
+def models_of(client: MlflowClient, run: Run) -> list[LoggedModel]:
+    """Return the models that a run logged, newest first."""
+    return list(
+        client.search_logged_models(
+            [run.info.experiment_id],
+            filter_string=f"source_run_id = '{run.info.run_id}'",
+            order_by=[{"field_name": "creation_timestamp", "ascending": False}],
+        )
+    )
+
+
+def sweep(client: MlflowClient, project: Project, experiment_id: str) -> None:
+    """Clear away what killed processes have left: open runs, unnamed models, finished work.
+
+    The work of an unfinished run is kept, because the next run of its fingerprint continues it.
+    """
+    from mlflow.exceptions import MlflowException
+
+    end_dead_runs(client, [experiment_id])
+    for marker in project.scratch.glob(f"work/*/{RUN_ID}"):
+        with (
+            suppress(_Busy, MlflowException, OSError),
+            project_lock(project, f"run-{marker.parent.name}", _Busy.refuse),
+        ):
+            run = client.get_run(marker.read_text(encoding="utf-8"))
+            if run.info.status == "FINISHED":
+                shutil.rmtree(marker.parent)
 
 
 #: Most runs that a message lists.

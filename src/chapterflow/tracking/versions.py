@@ -325,7 +325,9 @@ def register(
 ) -> str:
     """Make a logged model the next version of a registered model, and return the version.
 
-    The registered model is created if it is missing; several processes may do so at once.
+    A logged model has one version: if it is registered already, because the process that did so
+    was killed, that version is returned. The registered model is created if it is missing; several
+    processes may do so at once.
 
     Args:
         model_uri: The logged model.
@@ -348,6 +350,10 @@ def register(
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     metadata = Model.load(model_uri)
+    of_run = f"name = '{name}' and run_id = '{metadata.run_id}'"
+    for registered in client.search_model_versions(of_run):
+        if registered.source == model_uri and registered.status == "READY":
+            return str(registered.version)
     # Waits until the version is ready.
     record = client.create_model_version(
         name,

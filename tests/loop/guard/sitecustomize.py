@@ -1,7 +1,16 @@
-"""Refuses every connection and look-up that would leave this machine, and writes it down."""
+"""Refuses every connection and look-up that would leave this machine, and writes it down.
 
+With CHAPTERFLOW_TEST_KILL=MODULE:NAME:before (or `after`), the process is killed at the first call
+of a function, as if it had been killed there by chance.
+"""
+
+import importlib.abc
+import importlib.util
 import os
+import signal
 import socket
+import sys
+from typing import Any
 
 _LOG = os.environ["CHAPTERFLOW_TEST_NETWORK_LOG"]
 _HERE = ("127.", "::1", "localhost", "0.0.0.0")
@@ -32,3 +41,41 @@ def getaddrinfo(host: object, *args: object, **keywords: object) -> object:
 
 socket.socket.connect = connect  # type: ignore[method-assign]
 socket.getaddrinfo = getaddrinfo  # type: ignore[assignment]
+
+
+class _Killer(importlib.abc.MetaPathFinder):
+    """Replaces a function of a module, as soon as it is imported, by one that is fatal."""
+
+    def __init__(self, module: str, name: str, when: str) -> None:
+        self._module, self._name, self._when = module, name, when
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        """Return the module's own spec, with another end of its execution."""
+        if name != self._module:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        loader: Any = spec and spec.loader
+        execute = loader.exec_module
+
+        def exec_module(module: Any) -> None:
+            execute(module)
+            *owners, last = self._name.split(".")
+            place = module
+            for owner in owners:
+                place = getattr(place, owner)
+            original = getattr(place, last)
+
+            def fatal(*arguments: Any, **keywords: Any) -> None:
+                if self._when == "after":
+                    original(*arguments, **keywords)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            setattr(place, last, fatal)
+
+        loader.exec_module = exec_module
+        return spec
+
+
+if "CHAPTERFLOW_TEST_KILL" in os.environ:
+    sys.meta_path.insert(0, _Killer(*os.environ["CHAPTERFLOW_TEST_KILL"].split(":")))
