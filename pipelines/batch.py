@@ -18,7 +18,7 @@ from pipelines.housekeeping import end_dead_flow_runs, sign_flow_run
 
 
 @task(task_run_name="predict with {model}", cache_policy=NO_CACHE)
-def predict(settings: Settings, model: str, inputs: list[str], out: str) -> Predicted:
+def predict(settings: Settings, model: str, inputs: list[str], out: str, invert: bool) -> Predicted:
     """Predict all inputs, write the table and log a run."""
     return batch_predict(
         find_project(),
@@ -26,6 +26,7 @@ def predict(settings: Settings, model: str, inputs: list[str], out: str) -> Pred
         model,
         inputs,
         Path(out),
+        invert=invert,
         tags={
             "prefect.flow_run_id": str(runtime.flow_run.id),
             "prefect.flow_run": str(runtime.flow_run.name),
@@ -39,6 +40,7 @@ def batch(
     model: str,
     inputs: list[str],
     out: str = "predictions.parquet",
+    invert: bool = False,
     profile: Profile | None = None,
     overrides: list[str] | None = None,
 ) -> dict[str, Any]:
@@ -50,6 +52,7 @@ def batch(
         model: `NAME`, `NAME/VERSION` or `NAME@ALIAS` in the registry.
         inputs: Files, folders, `DATASET`, `DATASET:SPLIT` or `DATASET:INDEX`.
         out: Parquet file to write.
+        invert: Whether to exchange light and dark in the inputs.
         profile: Profile; by default the one in `params.yaml`.
         overrides: `path=value` changes of `params.yaml` for this run.
 
@@ -66,7 +69,7 @@ def batch(
     sign_flow_run()
     end_dead_flow_runs()
     quoted: Any = quote(settings)
-    done: Predicted = predict(quoted, model, inputs, out)
+    done: Predicted = predict(quoted, model, inputs, out, invert)
     document = done.model_dump(mode="json")
     create_markdown_artifact(
         drift_markdown(document), key="drift", description=f"Drift of {done.examples} examples"

@@ -63,8 +63,10 @@ def test_the_test_split_is_like_itself_and_inverted_digits_are_not(
     root: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "same.parquet"
-    same = json.dumps(predict(root, "digits:test", "--out", str(out)))
+    done = predict(root, "digits:test", "--out", str(out))
+    same = json.dumps(done)
     table = pd.read_parquet(out)
+    assert (done["unlike"], table["note"].notna().sum()) == (0, 0)
     assert len(table) == 449
     assert '"shifted"' not in same
     assert "strongly shifted" not in same
@@ -80,6 +82,16 @@ def test_the_test_split_is_like_itself_and_inverted_digits_are_not(
     np.save(tmp_path / "inverted.npy", 16.0 - images(root).reshape(-1, 8, 8, 1).astype(np.float32))
     other = predict(root, str(tmp_path / "inverted.npy"), "--out", str(tmp_path / "other.parquet"))
     assert "strongly shifted" in json.dumps(other)
+    marked = pd.read_parquet(tmp_path / "other.parquet")["note"]
+    assert other["unlike"] == marked.notna().sum() == 1797
+    assert marked.str.contains("Inverted, it is more like them").mean() > 0.99
+    assert any("1,797 of 1,797 inputs are unlike" in note for note in other["notes"])
+
+    words = [str(tmp_path / "inverted.npy"), "--invert", "--out", str(tmp_path / "back.parquet")]
+    back = predict(root, *words)
+    assert (back["unlike"], "1,797 inverted" in back["notes"]) == (0, True)
+    plain = predict(root, "digits", "--out", str(tmp_path / "plain.parquet"))
+    assert back["classes"] == plain["classes"]
 
 
 def test_it_is_no_model_run_and_names_its_data(root: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from chapterflow.environment import Project
+from chapterflow.kinds.likeness import Likeness, figures
 from chapterflow.tracking import store
 from tests.digits import digits_card
 
@@ -43,6 +44,7 @@ def client(tensorflow: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
         name="dnn",
         input_example=IMAGE,
         card=digits_card(np.zeros(3)),
+        likeness=Likeness(bounds={name: [0.0, 4.0] for name in figures(IMAGE)}, inverse=16.0),
     )
     folder = Path(mlflow.artifacts.download_artifacts(info.model_uri))
     return TestClient(application(mlflow.pyfunc.load_model(str(folder)), folder, 100_000))
@@ -103,6 +105,15 @@ def test_every_form_gets_the_same_answer(client: Any, cell: list[Any]) -> None:
     answers = [client.post("/invocations", content=body, headers=HEADERS) for body in bodies]
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.text for answer in answers}) == 1
+
+
+def test_the_answer_to_an_input_unlike_the_training_data_has_a_note(client: Any) -> None:
+    body = json.dumps({"inputs": [IMAGE[0].tolist(), (16 - IMAGE[0]).tolist()]})
+    like, unlike = client.post("/invocations", content=body, headers=HEADERS).json()["predictions"]
+    assert "note" not in like
+    assert unlike.keys() - like.keys() == {"note"}
+    assert unlike["note"].startswith("unlike the training data: smallest value 13, there at most 4")
+    assert "Inverted, it is more like them" in unlike["note"]
 
 
 def test_the_example_is_a_request(client: Any) -> None:

@@ -31,6 +31,10 @@ MODEL_HELP = (
     "first promotion its challenger, or else its newest version."
 )
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+InvertOption = Annotated[
+    bool,
+    typer.Option("--invert", help="Exchange light and dark: for black ink on white paper, say."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 

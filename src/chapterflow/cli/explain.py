@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from chapterflow.cli.common import (
+    InvertOption,
     JsonOption,
     ModelArgument,
     ProfileOption,
@@ -26,12 +27,14 @@ def print_explained(console: Console, document: Mapping[str, Any]) -> None:
     """Print what `explain.json` of one input or dataset says.
 
     Args:
-        document: Content of `explain.json`, with `model`, `input` and `notes`.
+        document: Content of `explain.json`, with `model`, `input`, `notes` and `unlike`.
     """
     notes = f" ({', '.join(document['notes'])})" if document["notes"] else ""
     console.print(Text(f"{document['model']}: {document['input']}{notes}"), soft_wrap=True)
     for row in document["details"].get("probes", []):
         console.print(Text("  " + _answer(row)), soft_wrap=True)
+    if document["unlike"]:
+        console.print(Text(f"  {document['unlike']}.", "yellow"), soft_wrap=True)
     from chapterflow.checks import print_checks
     from chapterflow.explain.sanity import verdicts
 
@@ -85,6 +88,7 @@ def explain(
     out: Annotated[
         Path | None, typer.Option(help="Folder; by default explanations/MODEL-INPUT.")
     ] = None,
+    invert: InvertOption = False,
     profile: ProfileOption = None,
     set_: SetOption = None,
     as_json: JsonOption = False,
@@ -111,13 +115,18 @@ def explain(
             methods=method,
             layer=layer,
             target=target,
+            invert=invert,
             on_version=say_version,
             tell=live.tell_about(model),
         )
     from chapterflow.explain.explanation import EXPLANATION
 
     document = done.explanation.save(
-        folder, model=done.version.uri(), input=done.what, notes=done.notes
+        folder,
+        model=done.version.uri(),
+        input=done.what,
+        notes=done.notes,
+        unlike=done.unlike or None,
     )
     if as_json:
         print_json(document)

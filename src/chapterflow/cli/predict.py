@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from chapterflow.cli.common import (
+    InvertOption,
     JsonOption,
     ModelArgument,
     ProfileOption,
@@ -83,6 +84,7 @@ def predict(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 2 if an input cannot be read.")
     ] = False,
+    invert: InvertOption = False,
     profile: ProfileOption = None,
     set_: SetOption = None,
     as_json: JsonOption = False,
@@ -98,7 +100,7 @@ def predict(
     from pipelines.prefect_server import prefect_server
 
     # Bad input is refused before a server starts.
-    check_batch(project, settings, model, inputs, out, on_version=say_version)
+    check_batch(project, settings, model, inputs, out, invert=invert, on_version=say_version)
     console = live.console(stderr=as_json)
     with live.shown(console, [model]) as progress:
         progress.update(model, "starting", "Prefect")
@@ -109,6 +111,7 @@ def predict(
                 model=model,
                 inputs=inputs,
                 out=str(out),
+                invert=invert,
                 profile=settings.profile,
                 overrides=set_,
                 return_state=True,

@@ -253,7 +253,7 @@ class Dataset(ABC):
 
 
 #: Modules of this package that do not define a kind.
-NOT_KINDS = ("dataset", "edges", "pixels", "rows")
+NOT_KINDS = ("dataset", "edges", "likeness", "pixels", "rows")
 
 
 def value_figures() -> dict[str, Callable[[Any], NDArray[np.float64]]]:

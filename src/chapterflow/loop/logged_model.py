@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from chapterflow.errors import StoreError
 from chapterflow.files import sha256_file
 from chapterflow.kinds.dataset import DatasetCard, get_kind
+from chapterflow.kinds.likeness import Likeness
 from chapterflow.shipped import answers
 from chapterflow.shipped.answers import DESCRIPTION, EXAMPLE_ANSWERS, LAYERS, Answers
 from chapterflow.tracking.fingerprint import PACKAGE
@@ -41,13 +42,16 @@ if TYPE_CHECKING:
 MORE_REQUIREMENTS = {"chapterflow.models.layers.saved_model": ("tensorflow-hub", "setuptools")}
 
 
-def description(model: keras.Model, card: DatasetCard, example: Any) -> dict[str, Any]:
+def description(
+    model: keras.Model, card: DatasetCard, example: Any, likeness: Likeness | None = None
+) -> dict[str, Any]:
     """Return what `Answers` needs to know about a model: its inputs and its answers.
 
     Args:
         model: Takes raw values; ends in logits where the card has classes.
         card: The data that it learnt.
         example: Inputs in the dtypes that serving shall accept.
+        likeness: Bounds of the inputs that it learnt.
     """
     import numpy as np
 
@@ -65,6 +69,7 @@ def description(model: keras.Model, card: DatasetCard, example: Any) -> dict[str
         "highest": bounds[1],
         "classes": card.classes,
         "layers": _layer_modules(model),
+        "likeness": likeness.model_dump() if likeness else None,
     }
 
 
@@ -159,6 +164,7 @@ def log_keras_model(
     name: str,
     input_example: Any,
     card: DatasetCard | None = None,
+    likeness: Likeness | None = None,
     params: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
     tags: Mapping[str, str] | None = None,
@@ -176,6 +182,7 @@ def log_keras_model(
         input_example: A small batch, shape `(n, ...)`, in the dtype that serving shall accept, or
             a dict of them by name.
         card: Data that the model learnt; it says what raw values and answers mean.
+        likeness: Bounds of the inputs that it learnt, by which answers to other inputs are marked.
         params: Shown on the model's page, where they can be searched. The run's own are added and
             win.
         metrics: Logged to the run and, with it, to the model.
@@ -211,7 +218,7 @@ def log_keras_model(
         tags={key: str(value) for key, value in (tags or {}).items()},
     )
     try:
-        about = None if card is None else description(model, card, input_example)
+        about = None if card is None else description(model, card, input_example, likeness)
         info = Model.log(
             artifact_path=None,
             flavor=SimpleNamespace(__name__="mlflow.keras", save_model=save_model),

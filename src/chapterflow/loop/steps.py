@@ -22,6 +22,7 @@ from chapterflow.errors import ValidationFailed
 from chapterflow.evaluation.evaluate import Evaluation
 from chapterflow.explain.explanation import Explanation
 from chapterflow.kinds.dataset import DatasetCard, open_dataset
+from chapterflow.kinds.likeness import Likeness
 from chapterflow.loop.logged_model import log_trained_model
 from chapterflow.loop.run import Run
 from chapterflow.models.catalog import get_model
@@ -192,13 +193,15 @@ def train(run: Run, *, tell: Tell = silent) -> Training:
                 scratch=run.project.scratch,
             )
         run.artifacts.log_document(training.model_dump(), TRAINING)
+        sized = sized_for(run.entry, params, dataset)
         log_trained_model(
             run.session.client,
             load_model(run.model_file()),
             run_id=run.id,
             name=run.model,
-            input_example=sized_for(run.entry, params, dataset).example(),
+            input_example=sized.example(),
             card=dataset.card,
+            likeness=Likeness.of(sized),
             params=params.model_dump(mode="json"),
         )
     return training

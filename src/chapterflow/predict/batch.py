@@ -25,6 +25,7 @@ from chapterflow.errors import ConfigError, DataError
 from chapterflow.evaluation.cost import compiled_forward
 from chapterflow.files import publish
 from chapterflow.kinds.dataset import CARD, DatasetCard, open_dataset, read_card
+from chapterflow.kinds.likeness import Likeness
 from chapterflow.kinds.photos import EXTENSIONS, open_photo
 from chapterflow.models.base import with_softmax
 from chapterflow.predict import table
@@ -47,6 +48,7 @@ from chapterflow.predict.inputs import (
     check_files_possible,
     example_shape,
     fits,
+    inverted,
     parse_inputs,
     photo_size,
     positions,
@@ -78,7 +80,7 @@ PARAMETER_CHARACTERS = 500
 #: Most unreadable inputs that an error lists.
 LISTED = 10
 #: Increased when parts of an older version of this code cannot be joined with new ones.
-FORMAT = 2
+FORMAT = 3
 
 
 class Predicted(Strict):
@@ -93,6 +95,7 @@ class Predicted(Strict):
         resumed: Examples that an earlier, interrupted call had predicted.
         labelled: Number of examples with a known true class.
         correct: Number of labelled examples that were classified correctly.
+        unlike: Number of examples that are unlike the training data; the column `note` says how.
         skipped: Files of other formats in the folders.
         notes: Changes made to inputs, and warnings about them.
         drift: Worst reading of all figures.
@@ -110,6 +113,7 @@ class Predicted(Strict):
     classes: dict[str, int]
     labelled: int
     correct: int
+    unlike: int
     unreadable: list[Unread]
     skipped: list[str]
     notes: list[str]
@@ -127,6 +131,7 @@ def check_batch(
     given: Sequence[str],
     out: Path,
     *,
+    invert: bool = False,
     on_version: OnVersion = ignore,
 ) -> None:
     """Refuse a batch that is bound to fail, with the errors that the batch itself would raise.
@@ -146,6 +151,8 @@ def check_batch(
         on_version(version)
         card = card_of(session.client, version)
         settings = settings_of(project, settings, session.client, version)
+    if invert:
+        inverted(0.0, card)
     check_inputs_of(project, settings, version, card, inputs)
 
 
@@ -304,6 +311,7 @@ def batch_predict(
     given: Sequence[str],
     out: Path,
     *,
+    invert: bool = False,
     tags: Mapping[str, str] | None = None,
     tell: Tell = silent,
 ) -> Predicted:
@@ -316,6 +324,7 @@ def batch_predict(
         model: `NAME`, `NAME/VERSION` or `NAME@ALIAS` in the registry.
         given: Files, folders, `DATASET`, `DATASET:SPLIT` or `DATASET:INDEX`.
         out: File to write.
+        invert: Whether to exchange light and dark in the inputs.
         tags: More tags for the run.
 
     Raises:
@@ -330,7 +339,7 @@ def batch_predict(
         settings = settings_of(project, settings, client, version)
         tell("load", str(version))
         load_tensorflow()
-        network, card = read_version(client, version)
+        network, card, likeness = read_version(client, version)
         size = photo_size(settings, version)
         started = time.monotonic()
         inputs = open_inputs(project, settings, version, card, given, tell=tell)
@@ -339,7 +348,8 @@ def batch_predict(
             raise nothing_read(inputs.unread)
         out.parent.mkdir(parents=True, exist_ok=True)
         identity = [source.identity() for source in inputs.sources]
-        key = _key([FORMAT, version_of_package("chapterflow"), version.source, size, identity])
+        recipe_of_parts = [version_of_package("chapterflow"), version.source, size, invert]
+        key = _key([FORMAT, *recipe_of_parts, identity])
         # Two processes that predict the same batch must not mix their parts.
         with project_lock(
             project,
@@ -366,6 +376,8 @@ def batch_predict(
                     parts,
                     shape=example_shape(card, size),
                     figures=sorted(reference.figures),
+                    likeness=likeness,
+                    invert=invert,
                     on_chunk=on_chunk,
                 )
                 tell("write", str(out))
@@ -390,6 +402,8 @@ def predict_parts(
     shape: tuple[int, ...],
     figures: Sequence[str],
     on_chunk: Callable[[int, int], None],
+    likeness: Likeness | None = None,
+    invert: bool = False,
 ) -> None:
     """Predict the chunks that no part holds yet.
 
@@ -402,6 +416,8 @@ def predict_parts(
         shape: Of one example in a file.
         figures: Names of the hidden columns.
         on_chunk: Called with the numbers of examples read and unreadable since the start.
+        likeness: Bounds of the inputs that the model learnt.
+        invert: Whether to exchange light and dark in the inputs.
     """
     import pyarrow as pa
 
@@ -425,8 +441,11 @@ def predict_parts(
 
     for source, number in _chunks(sources, position):
         chunk = source.read(number)
+        if invert:
+            chunk.inputs = inverted(chunk.inputs, card)
+            chunk.notes["inverted"] += len(chunk.names)
         tables.append(
-            rows(chunk, _answers(forward, chunk), card, columns)
+            rows(chunk, _answers(forward, chunk), card, columns, likeness)
             if chunk.names
             else columns.empty_table()
         )
@@ -539,9 +558,14 @@ def _join(
         classes={label: totals.classes[place] for place, label in enumerate(card.classes)},
         labelled=totals.labelled,
         correct=totals.correct,
+        unlike=totals.unlike,
         unreadable=totals.unread,
         skipped=inputs.skipped,
-        notes=[*inputs.notes, *(f"{count:,} {what}" for what, count in totals.notes.items())],
+        notes=[
+            *inputs.notes,
+            *(f"{count:,} {what}" for what, count in totals.notes.items()),
+            *totals.unlike_notes(),
+        ],
         reference=reference.what,
         drift=overall(figures),
         figures=figures,
@@ -626,6 +650,7 @@ def finish_run(client: MlflowClient, run_id: str, predicted: Predicted) -> None:
         "batch/seconds": predicted.seconds,
         "batch/examples_per_second": predicted.examples_per_second,
     }
+    metrics["batch/unlike"] = predicted.unlike
     if predicted.labelled:
         metrics |= {"batch/labelled": predicted.labelled, "batch/correct": predicted.correct}
     for figure in predicted.figures:

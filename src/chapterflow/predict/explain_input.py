@@ -16,6 +16,7 @@ from chapterflow.kinds.dataset import SPLITS, Dataset, get_kind
 from chapterflow.predict.inputs import (
     check_files_possible,
     dataset_for,
+    inverted,
     parse_input,
     photo_size,
     positions,
@@ -41,12 +42,14 @@ class Explained:
         version: The registered version that was explained.
         what: The input, in words.
         notes: What was changed in the input to fit the model.
+        unlike: What makes the input unlike the training data; empty if nothing does.
     """
 
     version: Version
     what: str
     notes: list[str]
     explanation: Explanation
+    unlike: str = ""
 
 
 def explain_with(
@@ -59,6 +62,7 @@ def explain_with(
     methods: Sequence[str] | None = None,
     layer: str | None = None,
     target: str | None = None,
+    invert: bool = False,
     on_version: OnVersion = ignore,
     tell: Tell = silent,
 ) -> Explained:
@@ -72,6 +76,7 @@ def explain_with(
         methods: Of attribution; by default all that the model allows.
         layer: For `grad-cam`.
         target: Name of the class to explain; by default the one that the model predicts.
+        invert: Whether to exchange light and dark in the input.
         on_version: Called with the version that `model` names.
 
     Raises:
@@ -86,7 +91,7 @@ def explain_with(
         on_version(version)
         tell("explain", f"loading {version}")
         load_tensorflow()
-        network, card = read_version(session.client, version)
+        network, card, likeness = read_version(session.client, version)
         settings = settings_of(project, settings, session.client, version)
     if given.sort == "file":
         check_files_possible(card, version, word)
@@ -95,7 +100,7 @@ def explain_with(
     else:
         dataset = dataset_for(project, settings, version, given.dataset, card, tell=tell)
         if not given.part:
-            _refuse_options(methods=methods, layer=layer, target=target)
+            _refuse_options(methods=methods, layer=layer, target=target, invert=invert)
             return _explain_probes(version, network, dataset, folder, settings.seed, tell)
         (position,) = positions(dataset, given.part)
         if get_kind(card.kind).file is None:
@@ -105,6 +110,10 @@ def explain_with(
             )
         inputs, notes = dataset.inputs(np.array([position])), []
         what = _example_in_words(dataset, int(position))
+    if invert:
+        inputs = inverted(inputs, card)
+        notes = [*notes, "inverted"]
+    unlike = likeness.notes(inputs)[0] if likeness else ""
     from chapterflow.explain.explain import explain_input
 
     tell("explain", what)
@@ -120,14 +129,15 @@ def explain_with(
         title=f"{version}: {what}",
         seed=settings.seed,
     )
-    return Explained(version, what, notes, explanation)
+    return Explained(version, what, notes, explanation, unlike)
 
 
 def _refuse_options(
-    *, methods: Sequence[str] | None, layer: str | None, target: str | None
+    *, methods: Sequence[str] | None, layer: str | None, target: str | None, invert: bool
 ) -> None:
     """Refuse options that would change nothing: a dataset is explained as runs explain it."""
     options = {"--method": ", ".join(methods or ()), "--layer": layer, "--target": target}
+    options |= {"--invert": "a dataset" if invert else None}
     for option, value in options.items():
         if value:
             raise ConfigError(

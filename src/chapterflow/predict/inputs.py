@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ from chapterflow.data.build import open_whole, prepare
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError, DataError, nearest
 from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, get_kind, shape_text
+from chapterflow.kinds.likeness import Likeness
 from chapterflow.kinds.photos import open_photo
 from chapterflow.models.catalog import get_model, model_names
+from chapterflow.shipped.answers import DESCRIPTION
 from chapterflow.tracking import runs
-from chapterflow.tracking.versions import Version, card_of, model_file
+from chapterflow.tracking.versions import Version, card_of, model_file, model_folder
 from chapterflow.training.batches import PHOTO_SIZE
 from chapterflow.types import Tell, silent
 
@@ -316,8 +319,12 @@ def open_array(path: Path, shape: tuple[int, ...]) -> tuple[NDArray[Any], bool]:
     )
 
 
-def read_version(client: MlflowClient, version: Version) -> tuple[keras.Model, DatasetCard]:
-    """Return the model of a version, and the card of the data that it was trained on.
+def read_version(
+    client: MlflowClient, version: Version
+) -> tuple[keras.Model, DatasetCard, Likeness | None]:
+    """Return a version's model, the card of the data that it learnt, and their likeness.
+
+    The likeness is None for graphs, and for versions that were logged without it.
 
     Raises:
         StoreError: If its files are not in the store, or differ from those that were logged.
@@ -325,4 +332,26 @@ def read_version(client: MlflowClient, version: Version) -> tuple[keras.Model, D
     from chapterflow.training.batches import load_model
 
     card = card_of(client, version)
-    return load_model(model_file(client, version)), card
+    folder = model_folder(client, version)
+    return load_model(model_file(client, version, folder)), card, read_likeness(folder)
+
+
+def read_likeness(folder: Path) -> Likeness | None:
+    """Return what a logged model's training data look like, from its description, if it has one."""
+    path = folder / DESCRIPTION
+    about = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return Likeness.read(about.get("likeness"))
+
+
+def inverted(values: Any, card: DatasetCard) -> Any:
+    """Return inputs with light and dark exchanged.
+
+    Raises:
+        ConfigError: If the values of the model's data have no bounds.
+    """
+    if not get_kind(card.kind).bounded:
+        raise ConfigError(
+            "--invert is for pictures and volumes, whose values lie between 0 and a largest one. "
+            f"Received: a model of {card.kind}"
+        )
+    return np.float32(card.value_max) - values

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from chapterflow.config.settings import Settings
 from chapterflow.environment import Project, load_tensorflow
 from chapterflow.errors import ConfigError, StoreError
+from chapterflow.kinds.likeness import Likeness
+from chapterflow.predict.inputs import read_likeness
 from chapterflow.shipped.answers import DESCRIPTION, Inputs
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.versions import (
@@ -79,7 +81,13 @@ STOPPED = Refusal(
 )
 
 
-def answer(model: Any, inputs: Inputs, body: bytes, content_type: str | None) -> Reply:
+def answer(
+    model: Any,
+    inputs: Inputs,
+    body: bytes,
+    content_type: str | None,
+    likeness: Likeness | None = None,
+) -> Reply:
     """Return a model's answer to the body of a request.
 
     Args:
@@ -87,6 +95,7 @@ def answer(model: Any, inputs: Inputs, body: bytes, content_type: str | None) ->
         inputs: The inputs that it accepts.
         body: JSON in one of the `FORMS`.
         content_type: Header of the request.
+        likeness: Bounds of the inputs that it learnt: the answer to another input has a `note`.
     """
     from mlflow.exceptions import MlflowException
     from mlflow.pyfunc import scoring_server
@@ -109,12 +118,24 @@ def answer(model: Any, inputs: Inputs, body: bytes, content_type: str | None) ->
         result = scoring_server.invocations(
             document, JSON, model, model.metadata.get_input_schema()
         )
-        return Reply(result.status, result.response)
+        notes = likeness.notes(values[None]) if likeness else []
+        return Reply(result.status, _with_notes(result.response, notes))
     except Refusal as refusal:
         return refusal.reply
     except Exception:
         traceback.print_exc()
         return _failed()
+
+
+def _with_notes(response: str, notes: list[str]) -> str:
+    """Return a response whose predictions have the notes on their inputs that are not empty."""
+    if not any(notes):
+        return response
+    document = json.loads(response)
+    for prediction, note in zip(document["predictions"], notes, strict=True):
+        if note:
+            prediction["note"] = note
+    return json.dumps(document)
 
 
 def _document(body: bytes, content_type: str | None) -> dict[str, Any]:
@@ -289,6 +310,7 @@ def application(model: Any, folder: Path, max_bytes: int) -> FastAPI:
     from starlette.requests import ClientDisconnect
 
     inputs = Inputs(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")))
+    likeness = read_likeness(folder)
     # FastAPI's own pages would load scripts from other servers.
     app = FastAPI(openapi_url=None)
     # Not asyncio's own pool, whose threads the event loop would wait for at its end.
@@ -299,7 +321,7 @@ def application(model: Any, folder: Path, max_bytes: int) -> FastAPI:
         kind = request.headers.get("content-type")
         try:
             body = await _body(request, max_bytes)
-            future = pool.submit(answer, model, inputs, body, kind)
+            future = pool.submit(answer, model, inputs, body, kind, likeness)
             computing.add(future)
             future.add_done_callback(computing.discard)
             reply = await asyncio.wrap_future(future)

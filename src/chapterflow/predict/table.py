@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from chapterflow.files import publish, sha256_file
 from chapterflow.kinds.dataset import DatasetCard
+from chapterflow.kinds.likeness import Likeness
 from chapterflow.predict.batch_inputs import BatchInputs, Chunk, Unread
 from chapterflow.predict.drift import Reference, Tally, answer_figures, input_figures
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 #: Prefix of columns that only parts have: the figures that drift compares.
 HIDDEN = "drift/"
 INPUT, SHA256, CLASS, TRUTH, SMOOTHED = ("input", "input_sha256", "class", "true_label", "smoothed")
+#: Column that says what makes an input unlike the training data; null for the others.
+NOTE = "note"
 #: Limits of a part: seconds of work and bytes of rows that an interruption may cost. Only one part
 #: and one row group are in memory, several times over.
 PART_SECONDS, PART_BYTES = 5.0, 4_000_000
@@ -58,16 +61,24 @@ def schema(card: DatasetCard, *, labelled: bool, figures: Sequence[str] = ()) ->
         columns.append((SMOOTHED, pa.list_(pa.float32())))
     if labelled:
         columns.append((TRUTH, pa.string()))
+    columns.append((NOTE, pa.string()))
     columns += [(HIDDEN + name, pa.float64()) for name in figures]
     return pa.schema(columns)
 
 
-def rows(chunk: Chunk, answers: NDArray[np.float32], card: DatasetCard, schema: pa.Schema) -> Any:
+def rows(
+    chunk: Chunk,
+    answers: NDArray[np.float32],
+    card: DatasetCard,
+    schema: pa.Schema,
+    likeness: Likeness | None,
+) -> Any:
     """Return the rows of a chunk as a `pyarrow.Table`.
 
     Args:
         answers: Probabilities `(n, classes)`, or smoothed curves `(n, length, 1)`.
         schema: Columns, the hidden ones included; those without values are null.
+        likeness: Bounds of the inputs that the model learnt.
     """
     import pyarrow as pa
 
@@ -89,6 +100,8 @@ def rows(chunk: Chunk, answers: NDArray[np.float32], card: DatasetCard, schema: 
         flat = answers.reshape(len(answers), -1)
         offsets = np.arange(len(flat) + 1, dtype=np.int32) * flat.shape[1]
         columns[SMOOTHED] = pa.ListArray.from_arrays(offsets, flat.ravel())
+    if likeness:
+        columns[NOTE] = [note or None for note in likeness.notes(chunk.inputs)]
     figures = input_figures(card.kind, chunk.inputs) | answer_figures(
         answers, classes=card.task.classes
     )
@@ -229,6 +242,8 @@ class Totals:
         examples: Number of examples.
         labelled: Number of examples whose true class is known.
         correct: Number of those whose true class was predicted.
+        unlike: Number of examples that are unlike the training data.
+        first_unlike: The first of them, and what makes it unlike.
     """
 
     def __init__(self, card: DatasetCard, inputs: BatchInputs, reference: Reference) -> None:
@@ -239,7 +254,8 @@ class Totals:
         self.unread = list(inputs.unread)
         self.notes: Counter[str] = Counter()
         self.classes: Counter[int] = Counter()
-        self.examples = self.labelled = self.correct = 0
+        self.examples = self.labelled = self.correct = self.unlike = 0
+        self.first_unlike = ""
 
     def tables(self, parts: Parts) -> Iterator[pa.Table]:
         """Yield the rows of the parts, few at once: as Python objects they take much memory."""
@@ -248,6 +264,15 @@ class Totals:
             self.notes += notes
             for start in range(0, part.num_rows, ROWS):
                 yield self._count(part.slice(start, ROWS))
+
+    def unlike_notes(self) -> list[str]:
+        """Return a line about the examples that are unlike the training data, if there are any."""
+        if not self.unlike:
+            return []
+        return [
+            f"{self.unlike:,} of {self.examples:,} inputs are unlike the training data: the model "
+            f"may know nothing of them (column `{NOTE}`). The first is {self.first_unlike}."
+        ]
 
     def _count(self, table: pa.Table) -> pa.Table:
         import pyarrow.compute as pc
@@ -258,6 +283,10 @@ class Totals:
         for name, tally in self.tallies.items():
             if HIDDEN + name in table.column_names:
                 tally.add(table[HIDDEN + name].drop_null().to_numpy())
+        marked = table.filter(pc.is_valid(table[NOTE]))
+        if marked.num_rows and not self.unlike:
+            self.first_unlike = f"{marked[INPUT][0].as_py()}: {marked[NOTE][0].as_py()}"
+        self.unlike += marked.num_rows
         if CLASS in table.column_names:
             self.classes.update(table[CLASS].to_pylist())
         if TRUTH in table.column_names:
