@@ -1,20 +1,56 @@
-"""Files: content hashes and atomic publication."""
+"""Files: opened only if regular; content hashes and atomic publication."""
 
 import contextlib
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
+
+from chapterflow.errors import DataError
 
 #: Attempts to move a folder while other processes move theirs to the same place.
 ATTEMPTS = 10
 
 
+#: What a file may be instead of a regular one, for messages.
+_SPECIAL = {
+    stat.S_IFIFO: "a named pipe (FIFO)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def open_regular(path: Path | str) -> BufferedReader:
+    """Open a file of a user for reading, if it is a regular file or a link to one.
+
+    Reading a named pipe or a device may never end, and opening a pipe waits for a writer.
+
+    Raises:
+        DataError: If it is something else.
+        OSError: If it cannot be opened.
+    """
+    file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 - closed by the caller
+    kind = stat.S_IFMT(os.fstat(file.fileno()).st_mode)
+    if kind != stat.S_IFREG:
+        file.close()
+        raise DataError(f"{path} must be a regular file. Received: {_SPECIAL.get(kind, kind)}")
+    return file
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for a writer; for regular files it makes no difference."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

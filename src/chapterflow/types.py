@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 
 class Strict(BaseModel):
@@ -21,6 +21,18 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 #: Share of examples in a split that must not be empty.
 SplitShare = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _known(encoding: str) -> str:
+    try:
+        b"".decode(encoding)
+    except (LookupError, ValueError):
+        raise ValueError("must be an encoding that Python knows, such as cp949") from None
+    return encoding
+
+
+#: Name of an encoding of text.
+Encoding = Annotated[str, AfterValidator(_known)]
 
 
 class RemoteFile(Strict):
@@ -65,12 +77,24 @@ class FolderOrArchive(DatasetBlock):
         mirror: Folder of the archive below `CHAPTERFLOW_MIRROR`; null for one that no mirror holds.
         upstream: Base addresses (`https://`, `file://` or a path), tried in order.
         file: A zip archive.
+        max_bytes: Largest size of an archive's unpacked files; null: 4 GiB.
+        max_members: Largest number of an archive's files and folders; null: 100,000.
+        names: Encoding of names in an archive that does not declare them UTF-8: `cp949` for
+            Korean Windows; null reads valid UTF-8 only.
     """
 
     path: str | None = None
     mirror: str | None = None
     upstream: list[str] = Field(default_factory=list)
     file: RemoteFile | None = None
+    max_bytes: PositiveInt | None = None
+    max_members: PositiveInt | None = None
+    names: Encoding | None = None
+
+    @property
+    def unpacking(self) -> dict[str, Any]:
+        """Arguments of `chapterflow.data.archive.extract_zip`."""
+        return {key: getattr(self, key) for key in ("max_bytes", "max_members", "names")}
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:

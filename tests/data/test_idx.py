@@ -11,7 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from chapterflow.data.sources.idx import read_idx, read_pair
+from chapterflow.data.build import ensure_dataset
+from chapterflow.data.source import UserData
+from chapterflow.data.sources import idx
+from chapterflow.data.sources.idx import Idx, read_idx, read_pair
+from chapterflow.environment import Project
 from chapterflow.errors import DataError
 
 # The file is written anew for every example, so sharing the folder is safe.
@@ -176,7 +180,7 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
 def test_a_pair_is_read(tmp_path: Path) -> None:
     images = write(tmp_path / "images", idx_bytes(IMAGES), compress=True)
     labels = write(tmp_path / "labels", idx_bytes(np.array([9, 0])))
-    pixels, numbers = read_pair(images, labels, classes=10)
+    pixels, numbers = read_pair(images, labels, known=range(10))
     np.testing.assert_array_equal(pixels, IMAGES)
     np.testing.assert_array_equal(numbers, [9, 0])
 
@@ -185,17 +189,44 @@ def test_counts_that_differ_are_reported(tmp_path: Path) -> None:
     images = write(tmp_path / "images", idx_bytes(IMAGES))
     labels = write(tmp_path / "labels", idx_bytes(np.zeros(3)))
     with pytest.raises(DataError, match=r"images and labels .*2 images and 3 labels"):
-        read_pair(images, labels, classes=10)
+        read_pair(images, labels, known=range(10))
 
 
 def test_the_first_label_out_of_range_is_reported(tmp_path: Path) -> None:
     images = write(tmp_path / "images", idx_bytes(np.zeros((4, 1, 1))))
     labels = write(tmp_path / "labels", idx_bytes(np.array([9, 3, 10, 255])))
-    with pytest.raises(DataError, match=r"labels: .*0 to 9\. Received: 10 at position 2 \(2 of 4"):
-        read_pair(images, labels, classes=10)
+    with pytest.raises(DataError, match=r"labels: .* 0 to 9\. Received: 10 at position 2 \(2 of 4"):
+        read_pair(images, labels, known=range(10))
 
 
-def test_more_classes_than_a_byte_counts_are_no_fault(tmp_path: Path) -> None:
-    images = write(tmp_path / "images", idx_bytes(np.zeros((1, 1, 1))))
-    labels = write(tmp_path / "labels", idx_bytes(np.array([255])))
-    assert read_pair(images, labels, classes=1000)[1].tolist() == [255]
+def emnist(folder: Path, *, train: np.ndarray, test: np.ndarray) -> Path:
+    """Write images with the given labels, as EMNIST names its files."""
+    folder.mkdir()
+    for part, numbers in (("train", train), ("test", test)):
+        images = np.random.default_rng(5).integers(0, 256, (len(numbers), 8, 8))
+        write(folder / f"{part}-images-idx3-ubyte", idx_bytes(images))
+        write(folder / f"{part}-labels-idx1-ubyte", idx_bytes(numbers))
+    return folder
+
+
+def test_labels_are_the_classes_that_occur(tmp_path: Path) -> None:
+    numbers = np.tile(np.arange(1, 27), 10)
+    folder = emnist(tmp_path / "letters", train=numbers, test=numbers[:52])
+    block = idx.own(UserData(folder, 5))
+    assert (block["classes"], block["labels"]) == (26, list(range(1, 27)))
+    data = idx.read(Idx.model_validate(block), lambda file: folder / file.name)
+    assert data.classes == [str(number) for number in range(1, 27)]
+    assert data.arrays["labels"][:3].tolist() == [0, 1, 2]
+    assert set(data.arrays["labels"].tolist()) == set(range(26))
+    # MNIST's own labels need no list.
+    digits = np.tile(np.arange(10), 10)
+    block = idx.own(UserData(emnist(tmp_path / "digits", train=digits, test=digits[:10]), 5))
+    assert (block["classes"], "labels" in block) == (10, False)
+
+
+def test_a_class_that_a_split_lacks_is_named(tmp_path: Path, project: Project) -> None:
+    numbers = np.tile([3, 5, 8], 30)
+    folder = emnist(tmp_path / "gap", train=numbers, test=np.array([3, 5] * 5))
+    block = Idx.model_validate(idx.own(UserData(folder, 5)))
+    with pytest.raises(DataError, match=r"Every split needs .*3 classes.*test has none of '8'\."):
+        ensure_dataset(project, "gap", block, on_progress=lambda *_: None)

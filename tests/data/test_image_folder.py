@@ -1,7 +1,11 @@
 """Folders of photos, in every layout that is taken, and what is wrong with the others."""
 
+import contextlib
+import os
 import shutil
+import socket
 import stat
+import unicodedata
 import warnings
 import zipfile
 from pathlib import Path
@@ -9,15 +13,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydantic import ValidationError
 
 from chapterflow.config.load import load_settings
+from chapterflow.data import archive as archives
 from chapterflow.data.build import ensure_dataset, recipe, verify_dataset
 from chapterflow.data.sources import image_folder
 from chapterflow.data.sources.image_folder import ImageFolder
 from chapterflow.environment import Project
 from chapterflow.errors import DataError
 from chapterflow.kinds.dataset import SPLITS, Dataset, open_dataset
+from chapterflow.kinds.photos import open_photo
 from chapterflow.types import RemoteFile
 from tests.photos import fill, photo_folder, picture
 
@@ -221,6 +228,41 @@ def test_a_wrong_layout_is_reported(tmp_path: Path, spoil: Any, says: str) -> No
         read(tmp_path)
 
 
+def test_a_name_typed_on_two_systems_is_one_class(tmp_path: Path) -> None:
+    # macOS writes 강아지 in jamo, others in syllables.
+    for name, form, numbers in (
+        ("강아지", "NFC", range(10)),
+        ("강아지", "NFD", range(10, 20)),
+        ("고양이", "NFD", range(1000, 1020)),
+    ):
+        fill(tmp_path / unicodedata.normalize(form, name), numbers)
+    by = read(tmp_path)
+    assert {name: len(files) for name, files in by["train"].items()} == {"강아지": 14, "고양이": 14}
+    fill(tmp_path / unicodedata.normalize("NFD", "강아지"), [3])
+    with pytest.raises(DataError, match=r"강아지: photos must have different names. .*3\.png"):
+        read(tmp_path)
+
+
+@pytest.mark.fault("Named pipe, socket or device among photos", "Refused at once; it is named")
+@pytest.mark.parametrize("special", ["pipe", "socket", "device"])
+def test_special_files_are_refused_and_not_read(
+    special: str, tmp_path: Path, record_property: Any
+) -> None:
+    path = photo_folder(tmp_path / "pets") / "cat" / "x.png"
+    with contextlib.ExitStack() as stack:
+        if special == "pipe":
+            os.mkfifo(path)
+        elif special == "socket":
+            stack.enter_context(socket.socket(socket.AF_UNIX)).bind(os.path.relpath(path))
+        else:
+            path.symlink_to("/dev/zero")
+        with pytest.raises(DataError, match=r"regular files only. Received: x\.png"):
+            read(tmp_path / "pets")
+        with pytest.raises(DataError, match=r"x\.png (must be a regular file|.*No such device)"):
+            open_photo(path)
+    record_property("saw", "refused, exit 2")
+
+
 def test_damaged_photos_are_all_named_and_none_is_left_out(tmp_path: Path) -> None:
     photo_folder(tmp_path)
     path = tmp_path / "cat" / "3.png"
@@ -234,6 +276,20 @@ def test_damaged_photos_are_all_named_and_none_is_left_out(tmp_path: Path) -> No
     result = str(caught.value)
     assert result.count("must be an intact") == 5
     assert "and 3 more\n8 of 40 photos" in result
+
+
+def test_photos_of_12_bits_in_16_are_refused(tmp_path: Path) -> None:
+    photo_folder(tmp_path)
+    for number in range(5):
+        values = np.asarray(picture(number).convert("L")).astype(np.uint16) << 4
+        Image.fromarray(values).save(tmp_path / "cat" / f"{number}.png")
+    with pytest.raises(DataError, match=r"nearly black.*no value above 4,080.*5 photos.*by 16,"):
+        read(tmp_path)
+    for number in range(5):
+        with Image.open(tmp_path / "cat" / f"{number}.png") as image:
+            values = np.asarray(image) << 4
+        Image.fromarray(values).save(tmp_path / "cat" / f"{number}.png")
+    assert read(tmp_path)
 
 
 @pytest.mark.parametrize("path", ["gone", "file"])
@@ -311,7 +367,7 @@ def bomb(archive: zipfile.ZipFile) -> None:
 def test_an_archive_that_attacks_leaves_nothing_behind(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: Any
 ) -> None:
-    monkeypatch.setattr(image_folder, "MAX_BYTES", 2_000_000)
+    monkeypatch.setattr(archives, "MAX_BYTES", 2_000_000)
     archive = zipped(photo_folder(tmp_path / "pets"), tmp_path / "pets.zip")
     with zipfile.ZipFile(archive, "a") as out:
         attack(out)

@@ -133,7 +133,11 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("none", {"val_images": np.ones((0, 4, 5, 6), np.uint8)}, r"val_images must be uint8"),
     ("count", {"val_labels": np.zeros(3, np.uint8)}, r"val_labels must be 2 whole numbers.*\(3,\)"),
     ("float labels", {"val_labels": np.zeros(2)}, r"val_labels must be 2 whole numbers.*float64"),
-    ("too large", {"val_labels": np.array([0, 2])}, r"2 classes.*Received: 2 at position 1 \(1 in"),
+    (
+        "too large",
+        {"val_labels": np.array([0, 2])},
+        r"2 classes, 0 to 1. Received: 2 at position 1 \(1 of 2",
+    ),
     ("negative", {"val_labels": np.array([-1, 0])}, r"Received: -1 at position 0"),
 ]
 

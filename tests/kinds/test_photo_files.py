@@ -1,8 +1,11 @@
 """Every form of image file becomes the RGB that a viewer shows, or an error that names it."""
 
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from PIL import Image
 
 from chapterflow.errors import DataError
 from chapterflow.kinds import photos as photo_files
-from chapterflow.kinds.photos import EXTENSIONS, decode
+from chapterflow.kinds.photos import EXTENSIONS, decode, open_photo
 from tests.photos import picture
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
@@ -43,7 +46,8 @@ def test_the_content_decides_and_not_the_extension(tmp_path: Path) -> None:
     picture(3).save(path, format="BMP")
     facts: dict[str, object] = {}
     assert np.array_equal(decode(path, facts=facts), np.asarray(picture(3)))
-    assert facts == {"mode": "RGB", "format": "BMP"}
+    assert (facts["mode"], facts["format"]) == ("RGB", "BMP")
+    assert (facts["width"], facts["height"], facts["largest"]) == (64, 48, None)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -204,3 +208,85 @@ def test_the_bound_on_pixels_is_exact(tmp_path: Path, monkeypatch: pytest.Monkey
         decode(small)
     monkeypatch.setattr(photo_files, "MAX_PIXELS", 400)
     assert decode(small).shape == (20, 20, 3)
+
+
+#: Prints the peak memory in MB after decoding each file twice in threads, as validation does.
+PEAK = """
+import pathlib, resource, sys
+from chapterflow.kinds.photos import CHECKED, in_threads, open_photo
+list(in_threads(lambda path: open_photo(path, size=CHECKED), map(pathlib.Path, sys.argv[1:] * 2)))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.fault("Photos of 48 and 100 megapixels", "Decoded one at a time, in less than 1.2 GB")
+def test_large_photos_take_bounded_memory(tmp_path: Path, record_property: Any) -> None:
+    jpeg = saved(tmp_path / "a.jpg", picture(1, 8000, 6000))
+    png = saved(tmp_path / "b.png", Image.new("RGB", (9999, 9999), RED), compress_level=1)
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, str(jpeg), str(png)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    record_property("saw", f"at most {int(done.stdout)} MB")
+    assert int(done.stdout) < 1200
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".gif", ".webp"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+def test_large_photos_are_reduced_to_what_is_needed(
+    suffix: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = picture(3, 400, 300).convert("RGB" if (suffix, mode) == (".jpg", "RGBA") else mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    options = {".jpg": {"quality": 95}, ".webp": {"lossless": True}}.get(suffix, {})
+    path = saved(
+        tmp_path / f"a{suffix}", image, **options, **{} if suffix == ".gif" else {"exif": exif}
+    )
+    whole = open_photo(path)
+    monkeypatch.setattr(photo_files, "LARGE", 10_000)
+    monkeypatch.setattr(photo_files, "STRIP", 5_000)
+    facts: dict[str, Any] = {}
+    small = open_photo(path, size=(30, 20), facts=facts)
+    assert (facts["width"], facts["height"]) == whole.size
+    assert 60 <= min(small.size) < 120
+    expected = np.asarray(whole.resize((30, 20), Image.Resampling.BILINEAR), np.float64)
+    actual = np.asarray(small.resize((30, 20), Image.Resampling.BILINEAR), np.float64)
+    assert np.abs(actual - expected).mean() < 3
+    # Nothing is reduced without a size, and nothing small.
+    assert open_photo(path).size == whole.size
+    monkeypatch.setattr(photo_files, "LARGE", 400 * 300)
+    assert open_photo(path, size=(30, 20)).size == whole.size
+
+
+@pytest.mark.parametrize(
+    ("bits", "few"), [(10, True), (12, True), (14, True), (15, False), (16, False)]
+)
+def test_the_bits_of_deep_values_are_counted(bits: int, few: bool, tmp_path: Path) -> None:
+    values = np.linspace(0, 2**bits - 1, 64).astype(np.uint16).reshape(8, 8)
+    facts: dict[str, Any] = {}
+    decode(saved(tmp_path / "a.png", Image.fromarray(values)), facts=facts)
+    assert facts["largest"] == 2**bits - 1
+    assert photo_files.few_bits(facts["largest"]) is few
+
+
+def test_the_bits_of_deep_colours_are_counted(tmp_path: Path) -> None:
+    """Pillow reads colours of 16 bits, and keeps the upper eight."""
+    path = tmp_path / "a.png"
+    row = b"\0" + struct.pack(">6H", 4095, 0, 0, 100, 200, 4000)
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(row)), (b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+            for name, data in chunks
+        )
+    )
+    facts: dict[str, Any] = {}
+    decode(path, facts=facts)
+    assert facts["largest"] == 15 * 257
+    assert photo_files.few_bits(facts["largest"])

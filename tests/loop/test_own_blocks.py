@@ -56,7 +56,7 @@ def idx_files(folder: Path) -> Path:
 
 def test_idx_files_are_reported_by_their_names_and_classes_by_the_labels(tmp_path: Path) -> None:
     actual = block("idx", idx_files(tmp_path))
-    assert actual["classes"] == 5
+    assert (actual["classes"], actual["labels"]) == (3, [0, 2, 4])
     assert actual["upstream"] == [str(tmp_path)]
     assert {part: file["name"] for part, file in actual["files"].items()} == {
         "train_images": "train-images-idx3-ubyte",
@@ -89,7 +89,8 @@ def test_classes_of_voxels_are_counted_in_the_labels(tmp_path: Path) -> None:
         "kind": "voxels",
         "upstream": [str(tmp_path)],
         "file": {"name": "organs.npz"},
-        "classes": ["0", "1", "2", "3"],
+        "classes": ["0", "1", "3"],
+        "labels": [0, 1, 3],
         "title": "organs",
     }
 
@@ -97,8 +98,8 @@ def test_classes_of_voxels_are_counted_in_the_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"val_labels": np.array([-1])}, "from 0. Received: -1 to 1"),
-        ({"val_labels": np.array([256])}, "from 0. Received: 0 to 256"),
+        ({"val_labels": np.arange(257)}, "2 to 256 classes. Received: 257, from 0 to 256"),
+        ({f"{part}_labels": np.array([3]) for part in ("train", "val", "test")}, "Received: 1, "),
         ({"val_labels": np.array([0.5])}, r"val_labels must be whole numbers"),
         ({"val_labels": np.array([{}], object)}, r"val_labels must be an array of numbers"),
         ({"test_labels": None}, "test_labels is missing"),
@@ -181,10 +182,11 @@ def test_every_block_is_one_that_params_yaml_could_hold(tmp_path: Path) -> None:
         ("idx", "", {"test": 0.2}, "--test is not for idx"),
         ("voxels", "a.txt", {"validation": 0.2}, "--validation is not for voxels"),
         ("planetoid", "", {"test": 0.2}, "--test is not for planetoid"),
+        ("images", "", {"names": "cp949"}, "--names is for zip archives"),
     ],
 )
 def test_what_cannot_be_is_reported(
-    tmp_path: Path, kind: str, path: str, message: dict[str, float], says: str
+    tmp_path: Path, kind: str, path: str, message: dict[str, Any], says: str
 ) -> None:
     touch(tmp_path / "a.txt")
     with pytest.raises(ChapterflowError, match=says):

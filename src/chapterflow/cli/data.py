@@ -171,6 +171,13 @@ def data_add(
         float | None, typer.Option(help="Share of the examples; 0.2 by default.")
     ] = None,
     title: Annotated[str | None, typer.Option(help="Title on pages and on the card.")] = None,
+    names: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ENCODING",
+            help="Encoding of the names in a .zip that does not declare UTF-8: cp949.",
+        ),
+    ] = None,
     accept: Annotated[
         list[str] | None,
         typer.Option(
@@ -193,7 +200,7 @@ def data_add(
 
     adding.check_name(project, name, force=force)
     place = Path(os.path.abspath(Path(path).expanduser()))
-    data = UserData(place, settings.seed, validation, test, title, say)
+    data = UserData(place, settings.seed, validation, test, title, say, names)
     block = adding.build_block(source, data)
     console = Console()
     with shown(console, [name]) as progress:

@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from chapterflow.data.fetch import OnProgress, fetch
 from chapterflow.data.source import SourceData, get_source
+from chapterflow.data.splits import check_gaps
 from chapterflow.data.versioning import can_version, data_version, record_version
 from chapterflow.environment import Project
 from chapterflow.errors import ChapterflowError, ConfigError, DataError
@@ -247,6 +248,8 @@ def _card(
     folder: Path,
 ) -> DatasetCard:
     split = source.arrays["split"]
+    if kind.task.classes and "labels" in source.arrays:
+        check_gaps(source.arrays["labels"], split, source.classes)
     card = DatasetCard(
         name=name,
         kind=kind.name,
@@ -288,12 +291,13 @@ def _write(path: Path, write: Any) -> FileRecord:
 def recipe(params: Any) -> dict[str, Any]:
     """Return what decides a dataset's bytes: if it differs from the card's, the data are rebuilt.
 
-    Addresses are left out: they say where bytes come from, not which bytes. Options that are not
+    Addresses are left out: they say where bytes come from, not which bytes. So are the bounds of
+    archives. Options that are not
     set are left out too, so that a new option keeps the recipes of older data. After a change of
     the content of a path, `chapterflow data fetch --force NAME` rebuilds.
     """
-    addresses = {"path", "mirror", "upstream", "title", "licence"}
-    kept: dict[str, Any] = params.model_dump(mode="json", exclude=addresses, exclude_none=True)
+    left_out = {"path", "mirror", "upstream", "title", "licence", "max_bytes", "max_members"}
+    kept: dict[str, Any] = params.model_dump(mode="json", exclude=left_out, exclude_none=True)
     return kept
 
 

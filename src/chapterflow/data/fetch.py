@@ -20,7 +20,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from urllib.request import url2pathname
 
 from chapterflow.errors import ConfigError, DataError, FetchError
-from chapterflow.files import publish
+from chapterflow.files import open_regular, publish
 from chapterflow.types import RemoteFile
 
 #: Called with the file's name, bytes received so far, and total bytes if known.
@@ -113,7 +113,7 @@ def open_decompressed(path: Path) -> Iterator[BinaryIO]:
     """
     name = path.name.removesuffix(".part")
     try:
-        with path.open("rb") as raw:
+        with open_regular(path) as raw:
             compressed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             if compressed:

@@ -56,6 +56,7 @@ class UserData:
         test: Share held out for evaluation; None takes the default.
         title: Title on the card; None takes the default.
         say: Receives what was chosen for the user, a line at a time.
+        names: Encoding of the names in a zip archive that does not declare them UTF-8.
     """
 
     path: Path
@@ -64,6 +65,7 @@ class UserData:
     test: float | None = None
     title: str | None = None
     say: Callable[[str], None] = _silent
+    names: str | None = None
 
     def file(self, suffix: str) -> dict[str, Any]:
         """Return the keys `upstream` and `file` for a file.
@@ -74,6 +76,10 @@ class UserData:
         if not self.path.is_file() or self.path.suffix.lower() != suffix:
             raise ConfigError(f"PATH must name a {suffix} file. Received: {self.path}")
         return {"upstream": [str(self.path.parent)], "file": {"name": self.path.name}}
+
+    def encoding(self) -> dict[str, str]:
+        """Return the key `names` where it is set."""
+        return {"names": self.names} if self.names else {}
 
     def need_folder(self, content: str) -> None:
         """Refuse a path that is no folder.

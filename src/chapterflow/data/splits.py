@@ -1,12 +1,71 @@
-"""Deterministic, stratified splits: made once, stored with the data."""
+"""Classes from labels, and splits: deterministic, stratified, made once, stored with the data."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chapterflow.errors import DataError
 from chapterflow.kinds.dataset import SPLITS
+
+
+def class_numbers(
+    labels: NDArray[np.integer], known: Sequence[int], where: str
+) -> NDArray[np.uint8]:
+    """Return the class number of each label, `(n,)`: its position in `known`.
+
+    Args:
+        labels: `(n,)` labels as their file has them.
+        known: Label of each class, ascending.
+        where: File, for the message.
+
+    Raises:
+        DataError: If a label is of no class.
+    """
+    order = np.asarray(known, np.int64)
+    numbers = np.searchsorted(order, labels).clip(0, len(order) - 1)
+    wrong = np.flatnonzero(order[numbers] != labels)
+    if wrong.size:
+        ascending = len(order) == order[-1] - order[0] + 1
+        expected = f"{order[0]} to {order[-1]}" if ascending else ", ".join(map(str, order))
+        raise DataError(
+            f"{where}: labels must be those of the {len(order)} classes, {expected}. Received: "
+            f"{labels[wrong[0]]} at position {wrong[0]} ({wrong.size:,} of {len(labels):,} labels "
+            "are of no class)"
+        )
+    return numbers.astype(np.uint8)
+
+
+def label_key(labels: Sequence[int]) -> dict[str, list[int]]:
+    """Return the key `labels` of a block, for labels that do not number the classes from 0."""
+    return {} if list(labels) == list(range(len(labels))) else {"labels": list(labels)}
+
+
+def check_gaps(labels: NDArray[Any], split: NDArray[Any], classes: Sequence[str]) -> None:
+    """Refuse a split that has examples, but none of some class.
+
+    Args:
+        labels: `(n,)` class numbers.
+        split: `(n,)` positions in `SPLITS`.
+        classes: Names of the classes.
+
+    Raises:
+        DataError: If there is one; it names split and classes.
+    """
+    gaps = []
+    for code, name in enumerate(SPLITS):
+        chosen = labels[split == code]
+        missing = sorted(set(range(len(classes))) - set(np.unique(chosen).tolist()))
+        if len(chosen) and missing:
+            names = ", ".join(repr(classes[number]) for number in missing[:10])
+            more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+            gaps.append(f"{name} has none of {names}{more}")
+    if gaps:
+        raise DataError(
+            f"Every split needs an example of each of the {len(classes)} classes. Received: "
+            f"{'; '.join(gaps)}. Add examples, or leave the class out."
+        )
 
 
 def grouped_split(

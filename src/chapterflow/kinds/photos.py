@@ -7,22 +7,24 @@ memory.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from chapterflow.errors import DataError
-from chapterflow.files import sha256_file
+from chapterflow.files import open_regular, sha256_file
 from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, Kind, Split
 from chapterflow.kinds.rows import (
     check,
@@ -30,7 +32,6 @@ from chapterflow.kinds.rows import (
     count_checks,
     example_rows,
     label_checks,
-    value_facts,
 )
 from chapterflow.types import PositiveInt, Share, Strict
 
@@ -69,6 +70,13 @@ EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp"})
 #: Largest number of pixels of a photo, which take 300 MB: without the limit, a file of a few
 #: kilobytes could exhaust the memory.
 MAX_PIXELS = 100_000_000
+#: Number of pixels above which photos are decoded one at a time, and reduced.
+LARGE = 16_000_000
+_ONE_LARGE = threading.Lock()
+#: Pixels of a large photo that are converted at once.
+STRIP = 1_000_000
+#: Width and height to which large photos are reduced for validation.
+CHECKED = (512, 512)
 #: Exceptions that Pillow raises for damaged, truncated or malicious files.
 _DAMAGE = (
     OSError,
@@ -94,7 +102,7 @@ def decode(path: Path, *, facts: dict[str, Any] | None = None) -> NDArray[np.uin
 
     Args:
         path: A JPEG, PNG, BMP, GIF or WebP file; the content decides, not the extension.
-        facts: Dict to fill with Pillow's `mode` and `format` of the file.
+        facts: As of `open_photo`.
 
     Raises:
         DataError: If the file cannot be read, is damaged, truncated, of another format, or larger
@@ -103,25 +111,37 @@ def decode(path: Path, *, facts: dict[str, Any] | None = None) -> NDArray[np.uin
     return np.asarray(open_photo(path, facts=facts))
 
 
-def open_photo(path: Path, *, facts: dict[str, Any] | None = None) -> Image.Image:
+def open_photo(
+    path: Path, *, size: tuple[int, int] | None = None, facts: dict[str, Any] | None = None
+) -> Image.Image:
     """Return the same as `decode`, as a Pillow image.
+
+    Args:
+        path: The file.
+        size: Width and height that are needed: a photo of more than `LARGE` pixels is decoded to
+            about twice as many, one such photo at a time, so that its memory stays bounded. Other
+            photos, and all without a size, keep theirs.
+        facts: Dict to fill with Pillow's `mode` and `format`, the photo's `height` and `width`,
+            and `largest`, the largest of values of 16 bits (None for 8 bits).
 
     Raises:
         DataError: As `decode`.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     # The size is checked below; Pillow's warning would add nothing.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    facts = {} if facts is None else facts
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
+        with open_regular(path) as file:
+            width, height = Image.open(file, formats=FORMATS).size  # of the header alone
             if width * height > MAX_PIXELS:
                 raise _fault(path, f"{width:,} x {height:,} pixels", f"at most {MAX_PIXELS:,}")
-            if facts is not None:
-                facts.update(mode=image.mode, format=image.format)
-            image.load()
-            return _as_rgb(ImageOps.exif_transpose(image))
+            if width * height <= LARGE:
+                return _decoded(file, None, facts)
+            needed = 2 * max(size) if size else None
+            with _ONE_LARGE:
+                return _decoded(file, needed, facts)
     except Image.DecompressionBombError:
         raise _fault(path, "many more", f"at most {MAX_PIXELS:,}") from None
     except UnidentifiedImageError:
@@ -131,25 +151,90 @@ def open_photo(path: Path, *, facts: dict[str, Any] | None = None) -> Image.Imag
         raise _fault(path, reason) from None
 
 
+def _decoded(file: BinaryIO, needed: int | None, facts: dict[str, Any]) -> Image.Image:
+    """Return a photo upright and in RGB, its shorter side reduced to `needed` pixels or more."""
+    from PIL import ExifTags, Image
+
+    file.seek(0)
+    image: Image.Image = Image.open(file, formats=FORMATS)
+    facts.update(mode=image.mode, format=image.format, largest=None)
+    width, height = image.size
+    if image.format == "PNG" and any(";16" in str(tile[-1]) for tile in getattr(image, "tile", ())):
+        facts["largest"] = 0  # Whatever Pillow makes of them.
+    if needed:
+        image.draft(None, (needed, needed))  # JPEG decodes to 1/2, 1/4 or 1/8 of the size.
+    image.load()
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    factor = max(1, min(image.size) // needed) if needed else 1
+    upright = _as_rgb(image, facts) if factor == 1 else _reduced(image, factor, facts)
+    if orientation in _TURNS:
+        upright = upright.transpose(Image.Transpose[_TURNS[orientation]])
+    turned = orientation in (5, 6, 7, 8)
+    facts["height"], facts["width"] = (width, height) if turned else (height, width)
+    return upright
+
+
+#: What brings a stored image upright, by its EXIF orientation (EXIF 2.32, section 4.6.5).
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+
+
+def _reduced(image: Image.Image, factor: int, facts: dict[str, Any]) -> Image.Image:
+    """Return the mean of each square of `factor` pixels, converting a strip at a time to RGB."""
+    from PIL import Image
+
+    width, height = image.size
+    reduced = Image.new("RGB", (-(-width // factor), -(-height // factor)))
+    rows = factor * max(1, STRIP // (factor * width))
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(height, top + rows)))
+        reduced.paste(_as_rgb(strip, facts).reduce(factor), (0, top // factor))
+    return reduced
+
+
 def _fault(path: Path, received: str, pixels: str = "") -> DataError:
     expected = f"have {pixels} pixels" if pixels else "be an intact JPEG, PNG, BMP, GIF or WebP"
     return DataError(f"{path} must {expected}. Received: {received}")
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
+def _as_rgb(image: Image.Image, facts: dict[str, Any]) -> Image.Image:
     from PIL import Image
 
     if image.mode.startswith("I"):  # 16 bits per pixel; Pillow's own conversion clips at 255.
-        values = np.asarray(image).astype(np.float64)
-        grey = np.clip(np.rint(values / 257), 0, 255).astype(np.uint8)
+        values = np.asarray(image)
+        facts["largest"] = max(facts["largest"] or 0, int(values.max()))
+        grey = np.clip(np.rint(values / np.float32(257)), 0, 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
+    if facts["largest"] is not None:  # Of 16-bit colours Pillow keeps the upper eight bits.
+        bands = image.getextrema()
+        highest = max(high for _, high in (bands if isinstance(bands[0], tuple) else (bands,)))
+        facts["largest"] = max(facts["largest"], 257 * int(highest))
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-#: Photos decoded in parallel; each takes its full size in memory until it is resized.
+def few_bits(largest: int | None) -> bool:
+    """Tell whether 16-bit values use fewer bits, as cameras and microscopes write them.
+
+    Divided by 257 they are nearly black.
+
+    Args:
+        largest: Largest of the values; None if they are of 8 bits.
+    """
+    return largest is not None and largest.bit_length() <= 14
+
+
+#: Photos decoded in parallel; each takes its full size in memory until it is resized, unless it
+#: has more than `LARGE` pixels.
 THREADS = max(1, min(4, os.cpu_count() or 1))
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -213,7 +298,7 @@ class Data(Dataset):
         from PIL import Image
 
         size = (self.width, self.height)
-        return np.asarray(open_photo(path).resize(size, Image.Resampling.BILINEAR))
+        return np.asarray(open_photo(path, size=size).resize(size, Image.Resampling.BILINEAR))
 
 
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -294,6 +379,8 @@ def expectations(card: DatasetCard, bounds: PhotoExpectations) -> list[Expectati
 def rows(dataset: Dataset) -> pd.DataFrame:
     """Describe every photo, decoded as in training but at its original size.
 
+    Photos of more than `LARGE` pixels are described by their reduced pixels.
+
     Args:
         dataset: Photos; only a few are in memory at a time.
 
@@ -346,21 +433,38 @@ def _facts(photos: Data, position: int) -> dict[str, Any]:
     """Return the columns of one photo."""
     path = photos.path(position)
     facts: dict[str, Any] = {}
-    image = open_photo(path, facts=facts)
-    values = value_facts(np.asarray(image)[np.newaxis])
-    del values["nan"]  # 8-bit values are finite.
-    # A photo of a single colour is blank, even if the three values of its pixels differ.
-    pixels = np.asarray(image).reshape(-1, 3)
-    values["blank"] = [bool((pixels == pixels[0]).all())]
+    image = open_photo(path, size=CHECKED, facts=facts)
+    height, width, _ = (facts.pop(name) for name in ("height", "width", "largest"))
     return {
-        "height": image.height,
-        "width": image.width,
-        "min_side": min(image.size),
-        "aspect_ratio": max(image.size) / min(image.size),
+        "height": height,
+        "width": width,
+        "min_side": min(height, width),
+        "aspect_ratio": max(height, width) / min(height, width),
         **facts,
         "bytes": path.stat().st_size,
-        **{name: value[0] for name, value in values.items()},
+        **_pixel_facts(image),
         "perceptual_hash": perceptual_hash(image),
+    }
+
+
+def _pixel_facts(image: Image.Image) -> dict[str, Any]:
+    """Return figures of the pixels without another array as large as the photo."""
+    counts = np.array(image.histogram()).reshape(3, 256)
+    values, total = np.arange(256), counts.sum(axis=0)
+    (occurring,) = np.nonzero(total)
+    mean = float((total * values).sum() / total.sum())
+    digest = hashlib.blake2b(digest_size=16)
+    for top in range(0, image.height, rows := max(1, STRIP // image.width)):
+        box = (0, top, image.width, min(image.height, top + rows))
+        digest.update(image.crop(box).tobytes())
+    return {
+        "min": float(occurring[0]),
+        "max": float(occurring[-1]),
+        "mean": mean,
+        "std": float(np.sqrt((total * (values - mean) ** 2).sum() / total.sum())),
+        # A photo of a single colour is blank, even if the three values of its pixels differ.
+        "blank": bool(((counts > 0).sum(axis=1) == 1).all()),
+        "content_hash": digest.hexdigest(),
     }
 
 

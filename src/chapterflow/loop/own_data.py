@@ -132,6 +132,8 @@ def build_block(source: str, data: UserData) -> dict[str, Any]:
     _check_shares(data)
     if not data.path.exists():
         raise ConfigError(f"PATH must be an existing file or folder. Received: {data.path}")
+    if data.names and data.path.suffix.lower() != ".zip":
+        raise ConfigError(f"--names is for zip archives. Received: {data.path}")
     return entry.own(data)
 
 

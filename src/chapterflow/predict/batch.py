@@ -185,7 +185,7 @@ def check_inputs(inputs: Sequence[Input]) -> None:
         if extension == ARRAY:
             return
         try:
-            open_photo(path)
+            open_photo(path, size=(1, 1))
         except DataError as error:
             reason = str(error).removeprefix(f"{path} ")
             if extension not in EXTENSIONS:

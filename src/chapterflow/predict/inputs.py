@@ -17,9 +17,10 @@ from chapterflow.config.settings import Settings
 from chapterflow.data.build import open_whole, prepare
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError, DataError, nearest
+from chapterflow.files import open_regular
 from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, get_kind, shape_text
 from chapterflow.kinds.likeness import Likeness
-from chapterflow.kinds.photos import open_photo
+from chapterflow.kinds.photos import few_bits, open_photo
 from chapterflow.models.catalog import get_model, model_names
 from chapterflow.shipped.answers import DESCRIPTION
 from chapterflow.tracking import runs
@@ -273,16 +274,18 @@ def read_picture(
     from PIL import Image
 
     facts: dict[str, Any] = {}
-    image = open_photo(path, facts=facts)
-    notes = []
     height, width, channels = example_shape(card, size)
+    image = open_photo(path, size=(width, height), facts=facts)
+    notes = []
     if channels == 1:
         image = image.convert("L")
         if facts["mode"] not in ("1", "L", "LA"):
             notes.append("made grey")
     if image.size != (width, height):
-        notes.append(f"resized from {image.width}x{image.height} to {width}x{height}")
+        notes.append(f"resized from {facts['width']}x{facts['height']} to {width}x{height}")
         image = image.resize((width, height), Image.Resampling.BILINEAR)
+    if few_bits(facts["largest"]):
+        notes.append(f"dark: its 16-bit values use {facts['largest'].bit_length()} bits only")
     pixels = np.asarray(image, np.float32)
     if card.value_max != 255:
         notes.append(f"scaled from 0-255 to 0-{card.value_max:g}")
@@ -303,6 +306,7 @@ def open_array(path: Path, shape: tuple[int, ...]) -> tuple[NDArray[Any], bool]:
             the file.
     """
     try:
+        open_regular(path).close()
         # Not `np.load`, which takes files of other formats for pickles or archives.
         values: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError) as error:

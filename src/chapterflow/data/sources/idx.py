@@ -8,14 +8,16 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from chapterflow.data.fetch import MAX_BYTES, open_decompressed
 from chapterflow.data.source import Fetch, Source, SourceData, UserData
-from chapterflow.data.splits import stratified_split
+from chapterflow.data.splits import class_numbers, label_key, stratified_split
 from chapterflow.errors import ConfigError, DataError
 from chapterflow.kinds.dataset import SPLITS
-from chapterflow.types import DatasetBlock, PositiveInt, RemoteFile, Seed, SplitShare, Strict
+from chapterflow.types import DatasetBlock, RemoteFile, Seed, SplitShare, Strict
+
+Byte = Annotated[int, Field(ge=0, le=255)]
 
 
 class IdxFiles(Strict):
@@ -37,6 +39,7 @@ class Idx(DatasetBlock):
         validation: Share of the train files for early stopping.
         seed: Seed of the split into train and validation.
         classes: Number of classes; labels are 0 to classes - 1.
+        labels: Label of each class, ascending, where they are others.
     """
 
     kind: Literal["idx"]
@@ -45,9 +48,22 @@ class Idx(DatasetBlock):
     upstream: Annotated[list[str], Field(min_length=1)]
     files: IdxFiles
     validation: SplitShare
-    classes: PositiveInt = 10
+    classes: Annotated[int, Field(gt=0, le=256)] = 10
+    labels: Annotated[list[Byte], Field(min_length=2)] | None = None
     title: str = "IDX images"
     licence: str = "unknown"
+
+    @field_validator("labels")
+    @classmethod
+    def _ascending(cls, labels: list[int] | None) -> list[int] | None:
+        if labels is not None and sorted(set(labels)) != labels:
+            raise ValueError("must ascend")
+        return labels
+
+    @property
+    def known(self) -> Sequence[int]:
+        """Label of each class."""
+        return self.labels or range(self.classes)
 
 
 #: Third byte of the magic number: the type of an element. The fourth counts the dimensions.
@@ -112,20 +128,20 @@ def _shape(header: bytes, name: str, dims: int) -> tuple[int, ...]:
 
 
 def read_pair(
-    images: Path, labels: Path, *, classes: int
+    images: Path, labels: Path, *, known: Sequence[int]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Read the images and the labels of one part of a dataset.
 
     Args:
         images: IDX file of three dimensions.
         labels: IDX file of one dimension.
-        classes: Number of classes; labels are 0 to classes - 1.
+        known: Label of each class, ascending.
 
     Returns:
-        Images of shape `(n, height, width)` and labels of shape `(n,)`.
+        Images of shape `(n, height, width)` and class numbers of shape `(n,)`.
 
     Raises:
-        DataError: If a file is damaged, the counts differ, or a label is out of range.
+        DataError: If a file is damaged, the counts differ, or a label is of no class.
     """
     pixels = read_idx(images, dims=3)
     numbers = read_idx(labels, dims=1)
@@ -134,13 +150,7 @@ def read_pair(
             f"{images.name} and {labels.name} must hold equally many examples. "
             f"Received: {len(pixels):,} images and {len(numbers):,} labels"
         )
-    wrong = np.flatnonzero(numbers >= classes)
-    if wrong.size:
-        raise DataError(
-            f"{labels.name}: labels must be 0 to {classes - 1}. Received: {numbers[wrong[0]]} at "
-            f"position {wrong[0]} ({wrong.size:,} of {len(numbers):,} labels are out of range)"
-        )
-    return pixels, numbers
+    return pixels, class_numbers(numbers, known, labels.name)
 
 
 def read(params: Idx, fetch: Fetch) -> SourceData:
@@ -151,10 +161,10 @@ def read(params: Idx, fetch: Fetch) -> SourceData:
     """
     files = params.files
     images, labels = read_pair(
-        fetch(files.train_images), fetch(files.train_labels), classes=params.classes
+        fetch(files.train_images), fetch(files.train_labels), known=params.known
     )
     test_images, test_labels = read_pair(
-        fetch(files.test_images), fetch(files.test_labels), classes=params.classes
+        fetch(files.test_images), fetch(files.test_labels), known=params.known
     )
     if images.shape[1:] != test_images.shape[1:]:
         raise DataError(
@@ -170,7 +180,7 @@ def read(params: Idx, fetch: Fetch) -> SourceData:
     return SourceData(
         arrays=arrays,
         shape=arrays["images"].shape[1:],
-        classes=[str(number) for number in range(params.classes)],
+        classes=[str(label) for label in params.known],
         value_max=255,
         title=params.title,
         source=f"IDX files: {params.mirror or params.title}",
@@ -188,13 +198,18 @@ def own(data: UserData) -> dict[str, Any]:
         for part, words in (("train", ("train",)), ("test", ("test", "t10k")))
         for content in ("images", "labels")
     }
-    labels = read_idx(data.path / files["train_labels"]["name"], dims=1)
+    seen = [
+        read_idx(data.path / files[f"{part}_labels"]["name"], dims=1) for part in ("train", "test")
+    ]
+    # A label that no example has would be a class that no model can learn.
+    labels = np.unique(np.concatenate(seen)).tolist()
     return {
         "kind": "idx",
         "seed": data.seed,
         "upstream": [str(data.path)],
         "files": files,
-        "classes": int(labels.max()) + 1,
+        "classes": len(labels),
+        **label_key(labels),
         **data.shares(test=False),
         **data.titled(),
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +20,7 @@ from chapterflow.data.source import Fetch, Source, SourceData, UserData
 from chapterflow.data.splits import stratified_split
 from chapterflow.errors import DataError
 from chapterflow.kinds.dataset import SPLITS, Split
-from chapterflow.kinds.photos import EXTENSIONS, decode, in_threads
+from chapterflow.kinds.photos import EXTENSIONS, few_bits, in_threads, open_photo
 from chapterflow.types import FolderOrArchive, Seed, SplitShare
 
 
@@ -66,7 +68,8 @@ Tree = dict[Split, dict[str, list[Path]]]
 def read_tree(root: Path) -> Tree:
     """Return the files of each class of each split, both in the order of their names.
 
-    Folders around the only folder are stepped into, as archives have them.
+    Folders around the only folder are stepped into, as archives have them. Names of classes are
+    NFC: one that was typed on two systems is one class.
 
     Raises:
         DataError: If there are no classes or only one, a class is empty or is missing in a split,
@@ -125,7 +128,8 @@ def _folders(folder: Path) -> list[Path]:
 def _classes(folder: Path) -> dict[str, list[Path]]:
     classes = _folders(folder)
     stray = [path.name for path in _visible(folder) if path.suffix.lower() in EXTENSIONS]
-    if len(classes) < 2:
+    names = [nfc(path.name) for path in classes]
+    if len(set(names)) < 2:
         raise DataError(
             f"{folder} must hold a folder for each class, two or more. Received: "
             f"{listed([path.name for path in classes]) or 'no folder'}"
@@ -135,8 +139,19 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
         raise DataError(
             f"{folder}: every photo must lie in the folder of its class. Received: {listed(stray)}"
         )
-    _one_case(folder, (path.name for path in classes))
-    return {path.name: _photos(path) for path in classes}
+    _one_case(folder, names)
+    photos: dict[str, list[Path]] = {name: [] for name in sorted(names)}
+    for name, path in zip(names, classes, strict=True):
+        photos[name] += _photos(path)
+    for name, paths in photos.items():
+        _one_name(folder / name, paths)
+        paths.sort(key=lambda path: nfc(path.name))
+    return photos
+
+
+def nfc(name: str) -> str:
+    """Return a name in Unicode's composed form, which Windows and Linux use; macOS may not."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _photos(folder: Path) -> list[Path]:
@@ -146,6 +161,12 @@ def _photos(folder: Path) -> list[Path]:
         for path in files
         if path.is_dir() or path.suffix.lower() not in EXTENSIONS
     ]
+    special = [path.name for path in files if path.exists() and not path.is_file()]
+    if special and not strangers:
+        raise DataError(
+            f"{folder} must hold regular files only. Received: {listed(special)}, which is a named "
+            "pipe, a socket or a device. Remove it."
+        )
     if strangers:
         raise DataError(
             f"{folder} must hold photos only ({', '.join(sorted(EXTENSIONS))}). "
@@ -153,7 +174,6 @@ def _photos(folder: Path) -> list[Path]:
         )
     if not files:
         raise DataError(f"{folder} must hold photos of its class. Received: an empty folder")
-    _one_case(folder, (path.name for path in files))
     for path in files:
         if not path.name.isprintable() or "\\" in path.name:
             raise DataError(
@@ -174,6 +194,15 @@ def _one_case(folder: Path, names: Iterable[str]) -> None:
             )
 
 
+def _one_name(folder: Path, files: list[Path]) -> None:
+    """Refuse photos of a class that have one name."""
+    _one_case(folder, (nfc(path.name) for path in files))
+    names = Counter(nfc(path.name) for path in files)
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise DataError(f"{folder}: photos must have different names. Received: {listed(twice)}")
+
+
 def _same_classes(top: Path, tree: Tree) -> None:
     names = {split: set(classes) for split, classes in tree.items()}
     _one_case(top, sorted(set[str]().union(*names.values())))
@@ -184,11 +213,6 @@ def _same_classes(top: Path, tree: Tree) -> None:
                 f"{top}: train and {split} must have the same classes. "
                 f"Received in one of them only: {listed(differing)}"
             )
-
-
-#: Bounds of an archive: unpacked bytes, and files and folders.
-MAX_BYTES = 64 << 30
-MAX_MEMBERS = 2_000_000
 
 
 def read(params: ImageFolder, fetch: Fetch) -> SourceData:
@@ -221,7 +245,7 @@ def read(params: ImageFolder, fetch: Fetch) -> SourceData:
         paths += [path for name in classes for path in given[name]]
     codes = np.concatenate(parts)
     names = [
-        f"photos/{SPLITS[code]}/{classes[label]}/{path.name}"
+        f"photos/{SPLITS[code]}/{classes[label]}/{nfc(path.name)}"
         for code, label, path in zip(codes, labels, paths, strict=True)
     ]
     return SourceData(
@@ -261,13 +285,18 @@ def _folder(params: ImageFolder, fetch: Fetch) -> Path:
     # The whole folder of downloads is removed when the dataset is built.
     unpacked = archive.with_name(f"{archive.name}.unpacked")
     shutil.rmtree(unpacked, ignore_errors=True)
-    extract_zip(archive, unpacked, max_bytes=MAX_BYTES, max_members=MAX_MEMBERS)
+    extract_zip(archive, unpacked, **params.unpacking)
     return unpacked
+
+
+#: Width and height to which large photos are decoded to see whether they are whole.
+GLANCE = (64, 64)
 
 
 def _check_files(paths: list[Path]) -> None:
     """Decode every photo; name the damaged ones, all of them up to a few."""
-    faults = [fault for fault in in_threads(_fault_of, paths) if fault]
+    results = list(in_threads(_fault_or_largest, paths))
+    faults = [result for result in results if isinstance(result, str)]
     if faults:
         more = len(faults) - NAMED
         raise DataError(
@@ -276,14 +305,26 @@ def _check_files(paths: list[Path]) -> None:
             + f"\n{len(faults):,} of {len(paths):,} photos cannot be read. Mend or remove them: "
             "none is left out in silence."
         )
+    deep = [(path, value) for path, value in zip(paths, results, strict=True) if value is not None]
+    largest = max((int(value) for _, value in deep), default=None)
+    if largest is not None and few_bits(largest):
+        raise DataError(
+            f"16-bit photos must use 16 bits: read as such, these are nearly black. Received: no "
+            f"value above {largest:,} of 65,535 ({largest.bit_length()} bits) in {len(deep):,} "
+            f"photos, such as {deep[0][0]}. Multiply their values by "
+            f"{1 << 16 - largest.bit_length():,}, or save them with 8 bits."
+        )
 
 
-def _fault_of(path: Path) -> str | None:
+def _fault_or_largest(path: Path) -> str | int | None:
+    """Return why a photo cannot be read, or else the largest of its values of 16 bits."""
+    facts: dict[str, Any] = {}
     try:
-        decode(path)
+        open_photo(path, size=GLANCE, facts=facts)
     except DataError as fault:
         return str(fault)
-    return None
+    largest: int | None = facts["largest"]
+    return largest
 
 
 def _arranged(tree: Tree, params: ImageFolder) -> Tree:
@@ -316,7 +357,8 @@ def _all(numbers: NDArray[np.intp], split: Split) -> NDArray[np.uint8]:
 def own(data: UserData) -> dict[str, Any]:
     """Return the block for a folder of photos, or a `.zip` archive of one."""
     place = {"path": str(data.path)} if data.path.is_dir() else data.file(".zip")
-    return {"kind": "image-folder", "seed": data.seed} | place | data.shares() | data.titled()
+    block = {"kind": "image-folder", "seed": data.seed} | place | data.encoding()
+    return block | data.shares() | data.titled()
 
 
 SOURCE = Source("image-folder", ImageFolder, "photos", read, own, option="images")

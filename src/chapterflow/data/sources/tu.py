@@ -14,6 +14,7 @@ from chapterflow.data.archive import extract_zip
 from chapterflow.data.source import Fetch, Source, SourceData, UserData
 from chapterflow.data.splits import grouped_split
 from chapterflow.errors import ConfigError, DataError
+from chapterflow.files import open_regular
 from chapterflow.kinds.dataset import SPLITS
 from chapterflow.kinds.edges import check_counts, content_hash, offsets
 from chapterflow.types import FolderOrArchive, Seed, SplitShare
@@ -40,9 +41,6 @@ class Tu(FolderOrArchive):
     licence: str = "unknown"
 
 
-#: The collection's largest set, unpacked, is smaller.
-MAX_BYTES = 8 << 30
-MAX_MEMBERS = 1000
 MAX_CLASSES = 256
 
 
@@ -60,7 +58,7 @@ def read(params: Tu, fetch: Fetch) -> SourceData:
     if not place.is_file():
         raise DataError(f"`path` must be a folder or a zip archive. Received: {place}")
     with tempfile.TemporaryDirectory() as temporary:
-        extract_zip(place, Path(temporary), max_bytes=MAX_BYTES, max_members=MAX_MEMBERS)
+        extract_zip(place, Path(temporary), **params.unpacking)
         return _read(Path(temporary), params)
 
 
@@ -133,7 +131,8 @@ def _numbers(start: Path, what: str) -> NDArray[np.float64]:
 
     path = _file(start, what)
     try:
-        read = pd.read_csv(path, header=None, skipinitialspace=True, skip_blank_lines=True)
+        with open_regular(path) as file:
+            read = pd.read_csv(file, header=None, skipinitialspace=True, skip_blank_lines=True)
     except FileNotFoundError:
         raise DataError(f"A TU dataset must have {path.name}. Received: none") from None
     except pd.errors.EmptyDataError:
@@ -196,14 +195,14 @@ def _scales(features: NDArray[np.float32], attributes: int) -> dict[str, list[fl
 def _features(start: Path, nodes: int) -> tuple[NDArray[np.float32], int, dict[str, str]]:
     """Return features `(nodes, f)`, how many of the last are attributes, and what they are."""
     parts, said, measured = [], [], 0
-    if _file(start, "node_labels").is_file():
+    if _file(start, "node_labels").exists():
         labels = _integers(start, "node_labels")
         check_counts(_file(start, "node_labels").name, len(labels), nodes, "node")
         for column in labels.T:
             values, places = np.unique(column, return_inverse=True)
             parts.append(np.eye(len(values), dtype=np.float32)[places])
         said.append(f"node labels, one-hot ({sum(part.shape[1] for part in parts)})")
-    if _file(start, "node_attributes").is_file():
+    if _file(start, "node_attributes").exists():
         attributes = _numbers(start, "node_attributes")
         check_counts(_file(start, "node_attributes").name, len(attributes), nodes, "node")
         parts.append(attributes.astype(np.float32))
@@ -257,7 +256,12 @@ def own(data: UserData) -> dict[str, Any]:
             "NAME_graph_indicator.txt"
         )
     block = {"kind": "tu", "seed": data.seed, "path": str(data.path)}
-    return block | data.shares() | {"title": data.title or data.path.name.removesuffix(".zip")}
+    return (
+        block
+        | data.encoding()
+        | data.shares()
+        | {"title": data.title or data.path.name.removesuffix(".zip")}
+    )
 
 
 SOURCE = Source("tu", Tu, "graphs", read, own)
