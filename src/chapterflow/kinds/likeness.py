@@ -27,7 +27,9 @@ OUTSIDE = 0.001
 #: the sharpness).
 MARGIN, MARGIN_OF_ONE, LEAST_MARGIN = 0.25, 5.0, 0.1
 BORDER, SHARPNESS = "border", "sharpness"
-#: What a note adds if inversion explains the border and leaves fewer differences.
+#: Inversion explains a border out of bounds if it leaves less than this share of the differences.
+EXPLAINED = 0.25
+#: What a note then adds.
 INVERTED = "Inverted, it is more like them (`predict` and `explain` have --invert)"
 
 
@@ -109,24 +111,33 @@ class Likeness(Strict):
         """
         if not len(values):
             return []
-        differences = self._differences(values)
-        inverted = differences
-        if self.inverse is not None and any(BORDER in by_name for by_name in differences):
-            inverted = self._differences(np.float32(self.inverse) - values)
+        excess = self._excess(values)
+        inverted = excess
+        if self.inverse is not None and any(BORDER in by_name for by_name in excess):
+            inverted = self._excess(np.float32(self.inverse) - values)
         notes = []
-        for by_name, other in zip(differences, inverted, strict=True):
-            note = f"unlike the training data: {'; '.join(by_name.values())}" if by_name else ""
-            if BORDER in by_name and BORDER not in other and len(other) < len(by_name):
+        seen = figures(values)
+        for place, (by_name, other) in enumerate(zip(excess, inverted, strict=True)):
+            texts = []
+            for name in by_name:
+                value, (low, high) = seen[name][place], self.bounds[name]
+                bound = f"at most {high:.3g}" if value > high else f"at least {low:.3g}"
+                texts.append(f"{name} {value:.3g}, there {bound}")
+            note = f"unlike the training data: {'; '.join(texts)}" if texts else ""
+            if BORDER in by_name and sum(other.values()) < EXPLAINED * sum(by_name.values()):
                 note += f". {INVERTED}"
             notes.append(note)
         return notes
 
-    def _differences(self, values: NDArray[Any]) -> list[dict[str, str]]:
-        """Return the figures of each input that are out of bounds, as text by name."""
-        texts: list[dict[str, str]] = [{} for _ in range(len(values))]
+    def _excess(self, values: NDArray[Any]) -> list[dict[str, float]]:
+        """Return, for each input, how far its figures are out of bounds, by name.
+
+        The distance is a share of that between both bounds. Figures within are left out.
+        """
+        distances: list[dict[str, float]] = [{} for _ in range(len(values))]
         for name, seen in figures(values).items():
             low, high = self.bounds[name]
-            for place in np.flatnonzero((seen < low) | (seen > high)):
-                bound = f"at most {high:.3g}" if seen[place] > high else f"at least {low:.3g}"
-                texts[place][name] = f"{name} {seen[place]:.3g}, there {bound}"
-        return texts
+            beyond = np.maximum(low - seen, seen - high) / (high - low)
+            for place in np.flatnonzero(beyond > 0):
+                distances[place][name] = float(beyond[place])
+        return distances
