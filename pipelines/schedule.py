@@ -1,7 +1,8 @@
 """The chapter flow on a schedule, served from one process."""
 
+import asyncio
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from prefect import serve
@@ -14,9 +15,40 @@ from pipelines.chapter import chapter
 NAME = "chapter-on-schedule"
 
 
+#: Firings that are printed.
+FIRINGS = 3
+
+
+def next_firings(cron: str, timezone: str) -> list[datetime]:
+    """Return the next times at which Prefect will run a flow, in the time zone.
+
+    Raises:
+        ConfigError: If `cron` is not a cron expression, or never fires.
+    """
+    # Prefect's own schedule, so that what is printed is what will happen.
+    from prefect.server.schemas.schedules import CronSchedule
+
+    try:
+        schedule = CronSchedule(cron=cron, timezone=timezone)
+    except ValueError:
+        raise ConfigError(
+            "--cron takes five fields: minute (0-59), hour (0-23), day of the month (1-31), month "
+            "(1-12) and day of the week (0-6, from Sunday), each a number, a range, a list or *, "
+            f"such as '0 2 * * *'. Received: {cron!r}"
+        ) from None
+    try:
+        return list(asyncio.run(schedule.get_dates(FIRINGS)))
+    except ValueError:
+        raise ConfigError(
+            "--cron must name a time that comes. Received: "
+            f"{cron!r}, which never does: no such month has that day. Correct day and month"
+        ) from None
+
+
 def serve_chapter(
     *,
-    cron: str | None,
+    cron: str,
+    timezone: str,
     every: int | None,
     parameters: dict[str, Any],
     address: str,
@@ -25,32 +57,32 @@ def serve_chapter(
     """Serve the chapter flow until interrupted.
 
     Args:
-        cron: Cron expression in UTC, or None for `every`.
-        every: Seconds between runs.
+        cron: Cron expression of five fields.
+        timezone: Its time zone.
+        every: Seconds between runs, instead of `cron`.
         parameters: Parameters of each run.
         address: Address of Prefect's API.
         tell: Told where to look.
 
     Raises:
-        ConfigError: If `cron` is not a cron expression.
+        ConfigError: If `cron` is not a cron expression, or never fires.
     """
-    try:
-        when: Schedule = (
-            Interval(timedelta(seconds=every)) if every else Cron(cron or "", timezone="UTC")
-        )
-        deployment: Any = chapter.to_deployment(
-            name=NAME,
-            schedule=when,
-            parameters=parameters,
-            # A run that is due while one is under way is skipped: it would only wait and reuse.
-            concurrency_limit=ConcurrencyLimitConfig(
-                limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
-            ),
-        )
-    except ValueError as error:
-        reason = str(error).splitlines()[-1]
-        raise ConfigError(f"--cron takes five fields, such as '0 2 * * *': {reason}") from None
-    rhythm = f"every {every} s" if every else f"at {cron} (UTC)"
+    when: Schedule
+    if every:
+        when, rhythm = Interval(timedelta(seconds=every)), f"every {every} s"
+    else:
+        when = Cron(cron, timezone=timezone)
+        firings = ", ".join(f"{time:%a %Y-%m-%d %H:%M}" for time in next_firings(cron, timezone))
+        rhythm = f"at {cron!r} in the time zone {timezone}, next on {firings}"
+    deployment: Any = chapter.to_deployment(
+        name=NAME,
+        schedule=when,
+        parameters=parameters,
+        # A run that is due while one is under way is skipped: it would only wait and reuse.
+        concurrency_limit=ConcurrencyLimitConfig(
+            limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
+        ),
+    )
     tell(f"The chapter flow runs {rhythm}. Prefect's UI: {address.removesuffix('/api')}")
     tell("Ctrl-C ends it.")
     serve(deployment, pause_on_shutdown=True, print_starting_message=False)

@@ -61,9 +61,9 @@ def test_a_port_that_is_taken_and_a_cron_that_is_none(checkout: Path) -> None:
     import socket
 
     words = ("chapterflow", "schedule")
-    result = call(checkout, *words, "--cron", "every day", "--port", str(free_port()))
+    result = call(checkout, *words, "--cron", "0 2 30 2 *", "--port", str(free_port()))
     assert result.returncode == 2
-    assert "--cron" in result.stderr
+    assert "'0 2 30 2 *', which never does" in result.stderr
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

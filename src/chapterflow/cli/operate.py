@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import signal
 import socket
@@ -17,7 +18,7 @@ from rich.text import Text
 
 from chapterflow.cli.common import ProfileOption, SetOption, say, start
 from chapterflow.environment import Project, configure, find_project
-from chapterflow.errors import ConfigError
+from chapterflow.errors import ConfigError, nearest
 
 #: Address of the MLflow UI.
 HOST = "127.0.0.1"
@@ -94,9 +95,60 @@ def _port_answers(port: int) -> bool:
         return probe.connect_ex((HOST, port)) == 0
 
 
+#: When the flow runs if nothing else is given.
+NIGHTLY = "0 2 * * *"
+
+
+def check_fields(cron: str) -> None:
+    """Refuse a cron expression that does not have five fields.
+
+    Prefect reads a sixth field as seconds, where other programs have them first.
+
+    Raises:
+        ConfigError: If it has more or fewer.
+    """
+    fields = cron.split()
+    if len(fields) == 5:
+        return
+    count = f"{len(fields)} field{'' if len(fields) == 1 else 's'}"
+    advice = "For every night at two, write '0 2 * * *'."
+    if len(fields) == 6:
+        advice = f"If the first field means seconds, write '{' '.join(fields[1:])}'."
+    raise ConfigError(
+        "--cron takes five fields: minute, hour, day of the month, month, and day of the week. "
+        f"Received: {cron!r}, which has {count}. {advice}"
+    )
+
+
+def time_zone(name: str | None) -> str:
+    """Return the name of a time zone; of this machine's by default.
+
+    Raises:
+        ConfigError: If there is no such zone.
+    """
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+
+    import tzlocal
+
+    try:
+        return ZoneInfo(name if name is not None else tzlocal.get_localzone_name()).key
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        zones = {zone for zone in available_timezones() if "/" in zone or zone == "UTC"}
+        hint = nearest(name, zones) if name and difflib.get_close_matches(name, zones) else ""
+        raise ConfigError(
+            "--timezone takes the name of a time zone, such as Asia/Seoul or UTC. "
+            f"Received: {name!r}.{hint}"
+        ) from None
+
+
 def schedule(
     cron: Annotated[
-        str | None, typer.Option(help='Cron expression, such as "0 2 * * *" (UTC).')
+        str | None,
+        typer.Option(help='Five fields: minute, hour, day, month, weekday; such as "0 2 * * *".'),
+    ] = None,
+    timezone: Annotated[
+        str | None,
+        typer.Option(help="Time zone of --cron, such as Asia/Seoul; by default this machine's."),
     ] = None,
     every: Annotated[int | None, typer.Option(help="Seconds between runs.", min=5)] = None,
     models: Annotated[
@@ -111,10 +163,15 @@ def schedule(
 ) -> None:
     """Run the chapter flow on a schedule, from this process.
 
-    Runs every night at 02:00 UTC unless --cron or --every is given. Ctrl-C ends it.
+    Runs every night at 02:00 unless --cron or --every is given. Ctrl-C ends it.
     """
-    if cron and every:
-        raise ConfigError("--cron and --every exclude each other. Received: both")
+    for option, given in (("--cron", cron), ("--timezone", timezone)):
+        if given and every:
+            raise ConfigError(f"{option} and --every exclude each other. Received: both")
+    cron = NIGHTLY if cron is None else cron
+    # Before a server starts.
+    check_fields(cron)
+    zone = time_zone(timezone)
     project, settings = start(profile, set_)
     settings.check_names(models or [], settings.models, "model")
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"
@@ -125,7 +182,8 @@ def schedule(
 
         os.chdir(project.root)
         serve_chapter(
-            cron=None if every else cron or "0 2 * * *",
+            cron=cron,
+            timezone=zone,
             every=every,
             parameters={"models": models, "profile": settings.profile, "overrides": set_},
             address=address,
