@@ -7,6 +7,7 @@ parent. This one watches its parent and ends with it, however the parent ended.
 import contextlib
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -29,6 +30,7 @@ def prefect_server(
     ui: bool = False,
     port: int | None = None,
     meanwhile: Callable[[], None] = lambda: None,
+    tell: Callable[[str], None] = print,
 ) -> Iterator[str]:
     """Make a Prefect API available, and yield its address.
 
@@ -40,6 +42,7 @@ def prefect_server(
         ui: Whether the server serves Prefect's pages too.
         port: Port of the server; a free one by default.
         meanwhile: What there is to do while the server starts, which takes seconds.
+        tell: Called with a line if a damaged database had to be replaced.
 
     Raises:
         ChapterflowError: If the server does not answer in time, or `port` is taken.
@@ -53,7 +56,39 @@ def prefect_server(
     scratch.mkdir(parents=True, exist_ok=True)
     log = scratch / "prefect-server.log"
     # Two servers that create the same database at once would get into each other's way.
-    with FileLock(scratch / "prefect-server.lock"), log.open("w") as out:
+    with FileLock(scratch / "prefect-server.lock"):
+        server = _start(address, port, log, ui, meanwhile)
+        if server is None and (kept := _set_aside_damaged()):
+            tell(
+                f"Prefect's database was damaged. Prefect starts a new one; flow runs, not models, "
+                f"were in it. The file as it was: {kept}"
+            )
+            server = _start(address, port, log, ui)
+        if server is None:
+            said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            raise ChapterflowError(
+                f"Prefect's server did not start at {address}. Received: "
+                f"{said[-1] if said else 'no answer'}. Its log: {log}"
+            )
+    os.environ["PREFECT_API_URL"] = address
+    try:
+        yield address
+    finally:
+        _send_what_waits()
+        del os.environ["PREFECT_API_URL"]
+        server.terminate()
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _start(
+    address: str, port: int, log: Path, ui: bool, meanwhile: Callable[[], None] = lambda: None
+) -> subprocess.Popen[bytes] | None:
+    """Start a server; return None if it ended or does not answer in time."""
+    with log.open("w") as out:
         server = subprocess.Popen(
             [sys.executable, "-m", "pipelines.prefect_server", str(port), str(os.getpid())],
             env={
@@ -67,25 +102,38 @@ def prefect_server(
             # Ctrl-C in a terminal goes to the whole group; the server must outlast its client.
             start_new_session=True,
         )
-        try:
-            meanwhile()
-            _wait_until_healthy(server, address, log)
-        except BaseException:
-            server.kill()
-            server.wait()
-            raise
-    os.environ["PREFECT_API_URL"] = address
     try:
-        yield address
-    finally:
-        _send_what_waits()
-        del os.environ["PREFECT_API_URL"]
-        server.terminate()
-        try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        meanwhile()
+        if _is_healthy(server, address):
+            return server
+    except BaseException:
+        server.kill()
+        server.wait()
+        raise
+    server.kill()
+    server.wait()
+    return None
+
+
+def _set_aside_damaged() -> Path | None:
+    """Rename Prefect's database if it is damaged; return the new name."""
+    home = os.environ.get("PREFECT_HOME")
+    path = Path(home or Path.home() / ".prefect") / "prefect.db"
+    if not path.is_file():
+        return None
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
+            if db.execute("PRAGMA quick_check(1)").fetchone() == ("ok",):
+                return None
+    except sqlite3.OperationalError:
+        return None  # locked or unreadable: another fault
+    except sqlite3.DatabaseError:
+        pass
+    kept = path.with_name(f"{path.name}.damaged")
+    for journal in ("", "-wal", "-shm", "-journal"):  # they would be applied to the new database
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + journal).replace(kept.with_name(kept.name + journal))
+    return kept
 
 
 def _send_what_waits() -> None:
@@ -105,20 +153,16 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_until_healthy(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
+def _is_healthy(server: subprocess.Popen[bytes], address: str) -> bool:
     import requests
 
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
         with contextlib.suppress(requests.ConnectionError, requests.Timeout):
             if requests.get(f"{address}/health", timeout=2).ok and server.poll() is None:
-                return
+                return True
         time.sleep(0.05)
-    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    raise ChapterflowError(
-        f"Prefect's server did not start at {address}: {said[-1] if said else 'no answer'}. "
-        f"Its log: {log}"
-    )
+    return False
 
 
 def _end_with(parent: int) -> None:

@@ -2,7 +2,9 @@
 
 import contextlib
 import hashlib
+import json
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -52,6 +54,40 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file in a folder, by its path there."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    return {name: sha256_file(path) for name, path in sorted(files.items()) if path.is_file()}
+
+
+def seal(folder: Path) -> None:
+    """Record next to a finished folder what its files contain, for `is_intact`."""
+    with staged(_seal(folder)) as new:
+        new.write_text(_digest(folder), encoding="utf-8")
+
+
+def is_intact(folder: Path) -> bool:
+    """Tell whether a folder is there with the files that it had when it was sealed."""
+    try:
+        return folder.is_dir() and _seal(folder).read_text(encoding="utf-8") == _digest(folder)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _seal(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.sha256")
+
+
+def _digest(folder: Path) -> str:
+    return hashlib.sha256(json.dumps(hashes(folder)).encode()).hexdigest()
+
+
+def remove_sealed(folder: Path) -> None:
+    """Remove a folder and its seal, if they are there."""
+    _seal(folder).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def publish(new: Path, path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import sqlite3
 import threading
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -153,13 +154,14 @@ def test_a_server_that_fails_during_training(
             server.fault = "500"
 
         threading.Thread(target=break_down, daemon=True).start()
-        address = server.address.replace("://", "://user:canary@")
+        canary = uuid.uuid4().hex
+        address = server.address.replace("://", f"://user:{canary}@")
         failed = call(root, "chapterflow", "run", "dnn", MLFLOW_TRACKING_URI=address)
         assert failed.returncode == 1, failed.stderr
         # Prefect's database and all other files included.
         files = [file for file in root.rglob("*") if file.is_file()]
-        assert not [file for file in files if b"canary" in file.read_bytes()]
-        assert "canary" not in failed.stdout + failed.stderr
+        assert not [file for file in files if canary.encode() in file.read_bytes()]
+        assert canary not in failed.stdout + failed.stderr
         assert "does not answer (too many 500 error responses)" in failed.stdout
         assert "continues from there" in failed.stdout
         assert len(list(root.glob(".chapterflow/work/*/model.keras"))) == 1

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -345,11 +346,21 @@ def test_file_that_is_no_store_is_named_and_left_alone(project: Project) -> None
     assert path.read_bytes() == before
 
 
-def test_empty_file_becomes_a_store(project: Project) -> None:
-    project.mlruns.mkdir()
-    database(project).touch()
-    store.open_store(project)
-    assert schema(project) is Schema.CURRENT
+@pytest.mark.fault("Tracking database of 0 bytes", "Refused with remedies; never replaced")
+def test_an_empty_file_is_not_replaced(ready: Project, record_property: Any) -> None:
+    path = database(ready)
+    os.truncate(path, 0)
+    for kept in ("", " mlflow.db.before-move "):
+        if kept:
+            path.with_name(kept.strip()).touch()
+        with pytest.raises(StoreError, match=r"0 bytes.*remove the file") as failure:
+            store.open_store(ready)
+        assert kept in str(failure.value)
+        assert path.stat().st_size == 0
+    path.unlink()
+    store.open_store(ready)
+    assert schema(ready) is Schema.CURRENT
+    record_property("saw", "refused; a new store after the file was removed")
 
 
 def test_damaged_store_is_reported_in_one_line(ready: Project) -> None:

@@ -65,6 +65,28 @@ def test_computed_once_in_batches(dataset: Dataset, tmp_path: Path) -> None:
     assert again.calls == 0
 
 
+@pytest.mark.fault("Cached features cut off or changed", "Verified and computed again")
+@pytest.mark.parametrize("damage", ["cut off", "changed", "not sealed"])
+def test_damaged_features_are_computed_again(
+    dataset: Dataset, tmp_path: Path, damage: str, record_property: Any
+) -> None:
+    folder = tmp_path / "f"
+    first = np.array(features(Frozen(), dataset, folder))
+    (file,) = folder.glob("*/features.npy")
+    if damage == "cut off":
+        os.truncate(file, 100)
+    elif damage == "changed":
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    else:  # killed before the end, or from an earlier version
+        file.parent.with_name(f"{file.parent.name}.sha256").unlink()
+    again = Frozen()
+    np.testing.assert_array_equal(features(again, dataset, folder), first)
+    assert again.calls == 2
+    record_property("saw", f"{damage}: computed again, equal values")
+
+
 def test_other_weights_data_or_pass_are_other_features(dataset: Dataset, tmp_path: Path) -> None:
     folder = tmp_path / "f"
     features(Frozen(), dataset, folder)

@@ -177,7 +177,7 @@ def schedule(
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"
     from pipelines.prefect_server import prefect_server
 
-    with prefect_server(project.scratch, ui=True, port=port) as address:
+    with prefect_server(project.scratch, ui=True, port=port, tell=say) as address:
         from pipelines.schedule import serve_chapter
 
         os.chdir(project.root)

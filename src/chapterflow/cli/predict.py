@@ -104,7 +104,7 @@ def predict(
     console = live.console(stderr=as_json)
     with live.shown(console, [model]) as progress:
         progress.update(model, "starting", "Prefect")
-        with prefect_server(project.scratch):
+        with prefect_server(project.scratch, tell=say):
             from pipelines.batch import batch
 
             state: Any = batch(

@@ -75,7 +75,9 @@ def run(
     with live.shown(console, [*datasets, *names]) as progress:
         progress.update(datasets[0], "starting", "Prefect")
         with prefect_server(
-            project.scratch, meanwhile=lambda: steps.preload(project, settings, names)
+            project.scratch,
+            meanwhile=lambda: steps.preload(project, settings, names),
+            tell=say,
         ):
             from pipelines.chapter import ModelsFailed, chapter
 

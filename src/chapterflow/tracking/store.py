@@ -299,8 +299,10 @@ def schema(project: Project, *, wait: float | None = None) -> Schema:
             f"Received: {project.root}. Rename the folder or set MLFLOW_TRACKING_URI."
         )
     with store_errors(path):
-        if not path.exists() or path.stat().st_size == 0:
+        if not path.exists():
             return Schema.MISSING
+        if path.stat().st_size == 0:
+            raise StoreError(_emptied(path))
         with connect(path, wait_seconds(wait)) as db:
             tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
             if not tables:
@@ -318,6 +320,18 @@ def schema(project: Project, *, wait: float | None = None) -> Schema:
     if row[0] == head:
         return Schema.CURRENT
     return Schema.OLDER if row[0] in known else Schema.NEWER
+
+
+def _emptied(path: Path) -> str:
+    """Return what to do about a database file without any content, which no command leaves."""
+    copies = [path.with_name(f"{path.name}.{kept}") for kept in ("before-upgrade", "before-move")]
+    kept = " or ".join(copy.name for copy in copies if copy.is_file())
+    return (
+        f"The tracking store must be an MLflow database. Received: {path} with 0 bytes; its runs "
+        "are lost unless there is a copy. "
+        + (f"Copy {kept} over it, or restore" if kept else "Restore")
+        + " it from a backup. To start with an empty store, remove the file."
+    )
 
 
 def create(project: Project, on_note: Note, wait: float) -> None:

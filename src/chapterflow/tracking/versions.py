@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from chapterflow.errors import ConfigError, StoreError, nearest
-from chapterflow.files import sha256_file
+from chapterflow.files import hashes, sha256_file
 from chapterflow.kinds.dataset import DatasetCard
 from chapterflow.models.catalog import model_names
 from chapterflow.tracking.artifacts import Artifacts
@@ -213,18 +213,14 @@ def holder(client: MlflowClient, name: str, alias: str) -> Version | None:
 def write_manifest(folder: Path) -> str:
     """Write the hash of each file of a saved model into it; return the SHA-256 of that file."""
     manifest = folder / MANIFEST
-    manifest.write_text(json.dumps(_hashes(folder), indent=2), encoding="utf-8")
+    manifest.write_text(json.dumps(_logged(folder), indent=2), encoding="utf-8")
     return sha256_file(manifest)
 
 
-def _hashes(folder: Path) -> dict[str, str]:
+def _logged(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each file of a model by its path, but not of the manifest."""
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
-    return {
-        name: sha256_file(path)
-        for name, path in sorted(files.items())
-        if path.is_file() and name not in (MANIFEST, MLFLOW_NOTE)
-    }
+    files = hashes(folder)
+    return {name: files[name] for name in files if name not in (MANIFEST, MLFLOW_NOTE)}
 
 
 def model_folder(client: MlflowClient, version: Version) -> Path:
@@ -260,7 +256,7 @@ def _check_manifest(version: Version, folder: Path, expected: str) -> None:
     received = sha256_file(manifest) if manifest.is_file() else None
     _check_file(version, MANIFEST, received, expected)
     logged = json.loads(manifest.read_text(encoding="utf-8"))
-    actual = _hashes(folder)
+    actual = _logged(folder)
     for name in sorted({*logged, *actual}):
         _check_file(version, name, actual.get(name), logged.get(name))
 

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from chapterflow.errors import ChapterflowError
-from chapterflow.files import publish
+from chapterflow.files import is_intact, publish, remove_sealed, seal
 from chapterflow.kinds.dataset import Dataset
 from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
 from chapterflow.training.epochs import WEIGHTS, reset_keras
@@ -91,13 +91,14 @@ def cached_features(
     cached = folder / key
     try:
         with _locked(folder, key):
-            if not (cached / FEATURES).is_file():
+            if not is_intact(cached):
                 part = folder / f"{key}.part"
                 shutil.rmtree(part, ignore_errors=True)  # left by a killed process
                 part.mkdir(parents=True)
                 _write(part / FEATURES, frozen, dataset, chosen, change)
                 (part / "about.json").write_text(json.dumps({"dataset": dataset.card.name}))
                 publish(part, cached)
+                seal(cached)
             os.utime(cached)
             features: NDArray[np.float32] = np.load(cached / FEATURES, mmap_mode="r")
         evict(folder, limit, keep=key)
@@ -177,7 +178,7 @@ def _entries(folder: Path) -> Iterator[tuple[str, float, int]]:
 def _remove(folder: Path, key: str) -> None:
     try:
         with _locked(folder, key, timeout=0):
-            shutil.rmtree(folder / key, ignore_errors=True)
+            remove_sealed(folder / key)
             shutil.rmtree(folder / f"{key}.part", ignore_errors=True)
     except Timeout:
         return  # in use

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from chapterflow.data.fetch import MIRROR, fetch
 from chapterflow.errors import ConfigError, DataError, FetchError
-from chapterflow.files import publish
+from chapterflow.files import is_intact, publish, seal
 from chapterflow.kinds.dataset import Dataset, open_dataset
 from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
 from chapterflow.models.layers.backbones import PRETEXT, BackboneParams, backbone
@@ -61,10 +61,11 @@ def ensure_export(
     folder.mkdir(parents=True, exist_ok=True)
     target, part = folder / key, folder / f"{key}.part"
     with FileLock(folder / f"{key}.lock"):
-        if not target.is_dir():
+        if not is_intact(target):
             shutil.rmtree(part, ignore_errors=True)  # left by a killed process
             export(model, part)
             publish(part, target)
+            seal(target)
     return target
 
 
@@ -172,11 +173,12 @@ def ensure_backbone(dataset: Dataset, scratch: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     cached, part = folder / key, folder / f"{key}.part"
     with FileLock(folder / f"{key}.lock"):
-        if not (cached / WEIGHTS).is_file():
+        if not is_intact(cached):
             entry = ChapterModel("pretext", HeadParams, _build, "Transfer learning", "pretext")
             train(entry, RECIPE, views(dataset), seed=SEED, work=part)
             _save_backbone(part / MODEL_FILE, dataset.card.input_spec, part / "ready" / WEIGHTS)
             publish(part / "ready", cached)
+            seal(cached)
             shutil.rmtree(part)
     return cached / WEIGHTS
 
