@@ -48,11 +48,30 @@ QUIET_AND_PRIVATE: Mapping[str, str] = {
 }
 
 
+#: Folder of DVC's temporary copies of a project.
+EXPERIMENTS = (".dvc", "tmp", "exps")
+
+
 @dataclass(frozen=True)
 class Project:
     """The folders of one project (a checkout that holds `params.yaml`)."""
 
     root: Path
+
+    @property
+    def home(self) -> Path:
+        """Folder of tracking store and scratch: the root.
+
+        `dvc exp run --temp` and `--queue` work in a copy below `.dvc/tmp/exps`, which DVC deletes;
+        what they train belongs to the project that the copy was made from.
+        """
+        parts = self.root.resolve().parts
+        for end in range(len(parts) - len(EXPERIMENTS)):
+            if parts[end : end + len(EXPERIMENTS)] == EXPERIMENTS:
+                original = Path(*parts[:end])
+                if (original / "params.yaml").is_file():
+                    return original
+        return self.root
 
     @property
     def params(self) -> Path:
@@ -72,12 +91,12 @@ class Project:
     @property
     def mlruns(self) -> Path:
         """Tracking store (SQLite) and artifacts."""
-        return self.root / "mlruns"
+        return self.home / "mlruns"
 
     @property
     def scratch(self) -> Path:
         """Checkpoints, locks, downloads, verdicts: can be deleted when nothing runs."""
-        return self.root / ".chapterflow"
+        return self.home / ".chapterflow"
 
     @property
     def results(self) -> Path:
@@ -169,6 +188,11 @@ class Redacted:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def experiment() -> str | None:
+    """Return the name of the DVC experiment that this process runs in; None without one."""
+    return os.environ.get("DVC_EXP_NAME") or None
 
 
 #: Between the two parts of `machine()`; older runs recorded only the first.

@@ -105,3 +105,17 @@ def test_the_stages_depend_on_every_source_that_a_model_uses() -> None:
     for model in model_names():
         for source in source_hashes(model, "images"):
             assert any(source == dep or source.startswith(dep + "/") for dep in deps), source
+
+
+@pytest.mark.fault(
+    "`dvc exp run --temp`, whose folder DVC deletes", "Run and model are in the project's store"
+)
+def test_a_temporary_experiment_keeps_its_run(checkout: Path, run: Run) -> None:
+    done = run("dvc", "exp", "run", "--temp", "-s", "run@dnn", "-S", "models.dnn.epochs=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    trained = stores.run_of(checkout, "dnn")
+    assert trained["status"] == "FINISHED"
+    assert trained["tags"]["chapterflow.experiment"] in done.stdout
+    assert stores.model_file(checkout, "dnn").is_file()
+    store = checkout / "mlruns" / "mlflow.db"
+    assert stores.query(store, "SELECT alias FROM registered_model_aliases") == []

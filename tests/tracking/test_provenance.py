@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 from pathlib import Path
@@ -129,3 +130,82 @@ def test_validation(
     check = provenance.validation(run)
     assert (check.name, check.state) == ("validation", state)
     assert check.observed
+
+
+def version_with(project: Project, files: dict[str, bytes]) -> str:
+    """Put files below `data/` into DVC's cache, as a version; return its hash."""
+    entries = []
+    for path, content in files.items():
+        md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        entries.append({"md5": md5, "relpath": path})
+        in_cache(project, md5, content)
+    listed = json.dumps(entries).encode()
+    version = hashlib.md5(listed, usedforsecurity=False).hexdigest() + ".dir"
+    in_cache(project, version, listed)
+    return version
+
+
+def in_cache(project: Project, md5: str, content: bytes) -> None:
+    file = project.root / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+
+
+def card(content: bytes) -> bytes:
+    record = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    document: dict[str, Any] = {
+        "name": "digits", "kind": "images", "title": "", "source": "", "licence": "",
+        "shape": [1], "classes": [], "value_max": 1.0, "counts": {}, "test_digest": "",
+        "files": {"images.npy": record},
+    }  # fmt: skip
+    return json.dumps(document).encode()
+
+
+@pytest.mark.fault(
+    "Dataset added to data/ after the last commit", "Models of other datasets are still promoted"
+)
+def test_a_version_counts_for_the_datasets_of_a_model(checkout: Project) -> None:
+    images = b"pixels"
+    digits = {"digits/dataset.json": card(images), "digits/images.npy": images}
+    digest = hashlib.sha256(card(images)).hexdigest()
+    committed = version_with(checkout, digits | {"old/x": b"old"})
+    added = version_with(checkout, digits | {"pets/x": b"new"})
+    damaged = version_with(checkout, digits | {"digits/images.npy": b"Pixels"})
+
+    def state(recorded: str, now: str, datasets: dict[str, str]) -> str:
+        (checkout.root / "data.dvc").write_text(f"outs:\n- md5: {recorded}\n  path: data\n")
+        git(checkout.root, "commit", "-qam", "data", "--allow-empty")
+        return provenance.data_version(checkout, {runs.DATA_VERSION: now}, datasets).state
+
+    assert state(damaged, damaged, {"digits": digest}) == "failed"
+    assert state(damaged, added, {"digits": digest}) == "failed"
+    assert state(committed, added, {"digits": digest}) == "passed"
+    assert state(committed, added, {"digits": "0" * 64}) == "failed"
+    assert state(committed, added, {"digits": digest, "pets": digest}) == "failed"
+    assert state(committed, "none", {"digits": digest}) == "passed"
+
+
+@pytest.mark.fault("Untracked datasets.yaml", "The gate `code` asks for the model's sources alone")
+def test_only_the_sources_of_a_model_have_to_be_in_a_commit(checkout: Project) -> None:
+    file = checkout.root / "src" / "model.py"
+    file.parent.mkdir()
+
+    def state(text: str, commit: str) -> tuple[str, str]:
+        sources = {
+            "src/model.py": hashlib.sha256(text.encode()).hexdigest(),
+            "elsewhere/package.py": "0" * 64,
+        }
+        tags = {runs.COMMIT: commit, runs.DIRTY: "true"}
+        check = provenance.source_commit(checkout, tags, sources)
+        return check.state, str(check.details["commit"])
+
+    start = git(checkout.root, "rev-parse", "HEAD")
+    file.write_text("old")
+    assert state("old", start) == ("warning", start)
+    git(checkout.root, "add", "src")
+    git(checkout.root, "commit", "-qm", "model")
+    head = git(checkout.root, "rev-parse", "HEAD")
+    (checkout.root / "datasets.yaml").write_text("")
+    assert state("old", head) == ("passed", head)
+    assert state("old", start) == ("passed", head)
+    assert state("new", head) == ("warning", head)

@@ -99,7 +99,7 @@ def run(
         outcomes = [Outcome.model_validate(model) for model in results["models"]]
         print_results(console, outcomes)
         print_accepted(console, project, [outcome.dataset for outcome in outcomes])
-        print_next_steps(console, results["models"], settings, set_ or [])
+        print_next_steps(console, results["models"], settings, set_ or [], project=project)
     sys.exit(exit_code)
 
 
@@ -116,9 +116,16 @@ def print_accepted(console: Console, project: Project, datasets: Iterable[str]) 
 
 
 def print_next_steps(
-    console: Console, models: list[dict[str, Any]], settings: Settings, overrides: list[str]
+    console: Console,
+    models: list[dict[str, Any]],
+    settings: Settings,
+    overrides: list[str],
+    *,
+    project: Project,
 ) -> None:
     """Print how many models were trained, and which commands show more of them."""
+    from chapterflow.tracking.versions import CHALLENGER, challenger_alias
+
     options = f" --profile {settings.profile}" if settings.profile != "embedded" else ""
     options += "".join(f" --set {shlex.quote(override)}" for override in overrides)
     count = {s: sum(m["status"] == s for m in models) for s in ("trained", "reused", "failed")}
@@ -129,11 +136,22 @@ def print_next_steps(
     finished = [model for model in models if model["status"] != "failed"]
     if not finished:
         return
+    aliases = {
+        model["model"]: challenger_alias(
+            project, settings.params(model["model"]).role, model["dataset"]
+        )
+        for model in finished
+    }
+    elsewhere = [f"{name}@{alias}" for name, alias in aliases.items() if alias != CHALLENGER]
+    if elsewhere:
+        text = f"On other data than the project's: {', '.join(elsewhere)}."
+        console.print(Text(text), soft_wrap=True)
     if len(finished) > 1:
         first, runs = f"compare{options}` tests which differences are real", "runs"
     else:
         (model,) = finished
-        first = f"explain {model['model']} {model['dataset']}` shows what the model looks at"
+        name = f"{model['model']}/{model['model_version']}" if elsewhere else model["model"]
+        first = f"explain {name} {model['dataset']}` shows what the model looks at"
         runs = "run"
     console.print(
         Text(f"Next: `chapterflow {first}; `chapterflow ui` opens the {runs} in MLflow."),

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from chapterflow.data.build import ensure_dataset
 from chapterflow.data.versioning import data_version
-from chapterflow.environment import Project, configure, find_project, machine, project_lock
+from chapterflow.environment import (
+    Project,
+    configure,
+    experiment,
+    find_project,
+    machine,
+    project_lock,
+)
 from chapterflow.errors import DataError, StoreError, StoreUnavailable
 from chapterflow.kinds.dataset import Dataset, DatasetCard, open_dataset, read_card
 from chapterflow.models.base import ChapterModel, ModelParams
@@ -222,6 +229,7 @@ class Run:
                 runs.DATA_VERSION: data_version(self.project) or "none",
                 runs.MACHINE: machine(),
                 runs.PYTHON: platform.python_version(),
+                **({runs.EXPERIMENT: name} if (name := experiment()) else {}),
                 **self.about_tags,
                 "mlflow.note.content": f"{self.introduction} Trained on `{self.dataset}`: "
                 f"{card.title}.",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from chapterflow.config.settings import Settings
-from chapterflow.environment import Project
+from chapterflow.environment import Project, experiment
 from chapterflow.errors import StoreError
 from chapterflow.kinds.dataset import read_card
 from chapterflow.loop import steps
@@ -45,6 +45,10 @@ def run_stage(project: Project, settings: Settings, model: str) -> None:
     runs.sweep(session.client, project, session.experiment_id)
     outcome = steps.run_model(Run(project, settings, model, session), verdicts, tell=tell)
     tell(outcome.status, f"run {outcome.run_id}")
+    if name := experiment():
+        version = f"{model}/{outcome.model_version}"
+        told = f"experiment {name}, not a challenger; `chapterflow promote {version}` judges it"
+        tell("registered", f"{version}: {told}")
 
     folder = project.results / "models" / model
     metrics: dict[str, Any] = {}

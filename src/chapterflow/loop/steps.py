@@ -337,7 +337,7 @@ def log(
         version = _register(run, run.artifacts.card(), metrics)
         runs.set_tags(client, run.id, {runs.MODEL_VERSION: version})
         runs.close_run(client, run.id, "FINISHED")
-        run.session.challenge(run.model, version)
+        run.session.challenge(run.id)
     shutil.rmtree(run.folder)
     return run.session.outcome(run.id, "trained")
 

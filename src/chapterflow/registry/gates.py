@@ -176,12 +176,12 @@ def _validation(trial: Trial) -> Check:
 
 
 def _code(trial: Trial) -> Check:
-    title = "Trained at a commit, without uncommitted changes"
+    title = "Its source files are in a commit"
     return _provenance(trial, "source commit", "code", title, allowable=True)
 
 
 def _data_version(trial: Trial) -> Check:
-    title = "Trained on a committed version of data/"
+    title = "Its datasets are in a committed version of data/"
     return _provenance(trial, "data version", "data-version", title, allowable=True)
 
 

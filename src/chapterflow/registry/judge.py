@@ -37,10 +37,12 @@ from chapterflow.tracking.versions import (
     PREVIOUS_CHAMPION,
     OnVersion,
     Version,
-    check_registered,
+    challenger_alias,
+    challengers,
     find_version,
     holder,
     ignore,
+    is_challenger,
     model_file,
     model_folder,
 )
@@ -277,7 +279,7 @@ def judge_request(
         ConfigError: If the model, the alias or the name of a threshold is wrong.
         NothingToJudge: If the version already holds the alias, or there is no challenger.
     """
-    if request.alias in (CHALLENGER, PREVIOUS_CHAMPION):
+    if request.alias == PREVIOUS_CHAMPION or is_challenger(request.alias):
         raise ConfigError(
             f"--to must be an alias that versions are promoted to. Received: {request.alias!r}, "
             "which is set by the pipeline itself."
@@ -300,13 +302,19 @@ def judge_request(
             version, candidates = _best_of_role(project, settings, client, request.model)
             target = request.model
         else:
-            version = _challenger(client, request)
+            version = _challenger(project, settings, client, request)
             target = version.name
         on_version(version)
         champion = holder(client, target, request.alias)
         if champion is not None and champion.source == version.source:
             raise _already_holds(client, version, target, request.alias)
         tags = client.get_run(version.run_id).data.tags
+        usual = _usual_data(settings, version.model)
+        if usual and (learnt := tags.get(runs.DATASET, usual)) != usual:
+            on_note(
+                f"{version.uri()} is a model of {learnt} and is judged on it; the profile "
+                f"{settings.profile!r} has {usual}."
+            )
         profile = tags.get(runs.PROFILE, settings.profile)
         if request.profile not in (None, profile):
             raise ConfigError(
@@ -408,14 +416,36 @@ def _data(project: Project, settings: Settings, dataset: str, tell: Tell) -> Tes
     return test_data(project, dataset)
 
 
-def _challenger(client: MlflowClient, request: Request) -> Version:
+def _usual_data(settings: Settings, model: str) -> str | None:
+    """Return the dataset that a model learns in the active profile; None if it has no block."""
+    return settings.dataset_of(model) if model in settings.models else None
+
+
+def _challenger(
+    project: Project, settings: Settings, client: MlflowClient, request: Request
+) -> Version:
     if any(mark in request.model for mark in "/@"):
         return find_version(client, request.model)
-    check_registered(client, request.model)
-    version = holder(client, request.model, CHALLENGER)
+    present = challengers(client, request.model)
+    usual, alias = _usual_data(settings, request.model), CHALLENGER
+    if usual:
+        alias = challenger_alias(project, settings.params(request.model).role, usual)
+    version = holder(client, request.model, alias)
     if version is not None:
-        return version
+        learnt = client.get_run(version.run_id).data.tags.get(runs.DATASET, usual)
+        if learnt == usual:
+            return version
+        raise NothingToJudge(
+            f"{request.model} has no challenger on {usual}: {version} is a model of {learnt}. "
+            f"`chapterflow promote {version.uri()}` judges it."
+        )
     champion = holder(client, request.model, request.alias)
+    if present and champion is None:
+        others = ", ".join(f"{request.model}@{other}" for other in sorted(present))
+        raise NothingToJudge(
+            f"{request.model} has no challenger on {usual}. On other data: {others}. "
+            f"`chapterflow promote {others.partition(',')[0]}` judges it."
+        )
     if champion is None:
         newest = find_version(client, request.model)
         raise ConfigError(
@@ -429,11 +459,13 @@ def _already_holds(
     client: MlflowClient, version: Version, target: str, alias: str
 ) -> NothingToJudge:
     message = f"{version.uri()} is already {target}@{alias}"
-    waiting = holder(client, target, CHALLENGER)
-    if waiting is not None and waiting.source != version.source:
-        return NothingToJudge(
-            f"{message}. `chapterflow promote {target}` judges its challenger, {waiting.uri()}."
-        )
+    for challenger in challengers(client, target):
+        waiting = holder(client, target, challenger)
+        if waiting is not None and waiting.source != version.source:
+            name = target if challenger == CHALLENGER else f"{target}@{challenger}"
+            return NothingToJudge(
+                f"{message}. `chapterflow promote {name}` judges its challenger, {waiting.uri()}."
+            )
     return NothingToJudge(
         f"{message}, and there is no challenger. `chapterflow run` trains challengers."
     )
@@ -456,16 +488,16 @@ def _best_of_role(
     for model in settings.models:
         if settings.params(model).role != role:
             continue
-        version = holder(client, model, CHAMPION) or holder(client, model, CHALLENGER)
-        if version is None:
-            continue
-        run = client.get_run(version.run_id)
-        score = _validation_score(version)
-        if run.data.tags.get(runs.TEST_DIGEST) == data.digest and score is not None:
-            candidate = Candidate(
-                version=version.uri(), alias=version.alias or "", validation=score
-            )
-            ranked.append((candidate, version))
+        for alias in (CHAMPION, challenger_alias(project, role, dataset)):
+            version = holder(client, model, alias)
+            if version is None:
+                continue
+            run = client.get_run(version.run_id)
+            score = _validation_score(version)
+            if run.data.tags.get(runs.TEST_DIGEST) == data.digest and score is not None:
+                candidate = Candidate(version=version.uri(), alias=alias, validation=score)
+                ranked.append((candidate, version))
+                break
     if not ranked:
         raise ConfigError(
             f"No model of the role {role!r} has a champion or challenger trained on {dataset!r}. "

@@ -15,14 +15,13 @@ from chapterflow.tracking import runs
 from chapterflow.tracking.runs import MODEL
 from chapterflow.tracking.store import Note
 from chapterflow.tracking.versions import (
-    CHALLENGER,
     CHAMPION,
     PREVIOUS_CHAMPION,
     VERDICT,
     OnVersion,
     Version,
+    challengers,
     find_version,
-    holder,
     ignore,
 )
 from chapterflow.types import Tell, silent
@@ -109,9 +108,9 @@ def _move(client: MlflowClient, ledger: Ledger, entry: str, judged: Judged, numb
     if judged.champion is not None:
         changes[previous(alias)] = judged.champion
     changes[alias] = number
-    challenger = holder(client, judged.target, CHALLENGER)
-    if challenger is not None and challenger.number == number and alias == CHAMPION:
-        changes[CHALLENGER] = None
+    if alias == CHAMPION:
+        waiting = challengers(client, judged.target)
+        changes |= {other: None for other, waits in waiting.items() if waits == number}
     verdict = {VERDICT: "promoted", PASSED_GATES: _counts(judged.decision), WITHDRAWN: None}
     ledger.move(
         entry, judged.target, alias, judged.champion, changes, {number: verdict}, marked=number

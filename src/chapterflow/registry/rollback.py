@@ -13,12 +13,12 @@ from chapterflow.registry.gates import WITHDRAWN
 from chapterflow.registry.ledger import Entry, open_ledger, who
 from chapterflow.tracking.store import Note
 from chapterflow.tracking.versions import (
-    CHALLENGER,
     CHAMPION,
     PREVIOUS_CHAMPION,
     VERDICT,
     VERDICT_RUN,
     Version,
+    challengers,
     check_registered,
     find_version,
     holder,
@@ -86,9 +86,8 @@ def roll_back(
         reason = reason or "no reason given"
         previous = _previous_champion(entries, target.uri())
         changes: dict[str, str | None] = {PREVIOUS_CHAMPION: previous, CHAMPION: target.number}
-        challenger = holder(client, model, CHALLENGER)
-        if challenger is not None and challenger.number == target.number:
-            changes[CHALLENGER] = None
+        waiting = challengers(client, model)
+        changes |= {alias: None for alias, waits in waiting.items() if waits == target.number}
         # Rolling back to a version reinstates it, with the verdict of its promotion.
         tags: dict[str, dict[str, str | None]] = {
             champion.number: {WITHDRAWN: reason, VERDICT: "rolled back"},

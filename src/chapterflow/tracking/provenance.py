@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from chapterflow.data.versioning import data_version as current_version
 from chapterflow.environment import Project
 from chapterflow.errors import ChapterflowError, DataError, StoreError
 from chapterflow.files import sha256_file
-from chapterflow.kinds.dataset import read_card
+from chapterflow.kinds.dataset import CARD, read_card
 from chapterflow.tracking import runs
 from chapterflow.tracking.artifacts import Artifacts
 from chapterflow.tracking.fingerprint import fingerprint
@@ -147,11 +148,8 @@ def cached(project: Project, version: str, dataset: str) -> tuple[Path | None, l
         The file of the card, None if it is missing; and paths below `data/`, or the version itself
         if its list of files is missing.
     """
-    listed = _in_cache(project, version)
-    try:
-        entries = json.loads(listed.read_text(encoding="utf-8"))
-        files = {entry["relpath"]: _in_cache(project, entry["md5"]) for entry in entries}
-    except (OSError, ValueError, KeyError, TypeError):
+    files = _manifest(project, version)
+    if files is None:
         return None, [version]
     mine = {path: file for path, file in files.items() if path.startswith(f"{dataset}/")}
     card = mine.get(f"{dataset}/dataset.json")
@@ -159,6 +157,15 @@ def cached(project: Project, version: str, dataset: str) -> tuple[Path | None, l
     if card is None:
         lacking.append(f"{dataset}/dataset.json")
     return (card if card and card.is_file() else None), lacking
+
+
+def _manifest(project: Project, version: str) -> dict[str, Path] | None:
+    """Return where the cache keeps each file of a version of `data/`; None without the list."""
+    try:
+        entries = json.loads(_in_cache(project, version).read_text(encoding="utf-8"))
+        return {entry["relpath"]: _in_cache(project, entry["md5"]) for entry in entries}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _in_cache(project: Project, md5: str) -> Path:
@@ -205,7 +212,15 @@ def _dvc(root: Path, command: str, *words: str) -> str | None:
 def provenance(project: Project, run: Run) -> dict[str, Check]:
     """Return what the gates ask of a run's origin, by question."""
     tags = run.data.tags
-    checks = [validation(run), source_commit(project, tags), data_version(project, tags)]
+    try:
+        parts = Artifacts(run.info.run_id).fingerprint()
+    except StoreError:
+        parts = {}
+    checks = [
+        validation(run),
+        source_commit(project, tags, parts.get("sources", {})),
+        data_version(project, tags, datasets_of(tags, parts)),
+    ]
     return {check.name: check for check in checks}
 
 
@@ -231,19 +246,67 @@ def validation(run: Run) -> Check:
     )
 
 
-def source_commit(project: Project, tags: Mapping[str, str]) -> Check:
-    """Return whether a run was trained at a commit of this repository, without other changes."""
+def datasets_of(tags: Mapping[str, str], parts: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digests of the datasets that a run read, by name.
+
+    Args:
+        tags: Tags of the run.
+        parts: Parts of its fingerprint.
+    """
+    own = {tags[runs.DATASET]: tags.get(runs.DIGEST, "")} if runs.DATASET in tags else {}
+    return own | dict(parts.get("other_datasets", {}))
+
+
+def has_sources(project: Project, commit: str, sources: Mapping[str, str]) -> bool:
+    """Tell whether a commit has the source files of a run; False if none is in the repository.
+
+    Files of other packages are in no commit and do not count.
+
+    Args:
+        project: The project.
+        commit: Full hash.
+        sources: SHA-256 by path.
+    """
+    committed = hashes_at(project, commit, list(sources))
+    own = {
+        path: key
+        for path, key in sources.items()
+        if committed[path] is not None or (project.root / path).exists()
+    }
+    return bool(own) and all(committed[path] == key for path, key in own.items())
+
+
+def source_commit(
+    project: Project, tags: Mapping[str, str], sources: Mapping[str, str] | None = None
+) -> Check:
+    """Return whether a commit of this repository has the sources that a run was trained with.
+
+    Only the sources of its fingerprint count: parameters and data have records of their own.
+
+    Args:
+        project: The project.
+        tags: Tags of the run.
+        sources: SHA-256 of its sources by path; without any, uncommitted changes of any file count.
+    """
     name, commit, dirty = "source commit", tags.get(runs.COMMIT), tags.get(runs.DIRTY)
     if commit is None:
         observed = "its run names no commit: it was not trained in a git checkout"
         return Check(name=name, state="failed", observed=observed)
-    details = {"value": commit[:12]}
     described = describe_commit(project, commit)
+    details = {"value": commit[:12], "commit": commit}
     if described is None:
         observed = f"{commit} is not in this repository"
         return Check(name=name, state="failed", observed=observed, details=details)
     if dirty == "false":
         return Check(name=name, state="passed", observed=described, details=details)
+    head = (_git(project, "rev-parse", "HEAD") or b"").decode().strip()
+    for candidate in dict.fromkeys(filter(None, [commit, head])):
+        if has_sources(project, candidate, sources or {}):
+            observed = str(describe_commit(project, candidate))
+            if candidate != commit:
+                observed += f"; trained at {commit[:12]}, with the same sources uncommitted"
+            details = {"value": candidate[:12], "commit": candidate}
+            return Check(name=name, state="passed", observed=observed, details=details)
     changes = "with uncommitted changes" if dirty == "true" else "with or without changes"
     return Check(
         name=name,
@@ -254,16 +317,41 @@ def source_commit(project: Project, tags: Mapping[str, str]) -> Check:
     )
 
 
-def data_version(project: Project, tags: Mapping[str, str]) -> Check:
-    """Return whether a commit records the version of `data/` that a run was trained with."""
+def data_version(
+    project: Project, tags: Mapping[str, str], datasets: Mapping[str, str] | None = None
+) -> Check:
+    """Return whether a commit records the bytes of a run's datasets in a version of `data/`.
+
+    A version covers all of `data/`, so the datasets are looked up in the lists of files of the
+    committed versions: another dataset that was added since does not matter. Without the list, the
+    version that the run names counts.
+
+    Args:
+        project: The project.
+        tags: Tags of the run.
+        datasets: Digests of its datasets by name.
+    """
     name, version = "data version", tags.get(runs.DATA_VERSION, "none")
+    details = {"value": version[:12], "version": version}
+    committed = _committed_versions(project)
+    fault = ""
+    for candidate in sorted(committed, key=lambda other: other != version):
+        faults = [_lacks(project, candidate, *one) for one in (datasets or {}).items()]
+        observed = f"{candidate}, in commit {committed[candidate]}"
+        if candidate == version and (not faults or None in faults):
+            return Check(name=name, state="passed", observed=observed, details=details)
+        if faults and not any(fault is None or fault for fault in faults):
+            if candidate != version:
+                observed += f"; {', '.join(datasets or {})} as trained with {version[:12]}"
+            details = {"value": candidate[:12], "version": candidate}
+            return Check(name=name, state="passed", observed=observed, details=details)
+        if candidate == version:
+            fault = f"{observed}, but {'; '.join(filter(None, faults))}"
+    if fault:
+        return Check(name=name, state="failed", observed=fault, details=details)
     if version == "none":
         observed = "its run names no version of data/: data/ was not under DVC"
         return Check(name=name, state="unknown", observed=observed)
-    details = {"value": version[:12]}
-    if commits := commits_of_data(project, version):
-        observed = f"{version}, in commit {commits[0]}"
-        return Check(name=name, state="passed", observed=observed, details=details)
     if current_version(project) == version:
         return Check(
             name=name,
@@ -276,6 +364,42 @@ def data_version(project: Project, tags: Mapping[str, str]) -> Check:
     return Check(name=name, state="failed", observed=observed, details=details)
 
 
+def _committed_versions(project: Project) -> dict[str, str]:
+    """Return every version of `data/` that a commit of any branch records, newest first.
+
+    Each has the first commit that records it.
+    """
+    listed = _git(project, "log", "--all", "--format=%h", "--", "data.dvc")
+    versions: dict[str, str] = {}
+    for commit in (listed or b"").decode().split():
+        record = _git(project, "show", f"{commit}:./data.dvc") or b""
+        if match := re.search(rb"md5: ([0-9a-f]{32}\.dir)", record):
+            versions[match[1].decode()] = commit
+    return versions
+
+
+def _lacks(project: Project, version: str, dataset: str, digest: str) -> str | None:
+    """Return what of a dataset a version of `data/` lacks; empty if nothing, None if unknown."""
+    listed = _manifest(project, version)
+    if listed is None:
+        return None
+    mine = {path: file for path, file in listed.items() if path.startswith(f"{dataset}/")}
+    card = mine.get(f"{dataset}/{CARD}")
+    if card is None:
+        return f"it has no {dataset}"
+    if not card.is_file():
+        return None
+    if sha256_file(card) != digest:
+        return f"it holds another {dataset}"
+    # Not as a `DatasetCard`: an older version of this package may have written it.
+    files = json.loads(card.read_text(encoding="utf-8"))["files"]
+    for path, record in files.items():
+        file = mine.get(f"{dataset}/{path}")
+        if file is None or (file.is_file() and sha256_file(file) != record["sha256"]):
+            return f"its {dataset}/{path} is not the file of the card"
+    return ""
+
+
 def links(project: Project, run: Run, tell: Tell) -> list[Check]:
     """Return the links from a run to what made it."""
     run_id, tags = run.info.run_id, run.data.tags
@@ -283,9 +407,7 @@ def links(project: Project, run: Run, tell: Tell) -> list[Check]:
     recorded, parts = _fingerprint(run)
     checks = [recorded, _environment(tags, parts)]
     tell("why", "data")
-    digests = {tags.get(runs.DATASET, ""): tags.get(runs.DIGEST, "")}
-    digests |= parts.get("other_datasets", {})
-    for dataset, digest in digests.items():
+    for dataset, digest in datasets_of(tags, parts).items():
         below = [_data(project, tags, dataset, digest)]
         if dataset == tags.get(runs.DATASET):
             card = _card(run_id, digest, parts)
@@ -294,9 +416,10 @@ def links(project: Project, run: Run, tell: Tell) -> list[Check]:
             observed = f"{dataset}, digest {digest[:12]}, also read"
             checks.append(Check(name="dataset", state="passed", observed=observed, checks=below))
     tell("why", "source code")
-    commit = source_commit(project, tags)
+    commit = source_commit(project, tags, parts.get("sources", {}))
     if commit.state != "failed":
-        files = _sources(project, tags[runs.COMMIT], parts.get("sources", {}), commit.state)
+        at = str(commit.details["commit"])
+        files = _sources(project, at, parts.get("sources", {}), commit.state)
         commit = commit.model_copy(update={"checks": [files]})
     return [*checks, commit]
 
@@ -353,7 +476,7 @@ def _card(run_id: str, digest: str, parts: Mapping[str, Any]) -> Check:
 
 def _data(project: Project, tags: Mapping[str, str], dataset: str, digest: str) -> Check:
     """Check that a commit records the data, and that the dataset can be had from that version."""
-    recorded = data_version(project, tags)
+    recorded = data_version(project, tags, {dataset: digest})
     if recorded.state == "failed":
         return recorded
 
@@ -370,7 +493,7 @@ def _data(project: Project, tags: Mapping[str, str], dataset: str, digest: str) 
             if same
             else link("failed", f"data/{dataset} here is not the same")
         )
-    version = tags[runs.DATA_VERSION]
+    version = str(recorded.details["version"])
     card, missing = cached(project, version, dataset)
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

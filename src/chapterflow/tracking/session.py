@@ -9,13 +9,14 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from chapterflow.config.settings import Settings
-from chapterflow.environment import Project
-from chapterflow.errors import ConfigError, StoreUnavailable
+from chapterflow.environment import Project, experiment
+from chapterflow.errors import ConfigError, StoreError, StoreUnavailable
 from chapterflow.tracking import runs
-from chapterflow.tracking.artifacts import RESULTS, RESULTS_TABLE
+from chapterflow.tracking.artifacts import RESULTS, RESULTS_TABLE, Artifacts
+from chapterflow.tracking.provenance import has_sources
 from chapterflow.tracking.records import Outcome
 from chapterflow.tracking.store import check_reachable, ensure_experiment, open_client, open_store
-from chapterflow.tracking.versions import CHALLENGER, CHAMPION, holder
+from chapterflow.tracking.versions import CHAMPION, challenger_alias, challengers, holder
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -100,11 +101,22 @@ class Session:
             },
         )
 
-    def challenge(self, model: str, version: str) -> None:
-        """Make a version its model's challenger, unless it is the champion already."""
+    def challenge(self, run_id: str) -> None:
+        """Make the version of a run its model's challenger on its data.
+
+        Nothing changes if it is the champion already, or in an experiment of DVC.
+        """
+        tags = self.client.get_run(run_id).data.tags
+        model, version = tags[runs.MODEL], tags[runs.MODEL_VERSION]
         champion = holder(self.client, model, CHAMPION)
-        if champion is None or champion.number != version:
-            self.client.set_registered_model_alias(model, CHALLENGER, version)
+        if experiment() or (champion is not None and champion.number == version):
+            return
+        mine = challenger_alias(self._project, tags.get(runs.ROLE, ""), tags[runs.DATASET])
+        self.client.set_registered_model_alias(model, mine, version)
+        # The project's own data may have been others before.
+        for alias, number in challengers(self.client, model).items():
+            if number == version and alias != mine:
+                self.client.delete_registered_model_alias(model, alias)
 
     def confirm(self, run_id: str) -> None:
         """Take note that today's checkout does the work of a finished run.
@@ -117,8 +129,10 @@ class Session:
             now = runs.git_tags(self._project)
             if now.get(runs.DIRTY) == "false":
                 runs.set_tags(self.client, run_id, now)
-        if version := tags.get(runs.MODEL_VERSION):
-            self.challenge(tags[runs.MODEL], version)
+            elif now and has_sources(self._project, now[runs.COMMIT], _sources(run_id)):
+                runs.set_tags(self.client, run_id, {runs.COMMIT: now[runs.COMMIT]})
+        if runs.MODEL_VERSION in tags:
+            self.challenge(run_id)
 
     def outcome(self, run_id: str, status: Literal["trained", "reused"]) -> Outcome:
         """Return what a finished run holds."""
@@ -137,6 +151,14 @@ class Session:
         )
         failed = any(model["status"] == "failed" for model in models)
         runs.close_run(self.client, run_id, "FAILED" if failed else "FINISHED")
+
+
+def _sources(run_id: str) -> dict[str, str]:
+    """Return path and hash of the sources of a run; empty if they are not on record."""
+    try:
+        return dict(Artifacts(run_id).fingerprint().get("sources", {}))
+    except StoreError:
+        return {}
 
 
 def outcome_of(run: Run, status: Literal["trained", "reused"] = "reused") -> Outcome:

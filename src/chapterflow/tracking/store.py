@@ -38,7 +38,7 @@ PREPARATION = 6
 
 def database(project: Project) -> Path:
     """Return the absolute path of the project's own SQLite store."""
-    return project.root.resolve() / "mlruns" / "mlflow.db"
+    return project.mlruns.resolve() / "mlflow.db"
 
 
 def wait_seconds(wait: float | None) -> float:
@@ -460,7 +460,7 @@ def relocation(project: Project, *, wait: float | None = None) -> Relocation | N
     query = "SELECT artifact_location FROM experiments ORDER BY experiment_id"
     with store_errors(path), connect(path, wait_seconds(wait)) as db:
         locations = [str(location) for (location,) in db.execute(query)]
-    root = project.root.resolve()
+    root = project.home.resolve()
     for location in locations:
         # Only this layout is ours: a path that a user chose stays as it is.
         if layout := re.fullmatch(r"(.*)/mlruns/artifacts/[^/]+", _local_path(location)):

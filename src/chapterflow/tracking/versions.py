@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from chapterflow.config.load import load_settings
+from chapterflow.environment import Project
 from chapterflow.errors import ConfigError, StoreError, nearest
 from chapterflow.files import hashes, sha256_file
 from chapterflow.kinds.dataset import DatasetCard
@@ -36,6 +38,31 @@ MLFLOW_NOTE = "registered_model_meta"
 _REFERENCE = re.compile(r"(?P<name>[^@/]+)(?:/(?P<version>\d+)|@(?P<alias>[^@/]+))?")
 #: The beginning of a run's id; shorter ones are too easily something else.
 _RUN_ID = re.compile(r"[0-9a-f]{4,32}")
+
+
+def challenger_alias(project: Project, role: str, dataset: str) -> str:
+    """Return the alias of challengers that learnt a dataset.
+
+    It is `challenger` for the data that `params.yaml` and `datasets.yaml` give the role, without
+    options of a command, and `challenger-DATASET` for others: `--data`, `--profile`, `--set`.
+    """
+    configured = load_settings(project.params, models=False)
+    usual = configured.roles.get(role, {}).get(configured.profile)
+    return CHALLENGER if dataset == usual else f"{CHALLENGER}-{dataset}"
+
+
+def challengers(client: MlflowClient, name: str) -> dict[str, str]:
+    """Return the aliases of a model's challengers, each with the number of its version."""
+    return {
+        alias: number
+        for alias, number in check_registered(client, name).items()
+        if is_challenger(alias)
+    }
+
+
+def is_challenger(alias: str) -> bool:
+    """Tell whether an alias is one of challengers, on whatever data."""
+    return alias == CHALLENGER or alias.startswith(f"{CHALLENGER}-")
 
 
 @dataclass(frozen=True)
