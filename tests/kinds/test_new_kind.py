@@ -29,7 +29,7 @@ from chapterflow.kinds.dataset import Dataset
 from chapterflow.kinds.dataset import Kind
 from chapterflow.kinds import rows as facts
 from chapterflow.models.base import ChapterModel, ModelParams
-from chapterflow.types import Seed, Share, Strict
+from chapterflow.types import DatasetBlock, Seed, Share, Strict
 
 
 class Spectra(Dataset):
@@ -60,7 +60,7 @@ def expectations(card, bounds):
 KIND = Kind("spectra", Spectra, SpectrumBounds, rows, expectations, look="curve")
 
 
-class PeakParams(Strict):
+class PeakParams(DatasetBlock):
     kind: Literal["peaks"]
     seed: Seed
     count: int

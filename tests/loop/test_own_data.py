@@ -1,5 +1,6 @@
 """A user's own data: checked aside, then part of the project; nothing where a check fails."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,15 @@ def test_bounds_are_accepted_for_one_dataset_and_recorded_on_its_card(
     prepared = steps.prepare(project, settings, "pets", build=False)
     verdict = steps.validate(project, settings, prepared)
     assert "accepted for pets: class_divergence 0.21, not 0.05" in verdict.summary
+    # Another bound is another card, of the same bytes: nothing is read again.
+    shutil.rmtree(folder)
+    (project.root / "datasets.yaml").write_text(
+        (project.root / "datasets.yaml").read_text().replace("0.21", "0.3")
+    )
+    prepared = steps.prepare(project, load_settings(project.params), "pets")
+    assert prepared.digest != added.card.digest
+    card = read_card(project.data / "pets")
+    assert (card.accepted, card.files) == ({"class_divergence": 0.3}, added.card.files)
     record_property("saw", f"exit {refused.value.exit_code}: {way_on}; then 0.21 on the card")
 
 

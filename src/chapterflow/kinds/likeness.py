@@ -111,8 +111,9 @@ class Likeness(Strict):
         """
         if not len(values):
             return []
-        excess = self._excess(values)
-        inverted = excess
+        excess = inverted = self._excess(values)
+        if not any(excess):
+            return [""] * len(values)
         if self.inverse is not None and any(BORDER in by_name for by_name in excess):
             inverted = self._excess(np.float32(self.inverse) - values)
         notes = []

@@ -327,9 +327,8 @@ def _build_and_check(
 
     verdict, out = validated()
     if needed := verdict.needed_bounds(measured):
-        card = accept_bounds(
-            trial.data / name, {setting: parse_bound(text) for setting, text in needed.items()}
-        )
+        measured_bounds = {setting: parse_bound(text) for setting, text in needed.items()}
+        card = accept_bounds(trial.data / name, card.accepted | measured_bounds)
         verdict, out = validated()
     try:
         verdict.raise_for_failure()
