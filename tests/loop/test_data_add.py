@@ -5,10 +5,11 @@ import os
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.conftest import Run, invoke
+from tests.conftest import Run, copy_project, invoke
 from tests.photos import photo_folder, picture
 
 pytestmark = pytest.mark.slow
@@ -137,3 +138,31 @@ def test_data_that_are_not_what_they_are_said_to_be_are_reported_in_a_line(
         assert "Traceback" not in result.stderr
     assert not (checkout / "run").exists()
     assert not (checkout / "datasets.yaml").exists()
+
+
+@pytest.mark.fault(
+    "Byte of a dataset flipped before `data fetch` or `data add`",
+    "Refused with exit code 1; data.dvc is unchanged",
+)
+def test_no_version_is_recorded_of_damaged_data(
+    fetched_once: Path, tmp_path: Path, record_property: Any
+) -> None:
+    root = copy_project(fetched_once, tmp_path / "project")
+    before = (root / "data.dvc").read_bytes()
+    images = root / "data" / "digits" / "images.npy"
+    content = bytearray(images.read_bytes())
+    content[-1] ^= 1
+    images.write_bytes(content)
+    folder = photo_folder(tmp_path / "pets")
+    for words in (("fetch",), ("add", "pets", str(folder), "--kind", "images")):
+        refused = invoke(root, "data", *words)
+        assert refused.returncode == 1, refused.stderr
+        assert "images.npy: content changed" in refused.stderr
+        assert "data fetch --force digits` builds it" in " ".join(refused.stderr.split())
+        assert (root / "data.dvc").read_bytes() == before
+    assert not (root / "data" / "pets").exists()
+    assert not (root / "datasets.yaml").exists()
+    restored = invoke(root, "data", "fetch", "--force", "digits")
+    assert restored.returncode == 0, restored.stderr
+    assert (root / "data.dvc").read_bytes() == before
+    record_property("saw", "exit 1 twice; data.dvc unchanged; --force restored the version")

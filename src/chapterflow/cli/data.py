@@ -105,14 +105,17 @@ def data_fetch(
     project, settings = start(profile, set_)
     names = datasets or [by_profile[settings.profile] for by_profile in settings.roles.values()]
     settings.check_names(names, settings.datasets, "dataset")
-    from chapterflow.data.versioning import can_version, record_version
+    from chapterflow.data.build import record_version
+    from chapterflow.data.versioning import can_version
     from chapterflow.loop import steps
     from chapterflow.loop.progress import shown, tell_about
 
     console = Console()
     with shown(console, names) as progress:
         for name in names:
-            ready = steps.prepare(project, settings, name, rebuild=force, tell=tell_about(name))
+            ready = steps.prepare(
+                project, settings, name, rebuild=force, record=False, tell=tell_about(name)
+            )
             progress.update(name, "built" if ready.built else "here", f"digest {ready.digest[:12]}")
     if can_version(project):
         # Even if nothing was built: data.dvc may be missing or out of date.

@@ -2,6 +2,8 @@
 
 import hashlib
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,7 +15,7 @@ from filelock import FileLock
 from chapterflow.data.fetch import OnProgress, fetch
 from chapterflow.data.source import SourceData, get_source
 from chapterflow.data.splits import check_gaps
-from chapterflow.data.versioning import can_version, data_version, record_version
+from chapterflow.data.versioning import can_version, data_version
 from chapterflow.environment import Project
 from chapterflow.errors import ChapterflowError, ConfigError, DataError
 from chapterflow.files import publish, sha256_file, staged
@@ -54,6 +56,7 @@ def prepare(
     profile: Iterable[str],
     build: bool = True,
     rebuild: bool = False,
+    record: bool = True,
     tell: Tell = silent,
 ) -> Prepared:
     """Bring a dataset onto this machine; record a DVC version once the profile is complete.
@@ -66,10 +69,12 @@ def prepare(
         profile: Names of all datasets of the active profile.
         build: Whether to build; if false, a missing or outdated dataset is an error.
         rebuild: Build even if the dataset exists.
+        record: Whether to record a version; a caller that prepares several does so at the end.
 
     Raises:
         DataError: If the source is damaged, or `build` is off and the dataset is missing.
         FetchError: If the source cannot be fetched.
+        ChapterflowError: If a dataset is damaged, so that no version is recorded.
     """
 
     def progress(file: str, received: int, total: int | None) -> None:
@@ -81,7 +86,7 @@ def prepare(
         project, name, params, on_progress=progress, build=build, rebuild=rebuild
     )
     complete = all((project.data / other / CARD).is_file() for other in profile)
-    if built and complete and can_version(project):
+    if built and record and complete and can_version(project):
         tell("data", "versioning data/ with DVC")
         record_version(project)
     return Prepared(dataset=name, digest=card.digest, built=built, version=data_version(project))
@@ -183,6 +188,65 @@ def verify_dataset(folder: Path) -> list[str]:
     unlisted = here - {CARD, *card.files}
     faults.extend(f"{folder / name}: not on the card." for name in sorted(unlisted))
     return faults
+
+
+def refuse_damaged_data(project: Project, *, replaced: str | None = None) -> None:
+    """Refuse to record a version of `data/` while a dataset differs from its card.
+
+    Args:
+        replaced: Dataset that is about to be replaced, so its damage does not matter.
+
+    Raises:
+        ChapterflowError: If one does, with the command that restores it.
+    """
+    damaged = {}
+    for card in sorted(project.data.glob(f"*/{CARD}")):
+        try:
+            faults = verify_dataset(card.parent)
+        except DataError as error:
+            faults = [str(error)]
+        if faults and card.parent.name != replaced:
+            damaged[card.parent.name] = faults
+    if damaged:
+        names = " ".join(damaged)
+        lines = [fault for faults in damaged.values() for fault in faults]
+        lines.append(
+            "No version of data/ is recorded while a dataset is damaged, and data.dvc is "
+            f"unchanged. `chapterflow data fetch --force {names}` builds it again."
+        )
+        raise ChapterflowError("\n".join(lines))
+
+
+def record_version(project: Project) -> str:
+    """Put `data/` under DVC (`dvc add data`): its content into the cache, its hash into `data.dvc`.
+
+    Every dataset is verified first.
+
+    Returns:
+        The new version.
+
+    Raises:
+        ChapterflowError: If a dataset is damaged, or DVC refuses; `data.dvc` is unchanged.
+    """
+    locks = project.scratch / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / "dvc.lock"):
+        refuse_damaged_data(project)
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", "add", "--quiet", "data"],
+            cwd=project.root,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    version = data_version(project)
+    if done.returncode != 0 or version is None:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise ChapterflowError(
+            f"DVC could not version data/: {said[-1] if said else f'exit {done.returncode}'}. "
+            "Run `dvc add data` for details."
+        )
+    return version
 
 
 def open_whole(folder: Path) -> Dataset:

@@ -14,9 +14,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from chapterflow.config.load import OWN, load_settings, read_own
 from chapterflow.config.settings import PROFILES, Profile, Settings
-from chapterflow.data.build import accept_bounds, ensure_dataset
+from chapterflow.data.build import (
+    accept_bounds,
+    ensure_dataset,
+    record_version,
+    refuse_damaged_data,
+)
 from chapterflow.data.source import UserData, get_source, own_sources
-from chapterflow.data.versioning import can_version, record_version
+from chapterflow.data.versioning import can_version
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError, ValidationFailed, nearest
 from chapterflow.files import publish, staged
@@ -259,12 +264,16 @@ def add_dataset(
     Raises:
         ConfigError: If name, block or role is wrong.
         DataError: If the data are damaged or not of their kind.
+        ChapterflowError: If another dataset is damaged, so that no version can be recorded.
         ValidationFailed: If they break an expectation.
     """
     locks = project.scratch / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / "adding.lock"):
         check_name(project, name, force=force)
+        if can_version(project):
+            # Not only at the end, when it is recorded: a refusal must leave nothing.
+            refuse_damaged_data(project, replaced=name)
         own = read_own(project.root / OWN)
         own["datasets"] = own["datasets"] | {name: dict(block)}
         settings = load_settings(project.params, own=own)

@@ -73,6 +73,7 @@ def prepare(
     *,
     build: bool = True,
     rebuild: bool = False,
+    record: bool = True,
     tell: Tell = silent,
 ) -> Prepared:
     """Bring a dataset onto this machine; as `data.build.prepare`, with the settings' parameters."""
@@ -83,6 +84,7 @@ def prepare(
         profile=settings.profile_datasets(),
         build=build,
         rebuild=rebuild,
+        record=record,
         tell=tell,
     )
 
