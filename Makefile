@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # An environment contains absolute paths, so a moved one is created again.
 MOVED := $(shell [ ! -f $(VENV)/.root ] || [ "$$(cat $(VENV)/.root)" = "$(CURDIR)" ] || rm -rf $(VENV))
 
-.PHONY: run test test-all faults check format bench repro lock clean
+.PHONY: run test test-all faults fuzz check format bench repro lock clean
 
 run: $(VENV)/.run
 	@chapterflow run
@@ -20,6 +20,10 @@ test-all:
 
 faults:
 	@$(MAKE) --no-print-directory test ARGS='-m fault --faults $(ARGS)'
+
+fuzz:
+	@CHAPTERFLOW_FUZZ=$${CHAPTERFLOW_FUZZ:-100000} $(MAKE) --no-print-directory test \
+	ARGS='-m "" --dist load --faults tests/data/test_fuzz.py $(ARGS)'
 
 check: $(VENV)/.dev
 	ruff format --check .

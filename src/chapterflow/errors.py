@@ -118,7 +118,7 @@ def _secrets() -> list[str]:
 def nearest(name: object, valid: Iterable[str]) -> str:
     """Return ` Did you mean ...?`, or the valid names if none is similar."""
     valid = sorted(valid)
-    given = str(name)
+    given = str(name)[:100]
 
     def likeness(candidate: str) -> tuple[float, bool]:
         # The first letter breaks ties: `cn` is more likely `cnn` than `gcn`.

@@ -434,6 +434,25 @@ def test_a_matrix_whose_parts_do_not_fit_is_refused(tmp_path: Path) -> None:
         planetoid.read_matrix(tmp_path / "file")
 
 
+@pytest.mark.fault("Sparse matrix whose rows lie outside its data", "Refused; nothing is read")
+def test_rows_of_a_matrix_lie_in_its_data(tmp_path: Path, record_property: Any) -> None:
+    matrix = sparse.csr_matrix((3, 3), dtype=np.float32)
+    matrix.indptr[:] = [0, 1 << 30, 1 << 29, 0]  # scipy checks nothing where the last is 0: SIGSEGV
+    (tmp_path / "file").write_bytes(pickle.dumps(matrix))
+    with pytest.raises(DataError, match="parts that do not fit one another"):
+        planetoid.read_matrix(tmp_path / "file")
+    record_property("saw", "refused")
+
+
+def test_a_matrix_is_what_scipy_makes_of_it(tmp_path: Path) -> None:
+    random = sparse.random_array((7, 5), density=0.4, rng=np.random.default_rng(5), format="csr")
+    twice = sparse.csr_matrix(([1.0, 2.0, 4.0], [1, 1, 0], [0, 3, 3]), shape=(2, 3))
+    for matrix in (random, twice):
+        (tmp_path / "file").write_bytes(pickle.dumps(matrix))
+        expected = matrix.toarray().astype(np.float32)
+        np.testing.assert_allclose(planetoid.read_matrix(tmp_path / "file"), expected)
+
+
 @pytest.mark.parametrize(
     ("end", "value", "words"),
     [

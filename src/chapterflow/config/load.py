@@ -9,7 +9,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from chapterflow.config.settings import EACH, ONE, PROFILES, Profile, Settings
 from chapterflow.data.source import get_source, source_names
-from chapterflow.errors import ConfigError, describe, nearest
+from chapterflow.errors import ConfigError, DataError, describe, nearest
+from chapterflow.files import open_regular
 from chapterflow.kinds.dataset import get_kind
 from chapterflow.models.base import ModelParams
 from chapterflow.models.catalog import FOLDER, get_model, model_names
@@ -18,17 +19,99 @@ from chapterflow.models.catalog import FOLDER, get_model, model_names
 OWN = "datasets.yaml"
 
 
-class _NoDuplicates(yaml.SafeLoader):
-    """Refuse duplicate keys, which YAML would silently resolve to the last."""
+#: Bounds of a YAML text, far above any that a person writes: bytes, and values once its aliases
+#: are followed, which can stand for more than the memory holds.
+MAX_BYTES, MAX_VALUES = 1 << 20, 100_000
+#: Bits of a number; Python writes longer ones only after its limit on digits has been changed.
+MAX_BITS = 128
+#: Characters of a received value in a message.
+LENGTH = 200
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuse duplicate keys, which YAML would silently resolve to the last, and damaged values."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for position, key in enumerate(keys):
-            if key in keys[:position]:
-                line = node.value[position][0].start_mark.line + 1
+        seen = set()
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []  # `!!set [a]` is none.
+        for key_node, _ in pairs:
+            key = self.construct_object(key_node, deep=True)
+            try:
+                duplicate = key in seen
+                seen.add(key)
+            except TypeError:
+                continue  # Reported by the class above.
+            if duplicate:
+                line = key_node.start_mark.line + 1
                 name = Path(node.start_mark.name).name
-                raise ConfigError(f"{name}, line {line}: duplicate key {key!r}.")
+                raise ConfigError(f"{name}, line {line}: duplicate key {shown(key)}.")
         return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+        # What the constructors of numbers, dates and others raise for text that is none.
+        except (ValueError, KeyError, AttributeError, TypeError, OverflowError, IndexError):
+            tag = node.tag.rpartition(":")[2]
+            value = None
+        else:
+            tag = ""
+            if isinstance(value, int) and value.bit_length() > MAX_BITS:
+                tag = f"number of {MAX_BITS} bits or fewer"
+        if tag:
+            problem = f"{shown(node.value)} is no valid {tag}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return value
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """Return what a YAML text of bounded size holds: null, text, numbers, dates, lists, mappings.
+
+    Args:
+        name: Where the text comes from, for messages.
+
+    Raises:
+        ConfigError: If it is not valid YAML, has duplicate keys, or is too large or too deep.
+    """
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"{name}: must have at most {MAX_BYTES:,} characters. Received: more")
+    loader = None
+    try:
+        loader = _Loader(text)
+        loader.name = name  # It stands in the marks of errors.
+        document = loader.get_single_data()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None)
+        raise ConfigError(
+            f"{name}{where}: not valid YAML: {problem or 'cannot be parsed'}."
+        ) from None
+    except RecursionError:
+        raise ConfigError(f"{name}: nested too deeply. Received: hundreds of levels") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+    waiting, count = [document], 0
+    while waiting:
+        value = waiting.pop()
+        count += 1
+        if isinstance(value, dict):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list | tuple | set):
+            waiting += value
+        if count + len(waiting) > MAX_VALUES:
+            raise ConfigError(
+                f"{name}: must hold at most {MAX_VALUES:,} values. Received: more, once its "
+                "aliases (`*name`) are followed"
+            )
+    return document
+
+
+def shown(value: Any) -> str:
+    """Return a received value for a message, cut to a length that a person reads."""
+    text = repr(value)
+    return text if len(text) <= LENGTH else f"{text[:LENGTH]}..."
 
 
 def read_params(path: Path) -> dict[str, Any]:
@@ -38,15 +121,11 @@ def read_params(path: Path) -> dict[str, Any]:
         ConfigError: If the file cannot be read, is empty, or is not a YAML mapping.
     """
     try:
-        with path.open(encoding="utf-8") as file:  # The loader puts this name into its errors.
-            document = yaml.load(file, Loader=_NoDuplicates)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "cannot be parsed"
-        raise ConfigError(f"{path.name}{where}: not valid YAML: {problem}.") from None
-    except (OSError, UnicodeDecodeError) as error:
+        with open_regular(path) as file:
+            text = file.read(MAX_BYTES + 1).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError, DataError) as error:
         raise ConfigError(f"{path.name} cannot be read: {error}") from None
+    document = parse_yaml(text, path.name)
     if document is None:
         raise ConfigError(f"{path.name} is empty. `git checkout {path.name}` restores it.")
     if not isinstance(document, dict):
@@ -71,9 +150,9 @@ def read_own(path: Path) -> dict[str, dict[str, Any]]:
         return own
     for key, blocks in read_params(path).items():
         if key not in own:
-            raise ConfigError(f"{path.name}: unknown key {key!r}.{nearest(key, own)}")
+            raise ConfigError(f"{path.name}: unknown key {shown(key)}.{nearest(key, own)}")
         if not isinstance(blocks, dict):
-            raise ConfigError(f"{path.name}: {key} must be a mapping. Received: {blocks!r}")
+            raise ConfigError(f"{path.name}: {key} must be a mapping. Received: {shown(blocks)}")
         own[key] = blocks
     return own
 
@@ -114,11 +193,8 @@ def apply_overrides(document: dict[str, Any], overrides: Sequence[str]) -> None:
         path, equals, text = override.partition("=")
         keys = path.strip().split(".")
         if not equals or not all(keys):
-            raise ConfigError(f"--set takes path=value. Received: {override!r}")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {path}: the value is not valid YAML: {text!r}") from None
+            raise ConfigError(f"--set takes path=value. Received: {shown(override)}")
+        value = parse_yaml(text, f"--set {path[:LENGTH]}")
         for place in _places(document, keys):
             _set(place, keys, path, value)
 
@@ -212,7 +288,7 @@ def explained(
                 f"{path}.kind: unknown source {received!r}.{nearest(received, source_names())}"
             )
         else:
-            lines.append(f"{path}: {fault['msg'].lower()}. Received: {fault['input']!r}")
+            lines.append(f"{path}: {fault['msg'].lower()}. Received: {shown(fault['input'])}")
     return lines
 
 
@@ -349,7 +425,7 @@ def load_settings(
         for name, block in blocks.items():
             params[str(name)] = _model_params(str(name), block, faults)
     elif "models" in document:
-        faults.append(f"models: must be a mapping of model names. Received: {blocks!r}")
+        faults.append(f"models: must be a mapping of model names. Received: {shown(blocks)}")
     try:
         settings = Settings.model_validate(document | {"models": params})
     except ValidationError as error:
@@ -380,14 +456,14 @@ def _model_params(name: str, block: Any, faults: list[str]) -> dict[Profile, Mod
         faults.append(f"{path}: {describe(error, FOLDER)}")
         return {}
     if not isinstance(block, dict):
-        faults.append(f"{path}: must be a mapping of parameters. Received: {block!r}")
+        faults.append(f"{path}: must be a mapping of parameters. Received: {shown(block)}")
         return {}
     base = {key: value for key, value in block.items() if key not in PROFILES}
     resolved: dict[Profile, ModelParams] = {}
     for profile in PROFILES:
         changes = block.get(profile, {})
         if not isinstance(changes, dict):
-            faults.append(f"{path}.{profile}: must be a mapping. Received: {changes!r}")
+            faults.append(f"{path}.{profile}: must be a mapping. Received: {shown(changes)}")
             continue
         try:
             params = params_class.model_validate(base | changes)

@@ -75,12 +75,14 @@ def grouped_split(
     validation: float,
     test: float,
     seed: int,
+    classes: Sequence[str] = (),
 ) -> NDArray[np.uint8]:
     """Split as `stratified_split` does, but keep equal examples in the same split.
 
     Args:
         labels: `(n,)` class numbers.
         contents: Hash of each example; copies follow the first of them into its split.
+        classes: Names of the classes, for messages.
 
     Raises:
         DataError: If a split gets no example of a class.
@@ -90,12 +92,19 @@ def grouped_split(
     order = np.argsort(first)
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
-    drawn = stratified_split(labels[first[order]], validation=validation, test=test, seed=seed)
+    drawn = stratified_split(
+        labels[first[order]], validation=validation, test=test, seed=seed, classes=classes
+    )
     return drawn[rank[group]]
 
 
 def stratified_split(
-    labels: NDArray[np.uint8], *, validation: float, test: float, seed: int
+    labels: NDArray[np.integer],
+    *,
+    validation: float,
+    test: float,
+    seed: int,
+    classes: Sequence[str] = (),
 ) -> NDArray[np.uint8]:
     """Assign every example to train, validation or test, with the same shares for each class.
 
@@ -104,6 +113,7 @@ def stratified_split(
         validation: Share of all examples for early stopping.
         test: Share of all examples held out for evaluation; 0 leaves the test set to the caller.
         seed: Seed of the draw.
+        classes: Names of the classes, for messages.
 
     Returns:
         `(n,)` positions in `SPLITS`.
@@ -115,17 +125,38 @@ def stratified_split(
 
     split = np.full(len(labels), SPLITS.index("train"), np.uint8)
     rest = np.arange(len(labels))
+    splits = 1 + (test > 0) + (validation > 0)
+    _check_examples(labels, classes, splits, "Every split needs an example of each class")
     for name, share in (("test", test), ("validation", validation)):
         if share > 0:
             size = round(share * len(labels))
-            classes = len(np.unique(labels[rest]))
-            if size < classes or len(rest) - size < classes:
+            count = len(np.unique(labels[rest]))
+            if size < count or len(rest) - size < count:
                 raise DataError(
-                    f"Every split needs an example of each of the {classes} classes. "
+                    f"Every split needs an example of each of the {count} classes. "
                     f"Received: {name} = {share:g}, which is {size} of {len(labels)} examples"
                 )
+            what = f"{name} = {share:g} must leave two examples of each class to divide"
+            _check_examples(labels[rest], classes, 2, what)
             rest, drawn = train_test_split(
                 rest, test_size=size, stratify=labels[rest], random_state=seed
             )
             split[drawn] = SPLITS.index(name)
     return split
+
+
+def _check_examples(
+    labels: NDArray[np.integer], classes: Sequence[str], needed: int, expected: str
+) -> None:
+    """Refuse classes with fewer examples than needed, and name them."""
+    numbers, counts = np.unique(labels, return_counts=True)
+    few = [(number, count) for number, count in zip(numbers, counts, strict=True) if count < needed]
+    if few:
+        names = ", ".join(
+            f"{(classes[number] if number < len(classes) else str(number))!r} has {count}"
+            for number, count in few[:10]
+        )
+        raise DataError(
+            f"{expected}. Received: class {names} of the {needed} examples that it needs at "
+            "least. Add examples, or leave the class out."
+        )

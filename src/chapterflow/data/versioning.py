@@ -10,7 +10,8 @@ def data_version(project: Project) -> str | None:
     try:
         record = yaml.safe_load(project.data_dvc.read_text(encoding="utf-8"))
         return str(record["outs"][0]["md5"])
-    except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError):
+    # ValueError: bytes that are no UTF-8, or a number or date that is none.
+    except (OSError, ValueError, yaml.YAMLError, KeyError, IndexError, TypeError):
         return None
 
 

@@ -171,7 +171,10 @@ def read(params: Idx, fetch: Fetch) -> SourceData:
             "Train and test images must have one size. "
             f"Received: {images.shape[1:]} and {test_images.shape[1:]}"
         )
-    split = stratified_split(labels, validation=params.validation, test=0.0, seed=params.seed)
+    classes = [str(label) for label in params.known]
+    split = stratified_split(
+        labels, validation=params.validation, test=0.0, seed=params.seed, classes=classes
+    )
     arrays = {
         "images": np.concatenate([images, test_images])[..., np.newaxis],
         "labels": np.concatenate([labels, test_labels]),
@@ -180,7 +183,7 @@ def read(params: Idx, fetch: Fetch) -> SourceData:
     return SourceData(
         arrays=arrays,
         shape=arrays["images"].shape[1:],
-        classes=[str(label) for label in params.known],
+        classes=classes,
         value_max=255,
         title=params.title,
         source=f"IDX files: {params.mirror or params.title}",

@@ -240,7 +240,9 @@ def read(params: ImageFolder, fetch: Fetch) -> SourceData:
     parts = []
     for split, given in _arranged(tree, params).items():
         numbers = np.repeat(np.arange(len(classes)), [len(given[name]) for name in classes])
-        parts.append(_drawn(numbers, params, tree) if split == "train" else _all(numbers, split))
+        parts.append(
+            _drawn(numbers, params, tree, classes) if split == "train" else _all(numbers, split)
+        )
         labels += numbers.tolist()
         paths += [path for name in classes for path in given[name]]
     codes = np.concatenate(parts)
@@ -339,7 +341,9 @@ def _arranged(tree: Tree, params: ImageFolder) -> Tree:
     return {"train": tree["train"], "test": tree["validation"]}
 
 
-def _drawn(numbers: NDArray[np.intp], params: ImageFolder, tree: Tree) -> NDArray[np.uint8]:
+def _drawn(
+    numbers: NDArray[np.intp], params: ImageFolder, tree: Tree, classes: list[str]
+) -> NDArray[np.uint8]:
     """Return the splits of what was given to train on: those that were not given are drawn."""
     given = _arranged(tree, params)
     return stratified_split(
@@ -347,6 +351,7 @@ def _drawn(numbers: NDArray[np.intp], params: ImageFolder, tree: Tree) -> NDArra
         validation=0.0 if "validation" in given else params.validation,
         test=0.0 if "test" in given else params.test,
         seed=params.seed,
+        classes=classes,
     )
 
 

@@ -86,8 +86,6 @@ def read_matrix(path: Path) -> NDArray[np.float32]:
     Raises:
         DataError: If the file does not hold one, or a dense one would be far larger than the file.
     """
-    from scipy.sparse import csr_matrix
-
     content = read_pickle(path)
     if not isinstance(content, pickles.Matrix):
         raise DataError(
@@ -111,10 +109,21 @@ def read_matrix(path: Path) -> NDArray[np.float32]:
                 f"{min(MAX_ENTRIES, dense):,} entries fit"
             )
         values = arrays[0].astype(np.float32)
-        places = (array.astype(np.int64) for array in arrays[1:])
-        matrix = csr_matrix((values, *places), shape=(rows, columns))
-        matrix.check_format()
-        return np.asarray(matrix.toarray())
+        indices, begins = (array.astype(np.int64) for array in arrays[1:])
+        # Not by scipy, which trusts `indptr` where its last entry is 0, and reads beyond the data.
+        fits = (
+            len(begins) == rows + 1
+            and begins[0] == 0
+            and begins[-1] <= len(indices) == len(values)
+            and (np.diff(begins) >= 0).all()
+            and (not len(indices) or 0 <= indices.min() <= indices.max() < columns)
+        )
+        if not fits:
+            raise ValueError("parts that do not fit one another")
+        matrix, end = np.zeros((rows, columns), np.float32), begins[-1]
+        places = np.repeat(np.arange(rows), np.diff(begins)), indices[:end]
+        np.add.at(matrix, places, values[:end])
+        return matrix
     except (KeyError, TypeError, ValueError, OverflowError, MemoryError) as error:
         raise DataError(f"{path.name} must hold a sparse matrix. Received: {error}") from None
 

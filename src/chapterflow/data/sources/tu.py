@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -86,7 +87,12 @@ def _read(folder: Path, params: Tu) -> SourceData:
         for g in range(len(labels))
     ]
     split = grouped_split(
-        labels, contents, validation=params.validation, test=params.test, seed=params.seed
+        labels,
+        contents,
+        validation=params.validation,
+        test=params.test,
+        seed=params.seed,
+        classes=classes,
     )
     in_train = split[indicator - 1] == SPLITS.index("train")
     return SourceData(
@@ -142,15 +148,33 @@ def _numbers(start: Path, what: str) -> NDArray[np.float64]:
             f"{path.name} must hold numbers with commas between them. "
             f"Received: {' '.join(str(error).split())}"
         ) from None
-    wrong = [column for column in read if not pd.api.types.is_numeric_dtype(read[column])]
-    if wrong:
-        texts = pd.to_numeric(read[wrong[0]], errors="coerce")
-        line = int(np.flatnonzero(texts.isna())[0])
-        raise DataError(
-            f"{path.name} must hold numbers with commas between them. "
-            f"Received: {read[wrong[0]].iloc[line]!r} in line {line + 1}"
-        )
-    return read.to_numpy(np.float64)
+    values = np.empty(read.shape)
+    for place, column in enumerate(read):
+        texts = read[column]
+        # Whole numbers beyond 64 bits come as objects, and words of truth as numbers.
+        try:
+            numbers = pd.to_numeric(texts, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+        except OverflowError:
+            raise DataError(
+                f"{path.name} must hold numbers of 64 bits. Received: one of hundreds of digits in "
+                f"column {place + 1}"
+            ) from None
+        words = np.isnan(numbers) & texts.notna().to_numpy()
+        wrong = np.flatnonzero(words | pd.api.types.is_bool_dtype(texts))
+        if wrong.size:
+            raise DataError(
+                f"{path.name} must hold numbers with commas between them. "
+                f"Received: {str(texts.iloc[wrong[0]])[:60]!r} in line {_line(path, wrong[0])}"
+            )
+        values[:, place] = numbers
+    return values
+
+
+def _line(path: Path, row: int | np.intp) -> int:
+    """Return the line of a row, as editors count: blank lines are no rows."""
+    with open_regular(path) as file:
+        lines = (number for number, line in enumerate(file, 1) if line.strip())
+        return next(itertools.islice(lines, int(row), None), int(row) + 1)
 
 
 def _integers(start: Path, what: str) -> NDArray[np.int64]:
@@ -160,7 +184,7 @@ def _integers(start: Path, what: str) -> NDArray[np.int64]:
         line = int(np.flatnonzero(~whole.all(axis=1))[0])
         raise DataError(
             f"{_file(start, what).name} must hold whole numbers. "
-            f"Received: {values[line].tolist()} in line {line + 1}"
+            f"Received: {values[line].tolist()[:5]} in line {_line(_file(start, what), line)}"
         )
     return values.astype(np.int64)
 
@@ -227,7 +251,7 @@ def _edges(
         line = int(np.flatnonzero(outside)[0])
         raise DataError(
             f"{name} must name nodes 1 to {nodes:,}. "
-            f"Received: {pairs[line].tolist()} in line {line + 1}"
+            f"Received: {pairs[line].tolist()} in line {_line(_file(start, 'A'), line)}"
         )
     pairs = pairs - 1
     graphs = indicator[pairs] - 1
@@ -236,7 +260,7 @@ def _edges(
         line = int(np.flatnonzero(across)[0])
         raise DataError(
             f"Edges of {name} must not leave their graph. "
-            f"Received: {(pairs[line] + 1).tolist()} in line {line + 1}"
+            f"Received: {(pairs[line] + 1).tolist()} in line {_line(_file(start, 'A'), line)}"
         )
     # Self-loops, repeats and one-way edges stay, so that validation reports them.
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))
