@@ -1,10 +1,12 @@
 """The chapter flow: every model through data, validation, training, evaluation and logging."""
 
+import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
@@ -15,7 +17,7 @@ from chapterflow.config.load import load_settings
 from chapterflow.config.settings import Profile, Settings
 from chapterflow.data.build import Prepared
 from chapterflow.environment import Project, configure, find_project
-from chapterflow.errors import ChapterflowError, FetchError, StoreUnavailable, describe
+from chapterflow.errors import ChapterflowError, DiskFull, FetchError, StoreUnavailable, describe
 from chapterflow.loop import steps
 from chapterflow.loop.progress import tell_about
 from chapterflow.loop.run import Run
@@ -214,11 +216,13 @@ def chapter(
             table += _report(project, settings, outcomes, flow_run_id)
             try:
                 session.close_flow_run(flow_run_id, results, table)
-            except StoreUnavailable as error:  # What became of the models is known all the same.
+            except (StoreUnavailable, DiskFull) as error:  # What became of the models is known.
                 tell_about("flow")("not logged", str(error))
-            create_markdown_artifact(
-                table, key="results", description="Results of the chapter flow"
-            )
+            # The models are done, even if Prefect's server is lost.
+            with contextlib.suppress(httpx.HTTPError):
+                create_markdown_artifact(
+                    table, key="results", description="Results of the chapter flow"
+                )
     if any(outcome.status == "failed" for outcome in outcomes):
         raise ModelsFailed(results, outcomes)
     return results

@@ -5,6 +5,7 @@ parent. This one watches its parent and ends with it, however the parent ended.
 """
 
 import contextlib
+import functools
 import os
 import socket
 import sqlite3
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -21,6 +23,8 @@ from chapterflow.errors import ChapterflowError
 
 HOST = "127.0.0.1"
 START_SECONDS = 90.0
+#: Seconds in which a server must answer that is not starting.
+ANSWER_SECONDS = 5.0
 
 
 @contextlib.contextmanager
@@ -48,8 +52,12 @@ def prefect_server(
         ChapterflowError: If the server does not answer in time, or `port` is taken.
     """
     if configured := os.environ.get("PREFECT_API_URL"):
+        _check_configured(configured)
         meanwhile()
-        yield configured
+        try:
+            yield configured
+        finally:
+            _send_what_waits(configured, tell)
         return
     port = port or _free_port()
     address = f"http://{HOST}:{port}/api"
@@ -74,7 +82,7 @@ def prefect_server(
     try:
         yield address
     finally:
-        _send_what_waits()
+        _send_what_waits(address, tell)
         del os.environ["PREFECT_API_URL"]
         server.terminate()
         try:
@@ -136,9 +144,82 @@ def _set_aside_damaged() -> Path | None:
     return kept
 
 
-def _send_what_waits() -> None:
+def _check_configured(address: str) -> None:
+    """Raise if the server that the user has chosen does not answer within seconds."""
+    try:
+        answers(address)
+    except OSError as error:
+        raise ChapterflowError(
+            f"The Prefect server of PREFECT_API_URL does not answer. Received: {address} "
+            f"({type(error).__name__}). Start it (`prefect server start`), or unset "
+            "PREFECT_API_URL; then chapterflow starts a server for itself."
+        ) from None
+
+
+def answers(address: str) -> None:
+    """Return if a server answers, whatever it answers.
+
+    Raises:
+        OSError: If it does not.
+    """
+    import requests
+
+    requests.get(f"{address.rstrip('/')}/health", timeout=ANSWER_SECONDS)
+
+
+def outcome_of(flow: Any, **parameters: Any) -> Any:
+    """Run a flow, and return what its function returned or the exception that it raised.
+
+    If the server is lost meanwhile, Prefect cannot record how the flow ended and raises an error of
+    its connection instead; what the flow did counts all the same.
+    """
+    import httpx
+
+    results: list[Any] = []
+    kept = flow.with_options()
+
+    @functools.wraps(flow.fn)
+    def function(*args: Any, **options: Any) -> Any:
+        try:
+            results.append(flow.fn(*args, **options))
+        except Exception as error:
+            results.append(error)
+            raise
+        return results[0]
+
+    kept.fn = function
+    try:
+        return kept(**parameters, return_state=True).result(raise_on_failure=False)
+    except httpx.HTTPError:
+        if not results:
+            raise
+    return results[0]
+
+
+def leave(code: int) -> None:
+    """End this process if its server is lost; Prefect would try to reach it for minutes."""
+    if _lost:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+#: Addresses of servers that did not answer at the end.
+_lost: list[str] = []
+
+
+def _send_what_waits(address: str, tell: Callable[[str], None]) -> None:
     """Deliver Prefect's events and log records, which it sends from threads in the background."""
     if "prefect" not in sys.modules:
+        return
+    try:
+        answers(address)
+    except OSError:
+        _lost.append(address)
+        tell(
+            f"Prefect's server at {address} was lost. What the models did is in the tracking "
+            "store; Prefect's record of this flow is incomplete."
+        )
         return
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogHandler

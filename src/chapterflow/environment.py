@@ -41,6 +41,9 @@ QUIET_AND_PRIVATE: Mapping[str, str] = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     # Silences Prefect on the console; its API and UI still receive every record.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    # Its client waits 2 + 4 s; by default a lost server costs a minute for each request.
+    "PREFECT_CLIENT_MAX_RETRIES": "2",
+    "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
     "GIT_PYTHON_REFRESH": "quiet",
     "KERAS_BACKEND": "tensorflow",

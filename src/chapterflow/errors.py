@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
+import shutil
+import tempfile
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -57,6 +60,10 @@ class ImplausibleMetric(ChapterflowError):
     """A metric is not finite, lies outside its range, or its counts do not add up."""
 
 
+class DiskFull(ChapterflowError):
+    """A disk has too little space; nothing that was finished is lost."""
+
+
 class StoreError(ChapterflowError):
     """The tracking store cannot be used in its present state."""
 
@@ -82,6 +89,61 @@ def describe(error: BaseException, folder: Path) -> str:
     own = [place for place in places if Path(place[0]).is_relative_to(folder)]
     where = f" ({Path(own[-1][0]).name}, line {own[-1][1]})" if own else ""
     return f"{type(error).__name__}: {message}{where}"
+
+
+#: What a run of a small model writes, in bytes: pictures, tables, records.
+SMALL_RUN = 25_000_000
+
+
+def check_space(folder: Path, needed: int, purpose: str) -> None:
+    """Raise a `DiskFull` if the disk of a folder has fewer than `needed` bytes free.
+
+    Some libraries crash when a write fails, and pages of a memory map cannot report it at all.
+
+    Args:
+        folder: Folder that is written to; it need not exist yet.
+        purpose: What needs the space, such as `training dnn`.
+    """
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if shutil.disk_usage(place).free < needed:
+        raise _full(place, f"{purpose} needs {needed / 1e6:.0f} MB", needed)
+
+
+def disk_full(error: BaseException, place: Path | None = None) -> DiskFull | None:
+    """Return the failure of a write to a full disk in one line; None if the error is another one.
+
+    Args:
+        error: Any exception; its causes count too.
+        place: What was written, if the caller knows it.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, DiskFull):
+        code = getattr(cause, "errno", None)
+        if code in (errno.ENOSPC, errno.EDQUOT) or _FULL.search(str(cause)):
+            name = getattr(cause, "filename", None)
+            return _full(Path(name) if isinstance(name, str) else place, "a write failed")
+        cause = cause.__cause__ or cause.__context__
+    return cause
+
+
+#: SQLite, HDF5 and TensorFlow hide the number of the error in a text.
+_FULL = re.compile(r"No space left on device|disk is full|[Dd]isk quota exceeded")
+
+
+def _full(place: Path | None, reason: str, needed: int = SMALL_RUN) -> DiskFull:
+    if place is None:  # the fullest of the disks that are written to
+        named = (os.environ.get(name) for name in ("CHAPTERFLOW_PROJECT", "PREFECT_HOME"))
+        folders = [Path.cwd(), Path(tempfile.gettempdir()), *(Path(name) for name in named if name)]
+        existing = [folder for folder in folders if folder.exists()]
+        place = min(existing, key=lambda folder: shutil.disk_usage(folder).free)
+    place = next(path for path in (place, *place.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    mount = next(path for path in (place.resolve(), *place.resolve().parents) if path.is_mount())
+    return DiskFull(
+        f"The disk at {mount} is full. Received: {free / 1e6:.1f} MB free; {reason}. Free at least "
+        f"{max(needed, SMALL_RUN) / 1e6:.0f} MB, for example with `chapterflow data prune`, and "
+        "run the same command again: finished epochs, logged models and aliases are safe."
+    )
 
 
 #: Environment variables whose value is a secret.

@@ -1,14 +1,17 @@
 """Prefect's server or database fails: the models and the exit code do not depend on it."""
 
+import json
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import START_PREFECT, call
+from tests.conftest import START_PREFECT, begin, call, copy_project, free_port, invoke
+from tests.loop import stores
 
 REPOSITORY_PATHS = os.pathsep.join(filter(None, sys.path))
 
@@ -31,3 +34,49 @@ def test_a_damaged_database_is_set_aside(
     assert kept.read_bytes() == b"garbage" * 1000
     assert database.read_bytes().startswith(b"SQLite format 3")
     record_property("saw", "server started with a new database; the damaged one is kept")
+
+
+@pytest.mark.fault("Prefect server of PREFECT_API_URL unreachable", "Refused within 10 s")
+def test_a_server_that_does_not_answer_is_refused(
+    fetched_once: Path, tmp_path: Path, record_property: Any
+) -> None:
+    root = copy_project(fetched_once, tmp_path / "checkout")
+    address = f"http://127.0.0.1:{free_port()}/api"
+    started = time.monotonic()
+    for words in (["run", "dnn"], ["schedule"]):
+        done = invoke(root, *words, PREFECT_API_URL=address)
+        assert done.returncode == 1
+        assert f"PREFECT_API_URL does not answer. Received: {address}" in done.stderr
+        assert "unset PREFECT_API_URL" in done.stderr
+    assert time.monotonic() - started < 20
+    assert not (root / ".chapterflow" / "work").exists()
+    record_property("saw", "refused, exit 1")
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    "Prefect's server killed during training",
+    "The model is finished; the exit code says what it did; no hang",
+)
+def test_a_server_lost_during_a_flow(
+    fetched_once: Path, prefect_once: Path, tmp_path: Path, record_property: Any
+) -> None:
+    import psutil
+
+    root = copy_project(fetched_once, tmp_path / "checkout")
+    shutil.copytree(prefect_once, root / ".prefect")
+    stores.set_param(root, "models.dnn.epochs", 10)
+    process = begin(root, "chapterflow", "run", "dnn", "--json")
+    while not list(root.glob(".chapterflow/work/*/checkpoints/epoch-*")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    (server,) = psutil.Process(process.pid).children()
+    server.kill()
+    stdout, stderr = process.communicate(timeout=150)
+    assert process.returncode == 0, stderr
+    (model,) = json.loads(stdout)["models"]
+    assert model["status"] == "trained"
+    assert "was lost. What the models did is in the tracking store" in stderr
+    assert "Traceback" not in stderr
+    assert {run["status"] for run in stores.mlflow_runs(root)} == {"FINISHED"}
+    record_property("saw", "model finished and registered, exit 0")

@@ -25,7 +25,7 @@ from chapterflow.cli import (
 )
 from chapterflow.cli.common import say
 from chapterflow.environment import Redacted
-from chapterflow.errors import ChapterflowError
+from chapterflow.errors import ChapterflowError, disk_full
 
 app = typer.Typer(
     name="chapterflow",
@@ -59,7 +59,12 @@ def main() -> None:
     out: Any = Redacted(sys.stdout)
     err: Any = Redacted(sys.stderr)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        _main()
+        try:
+            _main()
+        except SystemExit as ended:
+            if server := sys.modules.get("pipelines.prefect_server"):
+                server.leave(ended.code if isinstance(ended.code, int) else 1)
+            raise
 
 
 def _main() -> None:
@@ -85,6 +90,10 @@ def _main() -> None:
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if full := disk_full(error):
+            say(str(full), "red")
+            sys.exit(full.exit_code)
+        if debug:
             sys.exit(1)
         say(f"{type(error).__name__}: {error}", "red")
         say("This error was not expected; `--debug` shows where it happened.", "red")

@@ -97,7 +97,7 @@ def predict(
     project, settings = start(profile, set_)
     from chapterflow.loop import progress as live
     from chapterflow.predict.batch import check_batch
-    from pipelines.prefect_server import prefect_server
+    from pipelines.prefect_server import outcome_of, prefect_server
 
     # Bad input is refused before a server starts.
     check_batch(project, settings, model, inputs, out, invert=invert, on_version=say_version)
@@ -107,16 +107,15 @@ def predict(
         with prefect_server(project.scratch, tell=say):
             from pipelines.batch import batch
 
-            state: Any = batch(
+            done: Any = outcome_of(
+                batch,
                 model=model,
                 inputs=inputs,
                 out=str(out),
                 invert=invert,
                 profile=settings.profile,
                 overrides=set_,
-                return_state=True,
             )
-    done = state.result(raise_on_failure=False)
     if isinstance(done, BaseException):
         raise done
 

@@ -67,7 +67,7 @@ def run(
     from chapterflow.loop import steps
     from chapterflow.loop.tables import print_results
     from chapterflow.tracking.records import Outcome
-    from pipelines.prefect_server import prefect_server
+    from pipelines.prefect_server import outcome_of, prefect_server
 
     datasets = list(dict.fromkeys(d for name in names for d in settings.datasets_of(name)))
     exit_code = 0
@@ -81,14 +81,13 @@ def run(
         ):
             from pipelines.chapter import ModelsFailed, chapter
 
-            state: Any = chapter(
+            results: Any = outcome_of(
+                chapter,
                 models=names,
                 profile=settings.profile,
                 overrides=set_,
                 force=force,
-                return_state=True,
             )
-    results = state.result(raise_on_failure=False)
     if isinstance(results, ModelsFailed):
         exit_code, results = results.exit_code, results.results
     elif isinstance(results, BaseException):

@@ -20,7 +20,7 @@ from chapterflow.environment import (
     machine,
     project_lock,
 )
-from chapterflow.errors import DataError, StoreError, StoreUnavailable
+from chapterflow.errors import DataError, StoreError, StoreUnavailable, disk_full
 from chapterflow.kinds.dataset import Dataset, DatasetCard, open_dataset, read_card
 from chapterflow.models.base import ChapterModel, ModelParams
 from chapterflow.models.catalog import get_model
@@ -176,6 +176,10 @@ class Run:
                 f"{error} What {self.model} has done so far is kept in {place}; the next "
                 f"`chapterflow run {self.model}` continues from there."
             ) from error
+        except Exception as error:
+            if (full := disk_full(error)) and full is not error:
+                raise full from error
+            raise
 
     def reuse(self, tell: Tell = silent) -> bool:
         """Adopt the finished run of this fingerprint; return whether there is one.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from chapterflow.config.settings import Settings
 from chapterflow.environment import Project, experiment
-from chapterflow.errors import ConfigError, StoreError, StoreUnavailable
+from chapterflow.errors import ConfigError, DiskFull, StoreError, StoreUnavailable
 from chapterflow.tracking import runs
 from chapterflow.tracking.artifacts import RESULTS, RESULTS_TABLE, Artifacts
 from chapterflow.tracking.provenance import has_sources
@@ -71,14 +71,14 @@ class Session:
         try:
             yield
         except KeyboardInterrupt:
-            with suppress(StoreUnavailable):
+            with suppress(StoreUnavailable, DiskFull):
                 runs.close_run(self.client, run_id, "KILLED")
             raise
         except StoreUnavailable:
             # It cannot be marked now: `end_dead_runs` does it once this process has ended.
             raise
         except Exception as error:
-            with suppress(StoreUnavailable):
+            with suppress(StoreUnavailable, DiskFull):
                 runs.close_run(self.client, run_id, "FAILED", f"{type(error).__name__}: {error}")
             raise
 

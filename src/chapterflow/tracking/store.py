@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from chapterflow.environment import Project
-from chapterflow.errors import ChapterflowError, StoreError, StoreUnavailable
+from chapterflow.errors import ChapterflowError, StoreError, StoreUnavailable, disk_full
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -149,8 +149,8 @@ def store_errors(place: Path | str) -> Iterator[None]:
         raise
 
 
-def store_failure(error: BaseException, place: Path | str) -> StoreError | None:
-    """Return what the failure of a server or database means; None if the error is another one.
+def store_failure(error: BaseException, place: Path | str) -> ChapterflowError | None:
+    """Return what the failure of a server, database or disk means; None for another error.
 
     Args:
         error: Any exception; its causes count too.
@@ -158,6 +158,8 @@ def store_failure(error: BaseException, place: Path | str) -> StoreError | None:
     """
     if isinstance(error, StoreError):
         return error
+    if failure := disk_full(error, place if isinstance(place, Path) else None):
+        return failure
     cause = _caused_by(error, sqlite3.Error)
     # MLflow reports a name that exists as a violated constraint.
     if cause is not None and (cause is error or not isinstance(cause, sqlite3.IntegrityError)):
@@ -221,6 +223,8 @@ def open_client(uri: str | None = None) -> "MlflowClient":
     """
     import mlflow
 
+    # MLflow logs a traceback with the SQL of each error that it raises.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL + 1)
     return _client_class()(uri or mlflow.get_tracking_uri())
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from chapterflow.errors import ChapterflowError, ConfigError
+from chapterflow.errors import SMALL_RUN, ChapterflowError, ConfigError, check_space
 from chapterflow.kinds.dataset import Dataset
 from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
 from chapterflow.training.batches import (
@@ -132,6 +132,9 @@ def run_epochs(
     """
     model, optimizer = way.learner.model, way.learner.optimizer
     state = [*model.weights, *optimizer.variables]
+    size = sum(int(np.prod(variable.shape)) * 4 for variable in state)
+    # Two checkpoints, the best weights, the model, and the logged model.
+    check_space(work, 5 * size + SMALL_RUN, "training")
     checkpoints, best = Checkpoints(work / "checkpoints"), work / "best.npz"
     work.mkdir(parents=True, exist_ok=True)
 
@@ -166,6 +169,7 @@ def run_epochs(
                 f"Received: train {record.train_loss}, validation {record.validation_loss}. "
                 "Lower learning_rate"
             )
+        check_space(work, 3 * size + (1 << 20), "a checkpoint")
         history.append(record)
         append_record(work / HISTORY, record)
         if params.patience and best_epoch(history) is record:
@@ -216,8 +220,11 @@ def save_arrays(path: Path, variables: Sequence[Any]) -> None:
     # Not `files.publish`, which waits for the disk: checkpoints are frequent, and one that a power
     # cut damages is skipped.
     staging = path.with_name(f"staging-{path.name}")
-    np.savez(staging, *[np.asarray(variable) for variable in variables])
-    staging.replace(path)
+    try:
+        np.savez(staging, *[np.asarray(variable) for variable in variables])
+        staging.replace(path)
+    finally:
+        staging.unlink(missing_ok=True)  # on a full disk, part of it would keep the disk full
 
 
 def read_arrays(path: Path) -> list[NDArray[Any]]:

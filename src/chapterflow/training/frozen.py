@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from chapterflow.errors import ChapterflowError
+from chapterflow.errors import ChapterflowError, check_space
 from chapterflow.files import is_intact, publish, remove_sealed, seal
 from chapterflow.kinds.dataset import Dataset
 from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
@@ -134,6 +135,8 @@ def _write(
         if out is None:
             check_not_probabilities(batch)
             shape = (len(chosen), *batch.shape[1:])
+            # On a full disk, writing to the memory map would kill the process.
+            check_space(path.parent, 4 * math.prod(shape) + (1 << 20), "caching features")
             out = np.lib.format.open_memmap(path, "w+", np.float32, shape)
         out[start : start + len(batch)] = batch
     out.flush()
