@@ -61,16 +61,18 @@ class Verdict(Strict):
 
     @property
     def accepted(self) -> str:
-        """The expectations whose bounds were set for this dataset, in a line; empty for none."""
-        checks = [check for check in self.results if f"({ACCEPTED} " in str(check.expected)]
-        return "; ".join(f"{check.name}: {check.expected}" for check in checks)
+        """The bounds that were set for this dataset, in a line; empty for none."""
+        start = f"({ACCEPTED} {self.dataset}: "
+        parts = [str(check.expected).partition(start)[2] for check in self.results]
+        bounds = dict.fromkeys(part.removesuffix(")") for part in parts if part)
+        return f"{ACCEPTED} {self.dataset}: {'; '.join(bounds)}" if bounds else ""
 
     @property
     def summary(self) -> str:
         """How many expectations are met, and which bounds were set for this dataset."""
         count = len(self.results)
         met = f"{count - len(self.failures)} of {count} expectations of {self.dataset} are met"
-        return f"{met}. {self.accepted}" if self.accepted else met
+        return f"{met} ({self.accepted})" if self.accepted else met
 
     def raise_for_failure(self) -> None:
         """Stop here if the dataset breaks an expectation.
