@@ -310,6 +310,15 @@ def test_too_few_photos_for_the_splits_are_reported(tmp_path: Path) -> None:
         read(photo_folder(tmp_path, 4))
 
 
+def test_a_class_with_one_photo_is_named(tmp_path: Path) -> None:
+    fill(photo_folder(tmp_path) / "emu", [7])
+    with pytest.raises(DataError, match="class 'emu' has 1 of the 3 examples that it needs"):
+        read(tmp_path)
+    fill(tmp_path / "emu", range(7, 9))
+    with pytest.raises(DataError, match=r"(class 'emu' has|of each of the 3 classes)"):
+        read(tmp_path, test=0.6)
+
+
 def test_where_it_lies_is_no_part_of_what_it_is(tmp_path: Path) -> None:
     one, other = (recipe(params(tmp_path / name, title=name)) for name in ("a", "b"))
     assert one == other

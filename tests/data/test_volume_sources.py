@@ -116,6 +116,14 @@ def test_a_file_keeps_its_splits(tmp_path: Path) -> None:
     assert source.shape == (4, 5, 6, 1)
 
 
+def test_thin_volumes_have_a_channel(tmp_path: Path) -> None:
+    thin = {
+        f"{part}_images": np.ones((n, 8, 8, 3, 1), np.uint8)
+        for part, n in (("train", 6), ("val", 2), ("test", 4))
+    }
+    assert read(npz(tmp_path, **thin)).shape == (8, 8, 3, 1)
+
+
 def test_channels_are_kept(tmp_path: Path) -> None:
     wide = {
         f"{part}_images": np.ones((n, 4, 4, 4, 3), np.uint8)
@@ -130,6 +138,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("shapes", {"val_images": np.ones((2, 4, 5, 7), np.uint8)}, r"one shape.*val \(4, 5, 7, 1\)"),
     ("floats", {"val_images": np.ones((2, 4, 5, 6))}, r"val_images must be uint8.*float64"),
     ("flat", {"val_images": np.ones((2, 4, 5), np.uint8)}, r"val_images must be uint8 of shape"),
+    ("colours", {"val_images": np.ones((2, 28, 28, 3), np.uint8)}, r"that of colour pictures"),
     ("none", {"val_images": np.ones((0, 4, 5, 6), np.uint8)}, r"val_images must be uint8"),
     ("count", {"val_labels": np.zeros(3, np.uint8)}, r"val_labels must be 2 whole numbers.*\(3,\)"),
     ("float labels", {"val_labels": np.zeros(2)}, r"val_labels must be 2 whole numbers.*float64"),

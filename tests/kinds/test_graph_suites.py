@@ -13,7 +13,7 @@ import pytest
 from chapterflow.errors import DataError
 from chapterflow.kinds import citations, graphs
 from chapterflow.kinds.dataset import Dataset
-from chapterflow.kinds.edges import GraphExpectations
+from chapterflow.kinds.edges import GraphExpectations, edge_checks
 from chapterflow.validation import validate as run
 from tests.graphs import rings_and_stars, two_circles
 
@@ -176,6 +176,8 @@ def test_dangling_edges_fail_in_both_directions(
 def test_edges_in_one_direction_fail(kind: str, request: pytest.FixtureRequest) -> None:
     dataset = request.getfixturevalue(kind)
     assert failed(dataset, one_way) == {"symmetric"}
+    (reason,) = [c.description for c in edge_checks(dataset.card) if "symmetric" in c.description]
+    assert "`data add --directed`" in reason
     directed = dataset.card.model_copy(update={"facts": dataset.card.facts | {"directed": True}})
     assert failed(replace(dataset, card=directed), one_way) == set()
 

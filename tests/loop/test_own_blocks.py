@@ -124,6 +124,7 @@ def test_tu_as_an_archive_and_as_a_folder(tmp_path: Path) -> None:
     assert block("tu", touch(tmp_path / "MUTAG.zip")) == expected
     touch(tmp_path / "MUTAG" / "MUTAG_graph_indicator.txt")
     assert block("tu", tmp_path / "MUTAG") == expected | {"path": str(tmp_path / "MUTAG")}
+    assert block("tu", tmp_path / "MUTAG", directed=True)["directed"]
 
 
 def planetoid(folder: Path, known: int) -> Path:
@@ -182,6 +183,7 @@ def test_every_block_is_one_that_params_yaml_could_hold(tmp_path: Path) -> None:
         ("idx", "", {"test": 0.2}, "--test is not for idx"),
         ("voxels", "a.txt", {"validation": 0.2}, "--validation is not for voxels"),
         ("planetoid", "", {"test": 0.2}, "--test is not for planetoid"),
+        ("images", "", {"directed": True}, "--directed is for graphs"),
         ("images", "", {"names": "cp949"}, "--names is for zip archives"),
     ],
 )

@@ -28,6 +28,25 @@ def test_answers_that_are_no_numbers_are_refused(tensorflow: None) -> None:
         answers.predict(np.concatenate([curve, 1e37 * curve]))
 
 
+@pytest.mark.parametrize("directed", [False, True])
+def test_edges_go_both_ways_unless_the_data_have_directions(directed: bool) -> None:
+    from mlflow.exceptions import MlflowException
+
+    from chapterflow.shipped.answers import Inputs
+
+    inputs = [
+        {"name": name, "shape": [None, None, width], "dtype": "float32"}
+        for name, width in (("features", 1), ("adjacency", None))
+    ]
+    reader = Inputs({"inputs": inputs, "lowest": None, "highest": None, "directed": directed})
+    graph = {"features": np.ones((1, 2, 1)), "adjacency": np.array([[[0, 1], [0, 0]]])}
+    if directed:
+        assert reader.checked(graph)["adjacency"].tolist() == [[[0, 1], [0, 0]]]
+    else:
+        with pytest.raises(MlflowException, match="adjacency must be symmetric"):
+            reader.checked(graph)
+
+
 def test_modules_come_from_where_they_are(tmp_path: Path) -> None:
     """Two models bring a package of one name; in the third place it is installed."""
     for place, own in [("first", "one"), ("second", "two"), ("site", "three")]:

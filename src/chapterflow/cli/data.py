@@ -181,6 +181,9 @@ def data_add(
             help="Encoding of the names in a .zip that does not declare UTF-8: cp949.",
         ),
     ] = None,
+    directed: Annotated[
+        bool, typer.Option("--directed", help="The edges of graphs have a direction.")
+    ] = False,
     accept: Annotated[
         list[str] | None,
         typer.Option(
@@ -203,7 +206,7 @@ def data_add(
 
     adding.check_name(project, name, force=force)
     place = Path(os.path.abspath(Path(path).expanduser()))
-    data = UserData(place, settings.seed, validation, test, title, say, names)
+    data = UserData(place, settings.seed, validation, test, title, say, names, directed)
     block = adding.build_block(source, data)
     console = Console()
     with shown(console, [name]) as progress:

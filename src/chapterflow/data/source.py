@@ -57,6 +57,7 @@ class UserData:
         title: Title on the card; None takes the default.
         say: Receives what was chosen for the user, a line at a time.
         names: Encoding of the names in a zip archive that does not declare them UTF-8.
+        directed: Whether edges of graphs have a direction.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class UserData:
     title: str | None = None
     say: Callable[[str], None] = _silent
     names: str | None = None
+    directed: bool = False
 
     def file(self, suffix: str) -> dict[str, Any]:
         """Return the keys `upstream` and `file` for a file.

@@ -197,7 +197,8 @@ def edge_checks(card: DatasetCard) -> list[Expectation]:
                 [0],
                 "every edge in both directions",
                 "Undirected graphs list each edge in both directions: otherwise information flows "
-                "one way only.",
+                "one way only. For edges with a direction: `data add --directed`, or "
+                "`directed: true` in the block of the dataset.",
                 name="symmetric",
             )
         )

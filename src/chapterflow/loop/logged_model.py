@@ -68,6 +68,7 @@ def description(
         "lowest": bounds[0],
         "highest": bounds[1],
         "classes": card.classes,
+        "directed": bool(card.facts.get("directed")),
         "layers": _layer_modules(model),
         "likeness": likeness.model_dump() if likeness else None,
     }

@@ -139,7 +139,10 @@ def build_block(source: str, data: UserData) -> dict[str, Any]:
         raise ConfigError(f"PATH must be an existing file or folder. Received: {data.path}")
     if data.names and data.path.suffix.lower() != ".zip":
         raise ConfigError(f"--names is for zip archives. Received: {data.path}")
-    return entry.own(data)
+    block = entry.own(data)
+    if data.directed and "directed" not in block:
+        raise ConfigError(f"--directed is for graphs whose edges are given. Received: {source}")
+    return block
 
 
 def _check_shares(data: UserData) -> None:

@@ -38,6 +38,7 @@ class Inputs:
     def __init__(self, about: Mapping[str, Any]) -> None:
         self.wanted: dict[str | None, Any] = {given["name"]: given for given in about["inputs"]}
         self._bounds = about["lowest"], about["highest"]
+        self._directed = bool(about.get("directed"))  # Earlier versions do not say.
 
     def checked(self, model_input: Any) -> dict[str | None, NDArray[Any]]:
         """Return the inputs by name (None for an unnamed one), in the dtypes of the model.
@@ -58,7 +59,7 @@ class Inputs:
             )
         values = {name: self._checked(name, given[name]) for name in self.wanted}
         if "adjacency" in values:
-            _check_graphs(values)
+            _check_graphs(values, directed=self._directed)
         return values
 
     def _checked(self, name: str | None, given: Any) -> NDArray[Any]:
@@ -160,7 +161,7 @@ _KINDS = {
 }
 
 
-def _check_graphs(values: Mapping[str | None, NDArray[Any]]) -> None:
+def _check_graphs(values: Mapping[str | None, NDArray[Any]], *, directed: bool) -> None:
     """Refuse arrays that are not graphs: their answers or errors would be meaningless."""
     features, adjacency = values["features"], values["adjacency"]
     square = (*features.shape[:-1], features.shape[-2])
@@ -171,7 +172,7 @@ def _check_graphs(values: Mapping[str | None, NDArray[Any]]) -> None:
         )
     if not np.isin(adjacency, (0, 1)).all():
         _refuse("adjacency must hold only 0 and 1", "other numbers")
-    if not np.array_equal(adjacency, np.swapaxes(adjacency, -1, -2)):
+    if not directed and not np.array_equal(adjacency, np.swapaxes(adjacency, -1, -2)):
         _refuse("adjacency must be symmetric: an edge goes both ways", "an edge that goes one way")
     if np.diagonal(adjacency, axis1=-2, axis2=-1).any():
         _refuse("adjacency must be 0 on its diagonal: the model adds self-loops itself", "a 1")

@@ -279,13 +279,11 @@ def own(data: UserData) -> dict[str, Any]:
             "NAME_graph_indicator.txt, NAME_graph_labels.txt). Received: no "
             "NAME_graph_indicator.txt"
         )
-    block = {"kind": "tu", "seed": data.seed, "path": str(data.path)}
-    return (
-        block
-        | data.encoding()
-        | data.shares()
-        | {"title": data.title or data.path.name.removesuffix(".zip")}
-    )
+    block: dict[str, Any] = {"kind": "tu", "seed": data.seed, "path": str(data.path)}
+    if data.directed:
+        block["directed"] = True
+    block |= data.encoding() | data.shares()
+    return block | {"title": data.title or data.path.name.removesuffix(".zip")}
 
 
 SOURCE = Source("tu", Tu, "graphs", read, own)

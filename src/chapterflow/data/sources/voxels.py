@@ -194,6 +194,12 @@ def _volumes(name: str, key: str, arrays: dict[str, NDArray[Any]]) -> NDArray[np
             f"{name}: {key} must be uint8 of shape (n, depth, height, width), or with channels "
             f"last. Received: {array.dtype} {array.shape}"
         )
+    if array.ndim == 4 and array.shape[-1] in (3, 4) and min(array.shape[1:3]) > array.shape[-1]:
+        raise DataError(
+            f"{name}: {key} must be volumes, but their shape {array.shape} is that of colour "
+            "pictures (n, height, width, colours). Save pictures as files, in one folder per class "
+            "(`data add --kind images`); give thin volumes a last axis of 1 (a channel)."
+        )
     return array[..., np.newaxis] if array.ndim == 4 else array
 
 
