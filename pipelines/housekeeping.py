@@ -1,42 +1,72 @@
-"""Flow runs that a killed process left RUNNING."""
+"""Flow runs that a killed process left RUNNING or PENDING."""
 
-from prefect import runtime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+from prefect import runtime, tags
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.filters import FlowFilter, FlowRunFilter, TaskRunFilter
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Crashed
 
 from chapterflow.environment import process_identity, process_is_gone
 
 PROCESS_TAG = "process="
-RUNNING = {"state": {"type": {"any_": ["RUNNING"]}}}
+#: This project's flows: others on the same server sign nothing.
+FLOWS = ("chapter", "batch-predict", "promotion")
+#: How long a flow run may be in a state before its process must have signed it. A running flow
+#: signs itself first of all; a worker may need its time to start a pending one.
+UNSIGNED = {"RUNNING": timedelta(minutes=10), "PENDING": timedelta(hours=1)}
+OPEN = {"state": {"type": {"any_": list(UNSIGNED)}}}
+
+
+@contextmanager
+def signed() -> Iterator[None]:
+    """Tag flow runs that start in this process with it, from the moment they exist."""
+    with tags(PROCESS_TAG + process_identity()):
+        yield
 
 
 def sign_flow_run() -> None:
-    """Tag the current flow run with this process, so that others can tell when it is gone."""
-    with get_client(sync_client=True) as client:
-        client.update_flow_run(
-            runtime.flow_run.id, tags=[*runtime.flow_run.tags, PROCESS_TAG + process_identity()]
-        )
+    """Tag the current flow run with this process, so that others can tell when it is gone.
+
+    For a run that a schedule or deployment made, which has no process yet.
+    """
+    mine = PROCESS_TAG + process_identity()
+    if mine not in runtime.flow_run.tags:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(runtime.flow_run.id, tags=[*runtime.flow_run.tags, mine])
 
 
 def end_dead_flow_runs() -> list[str]:
-    """Set flow runs to Crashed that say RUNNING but whose process is gone; return their names.
+    """Set flow runs to Crashed that are open but whose process is gone; return their names.
 
-    Their task runs go with them.
+    So are those that no process has signed in time, because it was killed before. Their task runs
+    go with them.
     """
-    filters = FlowRunFilter.model_validate(RUNNING)
     ended = []
     with get_client(sync_client=True) as client:
-        for run in client.read_flow_runs(flow_run_filter=filters):
-            owners = [tag.removeprefix(PROCESS_TAG) for tag in run.tags if PROCESS_TAG in tag]
-            if owners and all(process_is_gone(owner) for owner in owners):
+        for run in client.read_flow_runs(
+            flow_filter=FlowFilter.model_validate({"name": {"any_": list(FLOWS)}}),
+            flow_run_filter=FlowRunFilter.model_validate(OPEN),
+        ):
+            if _is_dead(run):
                 gone: State = Crashed(message="The process that ran it is gone.")
                 client.set_flow_run_state(run.id, gone, force=True)
                 inside = FlowRunFilter.model_validate({"id": {"any_": [run.id]}})
                 for task in client.read_task_runs(
-                    flow_run_filter=inside, task_run_filter=TaskRunFilter.model_validate(RUNNING)
+                    flow_run_filter=inside, task_run_filter=TaskRunFilter.model_validate(OPEN)
                 ):
                     client.set_task_run_state(task.id, gone, force=True)
                 ended.append(run.name)
     return ended
+
+
+def _is_dead(run: FlowRun) -> bool:
+    owners = [tag.removeprefix(PROCESS_TAG) for tag in run.tags if tag.startswith(PROCESS_TAG)]
+    if owners:
+        return all(process_is_gone(owner) for owner in owners)
+    if run.state is None:
+        return False
+    return datetime.now(UTC) - run.state.timestamp > UNSIGNED[run.state.type.value]

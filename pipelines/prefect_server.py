@@ -175,6 +175,8 @@ def outcome_of(flow: Any, **parameters: Any) -> Any:
     """
     import httpx
 
+    from pipelines.housekeeping import signed
+
     results: list[Any] = []
     kept = flow.with_options()
 
@@ -189,7 +191,8 @@ def outcome_of(flow: Any, **parameters: Any) -> Any:
 
     kept.fn = function
     try:
-        return kept(**parameters, return_state=True).result(raise_on_failure=False)
+        with signed():
+            return kept(**parameters, return_state=True).result(raise_on_failure=False)
     except httpx.HTTPError:
         if not results:
             raise

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -175,3 +176,62 @@ def test_a_run_killed_at_its_end_registers_once(
     aliases = stores.query(store, "SELECT alias, version FROM registered_model_aliases")
     assert aliases == [("challenger", 1)]
     record_property("saw", "3 kills: 1 run, 1 version, 1 logged model, 0 folders")
+
+
+#: Starts a flow that is killed before it signs itself, makes flow runs that nobody signed, and
+#: prints the states of all after they were looked through, at once and when their time was over.
+UNSIGNED = """
+import json, os, subprocess
+from chapterflow.environment import configure, find_project
+project = find_project()
+configure(project)
+from pipelines.prefect_server import prefect_server
+with prefect_server(project.scratch):
+    dead = subprocess.run(
+        ["chapterflow", "run", "dnn"],
+        env=os.environ | {"CHAPTERFLOW_TEST_KILL": "pipelines.housekeeping:sign_flow_run:before"},
+        capture_output=True,
+    )
+    from datetime import timedelta
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+    from prefect.states import Pending, Running
+    from pipelines import housekeeping
+    from pipelines.chapter import chapter
+
+    @flow(name="another")
+    def another(): ...
+
+    def states():
+        with get_client(sync_client=True) as client:
+            return sorted((run.name.split(":")[0], run.state.type.value)
+                          for run in client.read_flow_runs())
+
+    with get_client(sync_client=True) as client:
+        client.create_flow_run(chapter, name="running", state=Running())
+        client.create_flow_run(chapter, name="pending", state=Pending())
+        client.create_flow_run(another, name="another", state=Running())
+    housekeeping.end_dead_flow_runs()
+    seen = [dead.returncode, states()]
+    housekeeping.UNSIGNED = dict.fromkeys(housekeeping.UNSIGNED, timedelta(0))
+    housekeeping.end_dead_flow_runs()
+    print(json.dumps([*seen, states()]))
+"""
+
+
+@pytest.mark.fault(
+    "Flow killed before it signed itself", "Set to Crashed by the next flow; others untouched"
+)
+def test_a_flow_that_was_killed_at_its_start_is_ended(
+    fetched_once: Path, tmp_path: Path, prefect_once: Path, record_property: Any
+) -> None:
+    root = copy_project(fetched_once, tmp_path / "checkout")
+    shutil.copytree(prefect_once, root / ".prefect")
+    done = call(root, sys.executable, "-c", UNSIGNED)
+    assert done.returncode == 0, done.stderr
+    code, at_once, later = json.loads(done.stdout.strip().splitlines()[-1])
+    assert code == -signal.SIGKILL
+    others = [["another", "RUNNING"], ["embedded", "CRASHED"]]
+    assert at_once == [*others, ["pending", "PENDING"], ["running", "RUNNING"]]
+    assert later == [*others, ["pending", "CRASHED"], ["running", "CRASHED"]]
+    record_property("saw", "the killed flow crashed at once; unsigned ones when their time is over")
