@@ -229,6 +229,15 @@ def _features(start: Path, nodes: int) -> tuple[NDArray[np.float32], int, dict[s
     if _file(start, "node_attributes").exists():
         attributes = _numbers(start, "node_attributes")
         check_counts(_file(start, "node_attributes").name, len(attributes), nodes, "node")
+        # Validation reports values that are not finite in the file itself.
+        huge = np.isfinite(attributes) & (np.abs(attributes) > np.finfo(np.float32).max)
+        if huge.any():
+            row, column = (int(place[0]) for place in np.nonzero(huge))
+            path = _file(start, "node_attributes")
+            raise DataError(
+                f"{path.name} must hold numbers below 3.4e38. "
+                f"Received: {attributes[row, column]:g} in line {_line(path, row)}"
+            )
         parts.append(attributes.astype(np.float32))
         measured = attributes.shape[1]
         said.append(f"node attributes ({measured})")
