@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
-from chapterflow.files import publish, staged
+from chapterflow.errors import DataError
+from chapterflow.files import open_regular, publish, sha256_file, staged
+from chapterflow.predict.inputs import open_array
 
 
 def write(path: Path, text: str, *, folder: bool) -> None:
@@ -83,3 +86,25 @@ def test_folders_that_several_publish_at_once_are_whole(tmp_path: Path) -> None:
     assert errors == []
     assert read(tmp_path / "out") in {"0", "1", "2", "3"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"1")
+    (tmp_path / "link").symlink_to(path)
+    for name in ("file", "link"):
+        with open_regular(tmp_path / name) as file:
+            assert file.read() == b"1"
+    os.mkfifo(tmp_path / "pipe.npy")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    for name, received in (
+        ("pipe.npy", r"a named pipe \(FIFO\)"),
+        ("device", "a character device"),
+        ("", "Is a directory"),
+    ):
+        with pytest.raises((DataError, IsADirectoryError), match=received):
+            open_regular(tmp_path / name)
+    # Nobody writes to the pipe, so reading it would not end.
+    for read_file in (sha256_file, lambda path: open_array(path, (3,))):
+        with pytest.raises(DataError, match=r"pipe\.npy must be a regular file"):
+            read_file(tmp_path / "pipe.npy")

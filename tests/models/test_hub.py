@@ -1,5 +1,6 @@
 """A SavedModel becomes a layer: saved with the model, hashed, trainable, from any handle."""
 
+import io
 import os
 import subprocess
 import sys
@@ -202,6 +203,8 @@ def test_an_http_handle(exported: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_handles_that_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from chapterflow.models.layers import saved_model
+
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "cache"))
     with pytest.raises(ConfigError, match=r"Received: .*nowhere"):
         layer(tmp_path / "nowhere")
@@ -213,6 +216,16 @@ def test_handles_that_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "text.tar.gz").write_text("no archive")
     with pytest.raises(DataError, match=r"must lead to a \.tar\.gz archive"):
         layer(tmp_path / "text.tar.gz")
+    with tarfile.open(tmp_path / "large.tar.gz", "w:gz") as tar:
+        for name in ("a", "b"):
+            member = tarfile.TarInfo(name)
+            member.size = 1000
+            tar.addfile(member, io.BytesIO(bytes(1000)))
+    for bound, value in (("MAX_BYTES", 1999), ("MAX_MEMBERS", 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(saved_model, bound, value)
+            with pytest.raises(DataError, match=r"large\.tar\.gz, which unpacks to more"):
+                layer(tmp_path / "large.tar.gz")
     with tarfile.open(tmp_path / "hostile.tar.gz", "w:gz") as tar:
         member = tarfile.TarInfo("../escaped")
         tar.addfile(member)

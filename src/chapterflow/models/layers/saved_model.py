@@ -21,8 +21,8 @@ import keras
 
 from chapterflow.errors import ConfigError, DataError, FetchError
 
-#: Largest unpacked size of an archive.
-MAX_BYTES = 4 << 30
+#: Largest unpacked size of an archive, and number of its files and folders.
+MAX_BYTES, MAX_MEMBERS = 4 << 30, 100_000
 
 
 def saved_model_folder(handle: str) -> Path:
@@ -106,11 +106,7 @@ def _unpacked(archive: Path) -> Path:
         fresh = Path(temporary) / "model"
         try:
             with tarfile.open(archive) as tar:
-                if sum(member.size for member in tar) > MAX_BYTES:
-                    raise DataError(
-                        f"An archive may unpack to at most {MAX_BYTES} bytes. Received: {archive}, "
-                        "which unpacks to more. Use a smaller SavedModel"
-                    )
+                _check_size(tar, archive)
                 _check_members(tar)
                 # Python 3.11.0 to 3.11.3 have no filters; later versions check the members again.
                 checked: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
@@ -133,6 +129,18 @@ def _unpacked(archive: Path) -> Path:
 def copy_tree(source: Path, target: Path) -> None:
     """Copy the files of a SavedModel."""
     shutil.copytree(source, target, dirs_exist_ok=True)
+
+
+def _check_size(tar: tarfile.TarFile, archive: Path) -> None:
+    """Refuse an archive that unpacks to too much, before what follows is decompressed."""
+    size = 0
+    for count, member in enumerate(tar, 1):
+        size += member.size
+        if size > MAX_BYTES or count > MAX_MEMBERS:
+            raise DataError(
+                f"An archive may unpack to at most {MAX_BYTES:,} bytes in {MAX_MEMBERS:,} files. "
+                f"Received: {archive}, which unpacks to more. Use a smaller SavedModel"
+            )
 
 
 def _check_members(tar: tarfile.TarFile) -> None:
