@@ -1,12 +1,15 @@
 """A user's own data: checked aside, then part of the project; nothing where a check fails."""
 
+import io
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
+from chapterflow.cli.run import print_accepted
 from chapterflow.config.load import load_settings
 from chapterflow.data.build import verify_dataset
 from chapterflow.data.source import UserData
@@ -112,6 +115,10 @@ def test_bounds_are_accepted_for_one_dataset_and_recorded_on_its_card(
     prepared = steps.prepare(project, settings, "pets", build=False)
     verdict = steps.validate(project, settings, prepared)
     assert "accepted for pets: class_divergence 0.21, not 0.05" in verdict.summary
+    console = Console(record=True, file=io.StringIO(), width=100)
+    print_accepted(console, project, ["digits", "pets", "pets"])
+    line = "pets: validated with bounds of its own: class_divergence 0.21."
+    assert console.export_text().splitlines() == [line]
     # Another bound is another card, of the same bytes: nothing is read again.
     shutil.rmtree(folder)
     (project.root / "datasets.yaml").write_text(
