@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from chapterflow.environment import Project
-from tests.conftest import Finished, invoke
+from tests.conftest import Finished, copy_project, invoke
 from tests.loop import stores
 
 
@@ -57,3 +58,31 @@ def test_without_runs_it_says_what_to_do(project: Project) -> None:
     assert refused.returncode == 2
     assert "`chapterflow run` makes some" in refused.stderr
     assert not (project.root / "report").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    "Artifact of a run deleted or damaged", "compare and report name it and what to do"
+)
+def test_damaged_artifacts_are_named(
+    finished: Finished, tmp_path: Path, record_property: Any
+) -> None:
+    root = copy_project(finished.root, tmp_path / "checkout")
+    run_id = finished.document["models"][0]["run_id"]
+    (folder,) = (root / "mlruns/artifacts").glob(f"*/{run_id}/artifacts")
+    commands = 0
+    for name in ("predictions.npz", "training.json", "explain/explain.json", "explain/*.png"):
+        file = next(folder.glob(name))
+        kept = file.read_bytes()
+        for damaged in (b"", kept[: len(kept) // 2], b"\xff\x00garbage"):
+            file.write_bytes(damaged)
+            for command in ("compare", "report") if name == "predictions.npz" else ("report",):
+                refused = invoke(root, command)
+                assert refused.returncode == 1, (command, name)
+                assert f"The artifact {name.partition('/')[0]}" in refused.stderr
+                assert "not expected" not in refused.stderr
+                commands += 1
+        file.write_bytes(kept)
+    (folder / "predictions.npz").unlink()
+    assert "predictions.npz" in invoke(root, "compare").stderr
+    record_property("saw", f"{commands + 1} commands, exit 1, the artifact is named")

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from chapterflow.cli.common import JsonOption, ProfileOption, SetOption, print_json, say, start
-from chapterflow.errors import ConfigError
+from chapterflow.errors import SMALL_RUN, ConfigError, check_space
 
 if TYPE_CHECKING:
     from chapterflow.config.settings import Settings
@@ -63,6 +63,7 @@ def run(
 
     # Before imports that take seconds.
     check_reachable(project)
+    check_space(project.root, SMALL_RUN, "a run")
     from chapterflow.loop import progress as live
     from chapterflow.loop import steps
     from chapterflow.loop.tables import print_results

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from chapterflow.errors import DataError
@@ -25,6 +23,7 @@ from chapterflow.tracking.artifacts import (
     PREDICTIONS,
     TRAINING,
     VERDICT,
+    Artifacts,
 )
 from chapterflow.tracking.records import RunFacts
 from chapterflow.training.history import EpochRecord
@@ -52,6 +51,13 @@ class Entry:
     data: Path
 
     @property
+    def _artifacts(self) -> Artifacts:
+        return Artifacts(self.facts.run_id, self.facts.folder)
+
+    def _has(self, name: str) -> bool:
+        return (self.facts.folder / name).is_file()
+
+    @property
     def label(self) -> str:
         """Name of the model on the page."""
         return self.facts.label
@@ -73,45 +79,37 @@ class Entry:
     @cached_property
     def card(self) -> DatasetCard | None:
         """The card of the run's dataset; None if the run lacks it."""
-        document = _read(self.facts.folder / CARD)
-        return None if document is None else DatasetCard.model_validate(document)
+        return self._artifacts.card() if self._has(CARD) else None
 
     @cached_property
     def verdict(self) -> Verdict | None:
         """The verdict of the validation before the run; None if the run lacks it."""
-        from chapterflow.validation.verdict import Verdict
-
-        document = _read(self.facts.folder / VERDICT)
-        return None if document is None else Verdict.model_validate(document)
+        return self._artifacts.verdict() if self._has(VERDICT) else None
 
     @cached_property
     def training(self) -> tuple[list[EpochRecord], int]:
         """The epochs, and the epoch whose weights were kept; none and 0 if the run lacks them."""
-        document = _read(self.facts.folder / TRAINING)
-        if not document:
+        if not self._has(TRAINING):
             return [], 0
+        document = self._artifacts.document(TRAINING)
         history = [EpochRecord.model_validate(record) for record in document["history"]]
         return history, int(document["chosen_epoch"])
 
     @cached_property
     def evaluation(self) -> dict[str, Any]:
         """`classes` and `confusion` of the evaluation; empty if the run lacks it."""
-        return _read(self.facts.folder / EVALUATION) or {}
+        return self._artifacts.document(EVALUATION) if self._has(EVALUATION) else {}
 
     @cached_property
     def predictions(self) -> dict[str, NDArray[Any]]:
         """Answers on the test split by array name; empty if the run lacks them."""
-        path = self.facts.folder / PREDICTIONS
-        if not path.is_file():
-            return {}
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        return self._artifacts.predictions() if self._has(PREDICTIONS) else {}
 
     @cached_property
     def explanation(self) -> Explanation:
         """Pictures and scores of the model's inside; empty if the run was not explained."""
-        folder = self.facts.folder / EXPLANATION
-        return Explanation.load(folder) if (folder / EXPLAIN_JSON).is_file() else Explanation()
+        explained = self._has(f"{EXPLANATION}/{EXPLAIN_JSON}")
+        return self._artifacts.explanation() if explained else Explanation()
 
     @cached_property
     def dataset(self) -> Dataset | None:
@@ -153,8 +151,3 @@ class Material:
             digest = entry.facts.tags.get(runs.TEST_DIGEST, entry.facts.dataset)
             groups.setdefault((digest, entry.task.score), []).append(entry)
         return list(groups.values())
-
-
-def _read(path: Path) -> Any:
-    """Return the content of a JSON file, or None if there is no file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

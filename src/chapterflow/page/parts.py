@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chapterflow.errors import ChapterflowError
+from chapterflow.tracking.artifacts import lost
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -163,8 +165,8 @@ class Album:
         import PIL.Image
 
         if isinstance(source, Path):
-            with PIL.Image.open(source) as opened:  # only the header; `fill` reads the pixels
-                width, height = opened.size
+            with _picture_errors(source), PIL.Image.open(source) as opened:
+                width, height = opened.size  # only the header; `fill` reads the pixels
         else:
             height, width = source.shape[:2]
         self._sources.append(source)
@@ -191,13 +193,23 @@ class Album:
         return re.sub(r"@@picture-(\d+)@@", lambda token: addresses[int(token[1])], page)
 
 
+@contextmanager
+def _picture_errors(source: Path) -> Iterator[None]:
+    """Report a picture of a run that cannot be decoded."""
+    try:
+        yield
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all of them
+        run_id, *name = source.parts[-3:]  # a copy lies in a folder that is called as its run
+        raise lost(run_id, "/".join(name), error) from None
+
+
 def _loaded(source: Path | NDArray[Any]) -> Image:
     """Return a picture without transparency, no larger than the first level needs."""
     import PIL.Image
 
     if not isinstance(source, Path):
         return PIL.Image.fromarray(np.ascontiguousarray(source))
-    with PIL.Image.open(source) as opened:
+    with _picture_errors(source), PIL.Image.open(source) as opened:
         image: Image = opened
         image.thumbnail((LEVELS[0][0],) * 2, reducing_gap=2.0)
         if not image.has_transparency_data:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-
-from pydantic import ValidationError
 
 from chapterflow.errors import StoreError
 
@@ -38,6 +38,9 @@ REPORT = "report"  # a folder: the page
 PROMOTION = "promotion/verdict.json"
 #: Of a reproduction's run.
 REPRODUCTION_DOCUMENT = "verdict.json"
+
+#: What reading a damaged JSON document, zip archive, array or picture raises.
+DAMAGED = (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 #: What a finished run must hold to be reused and compared.
 REQUIRED = frozenset({EVALUATION, PREDICTIONS, EXPLANATION})
@@ -82,10 +85,7 @@ class Artifacts:
         try:
             return Path(self._client.download_artifacts(self.run_id, name, into))
         except (MlflowException, OSError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise StoreError(
-                f"Run {self.run_id} has no readable artifact {name}. Received: {reason}"
-            ) from None
+            raise lost(self.run_id, name, error) from None
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Log a file under its own name, into a folder of the run where one is named."""
@@ -153,16 +153,18 @@ class Artifacts:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError) as error:
-            raise StoreError(
-                f"{PREDICTIONS} of run {self.run_id} cannot be read. Received: {error}"
-            ) from None
+        except DAMAGED as error:
+            raise lost(self.run_id, PREDICTIONS, error) from None
 
     def explanation(self) -> Explanation:
         """Return the explanation, its pictures on this machine."""
         from chapterflow.explain.explanation import Explanation
 
-        return Explanation.load(self.path(EXPLANATION))
+        folder = self.path(EXPLANATION)
+        try:
+            return Explanation.load(folder)
+        except DAMAGED as error:
+            raise lost(self.run_id, EXPLANATION, error) from None
 
     def document(self, name: str) -> dict[str, Any]:
         """Return any JSON document of the run."""
@@ -172,11 +174,17 @@ class Artifacts:
         path = self.path(name)
         try:
             return parse(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, ValidationError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise StoreError(
-                f"{name} of run {self.run_id} cannot be read. Received: {reason}"
-            ) from None
+        except DAMAGED as error:
+            raise lost(self.run_id, name, error) from None
+
+
+def lost(run_id: str, name: str, error: Exception) -> StoreError:
+    """Return the error for an artifact of a run that is missing or cannot be read."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return StoreError(
+        f"The artifact {name} of run {run_id} is missing or damaged. Received: {reason}. Restore "
+        "it from a copy, or make a new run with `chapterflow run MODEL --force`."
+    )
 
 
 def _object(text: str) -> dict[str, Any]:
