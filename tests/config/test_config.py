@@ -1,12 +1,15 @@
 """params.yaml: what is refused, and how it is said."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chapterflow.config import load
 from chapterflow.config.load import apply_overrides, load_settings
 from chapterflow.config.settings import Settings
 from chapterflow.errors import ConfigError
@@ -250,3 +253,46 @@ def test_settings_are_frozen() -> None:
     settings = load_settings(PARAMS)
     with pytest.raises(ValueError, match="frozen"):
         settings.seed = 3  # type: ignore[misc]
+
+
+@pytest.mark.fault("YAML that is damaged, endless or deep", "One line with the place; exit 2")
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("seed: 2001-99-99", r"line 1, column [17]: .*'2001-99-99' is no valid timestamp"),
+        ("seed: !!int x", "'x' is no valid int"),
+        ("seed: !!bool x", "'x' is no valid bool"),
+        ("seed: !!float x", "'x' is no valid float"),
+        ("seed: " + "9" * 5000, "is no valid int"),
+        ("seed: 0x" + "f" * 5000, "is no valid number of 128 bits"),
+        ("seed: " + "[" * 20_000, "nested too deeply"),
+        ("a: &a [1, 1]\n" + "".join(f"{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 30))
+         .replace("*a0", "*a"), "at most 100,000 values"),
+        ("&a [*a]", "at most 100,000 values"),
+        ("{[1]: 2}", "unhashable key"),
+        ("a: 1\na: 2", "line 2: duplicate key 'a'"),
+        ("a: \0", "not valid YAML"),
+    ],
+)  # fmt: skip
+def test_damaged_yaml_is_one_line(
+    text: str, says: str, tmp_path: Path, record_property: Any
+) -> None:
+    (tmp_path / "datasets.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=says) as caught:
+        load.read_own(tmp_path / "datasets.yaml")
+    assert "\n" not in str(caught.value)
+    if not text.startswith("a:"):
+        with pytest.raises(ConfigError, match=says):
+            load.apply_overrides({"seed": 1}, [f"seed={text.removeprefix('seed: ')}"])
+    record_property("saw", "ConfigError in one line")
+
+
+def test_a_file_that_is_too_large_or_no_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "datasets.yaml"
+    path.write_text("#" * (load.MAX_BYTES + 1))
+    with pytest.raises(ConfigError, match="at most 1,048,576 characters"):
+        load.read_own(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match="must be a regular file"):
+        load.read_own(path)

@@ -102,8 +102,8 @@ def parse_yaml(text: str, name: str) -> Any:
             waiting += value
         if count + len(waiting) > MAX_VALUES:
             raise ConfigError(
-                f"{name}: must hold at most {MAX_VALUES:,} values. Received: more, once its "
-                "aliases (`*name`) are followed"
+                f"{name}: must hold at most {MAX_VALUES:,} values. Received: more (an alias, "
+                "`*name`, counts as what it stands for)"
             )
     return document
 
