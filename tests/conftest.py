@@ -268,8 +268,8 @@ def run(checkout: Path) -> Run:
 def invoke(root: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Call `chapterflow` in this process, in `root`, and return what it said.
 
-    It saves the seconds in which a new process imports the libraries. For commands whose text and
-    exit code are tested; one that starts Prefect, or that is interrupted, needs `call`.
+    It saves the seconds in which a new process imports the libraries. A command that is interrupted
+    needs `call`, and so does a flow, unless the fixture `run_flow` calls it.
     """
     from chapterflow import cli
 
@@ -352,6 +352,44 @@ def prefect_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert done.returncode == 0, done.stderr
 
     return once(tmp_path_factory, "prefect", make) / ".prefect"
+
+
+@pytest.fixture(scope="session")
+def prefect_api(
+    prefect_once: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
+    """The variables of one Prefect server for all flows of this process."""
+    from pipelines.prefect_server import prefect_server
+
+    home = tmp_path_factory.mktemp("prefect") / ".prefect"
+    shutil.copytree(prefect_once, home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(home))
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+        patch.delenv("PREFECT_API_URL", raising=False)
+        with prefect_server(home) as address:
+            yield {"PREFECT_HOME": str(home), "PREFECT_API_URL": address}
+
+
+@pytest.fixture
+def run_flow(prefect_api: dict[str, str]) -> Run:
+    """Calls a command with a flow in this process, as `invoke` does others.
+
+    For what a flow leaves behind; how it starts, ends and is recorded is tested with `call`.
+    """
+
+    def with_server(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
+        from prefect.context import refresh_global_settings_context
+
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in prefect_api.items():
+                patch.setenv(name, value)
+            refresh_global_settings_context()
+            result = invoke(root, *words, **prefect_api)
+        refresh_global_settings_context()
+        return result
+
+    return with_server
 
 
 class Finished(NamedTuple):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import call, copy_checkout, copy_project
+from tests.conftest import call, copy_checkout, copy_project, invoke
 from tests.loop.stores import set_param
 
 #: Takes one step; what steps hand to each other crosses a folder as pickles.
@@ -78,7 +78,7 @@ def test_each_step_in_a_process_and_checkout_of_its_own(
 
     here = copy_project(fetched_once, tmp_path / "here")
     set_param(here, "models.dnn.epochs", 3)
-    alone = call(here, "chapterflow", "step", "run", "dnn", "--profile", "embedded")
+    alone = invoke(here, "step", "run", "dnn", "--profile", "embedded")
     assert alone.returncode == 0, alone.stderr
     local = json.loads((here / "results" / "models" / "dnn" / "metrics.json").read_text())
     measured = {"seconds", "epoch_seconds", "images_per_second", "file_bytes"}

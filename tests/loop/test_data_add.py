@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,6 @@ from tests.conftest import Run, copy_project, invoke
 from tests.photos import photo_folder, picture
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def _prefect(checkout: Path, prefect_once: Path) -> None:
-    shutil.copytree(prefect_once, checkout / ".prefect")
 
 
 def test_a_folder_is_added_verified_and_listed(checkout: Path, tmp_path: Path) -> None:
@@ -50,12 +44,13 @@ def test_a_folder_is_added_verified_and_listed(checkout: Path, tmp_path: Path) -
     assert (result.returncode, "needs the names of models" in result.stderr) == (2, True)
 
 
-def test_own_idx_files_are_added_and_learnt(run: Run, checkout: Path, mirror: Path) -> None:
-    result = run("chapterflow", "data", "add", "own", str(mirror / "mnist"), "--kind", "idx")
+def test_own_idx_files_are_added_and_learnt(run_flow: Run, checkout: Path, mirror: Path) -> None:
+    result = invoke(checkout, "data", "add", "own", str(mirror / "mnist"), "--kind", "idx")
     assert result.returncode == 0, result.stderr
     assert "54,000 train, 6,000 validation, 10,000 test" in result.stdout
-    result = run(
-        *("chapterflow", "run", "dnn", "--data", "own", "--json"),
+    result = run_flow(
+        checkout,
+        *("run", "dnn", "--data", "own", "--json"),
         *("--set", "models.dnn.epochs=1", "--set", "models.dnn.batch_size=512"),
     )
     assert result.returncode == 0, result.stderr
@@ -64,14 +59,15 @@ def test_own_idx_files_are_added_and_learnt(run: Run, checkout: Path, mirror: Pa
     assert model["metrics"]["test/accuracy"] > 0.9
 
 
-def test_own_graphs_are_added_and_learnt(run: Run, mirror: Path) -> None:
+def test_own_graphs_are_added_and_learnt(run_flow: Run, checkout: Path, mirror: Path) -> None:
     path = mirror / "tudataset" / "MUTAG.zip"
-    result = run("chapterflow", "data", "add", "own", str(path), "--kind", "tu")
+    result = invoke(checkout, "data", "add", "own", str(path), "--kind", "tu")
     assert result.returncode == 0, result.stderr
     assert "133 train, 19 validation, 36 test" in result.stdout
     assert f"after a change of {path}: `chapterflow data fetch --force own`" in result.stdout
-    result = run(
-        *("chapterflow", "run", "gcn", "--data", "own", "--json"),
+    result = run_flow(
+        checkout,
+        *("run", "gcn", "--data", "own", "--json"),
         *("--set", "models.gcn.folds=0", "--set", "models.gcn.epochs=5"),
         *("--set", "models.gcn.beside={}"),
     )
@@ -86,7 +82,7 @@ def test_own_graphs_are_added_and_learnt(run: Run, mirror: Path) -> None:
 
 
 def test_own_photos_are_transferred_to_without_another_word(
-    run: Run, mirror: Path, tmp_path: Path
+    run_flow: Run, checkout: Path, mirror: Path, tmp_path: Path
 ) -> None:
     with zipfile.ZipFile(mirror / "images" / "catanddog.zip") as archive:
         for name in archive.namelist():
@@ -95,10 +91,11 @@ def test_own_photos_are_transferred_to_without_another_word(
                 place = tmp_path / "pets" / pet.parent.name / pet.name
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(archive.read(name))
-    result = run("chapterflow", "data", "add", "pets", str(tmp_path / "pets"), "--kind", "images")
+    result = invoke(checkout, "data", "add", "pets", str(tmp_path / "pets"), "--kind", "images")
     assert result.returncode == 0, result.stderr
-    result = run(
-        *("chapterflow", "run", "transfer", "--data", "pets", "--json"),
+    result = run_flow(
+        checkout,
+        *("run", "transfer", "--data", "pets", "--json"),
         *("--set", "models.transfer.epochs=10", "--set", "models.transfer.batch_size=8"),
         *("--set", "models.transfer.beside={}"),
     )

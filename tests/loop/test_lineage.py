@@ -21,7 +21,7 @@ from chapterflow.loop.run import Run
 from chapterflow.predict import server
 from chapterflow.tracking.store import open_client
 from chapterflow.tracking.versions import find_version, write_manifest
-from tests.conftest import Finished, call, command_environment, copy_project, invoke
+from tests.conftest import Finished, Run, call, command_environment, copy_project, invoke
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
@@ -66,7 +66,7 @@ def state(root: Path) -> dict[str, str]:
 
 
 def test_every_link_holds(root: Path) -> None:
-    result = call(root, "chapterflow", "why", "dnn@challenger", "--json")
+    result = invoke(root, "why", "dnn@challenger", "--json")
     assert result.returncode == 0, result.stdout + result.stderr
     tree = invoke(root, "why", "dnn")
     assert tree.returncode == 0
@@ -154,7 +154,7 @@ def test_a_broken_link_is_named(copy: Path, broken: Callable[[Path], None], name
 
 def reproduce(root: Path, what: str, code: int = 0) -> dict[str, Any]:
     before = state(root)
-    result = call(root, "chapterflow", "reproduce", what, "--json")
+    result = invoke(root, "reproduce", what, "--json")
     assert result.returncode == code, result.stdout + result.stderr
     assert state(root) == before, "the work tree is the user's"
     document: dict[str, Any] = json.loads(result.stdout)
@@ -351,20 +351,18 @@ def test_a_run_whose_model_is_damaged_is_not_reused(copy: Path, record_property:
     ],
 )
 def test_no_command_takes_another_file_for_the_model(
-    copy: Path, broken: Callable[[Path], None], words: list[str]
+    copy: Path, run_flow: Run, broken: Callable[[Path], None], words: list[str]
 ) -> None:
     broken(copy)
-    # A prediction may start Prefect first.
-    result = call(copy, "chapterflow", *words) if words[0] == "predict" else invoke(copy, *words)
+    result = run_flow(copy, *words)
     assert result.returncode == 1
     assert "keras" in result.stderr, result.stderr
     assert "not expected" not in result.stderr
 
 
-def test_a_run_that_lost_its_model_is_not_reused(copy: Path) -> None:
-    words = ["chapterflow", "run", "dnn", "--json"]
+def test_a_run_that_lost_its_model_is_not_reused(copy: Path, run_flow: Run) -> None:
     for status, ruin in (("reused", lose_model), ("trained", lambda _: None)):
-        result = call(copy, *words)
+        result = run_flow(copy, "run", "dnn", "--json")
         assert json.loads(result.stdout)["models"][0]["status"] == status, result.stderr
         ruin(copy)
 

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.conftest import HUNG, Finished, begin, call, invoke
+from tests.conftest import HUNG, Finished, Run, begin, invoke
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
+
+Predict = Callable[..., dict[str, Any]]
 
 MODEL = "dnn@challenger"
 #: Of the batch that is interrupted: some seconds, and several parts.
@@ -29,10 +32,15 @@ def root(finished: Finished) -> Path:
     return finished.root
 
 
-def predict(root: Path, *words: str, code: int = 0) -> dict[str, Any]:
-    result = call(root, "chapterflow", "predict", MODEL, *words, "--json")
-    assert result.returncode == code, result.stdout + result.stderr
-    document: dict[str, Any] = json.loads(result.stdout)
+@pytest.fixture
+def predict(root: Path, run_flow: Run) -> Predict:
+    """Predicts with a model of the checkout, and returns the document."""
+
+    def document(*words: str) -> dict[str, Any]:
+        result = run_flow(root, "predict", MODEL, *words, "--json")
+        assert result.returncode == 0, result.stdout + result.stderr
+        return dict(json.loads(result.stdout))
+
     return document
 
 
@@ -40,14 +48,14 @@ def images(root: Path) -> Any:
     return np.load(root / "data/digits/images.npy")
 
 
-def test_a_folder_with_a_broken_picture(root: Path, tmp_path: Path) -> None:
+def test_a_folder_with_a_broken_picture(root: Path, run_flow: Run, tmp_path: Path) -> None:
     for number, image in enumerate(images(root)[:5]):
         pixels = (image.reshape(8, 8) * (255 / 16)).astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
     (tmp_path / "broken.png").write_text("no picture")
     (tmp_path / "notes.txt").write_text("neither")
     out = tmp_path / "out.parquet"
-    result = call(root, "chapterflow", "predict", "dnn", str(tmp_path), "--out", str(out))
+    result = run_flow(root, "predict", "dnn", str(tmp_path), "--out", str(out))
     assert result.returncode == 0, result.stderr
     assert "dnn: version 1 (challenger; no champion yet)" in result.stderr
     assert "broken.png" in result.stdout + result.stderr
@@ -60,10 +68,10 @@ def test_a_folder_with_a_broken_picture(root: Path, tmp_path: Path) -> None:
 
 
 def test_the_test_split_is_like_itself_and_inverted_digits_are_not(
-    root: Path, tmp_path: Path
+    root: Path, predict: Predict, tmp_path: Path
 ) -> None:
     out = tmp_path / "same.parquet"
-    done = predict(root, "digits:test", "--out", str(out))
+    done = predict("digits:test", "--out", str(out))
     same = json.dumps(done)
     table = pd.read_parquet(out)
     assert (done["unlike"], table["note"].notna().sum()) == (0, 0)
@@ -80,7 +88,7 @@ def test_the_test_split_is_like_itself_and_inverted_digits_are_not(
     assert accuracy == pytest.approx(logged[0])
 
     np.save(tmp_path / "inverted.npy", 16.0 - images(root).reshape(-1, 8, 8, 1).astype(np.float32))
-    other = predict(root, str(tmp_path / "inverted.npy"), "--out", str(tmp_path / "other.parquet"))
+    other = predict(str(tmp_path / "inverted.npy"), "--out", str(tmp_path / "other.parquet"))
     assert "strongly shifted" in json.dumps(other)
     marked = pd.read_parquet(tmp_path / "other.parquet")["note"]
     assert other["unlike"] == marked.notna().sum() == 1797
@@ -94,9 +102,11 @@ def test_the_test_split_is_like_itself_and_inverted_digits_are_not(
     assert back["classes"] == plain["classes"]
 
 
-def test_it_is_no_model_run_and_names_its_data(root: Path, tmp_path: Path) -> None:
+def test_it_is_no_model_run_and_names_its_data(
+    root: Path, predict: Predict, tmp_path: Path
+) -> None:
     before = len(stores.model_runs(root))
-    done = predict(root, "digits:7", "--out", str(tmp_path / "one.parquet"))
+    done = predict("digits:7", "--out", str(tmp_path / "one.parquet"))
     assert len(stores.model_runs(root)) == before
     model = stores.run_of(root, "dnn")
     (batch,) = [run for run in stores.mlflow_runs(root) if run["id"] == done["run_id"]]
@@ -141,7 +151,9 @@ def wait_for_parts(root: Path, process: subprocess.Popen[str], count: int) -> No
         time.sleep(0.01)
 
 
-def test_ctrl_c_and_a_kill_cost_no_more_than_a_part(root: Path, tmp_path: Path) -> None:
+def test_ctrl_c_and_a_kill_cost_no_more_than_a_part(
+    root: Path, predict: Predict, tmp_path: Path
+) -> None:
     array, out = tmp_path / "big.npy", tmp_path / "big.parquet"
     np.save(array, np.resize(images(root), (EXAMPLES, 8, 8, 1)))
 
@@ -181,7 +193,7 @@ def test_ctrl_c_and_a_kill_cost_no_more_than_a_part(root: Path, tmp_path: Path) 
     assert set(stores.flow_states(root)) <= {"COMPLETED", "CRASHED", "FAILED"}
     assert stores.processes_of(root) == []
 
-    whole = predict(root, str(array), "--out", str(tmp_path / "whole.parquet"))
+    whole = predict(str(array), "--out", str(tmp_path / "whole.parquet"))
     assert whole["resumed"] == 0
     assert pq.read_table(out).equals(pq.read_table(tmp_path / "whole.parquet"))
     for name in ("inputs_sha256", "classes", "figures"):

@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import HUNG, Finished, begin, call, command_environment, invoke
+from tests.conftest import HUNG, Finished, Run, begin, command_environment, invoke
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
@@ -37,9 +38,15 @@ def root(finished: Finished) -> Path:
     return finished.root
 
 
-def run(root: Path, *words: str) -> None:
-    result = call(root, "chapterflow", "run", *words, "--json")
-    assert result.returncode == 0, result.stderr
+@pytest.fixture
+def run(root: Path, run_flow: Run) -> Callable[..., None]:
+    """Runs models of the checkout."""
+
+    def succeeds(*words: str) -> None:
+        result = run_flow(root, "run", *words, "--json")
+        assert result.returncode == 0, result.stderr
+
+    return succeeds
 
 
 def promote(root: Path, *words: str, code: int = 0) -> dict[str, Any]:
@@ -64,7 +71,7 @@ def past(root: Path, model: str) -> list[dict[str, Any]]:
     return entries
 
 
-def test_a_run_challenges_and_is_promoted(root: Path) -> None:
+def test_a_run_challenges_and_is_promoted(root: Path, run: Callable[..., None]) -> None:
     assert aliases(root, "dnn") == {"challenger": 1}
     judged = promote(root, "dnn", "--dry-run")
     assert [gate["name"] for gate in judged["gates"] if not gate["passed"]] == []
@@ -86,7 +93,7 @@ def test_a_run_challenges_and_is_promoted(root: Path) -> None:
         assert "dnn/1 is dnn@champion" in (folder / "verdict.html").read_text()
 
     # Reused, the champion does not challenge itself.
-    run(root, "dnn")
+    run("dnn")
     assert aliases(root, "dnn") == {"champion": 1}
     assert promote(root, "dnn")["verdict"] == "nothing to judge"
 
@@ -99,8 +106,10 @@ def test_too_weak_a_challenger_is_refused_and_stays_a_challenger(root: Path) -> 
     assert (entry["action"], entry["gates"]) == ("refused", "13 of 14 gates passed; failed: floor")
 
 
-def test_of_two_promotions_at_once_one_wins_and_rolling_back_undoes_it(root: Path) -> None:
-    run(root, "dnn", "--set", "models.dnn.epochs=24")
+def test_of_two_promotions_at_once_one_wins_and_rolling_back_undoes_it(
+    root: Path, run: Callable[..., None]
+) -> None:
+    run("dnn", "--set", "models.dnn.epochs=24")
     assert aliases(root, "dnn") == {"champion": 1, "challenger": 2}
     assert "judges its challenger, dnn/2" in promote(root, "dnn@champion")["reason"]
     # Wide margins: this is about who comes first.
