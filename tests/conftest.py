@@ -201,6 +201,26 @@ def call(
     )
 
 
+#: Runs commands one after the other, and exits with the largest of their codes.
+SEVERAL = """
+import sys
+from chapterflow import cli
+codes = [0]
+for words in sys.argv[1:]:
+    sys.argv = ["chapterflow", *words.split()]
+    try:
+        cli.main()
+    except SystemExit as ended:
+        codes.append(ended.code or 0)
+sys.exit(max(codes))
+"""
+
+
+def call_several(root: Path, *commands: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run commands of `chapterflow` in one new process, which imports the libraries once."""
+    return call(root, sys.executable, "-c", SEVERAL, *commands, **variables)
+
+
 def begin(root: Path, *words: str, **options: Any) -> subprocess.Popen[str]:
     """Start a command in `root` as a user would in a terminal, where Ctrl-C reaches it."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -371,7 +391,7 @@ def prefect_api(
             yield {"PREFECT_HOME": str(home), "PREFECT_API_URL": address}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_flow(prefect_api: dict[str, str]) -> Run:
     """Calls a command with a flow in this process, as `invoke` does others.
 

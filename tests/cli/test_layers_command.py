@@ -1,35 +1,17 @@
 """`chapterflow layers` as a user calls it."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from chapterflow.environment import Project
-from tests.conftest import HUNG, REPOSITORY, command_environment
+from tests.conftest import invoke
 
 pytestmark = pytest.mark.slow
 
 
-def layers(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in a project at `root` that runs this checkout's sources."""
-    sources = os.pathsep.join(map(str, (REPOSITORY / "src", REPOSITORY)))
-    return subprocess.run(
-        [sys.executable, "-m", "chapterflow.cli", "layers", *words],
-        cwd=root,
-        env=command_environment(root) | {"PYTHONPATH": sources},
-        capture_output=True,
-        text=True,
-        timeout=HUNG,
-        check=False,
-    )
-
-
 def test_the_embedded_data_are_made_where_they_are_missing(project: Project) -> None:
-    result = layers(project.root, "cnn")
+    result = invoke(project.root, "layers", "cnn")
     assert result.returncode == 0, result.stderr
     assert (project.data / "digits" / "dataset.json").is_file()
     conv2 = next(line for line in result.stdout.splitlines() if "conv2" in line)
@@ -38,7 +20,7 @@ def test_the_embedded_data_are_made_where_they_are_missing(project: Project) -> 
     ]  # fmt: skip
     assert "cnn for digits" in result.stdout
 
-    result = layers(project.root, "cnn", "--json", "--set", "models.cnn.dense=16")
+    result = invoke(project.root, "layers", "cnn", "--json", "--set", "models.cnn.dense=16")
     assert result.returncode == 0, result.stderr
     document = json.loads(result.stdout)
     assert document["model"] == "cnn"
@@ -58,12 +40,12 @@ def test_the_embedded_data_are_made_where_they_are_missing(project: Project) -> 
 
 
 def test_what_users_can_get_wrong(project: Project) -> None:
-    result = layers(project.root, "cnnn")
+    result = invoke(project.root, "layers", "cnnn")
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr == "Unknown model: 'cnnn'. Did you mean 'cnn'?\n"
 
-    result = layers(project.root, "cnn", "--profile", "book")
+    result = invoke(project.root, "layers", "cnn", "--profile", "book")
     assert result.returncode == 2
     assert "'mnist', which is not on this machine" in result.stderr
     assert "`chapterflow data fetch mnist` builds it." in result.stderr

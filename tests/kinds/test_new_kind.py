@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import call, command_environment, copy_checkout
+from tests.conftest import call_several, command_environment, copy_checkout
 from tests.loop import stores
 
 #: The one file of a package that adds one-dimensional signals, each of one class.
@@ -132,13 +132,13 @@ def test_a_kind_from_another_package_runs_through_every_step(
     stores.set_param(root, "models.finder", {"role": "spectra", "epochs": 5, "learning_rate": 0.02})
     paths = os.pathsep.join([command_environment(root)["PYTHONPATH"], str(installed)])
 
-    def chapterflow(*words: str) -> subprocess.CompletedProcess[str]:
-        done = call(root, "chapterflow", *words, PYTHONPATH=paths)
+    def chapterflow(*commands: str) -> subprocess.CompletedProcess[str]:
+        done = call_several(root, *commands, PYTHONPATH=paths)
         assert done.returncode == 0, done.stdout + done.stderr
         return done
 
     # Data, validation, training, evaluation, explanation, tracking, registry and report.
-    chapterflow("run", "finder")
+    chapterflow("run finder")
     card = json.loads((root / "data" / "spectra" / "dataset.json").read_text())
     assert (card["kind"], card["counts"]["test"]) == ("spectra", 60)
     (run,) = stores.model_runs(root)
@@ -150,18 +150,19 @@ def test_a_kind_from_another_package_runs_through_every_step(
     (parts,) = (root / "mlruns").rglob(f"{run['id']}/artifacts/fingerprint.json")
     assert "weather_spectra.py" in json.loads(parts.read_text())["sources"]
 
-    # An own file, then a dataset, with drift against the test split.
+    # A file, then an explanation, the report, and drift against the test split.
     example = np.load(root / "data" / "spectra" / "spectra.npy")[:2]
     np.save(tmp_path / "two.npy", example)
-    out = tmp_path / "two.parquet"
-    chapterflow("predict", "finder/1", str(tmp_path / "two.npy"), "--out", str(out))
-    assert pq.read_table(out)["label"].to_pylist() == ["left", "middle"]
-    done = chapterflow("predict", "finder/1", "spectra:test", "--out", str(out), "--json")
+    chapterflow(
+        f"predict finder/1 {tmp_path}/two.npy --out {tmp_path}/two.parquet",
+        "explain finder/1 spectra:0",
+        f"report --out {tmp_path}/page",
+    )
+    done = chapterflow(f"predict finder/1 spectra:test --out {tmp_path}/test.parquet --json")
+    table = pq.read_table(tmp_path / "two.parquet")
+    assert table["label"].to_pylist() == ["left", "middle"]
     drift = {figure["name"]: figure["reading"] for figure in json.loads(done.stdout)["figures"]}
     assert drift["input mean"] == "like the test data"
-    chapterflow("explain", "finder/1", "spectra:0")
-
-    chapterflow("report", "--out", str(tmp_path / "page"))
     (file,) = (tmp_path / "page").glob("*.html")
     page = file.read_text(encoding="utf-8")
     assert "Peaks at three places" in page

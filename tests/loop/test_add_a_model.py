@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from tests.conftest import (
     Finished,
     begin,
     call,
+    call_several,
 )
 from tests.loop import stores
 
@@ -40,16 +40,6 @@ class Scale(keras.layers.Layer):
         return x * self.scale
 
 
-"""
-
-#: Runs commands one after the other: the libraries are imported once.
-SEVERAL = """
-import contextlib, sys
-from chapterflow import cli
-for words in sys.argv[1:]:
-    sys.argv = ["chapterflow", *words.split()]
-    with contextlib.suppress(SystemExit):
-        cli.main()
 """
 
 
@@ -161,5 +151,5 @@ def test_a_broken_file_is_reported_with_its_place(
     assert result.returncode == 2
     assert message in result.stderr
     # What is in the registry can be rolled back and served all the same.
-    result = call(guided, sys.executable, "-c", SEVERAL, "rollback vgg", "serve vgg", "why vgg")
+    result = call_several(guided, "rollback vgg", "serve vgg", "why vgg")
     assert result.stderr.count("No version of vgg is registered yet") == 3, result.stderr

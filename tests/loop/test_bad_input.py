@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import call, copy_project, invoke
+from tests.conftest import Run, call, copy_project, invoke
 from tests.data import servers
 from tests.loop import stores
 
@@ -142,13 +142,13 @@ def test_data_that_break_expectations_stop_the_run_and_are_documented(
 
 
 @pytest.mark.slow
-def test_a_flipped_byte_is_found_by_verify_and_stops_a_run(root: Path) -> None:
+def test_a_flipped_byte_is_found_by_verify_and_stops_a_run(root: Path, run_flow: Run) -> None:
     path = root / "data" / "digits" / "images.npy"
     content = bytearray(path.read_bytes())
     content[5000] ^= 1
     path.write_bytes(content)
     fails(invoke(root, "data", "verify"), 2, "images.npy", "content changed")
-    fails(call(root, "chapterflow", "run", "dnn"), 2, "images.npy", "content changed")
+    fails(run_flow(root, "run", "dnn"), 2, "images.npy", "content changed")
     assert invoke(root, "data", "fetch", "--force").returncode == 0
     assert invoke(root, "data", "verify").returncode == 0
     assert call(root, "git", "diff", "--quiet", "data.dvc").returncode == 0

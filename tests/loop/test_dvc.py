@@ -29,15 +29,13 @@ def test_repro_runs_what_changed_and_nothing_else(
 ) -> None:
     shutil.copytree(prefect_once, checkout / ".prefect")
     assert call(checkout, "git", "diff", "--quiet", "data.dvc").returncode == 0
-    stores.keep_models(checkout, "dnn", "cnn", "conv1d")
-    for model in ("dnn", "cnn", "conv1d"):
+    stores.keep_models(checkout, "dnn", "cnn")
+    for model in ("dnn", "cnn"):
         stores.set_param(checkout, f"models.{model}.epochs", 2)
 
     first = run("dvc", "repro")
     assert first.returncode == 0, first.stdout + first.stderr
-    assert executed(first.stdout)[-4:] == ["run@dnn", "run@cnn", "run@conv1d", "compare"]
-    errors = json.loads((checkout / "results/models/conv1d/metrics.json").read_text())
-    assert 0 < errors["test"]["rmse"] < 1
+    assert executed(first.stdout)[-3:] == ["run@dnn", "run@cnn", "compare"]
     metrics = json.loads((checkout / "results/models/cnn/metrics.json").read_text())
     assert 0.1 < metrics["test"]["accuracy"] <= 1
 

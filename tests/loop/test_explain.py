@@ -12,19 +12,19 @@ from chapterflow.config.load import load_settings
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError, DataError
 from chapterflow.predict.explain_input import explain_with
-from tests.conftest import Finished, call, invoke
+from tests.conftest import Finished, Run, invoke
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def trained(finished: Finished) -> tuple[Path, dict[str, Any]]:
+def trained(finished: Finished, run_flow: Run) -> tuple[Path, dict[str, Any]]:
     """A checkout with a trained network of 2D convolutions, one of 1D ones, and one of graphs."""
     root, before, _ = finished
     few = {"conv1d": 1, "gcn-node": 30}
     sets = [word for name, n in few.items() for word in ("--set", f"models.{name}.epochs={n}")]
-    result = call(root, "chapterflow", "run", *few, "--json", *sets)
+    result = run_flow(root, "run", *few, "--json", *sets)
     assert result.returncode == 0, result.stderr
     models = before["models"] + json.loads(result.stdout)["models"]
     return root, {model["model"]: model for model in models}

@@ -8,10 +8,11 @@ import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.conftest import HUNG, begin, call, command_environment, copy_project, free_port
+from tests.conftest import HUNG, Run, begin, copy_project, free_port, invoke
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
@@ -60,49 +61,34 @@ def test_a_schedule_fires_and_stops_cleanly(checkout: Path) -> None:
 def test_a_port_that_is_taken_and_a_cron_that_is_none(checkout: Path) -> None:
     import socket
 
-    words = ("chapterflow", "schedule")
-    result = call(checkout, *words, "--cron", "0 2 30 2 *", "--port", str(free_port()))
+    words = ("schedule",)
+    result = invoke(checkout, *words, "--cron", "0 2 30 2 *", "--port", str(free_port()))
     assert result.returncode == 2
     assert "'0 2 30 2 *', which never does" in result.stderr
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        result = call(checkout, *words, "--port", str(taken.getsockname()[1]))
+        result = invoke(checkout, *words, "--port", str(taken.getsockname()[1]))
     assert result.returncode != 0
     assert "Traceback" not in result.stderr
 
 
-def test_a_configured_server_is_used(checkout: Path, prefect_once: Path) -> None:
+def test_a_configured_server_is_used(
+    checkout: Path, run_flow: Run, prefect_api: dict[str, str]
+) -> None:
     import requests
 
     stores.set_param(checkout, "models.dnn.epochs", 2)
     shutil.rmtree(checkout / ".prefect")
-    port = free_port()
-    address = f"http://127.0.0.1:{port}/api"
-    home = checkout.parent / "server"
-    shutil.copytree(prefect_once, home)
-    server = subprocess.Popen(
-        ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-        cwd=checkout.parent,
-        env=command_environment(checkout)
-        | {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        deadline = time.monotonic() + HUNG
-        while time.monotonic() < deadline:
-            try:
-                if requests.get(f"{address}/health", timeout=5).ok:
-                    break
-            except requests.RequestException:
-                time.sleep(0.5)
-        result = call(checkout, "chapterflow", "run", "dnn", PREFECT_API_URL=address)
-        assert result.returncode == 0, result.stdout + result.stderr
-        answer = requests.post(f"{address}/flow_runs/filter", json={}, timeout=HUNG).json()
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-    assert [run["state"]["type"] for run in answer] == ["COMPLETED"]
-    assert not (checkout / ".prefect" / "prefect.db").exists()
+
+    def flow_runs() -> list[dict[str, Any]]:
+        address = prefect_api["PREFECT_API_URL"]
+        answer = requests.post(f"{address}/flow_runs/filter", json={}, timeout=HUNG)
+        return list(answer.json())
+
+    before = {run["id"] for run in flow_runs()}
+    result = run_flow(checkout, "run", "dnn")
+    assert result.returncode == 0, result.stdout + result.stderr
+    states = [run["state"]["type"] for run in flow_runs() if run["id"] not in before]
+    assert states == ["COMPLETED"]
+    assert not (checkout / ".prefect").exists()

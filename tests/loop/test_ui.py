@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import HUNG, Run, begin, free_port
+from tests.conftest import HUNG, begin, free_port, invoke
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
 
 
-def test_the_ui_answers_and_stops_cleanly(checkout: Path, run: Run) -> None:
+def test_the_ui_answers_and_stops_cleanly(checkout: Path) -> None:
     import requests
 
     port = free_port()
@@ -29,7 +29,7 @@ def test_the_ui_answers_and_stops_cleanly(checkout: Path, run: Run) -> None:
         address = f"http://127.0.0.1:{port}"
         assert address in result
         page = requests.get(address, timeout=HUNG)
-        taken = run("chapterflow", "ui", "--port", str(port))
+        taken = invoke(checkout, "ui", "--port", str(port))
     finally:
         os.kill(process.pid, signal.SIGINT)
         process.communicate(timeout=HUNG)
@@ -41,7 +41,7 @@ def test_the_ui_answers_and_stops_cleanly(checkout: Path, run: Run) -> None:
     assert f"Port {port} on 127.0.0.1 is taken" in taken.stderr
 
 
-def test_a_port_that_cannot_be_is_refused(run: Run) -> None:
-    refused = run("chapterflow", "ui", "--port", "99999")
+def test_a_port_that_cannot_be_is_refused(checkout: Path) -> None:
+    refused = invoke(checkout, "ui", "--port", "99999")
     assert refused.returncode == 2
     assert "65535" in refused.stderr
