@@ -21,7 +21,7 @@ from chapterflow.loop.run import Run
 from chapterflow.predict import server
 from chapterflow.tracking.store import open_client
 from chapterflow.tracking.versions import find_version, write_manifest
-from tests.conftest import Finished, Run, call, command_environment, copy_project, invoke
+from tests.conftest import Finished, call, command_environment, copy_project, invoke
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
@@ -351,7 +351,7 @@ def test_a_run_whose_model_is_damaged_is_not_reused(copy: Path, record_property:
     ],
 )
 def test_no_command_takes_another_file_for_the_model(
-    copy: Path, run_flow: Run, broken: Callable[[Path], None], words: list[str]
+    copy: Path, run_flow: Any, broken: Callable[[Path], None], words: list[str]
 ) -> None:
     broken(copy)
     result = run_flow(copy, *words)
@@ -360,7 +360,7 @@ def test_no_command_takes_another_file_for_the_model(
     assert "not expected" not in result.stderr
 
 
-def test_a_run_that_lost_its_model_is_not_reused(copy: Path, run_flow: Run) -> None:
+def test_a_run_that_lost_its_model_is_not_reused(copy: Path, run_flow: Any) -> None:
     for status, ruin in (("reused", lose_model), ("trained", lambda _: None)):
         result = run_flow(copy, "run", "dnn", "--json")
         assert json.loads(result.stdout)["models"][0]["status"] == status, result.stderr

@@ -96,9 +96,9 @@ def test_the_test_split_is_like_itself_and_inverted_digits_are_not(
     assert any("1,797 of 1,797 inputs are unlike" in note for note in other["notes"])
 
     words = [str(tmp_path / "inverted.npy"), "--invert", "--out", str(tmp_path / "back.parquet")]
-    back = predict(root, *words)
+    back = predict(*words)
     assert (back["unlike"], "1,797 inverted" in back["notes"]) == (0, True)
-    plain = predict(root, "digits", "--out", str(tmp_path / "plain.parquet"))
+    plain = predict("digits", "--out", str(tmp_path / "plain.parquet"))
     assert back["classes"] == plain["classes"]
 
 
