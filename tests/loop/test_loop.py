@@ -298,6 +298,7 @@ def test_one_failing_model_does_not_stop_the_others(done: Any) -> None:
 def test_force_trains_again(done: Any, run_flow: Run) -> None:
     root, document, _ = done
     result = run_flow(root, "run", "dnn", "--force", "--json")
+    assert result.returncode == 0, result.stderr
     (model,) = json.loads(result.stdout)["models"]
     first = document["models"][0]
     assert model["status"] == "trained"
