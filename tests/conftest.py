@@ -399,6 +399,9 @@ def run_flow(prefect_api: dict[str, str]) -> Run:
     """
 
     def with_server(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
+        # Its set-up of logging closes the stream of absl's handler unless that is sys.stderr, which
+        # `invoke` replaces.
+        import prefect.main  # noqa: F401
         from prefect.context import refresh_global_settings_context
 
         with pytest.MonkeyPatch.context() as patch:
