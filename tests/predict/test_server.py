@@ -70,7 +70,7 @@ folder = Path.cwd()
 (folder / "answers.json").write_text(json.dumps({"inputs": [], "lowest": None, "highest": None}))
 model = SimpleNamespace(metadata=SimpleNamespace(get_input_schema=lambda: None))
 version = "a model"
-server.GRACE_SECONDS = 1
+server.GRACE_SECONDS = server.HEADER_SECONDS = 1
 server.load = lambda *_, **__: server.Served(version, model, folder)
 def compute(*_):
     print("computing", flush=True)
@@ -80,7 +80,36 @@ serve("model", port=0, max_mb=1)
 """
 
 
-def test_a_computation_that_nobody_waits_for_keeps_no_server(project: Project) -> None:
+def check_slow_connections(address: httpx.URL) -> None:
+    """Open connections that never send a whole request: the server closes them."""
+    request = b"POST /invocations HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    slow = [socket.create_connection((address.host, address.port), HUNG) for _ in range(200)]
+    for number, connection in enumerate(slow):
+        if number % 2:  # the others send nothing at all
+            connection.sendall(request)
+    for connection in slow:
+        assert connection.recv(100) == b""
+        connection.close()
+
+
+def check_hosts(address: httpx.URL) -> None:
+    """Send requests that a page of another site would send after it has rebound its name."""
+    for host, status in (
+        ("evil.com", 400),
+        ("127.0.0.1.evil.com", 400),
+        ("", 400),
+        (f"localhost:{address.port}", 200),
+    ):
+        assert httpx.get(address.join("/ping"), headers={"Host": host}).status_code == status, host
+
+
+@pytest.mark.fault(
+    "200 connections that never send a whole request, foreign Host headers",
+    "Closed after 10 s; refused with 400",
+)
+def test_slow_clients_foreign_hosts_and_a_computation_that_nobody_waits_for(
+    project: Project, record_property: Any
+) -> None:
     process = begin(project.root, sys.executable, "-c", ENDLESS)
     try:
         assert process.stdout is not None
@@ -90,6 +119,8 @@ def test_a_computation_that_nobody_waits_for_keeps_no_server(project: Project) -
             for line in process.stderr
             if (actual := re.search(r"http://127\.0\.0\.1:\d+/invocations", line))
         )
+        check_slow_connections(httpx.URL(address))
+        check_hosts(httpx.URL(address))
         with ThreadPoolExecutor(1) as pool:
             post = partial(httpx.post, content="{}", headers={"Content-Type": JSON}, timeout=HUNG)
             answer = pool.submit(post, address)
@@ -97,6 +128,7 @@ def test_a_computation_that_nobody_waits_for_keeps_no_server(project: Project) -
             process.send_signal(signal.SIGINT)
             assert answer.result().status_code == 503
         assert process.wait(timeout=HUNG) == 0
+        record_property("saw", "200 of 200 connections closed, 3 of 3 foreign hosts refused")
     finally:
         process.kill()
         process.communicate()

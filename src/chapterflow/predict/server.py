@@ -49,6 +49,10 @@ PAGES = ("/ping", "/health", "/version")
 EXAMPLE_REQUEST = "serving_input_example.json"
 #: How long a stopped server waits for the answers to open requests.
 GRACE_SECONDS = 30
+#: How long a client may take to send the headers of a request, and its body.
+HEADER_SECONDS, BODY_SECONDS = 10.0, 120.0
+#: Names of this machine. A page in a browser can reach this server under the page's own name.
+HOST_NAMES = (HOST, "localhost")
 
 
 @dataclass(frozen=True)
@@ -349,6 +353,19 @@ def application(model: Any, folder: Path, max_bytes: int) -> FastAPI:
 
 
 async def _body(request: Any, max_bytes: int) -> bytes:
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _whole_body(request, max_bytes)
+    except TimeoutError:
+        raise Refusal(
+            408,
+            "REQUEST_TIMEOUT",
+            f"A request must arrive within {BODY_SECONDS:g} s. Received: a part of it. Send fewer "
+            "examples per request",
+        ) from None
+
+
+async def _whole_body(request: Any, max_bytes: int) -> bytes:
     body = bytearray()
     async for part in request.stream():
         body += part
@@ -387,6 +404,40 @@ def bind(port: int) -> socket.socket:
     return listener
 
 
+def _protocol() -> type[asyncio.Protocol]:
+    """Return uvicorn's protocol with a limit on the time in which the headers must arrive.
+
+    uvicorn itself waits without limit, so a client could hold any number of connections open.
+    """
+    import h11
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Protocol(H11Protocol):
+        deadline: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self.deadline = self.loop.call_later(HEADER_SECONDS, transport.close)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.conn.their_state is not h11.IDLE:  # the headers are complete
+                self._cancel()
+            elif self.deadline is None:
+                self.deadline = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._cancel()
+            super().connection_lost(exc)
+
+        def _cancel(self) -> None:
+            if self.deadline is not None:
+                self.deadline.cancel()
+                self.deadline = None
+
+    return Protocol
+
+
 def serve(
     served: Served,
     listener: socket.socket,
@@ -406,6 +457,7 @@ def serve(
     """
     import psutil
     import uvicorn
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     address = f"http://{HOST}:{listener.getsockname()[1]}"
     invocations = f"{address}/invocations"
@@ -428,7 +480,11 @@ def serve(
     signal.signal(signal.SIGTERM, stop)
     app = application(served.model, served.folder, max_bytes)
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS
+        TrustedHostMiddleware(app, allowed_hosts=HOST_NAMES),
+        http=_protocol(),
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
     )
     try:
         Server(config).run([listener])
