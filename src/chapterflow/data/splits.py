@@ -64,7 +64,8 @@ def check_gaps(labels: NDArray[Any], split: NDArray[Any], classes: Sequence[str]
     if gaps:
         raise DataError(
             f"Every split needs an example of each of the {len(classes)} classes. Received: "
-            f"{'; '.join(gaps)}. Add examples, or leave the class out."
+            f"{'; '.join(gaps)}. Add examples, or leave the class out (for IDX and .npz files, "
+            "`data add --force` makes a class of each label that occurs)."
         )
 
 
