@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from chapterflow.errors import DataError
-from chapterflow.files import open_regular, publish, sha256_file, staged
+from chapterflow.files import (
+    is_intact,
+    open_regular,
+    publish,
+    remove_sealed,
+    seal,
+    sha256_file,
+    staged,
+)
 from chapterflow.predict.inputs import open_array
 
 
@@ -108,3 +116,28 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     for read_file in (sha256_file, lambda path: open_array(path, (3,))):
         with pytest.raises(DataError, match=r"pipe\.npy must be a regular file"):
             read_file(tmp_path / "pipe.npy")
+
+
+@pytest.mark.fault("Cached SavedModel or backbone with a file changed, lost or added", "Made again")
+@pytest.mark.parametrize("damage", ["changed", "lost", "added", "seal lost", "seal garbage"])
+def test_a_sealed_folder_is_intact_only_as_it_was(tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "model"
+    (folder / "variables").mkdir(parents=True)
+    (folder / "saved_model.pb").write_bytes(b"graph")
+    (folder / "variables" / "data").write_bytes(b"weights")
+    assert not is_intact(folder)
+    seal(folder)
+    assert is_intact(folder)
+    if damage == "changed":
+        (folder / "variables" / "data").write_bytes(b"weighty")
+    elif damage == "lost":
+        (folder / "saved_model.pb").unlink()
+    elif damage == "added":
+        (folder / "more").touch()
+    elif damage == "seal lost":
+        (tmp_path / "model.sha256").unlink()
+    else:
+        (tmp_path / "model.sha256").write_bytes(b"\xff\x00")
+    assert not is_intact(folder)
+    remove_sealed(folder)
+    assert not list(tmp_path.iterdir())

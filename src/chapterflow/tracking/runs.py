@@ -56,8 +56,9 @@ RUN_ID = "run_id"
 KEPT = "unlogged.jsonl"
 #: MLflow takes 1,000 metrics in a request.
 EPOCHS_PER_REQUEST = 100
-#: Seconds between attempts to deliver epochs, and for the last attempt after training.
-RETRY_SECONDS, DELIVERY_SECONDS = 5.0, 30.0
+#: Seconds between attempts to deliver epochs; for the last attempt, after training and after a
+#: failure.
+RETRY_SECONDS, DELIVERY_SECONDS, CLOSING_SECONDS = 5.0, 30.0, 2.0
 _log = logging.getLogger(__name__)
 #: Files that git tracks and no training reads.
 NOT_SOURCES = (":!data.dvc", ":!dvc.lock", ":!results")
@@ -235,7 +236,8 @@ class EpochLogger:
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join(DELIVERY_SECONDS)
+        # After Ctrl-C or a failure nobody waits for a store that does not answer.
+        self._thread.join(DELIVERY_SECONDS if kind is None else CLOSING_SECONDS)
         if kind is None and self._kept:
             raise StoreUnavailable(
                 str(self.failure or "")
