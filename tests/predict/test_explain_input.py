@@ -122,3 +122,18 @@ def test_no_store_is_opened_for_an_input_that_cannot_be_explained(
         explain_with(project, settings, "cnn", word, project.root / "out")
     assert str(caught.value) == f"INPUT must be {taken}. {says}"
     assert not (project.root / "mlruns").exists()
+
+
+def test_a_picture_of_12_bits_in_16_is_said_to_be_dark(tmp_path: Path) -> None:
+    deep = np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(deep).save(tmp_path / "a.png")
+    Image.fromarray(deep << 4).save(tmp_path / "b.png")
+    reads = card("images", [8, 8, 1])
+    values, notes = read_example(tmp_path / "a.png", reads, (8, 8))
+    assert (values.max(), [n for n in notes if n.startswith("dark")]) == (
+        16,
+        ["dark: its 16-bit values use 12 bits only"],
+    )
+    values, notes = read_example(tmp_path / "b.png", reads, (8, 8))
+    assert values.max() == 255
+    assert not [note for note in notes if note.startswith("dark")]
