@@ -1,5 +1,7 @@
 """A user's file becomes what a model reads, or it is told why not."""
 
+import io
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,9 @@ from PIL import Image
 from chapterflow.config.load import load_settings
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError, DataError
-from chapterflow.kinds.dataset import DatasetCard
+from chapterflow.kinds.dataset import DatasetCard, read_array
 from chapterflow.predict.explain_input import explain_with
-from chapterflow.predict.inputs import Input, parse_input, parse_inputs, read_example
+from chapterflow.predict.inputs import Input, open_array, parse_input, parse_inputs, read_example
 
 
 def card(kind: Any, shape: list[int | None], value_max: float = 255.0) -> DatasetCard:
@@ -122,6 +124,25 @@ def test_no_store_is_opened_for_an_input_that_cannot_be_explained(
         explain_with(project, settings, "cnn", word, project.root / "out")
     assert str(caught.value) == f"INPUT must be {taken}. {says}"
     assert not (project.root / "mlruns").exists()
+
+
+@pytest.mark.parametrize(
+    "header", [b"(1099511627776,)", b"(-8, 8)", b"'" * 7, b"[" * 900, b"9" * 5000, b"\xff\x00"]
+)
+def test_a_damaged_header_of_an_array_is_one_line(header: bytes, tmp_path: Path) -> None:
+    content = io.BytesIO()
+    np.save(content, np.zeros((8, 8), np.float32))
+    text = content.getvalue().replace(b"(8, 8)", header)
+    (tmp_path / "a.npy").write_bytes(text[:8] + struct.pack("<H", len(text) - 10 - 256) + text[10:])
+    for reader in (
+        lambda: open_array(tmp_path / "a.npy", (8, 8)),
+        lambda: read_array(tmp_path, "a"),
+    ):
+        with pytest.raises(
+            DataError, match=r"a\.npy (must be an \.npy array|cannot be read)"
+        ) as caught:
+            reader()
+        assert "\n" not in str(caught.value)
 
 
 def test_a_picture_of_12_bits_in_16_is_said_to_be_dark(tmp_path: Path) -> None:

@@ -389,7 +389,7 @@ def read_array(folder: Path, name: str) -> NDArray[Any]:
     path = folder / f"{name}.npy"
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # A damaged header may raise nearly anything.
         raise DataError(
             f"{path} cannot be read ({error}). Delete {folder} and run "
             "`chapterflow data fetch` to build it again."

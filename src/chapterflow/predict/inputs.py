@@ -309,8 +309,13 @@ def open_array(path: Path, shape: tuple[int, ...]) -> tuple[NDArray[Any], bool]:
         open_regular(path).close()
         # Not `np.load`, which takes files of other formats for pickles or archives.
         values: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} must be an .npy array of numbers. Received: {error}") from None
+    except DataError:
+        raise
+    except (
+        Exception
+    ) as error:  # A header is a literal of Python, whose parser raises nearly anything.
+        reason = str(error).split("\n")[0][:200]
+        raise DataError(f"{path} must be an .npy array of numbers. Received: {reason}") from None
     if values.dtype.kind in "uif":
         for example in (shape, shape[:-1] if shape[-1] == 1 else shape):
             if values.shape == example:
