@@ -174,6 +174,7 @@ def outcome_of(flow: Any, **parameters: Any) -> Any:
     its connection instead; what the flow did counts all the same.
     """
     import httpx
+    from prefect.context import TagsContext
 
     from pipelines.housekeeping import signed
 
@@ -183,7 +184,10 @@ def outcome_of(flow: Any, **parameters: Any) -> Any:
     @functools.wraps(flow.fn)
     def function(*args: Any, **options: Any) -> Any:
         try:
-            results.append(flow.fn(*args, **options))
+            # Tasks would inherit the tag of the process, and ask the server about a limit for each
+            # tag before they start.
+            with TagsContext(current_tags=set()):
+                results.append(flow.fn(*args, **options))
         except Exception as error:
             results.append(error)
             raise
