@@ -311,9 +311,7 @@ def open_array(path: Path, shape: tuple[int, ...]) -> tuple[NDArray[Any], bool]:
         values: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
     except DataError:
         raise
-    except (
-        Exception
-    ) as error:  # A header is a literal of Python, whose parser raises nearly anything.
+    except Exception as error:  # A damaged header may raise nearly anything.
         reason = str(error).split("\n")[0][:200]
         raise DataError(f"{path} must be an .npy array of numbers. Received: {reason}") from None
     if values.dtype.kind in "uif":
