@@ -243,8 +243,8 @@ def test_a_killed_rollback(
 
 def test_the_commands_say_so(project: Project) -> None:
     killed(lambda: carry_out(project, judged(project, "2", "1")), (ledger, "swap"), "before")
-    told = invoke(project.root, "why", "dnn/1")
-    assert "Withdrew what an interrupted process left open" in told.stderr
+    traced = invoke(project.root, "why", "dnn/1")
+    assert "Withdrew what an interrupted process left open" in traced.stderr
     listed = invoke(project.root, "history", "dnn", COLUMNS="300")
     assert "Withdrew" not in listed.stderr
     assert "faster; not carried out" in listed.stdout

@@ -47,8 +47,8 @@ def run_stage(project: Project, settings: Settings, model: str) -> None:
     tell(outcome.status, f"run {outcome.run_id}")
     if name := experiment():
         version = f"{model}/{outcome.model_version}"
-        told = f"experiment {name}, not a challenger; `chapterflow promote {version}` judges it"
-        tell("registered", f"{version}: {told}")
+        note = f"experiment {name}, not a challenger; `chapterflow promote {version}` judges it"
+        tell("registered", f"{version}: {note}")
 
     folder = project.results / "models" / model
     metrics: dict[str, Any] = {}

@@ -336,7 +336,7 @@ def data_version(
     committed = _committed_versions(project)
     fault = ""
     for candidate in sorted(committed, key=lambda other: other != version):
-        faults = [_lacks(project, candidate, *one) for one in (datasets or {}).items()]
+        faults = [_lacks(project, candidate, *dataset) for dataset in (datasets or {}).items()]
         observed = f"{candidate}, in commit {committed[candidate]}"
         if candidate == version and (not faults or None in faults):
             return Check(name=name, state="passed", observed=observed, details=details)
