@@ -1,0 +1,204 @@
+"""What SIGKILL at random moments costs: champions, duplicate versions, open runs, files.
+
+Each command of a cycle is killed at a moment drawn uniformly from its duration, then called again
+until it ends. A cycle trains a new `dnn`, promotes it, predicts with it, writes the report, adds a
+dataset, fetches the embedded ones, rolls back and, in every fourth cycle, calls `dvc repro`. The
+project is a clone in a temporary folder.
+
+python -m benchmarks.kills --cycles 25
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from chapterflow.environment import Project, configure, find_project, quiet
+
+#: Margins that let every new version of dnn pass.
+WIDE = ["promotion.margin=1", "promotion.worst_class_margin=1", "promotion.floor.digits=0"]
+CALIBRATION = "promotion.calibration_error.digits=1"
+#: Where files of unfinished work lie, and how they are called.
+UNFINISHED = (".chapterflow/work/*", ".chapterflow/predict/*", "data/.*", "**/*.tmp", "**/*.part")
+
+
+class Clone:
+    """A clone of the repository in which commands are called in forks of this process."""
+
+    def __init__(self, root: Path, log: Path) -> None:
+        self.root, self.log = root, log
+        self.seconds: dict[str, float] = {}
+
+    def start(self, words: list[str]) -> int:
+        """Start a command in a process group of its own; return its process id."""
+        child = os.fork()
+        if child:
+            return child
+        os.setsid()
+        with self.log.open("w") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        os.chdir(self.root)
+        if words[0] != "chapterflow":
+            os.execvp(words[0], words)  # noqa: S606
+        sys.argv = words
+        from chapterflow import cli
+
+        code: Any = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = ended.code or 0
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code if isinstance(code, int) else 1)
+
+    def finish(self, words: list[str]) -> str:
+        """Call a command to its end; return what it wrote.
+
+        Raises:
+            SystemExit: If it fails.
+        """
+        since = time.monotonic()
+        _, status = os.waitpid(self.start(words), 0)
+        self.seconds[words[1]] = time.monotonic() - since
+        text = self.log.read_text(errors="replace")
+        if status:
+            sys.exit(f"`{' '.join(words)}` ends with {os.waitstatus_to_exitcode(status)}:\n{text}")
+        return text
+
+    def kill(self, words: list[str], after: float) -> bool:
+        """Kill a command after some seconds; return whether it was still running."""
+        process = self.start(words)
+        time.sleep(after)
+        ended, _ = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return False
+        os.killpg(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        return True
+
+
+def main() -> None:
+    """Run the cycles, and print what was killed and what was lost."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--cycles", type=int, default=25, help="about 8 kills each")
+    parser.add_argument("--seed", type=int, default=5)
+    arguments = parser.parse_args()
+    source = find_project().root
+    rng = random.Random(arguments.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "clone"
+        subprocess.run(["git", "clone", "-q", source, root], check=True)
+        _photos(Path(folder) / "photos")
+        project = Project(root)
+        os.environ["CHAPTERFLOW_PROJECT"] = str(root)
+        configure(project)
+        # Forks inherit these modules, but no threads: no operation of TensorFlow may run here.
+        with quiet():
+            import mlflow  # noqa: F401
+        from pipelines.prefect_server import prefect_server
+
+        with prefect_server(project.scratch):
+            import prefect.main  # noqa: F401
+
+            clone = Clone(root, Path(folder) / "log")
+            kills = _cycles(clone, arguments.cycles, rng, Path(folder) / "photos")
+        losses = _losses(project)
+    _print(kills, losses)
+
+
+def _photos(folder: Path) -> None:
+    rng = np.random.default_rng(5)
+    for name, level in (("dark", 60), ("light", 190)):
+        (folder / name).mkdir(parents=True)
+        for number in range(30):
+            pixels = rng.integers(level - 50, level + 50, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+
+
+def _cycles(clone: Clone, cycles: int, rng: random.Random, photos: Path) -> dict[str, Counter[str]]:
+    kills: dict[str, Counter[str]] = defaultdict(Counter)
+    wide = [word for margin in (*WIDE, CALIBRATION) for word in ("--set", margin)]
+    console = Console(stderr=True)
+
+    def do(*words: str) -> str:
+        command = [*words] if words[0] == "dvc" else ["chapterflow", *words]
+        name = command[1]
+        after = rng.uniform(0, clone.seconds.get(name, 10.0))
+        kills[name]["killed" if clone.kill(command, after) else "ended before"] += 1
+        return clone.finish(command)
+
+    clone.finish(["chapterflow", "run", "dnn", "--set", "models.dnn.epochs=3"])
+    clone.finish(["chapterflow", "promote", "dnn", *wide])
+    for cycle in range(cycles):
+        console.print(
+            f"cycle {cycle + 1} of {cycles}: {sum(map(Counter.total, kills.values()))} kills"
+        )
+        few = ["--set", "models.dnn.epochs=3", "--set", f"models.dnn.hidden={16 + cycle}"]
+        do("run", "dnn", *few)
+        do("promote", "dnn", *wide)
+        do("predict", "dnn", "digits:test", "--out", str(clone.root.parent / "out.parquet"))
+        do("report")
+        do("data", "add", f"photos{cycle}", str(photos), "--kind", "images")
+        do("data", "fetch")
+        verdict = json.loads(clone.finish(["chapterflow", "reproduce", "dnn@champion", "--json"]))
+        kills["run"][f"made again: {verdict['verdict']}"] += 1
+        do("rollback", "dnn")
+        if cycle % 4 == 3:
+            do("dvc", "repro", "run@dnn")
+    return kills
+
+
+def _losses(project: Project) -> dict[str, int]:
+    import mlflow
+
+    from chapterflow.tracking import store
+
+    client = mlflow.MlflowClient(store.open_store(project))
+    versions = client.search_model_versions("name = 'dnn'")
+    runs = client.search_runs(
+        [e.experiment_id for e in client.search_experiments()], max_results=1000
+    )
+    fingerprints = Counter(
+        run.data.tags.get("chapterflow.fingerprint")
+        for run in runs
+        if run.info.run_id in {version.run_id for version in versions}
+    )
+    return {
+        "champions lost": int("champion" not in client.get_registered_model("dnn").aliases),
+        "duplicate versions": len(versions) - len(fingerprints),
+        "runs left open": sum(run.info.status == "RUNNING" for run in runs),
+        "files left over": sum(len(list(project.root.glob(pattern))) for pattern in UNFINISHED),
+    }
+
+
+def _print(kills: dict[str, Counter[str]], losses: dict[str, int]) -> None:
+    table = Table("command", "killed", "ended before", "made again")
+    for name, counts in kills.items():
+        again = ", ".join(f"{n} {k[12:]}" for k, n in counts.items() if k.startswith("made again"))
+        table.add_row(name, str(counts["killed"]), str(counts["ended before"]), again)
+    console = Console()
+    console.print(table)
+    total = sum(counts["killed"] for counts in kills.values())
+    console.print(f"{total} SIGKILLs: " + ", ".join(f"{n} {name}" for name, n in losses.items()))
+
+
+if __name__ == "__main__":
+    main()
