@@ -1,5 +1,6 @@
-"""Python in the guides passes `make check` when it is pasted into the package."""
+"""Guides are true: their Python passes `make check`, and their table of faults is complete."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -52,3 +53,24 @@ def test_the_examples_have_types(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", str(tmp_path)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def marked_faults() -> list[str]:
+    """Return a row of docs/reliability.md for each fault that tests inject, in their order."""
+    rows = {}
+    for file in sorted((REPOSITORY / "tests").rglob("test_*.py")):
+        for function in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if not isinstance(function, ast.FunctionDef):
+                continue
+            for mark in function.decorator_list:
+                if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.fault":
+                    fault, promise = map(ast.literal_eval, mark.args)
+                    place = f"{file.relative_to(REPOSITORY / 'tests')}::{function.name}"
+                    rows[place] = f"| {fault} | {promise} | `{place}` |"
+    return list(rows.values())
+
+
+def test_every_injected_fault_is_documented() -> None:
+    text = (REPOSITORY / "docs" / "reliability.md").read_text("utf-8")
+    actual = [line for line in text.splitlines() if line.endswith("` |")]
+    assert actual == marked_faults()

@@ -140,6 +140,7 @@ def test_progress_counts_to_the_end(cache: Path) -> None:
 # --- Resuming -------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("Download cut off", "Resumed where it broke")
 def test_a_broken_download_is_resumed_where_it_broke(cache: Path) -> None:
     site = Site(BODY, [servers.drop_after(150_000), servers.drop_after(100_000)])
     with serve(site) as address:
@@ -191,6 +192,7 @@ def test_what_cannot_be_resumed_starts_over(cache: Path, site: Site) -> None:
     assert site.sent[-1] == len(BODY)
 
 
+@pytest.mark.fault("File changed upstream between two attempts", "Fetched whole; never mixed")
 @pytest.mark.parametrize("if_range", [True, False], ids=["If-Range honoured", "If-Range ignored"])
 def test_a_file_changed_upstream_is_never_spliced(cache: Path, if_range: bool) -> None:
     old = bytes(len(BODY))
@@ -313,6 +315,7 @@ def start_fetch(cache: Path, address: str, **kwargs: object) -> subprocess.Popen
     )
 
 
+@pytest.mark.fault("`data fetch` killed", "Resumed where it broke")
 def test_a_killed_download_is_resumed(cache: Path) -> None:
     site = Site(BODY, [servers.slow(16_384, 0.05)])
     part = cache / "data.gz.part"
@@ -355,6 +358,7 @@ def test_threads_of_one_process_fetch_one_file_once(cache: Path) -> None:
     assert len(site.requests) == 1
 
 
+@pytest.mark.fault("Disk full during a download", "One line; the download resumes")
 def test_a_full_disk_is_reported_and_the_download_resumes(cache: Path) -> None:
     pytest.importorskip("resource")
     site = Site(BODY)
@@ -449,6 +453,7 @@ def test_a_wrong_file_makes_way_for_the_next_address(cache: Path) -> None:
         assert get(cache, first, second).read_bytes() == BODY
 
 
+@pytest.mark.fault("Download with a wrong hash", "Refused; nothing is kept")
 def test_a_wrong_hash_is_reported_and_nothing_kept(cache: Path) -> None:
     other = bytes(len(CONTENT))
     received = hashlib.sha256(other).hexdigest()
@@ -498,6 +503,7 @@ def test_a_content_length_that_is_too_large_is_a_broken_download(cache: Path) ->
     assert not (cache / "data.gz").exists()
 
 
+@pytest.mark.fault("Gzip that unpacks beyond its size", "Refused early")
 def test_a_decompression_bomb_is_refused_early(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,6 +112,9 @@ def with_nan(images: Any) -> Any:
     return spoilt
 
 
+@pytest.mark.fault(
+    "Data that break an expectation", "The run stops before training; pages show why"
+)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "says"),
@@ -141,6 +144,7 @@ def test_data_that_break_expectations_stop_the_run_and_are_documented(
     assert names == ["prepare digits", "validate digits"]
 
 
+@pytest.mark.fault("Byte of a dataset flipped before `run`", "The run stops; verify names the file")
 @pytest.mark.slow
 def test_a_flipped_byte_is_found_by_verify_and_stops_a_run(root: Path, run_flow: Run) -> None:
     path = root / "data" / "digits" / "images.npy"

@@ -80,6 +80,9 @@ def run_to_end(root: Path) -> dict[str, Any]:
     return dict(model)
 
 
+@pytest.mark.fault(
+    "`run` killed during training", "The next run resumes; equal weights and metrics"
+)
 def test_a_killed_training_ends_as_an_undisturbed_one(both: Any, prepared: Path) -> None:
     undisturbed, (expected, _) = both
 
@@ -117,6 +120,7 @@ def test_a_killed_training_ends_as_an_undisturbed_one(both: Any, prepared: Path)
     assert [step for (step,) in rows] == list(range(1, int(model["metrics"]["train/epochs"]) + 1))
 
 
+@pytest.mark.fault("Ctrl-C during training", "Ends at once; the next run resumes")
 def test_ctrl_c_ends_at_once_and_is_resumed(prepared: Path) -> None:
     process = start(prepared, "dnn")
     wait_until(lambda: epochs_done(prepared) >= 3)
@@ -131,6 +135,7 @@ def test_ctrl_c_ends_at_once_and_is_resumed(prepared: Path) -> None:
     assert run_to_end(prepared)["run_id"] == killed
 
 
+@pytest.mark.fault("The same `run` started twice at once", "One trains, the other reuses it")
 def test_two_runs_at_once_train_once_and_corrupt_nothing(both: Any) -> None:
     root, documents = both
     assert sorted(document["status"] for document in documents) == ["reused", "trained"]

@@ -130,6 +130,10 @@ def champion_nobody_judged(root: Path) -> None:
         connection.execute("UPDATE registered_model_aliases SET alias = 'champion'")
 
 
+@pytest.mark.fault(
+    "Model, run, verdict, commit or data version lost or changed",
+    "`why` names the broken link alone",
+)
 @pytest.mark.parametrize(
     ("broken", "named"),
     [
@@ -341,6 +345,7 @@ def test_a_run_whose_model_is_damaged_is_not_reused(copy: Path, record_property:
     record_property("saw", "not reused; the damaged file is named")
 
 
+@pytest.mark.fault("Model file lost, replaced or damaged", "serve, explain and predict refuse")
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
@@ -360,6 +365,7 @@ def test_no_command_takes_another_file_for_the_model(
     assert "not expected" not in result.stderr
 
 
+@pytest.mark.fault("Model of a finished run deleted", "Trained again, not reused")
 def test_a_run_that_lost_its_model_is_not_reused(copy: Path, run_flow: Any) -> None:
     for status, ruin in (("reused", lose_model), ("trained", lambda _: None)):
         result = run_flow(copy, "run", "dnn", "--json")

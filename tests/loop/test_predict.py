@@ -48,6 +48,7 @@ def images(root: Path) -> Any:
     return np.load(root / "data/digits/images.npy")
 
 
+@pytest.mark.fault("Damaged picture in a batch", "The rest is predicted; the picture is named")
 def test_a_folder_with_a_broken_picture(root: Path, run_flow: Run, tmp_path: Path) -> None:
     for number, image in enumerate(images(root)[:5]):
         pixels = (image.reshape(8, 8) * (255 / 16)).astype(np.uint8)
@@ -151,6 +152,7 @@ def wait_for_parts(root: Path, process: subprocess.Popen[str], count: int) -> No
         time.sleep(0.01)
 
 
+@pytest.mark.fault("`predict` interrupted, then killed", "Resumes after the last part; equal table")
 def test_ctrl_c_and_a_kill_cost_no_more_than_a_part(
     root: Path, predict: Predict, tmp_path: Path
 ) -> None:

@@ -130,6 +130,7 @@ class Killed(BaseException):
     """The end of a process, in a test."""
 
 
+@pytest.mark.fault("Cross-validation killed", "Resumes within its fold")
 @pytest.mark.parametrize("epochs", [3, pytest.param(9, marks=pytest.mark.slow)])
 def test_a_killed_cross_validation_resumes_within_its_fold(
     graphs: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int

@@ -157,6 +157,9 @@ def test_killed_while_writing_the_history(plain: Case, tmp_path: Path) -> None:
     plain.check(tmp_path, resumed_from=2)
 
 
+@pytest.mark.fault(
+    "Training killed while it writes a checkpoint", "Resumes from the one before; equal weights"
+)
 def test_killed_while_writing_the_checkpoint(plain: Case, tmp_path: Path) -> None:
     plain.kill_after(2, tmp_path)
     append_record(tmp_path / "history.jsonl", plain.training.history[2])
@@ -219,6 +222,7 @@ def test_training_restarts_if_part_of_its_folder_is_lost(
     plain.check(tmp_path, resumed_from=0)
 
 
+@pytest.mark.fault("Checkpoint that lost its bytes", "Noticed; training restarts")
 @pytest.mark.parametrize("size", [0, pytest.param(1000, marks=pytest.mark.slow)])
 def test_a_checkpoint_that_lost_its_bytes(plain: Case, tmp_path: Path, size: int) -> None:
     # As a machine may leave it that lost power: the name is on disk, the content is not.
@@ -282,6 +286,7 @@ fit(entry, params, open_dataset(Path(sys.argv[1])), seed=5, work=work, on_epoch=
 """
 
 
+@pytest.mark.fault("Training killed again and again", "Equal weights")
 @pytest.mark.slow
 def test_processes_killed_at_any_moment(
     plain: Case, params_of: Callable[..., ModelParams], weights_of: WeightsOf, tmp_path: Path
