@@ -292,6 +292,7 @@ def invoke(root: Path, *words: str, **variables: str) -> subprocess.CompletedPro
     needs `call`, and so does a flow, unless the fixture `run_flow` calls it.
     """
     from chapterflow import cli
+    from pipelines import prefect_server
 
     environment = command_environment(root) | {"COLUMNS": "80"} | variables
     # Its children import what this process does, also where `root` has no sources.
@@ -300,10 +301,16 @@ def invoke(root: Path, *words: str, **variables: str) -> subprocess.CompletedPro
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr(sys, "argv", ["chapterflow", *words])
+        # It would end this process.
+        patch.setattr(prefect_server, "leave", lambda code: None)
         before = dict(os.environ)
         os.environ.clear()
         os.environ.update(environment)
         try:
+            if "absl.logging" in sys.modules:
+                # Its set-up of logging closes the stream of absl's handler, which is sys.stderr,
+                # unless it is sys.stderr at that time, too.
+                import prefect.main  # noqa: F401
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 cli.main()
         except SystemExit as ended:
@@ -399,9 +406,6 @@ def run_flow(prefect_api: dict[str, str]) -> Run:
     """
 
     def with_server(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
-        # Its set-up of logging closes the stream of absl's handler unless that is sys.stderr, which
-        # `invoke` replaces.
-        import prefect.main  # noqa: F401
         from prefect.context import refresh_global_settings_context
 
         with pytest.MonkeyPatch.context() as patch:
