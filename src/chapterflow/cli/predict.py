@@ -100,7 +100,9 @@ def predict(
     from pipelines.prefect_server import outcome_of, prefect_server
 
     # Bad input is refused before a server starts.
-    check_batch(project, settings, model, inputs, out, invert=invert, on_version=say_version)
+    model = check_batch(
+        project, settings, model, inputs, out, invert=invert, on_version=say_version
+    )
     console = live.console(stderr=as_json)
     with live.shown(console, [model]) as progress:
         progress.update(model, "starting", "Prefect")

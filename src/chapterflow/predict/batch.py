@@ -133,11 +133,14 @@ def check_batch(
     *,
     invert: bool = False,
     on_version: OnVersion = ignore,
-) -> None:
+) -> str:
     """Refuse a batch that is bound to fail, with the errors that the batch itself would raise.
 
     The checks that need no tracking store come first. Large arrays and the content of folders are
     read only by the batch.
+
+    Returns:
+        Name and number of the version, for the batch: an alias could move before it starts.
 
     Raises:
         ConfigError: If the model or an input does not exist, or `out` cannot be written.
@@ -154,6 +157,7 @@ def check_batch(
     if invert:
         inverted(0.0, card)
     check_inputs_of(project, settings, version, card, inputs)
+    return version.uri()
 
 
 def check_inputs(inputs: Sequence[Input]) -> None:
