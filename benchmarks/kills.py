@@ -159,6 +159,7 @@ def _cycles(clone: Clone, cycles: int, rng: random.Random, photos: Path) -> dict
         do("report")
         do("data", "add", "--kind", "images", f"photos{cycle}", str(photos), again=["--force"])
         do("data", "fetch")
+        clone.finish(["git", "commit", "-qam", f"cycle {cycle}"], codes=(0, 1))
         text = clone.finish(["chapterflow", "reproduce", "dnn@champion", "--json"])
         verdict = re.findall(r'"verdict": "(.+)"', text)
         kills["run"][f"made again: {', '.join(verdict)}"] += 1
