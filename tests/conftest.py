@@ -395,7 +395,10 @@ def prefect_api(
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
         patch.delenv("PREFECT_API_URL", raising=False)
         with prefect_server(home) as address:
+            # It is for the calls of `run_flow` alone.
+            patch.delenv("PREFECT_API_URL")
             yield {"PREFECT_HOME": str(home), "PREFECT_API_URL": address}
+            patch.setenv("PREFECT_API_URL", address)
 
 
 @pytest.fixture(scope="session")

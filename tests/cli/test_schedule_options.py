@@ -30,6 +30,8 @@ def test_a_cron_expression_has_five_fields(cron: str, says: str, record_property
 
 
 def test_time_zones(monkeypatch: pytest.MonkeyPatch) -> None:
+    # tzlocal keeps what it read first.
+    monkeypatch.setattr("tzlocal.unix._cache_tz_name", None)
     monkeypatch.setenv("TZ", "America/New_York")
     assert time_zone(None) == "America/New_York"
     assert time_zone("Asia/Seoul") == "Asia/Seoul"
