@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from chapterflow.environment import Project
-from tests.conftest import Finished, copy_project, invoke
+from tests.conftest import Finished, Run, copy_project, invoke
 from tests.loop import stores
 
 
@@ -65,7 +65,7 @@ def test_without_runs_it_says_what_to_do(project: Project) -> None:
     "Artifact of a run deleted or damaged", "compare and report name it and what to do"
 )
 def test_damaged_artifacts_are_named(
-    finished: Finished, tmp_path: Path, record_property: Any
+    finished: Finished, run_flow: Run, tmp_path: Path, record_property: Any
 ) -> None:
     root = copy_project(finished.root, tmp_path / "checkout")
     run_id = finished.document["models"][0]["run_id"]
@@ -83,6 +83,12 @@ def test_damaged_artifacts_are_named(
                 assert "not expected" not in refused.stderr
                 commands += 1
         file.write_bytes(kept)
+    # A newer run with other parameters does not take the place of the damaged one.
+    other = run_flow(root, "run", "dnn", "--set", "models.dnn.epochs=2")
+    assert other.returncode == 0, other.stderr
     (folder / "predictions.npz").unlink()
-    assert "predictions.npz" in invoke(root, "compare").stderr
+    refused = invoke(root, "compare")
+    assert refused.returncode == 1
+    assert "predictions.npz" in refused.stderr
+    assert run_id in refused.stderr
     record_property("saw", f"{commands + 1} commands, exit 1, the artifact is named")

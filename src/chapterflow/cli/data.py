@@ -136,15 +136,17 @@ def data_verify() -> None:
 
     console = Console()
     existing = [name for name in settings.datasets if (project.data / name).is_dir()]
-    damage = []
+    damage, names = [], []
     for name in existing:
         problems = verify_dataset(project.data / name)
         damage.extend(problems)
+        names += [name] if problems else []
         console.print(f"{name}: {'damaged' if problems else 'ok'}", highlight=False)
     if not existing:
         console.print("There are no datasets yet. `chapterflow data fetch` builds them.")
     if damage:
-        raise DataError("\n".join([*damage, "`chapterflow data fetch --force` rebuilds them."]))
+        remedy = f"`chapterflow data fetch --force {' '.join(names)}` builds it again."
+        raise DataError("\n".join([*damage, remedy]))
 
 
 class _AddCommand(TyperCommand):

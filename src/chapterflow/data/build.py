@@ -267,7 +267,7 @@ def refuse_damage(folder: Path, damage: list[str]) -> None:
     """
     if damage:
         raise DataError(
-            "\n".join(damage) + f"\nDelete {folder} and run `chapterflow data fetch` to restore it."
+            "\n".join([*damage, f"`chapterflow data fetch --force {folder.name}` builds it again."])
         )
 
 

@@ -67,14 +67,21 @@ def differences_of(
 def current_runs(
     project: Project, settings: Settings, session: Session, models: Iterable[str]
 ) -> Iterator[Run]:
-    """Yield the finished runs of models with today's parameters, data and sources."""
+    """Yield the finished runs of models with today's parameters, data and sources.
+
+    A run that lost an artifact represents its model, too: whoever needs the artifact names it, and
+    no run with other parameters takes its place unnoticed.
+    """
     for model in models:
         folders = [project.data / name for name in settings.datasets_of(model)]
         if all((folder / CARD).is_file() for folder in folders):
             cards = [read_card(folder) for folder in folders]
             key = fingerprint(fingerprint_parts(settings, model, cards))
-            if run := runs.find_finished(session.client, session.experiment_id, key):
-                yield run
+            finished = runs.finished_runs_of(session.client, session.experiment_id, key)
+            if finished:
+                yield next(
+                    (run for run in finished if runs.is_whole(session.client, run)), finished[0]
+                )
 
 
 def _differences(session: Session, settings: Settings, same: Mapping[str, Run]) -> list[Difference]:

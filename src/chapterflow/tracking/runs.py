@@ -348,16 +348,23 @@ class _Busy(Exception):
 
 def find_finished(client: MlflowClient, experiment_id: str, fingerprint: str) -> Run | None:
     """Return the newest finished run of a fingerprint whose artifacts and model all exist."""
-    runs = client.search_runs(
+    finished = finished_runs_of(client, experiment_id, fingerprint)
+    return next((run for run in finished if is_whole(client, run)), None)
+
+
+def finished_runs_of(client: MlflowClient, experiment_id: str, fingerprint: str) -> list[Run]:
+    """Return the finished runs of a fingerprint, newest first."""
+    finished: list[Run] = client.search_runs(
         [experiment_id],
         f"tags.`{FINGERPRINT}` = '{fingerprint}' and attributes.status = 'FINISHED'",
         order_by=["attributes.start_time DESC"],
         max_results=20,
     )
-    return next((run for run in runs if _is_whole(client, run)), None)
+    return finished
 
 
-def _is_whole(client: MlflowClient, run: Run) -> bool:
+def is_whole(client: MlflowClient, run: Run) -> bool:
+    """Tell whether the artifacts and the model of a run exist."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -134,6 +134,11 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
             f"{folder} must hold a folder for each class, two or more. Received: "
             f"{listed([path.name for path in classes]) or 'no folder'}"
             + (f", and {len(stray):,} photos in none" if stray else "")
+            + (
+                ". Names that differ only in the form of their Unicode are one class"
+                if len(set(names)) < len(names)
+                else ""
+            )
         )
     if stray:
         raise DataError(
