@@ -222,7 +222,10 @@ def test_an_expectation_that_cannot_be_computed_fails_with_a_reason(
     suite = gx.ExpectationSuite(name="images", expectations=checks)
     names = [(expectation.meta or {})["name"] for expectation in suite.expectations]
     rows = images.rows(digits).drop(columns="nan")
-    results = [describe(outcome) for outcome in run._run_suite(suite, rows, tmp_path / "site")]
+    results = [
+        describe(outcome, rows, digits.card, bounds)
+        for outcome in run._run_suite(suite, rows, tmp_path / "site")
+    ]
     assert [result.name for result in results] == names
     (broken,) = [result for result in results if not result.passed]
     assert broken.name == "finite"

@@ -215,7 +215,7 @@ PEAK = """
 import pathlib, resource, sys
 from chapterflow.kinds.photos import CHECKED, in_threads, open_photo
 list(in_threads(lambda path: open_photo(path, size=CHECKED), map(pathlib.Path, sys.argv[1:] * 2)))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024)
 """
 
 

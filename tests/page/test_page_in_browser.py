@@ -99,7 +99,7 @@ def test_a_table_is_sorted_by_click_and_by_key(browser: Any, address: str) -> No
 def test_thousands_are_sorted_as_numbers(browser: Any, address: str) -> None:
     page = opened(browser, address)
     page.locator("table").first.locator("th button", has_text="parameters").click()
-    shown = [text.split()[0] for text in column(page, 9)]
+    shown = [text.split()[0] for text in column(page, 10)]
     assert shown == ["9,610", "19,220", "28,830"]
 
 
