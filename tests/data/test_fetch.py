@@ -697,8 +697,12 @@ def test_mnist_of_the_mirror_is_the_pinned_one(
             return fetch(file, mirror_folder=mnist.mirror, upstream=mnist.upstream, cache=cache)
 
         files = mnist.files
-        train, train_labels = read_pair(local(files.train_images), local(files.train_labels))
-        test, test_labels = read_pair(local(files.test_images), local(files.test_labels))
+        train, train_labels = read_pair(
+            local(files.train_images), local(files.train_labels), known=mnist.known
+        )
+        test, test_labels = read_pair(
+            local(files.test_images), local(files.test_labels), known=mnist.known
+        )
     assert train.shape == (60_000, 28, 28)
     assert test.shape == (10_000, 28, 28)
     assert train_labels[:5].tolist() == [5, 0, 4, 1, 9]

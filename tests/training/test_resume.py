@@ -173,19 +173,25 @@ def test_killed_while_writing_the_checkpoint(plain: Case, tmp_path: Path) -> Non
 def test_killed_before_the_checkpoint_got_its_name(
     plain: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replace = Path.replace
+    replace, unlink = Path.replace, Path.unlink
 
     def die(self: Path, target: Path) -> Path:
         if Path(target).name == "epoch-0003.npz":
             raise Killed
         return replace(self, target)
 
+    def keep(self: Path, missing_ok: bool = False) -> None:
+        # A killed process does not clean up.
+        if self.name != "staging-epoch-0003.npz":
+            unlink(self, missing_ok=missing_ok)
+
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", die)
+        patch.setattr(Path, "unlink", keep)
         with pytest.raises(Killed):
             plain.fit(tmp_path)
     names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
-    assert names == {"epoch-0002.npz"}
+    assert names == {"staging-epoch-0003.npz", "epoch-0002.npz"}
     plain.check(tmp_path, resumed_from=2)
 
 

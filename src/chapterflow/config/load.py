@@ -78,7 +78,7 @@ def parse_yaml(text: str, name: str) -> Any:
     loader = None
     try:
         loader = _Loader(text)
-        loader.name = name  # It stands in the marks of errors.
+        loader.name = name  # Errors name it.
         document = loader.get_single_data()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
