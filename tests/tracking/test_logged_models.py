@@ -250,6 +250,28 @@ def test_a_run_has_one_logged_model(model: Any, run_id: str, opened: Project) ->
     assert register(f"models:/{first}", "once") == register(f"models:/{first}", "once") == "1"
 
 
+@pytest.mark.fault(
+    "Logged model damaged before its killed run resumes",
+    "It is not adopted; the model is logged again",
+)
+def test_a_damaged_model_is_logged_again(model: Any, run_id: str, opened: Project) -> None:
+    from mlflow import MlflowClient
+
+    from chapterflow.loop.logged_model import log_trained_model
+    from chapterflow.tracking import runs
+
+    client = MlflowClient(store.tracking_uri(opened))
+    options = {"run_id": run_id, "name": "dnn", "input_example": EXAMPLE}
+    first = log_trained_model(client, model, **options)
+    (file,) = opened.mlruns.glob(f"artifacts/*/models/{first}/**/*.keras")
+    file.write_bytes(file.read_bytes()[:-1])
+    second = log_trained_model(client, model, **options)
+    assert second != first
+    run = client.get_run(run_id)
+    assert run.data.tags[runs.LOGGED_MODEL] == second
+    assert [logged.model_id for logged in runs.models_of(client, run)] == [second]
+
+
 @pytest.mark.fault("Killed run that is never continued", "The next flow deletes unnamed models")
 def test_the_next_flow_sweeps_up(opened: Project) -> None:
     from mlflow import MlflowClient

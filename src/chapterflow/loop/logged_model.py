@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from chapterflow.errors import StoreError
+from chapterflow.errors import StoreError, StoreUnavailable
 from chapterflow.files import sha256_file
 from chapterflow.kinds.dataset import DatasetCard, get_kind
 from chapterflow.kinds.likeness import Likeness
@@ -29,11 +29,12 @@ from chapterflow.tracking.runs import (
     models_of,
 )
 from chapterflow.tracking.store import open_client
-from chapterflow.tracking.versions import write_manifest
+from chapterflow.tracking.versions import model_folder, unregistered, write_manifest
 
 if TYPE_CHECKING:
     import keras
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
     from mlflow.models import Model, ModelSignature
     from mlflow.models.model import ModelInfo
     from mlflow.types import Schema
@@ -257,7 +258,8 @@ def log_trained_model(
     """Log the model that a run trained, once, and return the id of the logged model.
 
     The run's tag `LOGGED_MODEL` names it. A run that continues after it was logged keeps it where
-    it is whole and the weights are still the same. Every other model of the run is deleted.
+    the weights are still the same and all files are as they were logged. Every other model of the
+    run is deleted.
 
     Args:
         client: MLflow client.
@@ -274,23 +276,39 @@ def log_trained_model(
     named = run.data.tags.get(LOGGED_MODEL)
     # The model that the run names first: a killed process may have logged another one.
     earlier = sorted(models_of(client, run), key=lambda logged: logged.model_id != named)
-    # The hash of its files is the last tag that a logged model gets.
-    whole = [
-        logged.model_id
-        for logged in earlier
-        if logged.tags.get(TRAINED_SHA256) == trained and FILES_SHA256 in logged.tags
-    ]
+    kept = next(
+        (
+            str(logged.model_id)
+            for logged in earlier
+            if logged.tags.get(TRAINED_SHA256) == trained and _is_whole(client, run_id, logged)
+        ),
+        None,
+    )
     for logged in earlier:
-        if logged.model_id not in whole[:1]:
+        if logged.model_id != kept:
             client.delete_logged_model(logged.model_id)
-    if whole:
-        model_id = str(whole[0])
+    if kept:
+        model_id = kept
     else:
         info = log_keras_model(model, run_id=run_id, tags={TRAINED_SHA256: trained}, **options)
         model_id = str(info.model_id)
     if model_id != named:
         client.set_tag(run_id, LOGGED_MODEL, model_id)
     return model_id
+
+
+def _is_whole(client: MlflowClient, run_id: str, logged: LoggedModel) -> bool:
+    """Tell whether the files of a logged model are those that were logged."""
+    # The hash of its files is the last tag that a logged model gets.
+    if FILES_SHA256 not in logged.tags:
+        return False
+    try:
+        model_folder(client, unregistered(str(logged.name), run_id, str(logged.model_id)))
+    except StoreUnavailable:
+        raise
+    except StoreError:
+        return False
+    return True
 
 
 def _signature(model: keras.Model, example: Any, card: DatasetCard | None) -> ModelSignature:

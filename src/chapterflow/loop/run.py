@@ -28,7 +28,7 @@ from chapterflow.tracking import runs
 from chapterflow.tracking.artifacts import CARD, FINGERPRINT, Artifacts
 from chapterflow.tracking.fingerprint import fingerprint, fingerprint_parts
 from chapterflow.tracking.session import Session
-from chapterflow.tracking.versions import Version, model_file, model_folder, version_of_run
+from chapterflow.tracking.versions import model_file, model_folder, unregistered, version_of_run
 from chapterflow.training.history import MODEL_FILE
 from chapterflow.types import Tell, silent
 
@@ -139,9 +139,7 @@ class Run:
         if not path.is_file():
             client = self.session.client
             logged = client.get_run(self.id).data.tags[runs.LOGGED_MODEL]
-            trained = Version(
-                self.model, "unregistered", None, self.id, self.model, f"models:/{logged}"
-            )
+            trained = unregistered(self.model, self.id, logged)
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(model_file(client, trained), path)
         return path
@@ -205,6 +203,9 @@ class Run:
     ) -> None:
         """Open the MLflow run, or continue the one that was interrupted on this machine.
 
+        If its folder is gone, the training starts over, but in the same run: the store keeps one
+        run, one logged model and one version of a fingerprint.
+
         Args:
             flow_run_id: Run to nest this one in.
             restart: Discard an interrupted training.
@@ -216,12 +217,18 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         marker = self.folder / runs.RUN_ID
         card = read_card(self.project.data / self.dataset)
-        client = self.session.client
+        client, experiment_id = self.session.client, self.session.experiment_id
+        if marker.is_file():
+            earlier: str | None = marker.read_text(encoding="utf-8")
+        elif restart:
+            earlier = None
+        else:
+            earlier = runs.find_interrupted(client, experiment_id, self.fingerprint, machine())
         self.id = runs.open_run(
             client,
-            self.session.experiment_id,
+            experiment_id,
             name=self.title,
-            run_id=marker.read_text(encoding="utf-8") if marker.is_file() else None,
+            run_id=earlier,
             tags={
                 runs.RUN_TYPE: "model",
                 runs.MODEL: self.model,

@@ -169,7 +169,7 @@ def train(run: Run, *, tell: Tell = silent) -> Training:
 
     def on_epoch(record: EpochRecord) -> None:
         logger(record)
-        if record.epoch > logger.last:
+        if record.epoch > logger.last or not run.resumed:
             progress = f"epoch {record.epoch}/{params.all_epochs()}, validation {record.summary}"
             tell("train", progress + logger.note())
 

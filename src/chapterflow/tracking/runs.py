@@ -363,6 +363,35 @@ def finished_runs_of(client: MlflowClient, experiment_id: str, fingerprint: str)
     return finished
 
 
+def find_interrupted(
+    client: MlflowClient, experiment_id: str, fingerprint: str, machine: str
+) -> str | None:
+    """Return the newest run of a fingerprint that a process of this host left unfinished.
+
+    Training it again on the same machine gives the model that it has logged, so that model and its
+    version are used again. None if there is no such run.
+
+    Args:
+        client: MLflow client.
+        experiment_id: Experiment of the run.
+        fingerprint: Fingerprint of the run.
+        machine: What the run must have been trained on (`environment.machine`).
+    """
+    unfinished = client.search_runs(
+        [experiment_id],
+        f"tags.`{FINGERPRINT}` = '{fingerprint}' and tags.`{RUN_TYPE}` = 'model' "
+        "and attributes.status != 'FINISHED'",
+        order_by=["attributes.start_time DESC"],
+        max_results=20,
+    )
+    for run in unfinished:
+        owner = run.data.tags.get(PROCESS, "")
+        ended = owner == process_identity() or process_is_gone(owner)
+        if ended and run.data.tags.get(MACHINE) == machine:
+            return str(run.info.run_id)
+    return None
+
+
 def is_whole(client: MlflowClient, run: Run) -> bool:
     """Tell whether the artifacts and the model of a run exist."""
     from mlflow.exceptions import MlflowException

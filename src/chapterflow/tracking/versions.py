@@ -206,6 +206,11 @@ def version_of_run(client: MlflowClient, run: Run) -> Version:
         ) from None
 
 
+def unregistered(model: str, run_id: str, model_id: str) -> Version:
+    """Return the logged model of a run as a version that the registry does not have yet."""
+    return Version(model, "unregistered", None, run_id, model, f"models:/{model_id}")
+
+
 def version_of(
     record: ModelVersion,
     alias: str | None = None,
