@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import select
 import signal
 import socket
 import sys
@@ -70,7 +71,7 @@ folder = Path.cwd()
 (folder / "answers.json").write_text(json.dumps({"inputs": [], "lowest": None, "highest": None}))
 model = SimpleNamespace(metadata=SimpleNamespace(get_input_schema=lambda: None))
 version = "a model"
-server.GRACE_SECONDS = server.HEADER_SECONDS = 1
+server.GRACE_SECONDS = server.HEADER_SECONDS = server.BODY_SECONDS = 1
 server.load = lambda *_, **__: server.Served(version, model, folder)
 def compute(*_):
     print("computing", flush=True)
@@ -92,6 +93,18 @@ def check_slow_connections(address: httpx.URL) -> None:
         connection.close()
 
 
+def check_slow_bodies(address: httpx.URL) -> None:
+    """Send a byte of a body now and then: the server answers before the whole body is there."""
+    head = b"POST /invocations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n\r\n"
+    with socket.create_connection((address.host, address.port), HUNG) as connection:
+        connection.sendall(head)
+        while not select.select([connection], [], [], 0.2)[0]:
+            connection.sendall(b" ")
+        reply = connection.recv(10_000)
+    assert reply.startswith(b"HTTP/1.1 408 ")
+    assert b"A request must arrive within 1 s. Received: a part of it." in reply
+
+
 def check_hosts(address: httpx.URL) -> None:
     """Send requests that a page of another site would send after it has rebound its name."""
     for host, status in (
@@ -104,8 +117,8 @@ def check_hosts(address: httpx.URL) -> None:
 
 
 @pytest.mark.fault(
-    "200 connections that never send a whole request, foreign Host headers",
-    "Closed after 10 s; refused with 400",
+    "200 connections that never send a whole request, a slow body, foreign Host headers",
+    "Closed after 10 s; answered 408 after 120 s; refused with 400",
 )
 def test_slow_clients_foreign_hosts_and_a_computation_that_nobody_waits_for(
     project: Project, record_property: Any
@@ -120,6 +133,7 @@ def test_slow_clients_foreign_hosts_and_a_computation_that_nobody_waits_for(
             if (actual := re.search(r"http://127\.0\.0\.1:\d+/invocations", line))
         )
         check_slow_connections(httpx.URL(address))
+        check_slow_bodies(httpx.URL(address))
         check_hosts(httpx.URL(address))
         with ThreadPoolExecutor(1) as pool:
             post = partial(httpx.post, content="{}", headers={"Content-Type": JSON}, timeout=HUNG)
@@ -128,7 +142,9 @@ def test_slow_clients_foreign_hosts_and_a_computation_that_nobody_waits_for(
             process.send_signal(signal.SIGINT)
             assert answer.result().status_code == 503
         assert process.wait(timeout=HUNG) == 0
-        record_property("saw", "200 of 200 connections closed, 3 of 3 foreign hosts refused")
+        record_property(
+            "saw", "200 of 200 connections closed, slow body 408, 3 of 3 foreign hosts refused"
+        )
     finally:
         process.kill()
         process.communicate()

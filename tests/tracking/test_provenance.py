@@ -185,6 +185,42 @@ def test_a_version_counts_for_the_datasets_of_a_model(checkout: Project) -> None
     assert state(committed, "none", {"digits": digest}) == "passed"
 
 
+@pytest.mark.fault(
+    "Clone without the list of files of the committed data",
+    "The committed verdicts decide; the message says how to bring the list",
+)
+def test_without_the_list_of_files_committed_verdicts_decide(checkout: Project) -> None:
+    digest, other = "d" * 64, "e" * 64
+    verdict = checkout.root / "results" / "validation" / "digits.json"
+    verdict.parent.mkdir(parents=True)
+    (checkout.root / "data.dvc").write_text(f"outs:\n- md5: {NEW}\n  path: data\n")
+    git(checkout.root, "commit", "-qam", "data")
+    verdict.write_text(json.dumps({"dataset": "digits", "dataset_digest": digest}))
+    git(checkout.root, "add", "-A")
+    git(checkout.root, "commit", "-qm", "results")
+    partial = version_with(checkout, {"digits/x": b"digits alone"})
+    (checkout.root / "data.dvc").write_text(f"outs:\n- md5: {partial}\n  path: data\n")
+
+    def check(now: str, datasets: dict[str, str]) -> Any:
+        return provenance.data_version(checkout, {runs.DATA_VERSION: now}, datasets)
+
+    for now in (NEW, partial):
+        passed = check(now, {"digits": digest})
+        assert (passed.state, passed.details["version"]) == ("passed", NEW)
+        assert "as results/validation says" in str(passed.observed)
+    wrong = check(NEW, {"digits": other})
+    assert wrong.state == "failed"
+    assert "results/validation/digits.json of its commit is about another digits" in str(
+        wrong.observed
+    )
+    assert "`chapterflow data fetch`" in wrong.reason
+    assert check(NEW, {"digits": other, "pets": other}).state == "failed"
+    assert check(NEW, {"pets": other}).state == "unknown"
+    unknown = check(partial, {"pets": other})
+    assert unknown.state == "warning"
+    assert unknown.reason == ("`chapterflow data fetch` builds all datasets, then commit data.dvc")
+
+
 @pytest.mark.fault("Untracked datasets.yaml", "The gate `code` asks for the model's sources alone")
 def test_only_the_sources_of_a_model_have_to_be_in_a_commit(checkout: Project) -> None:
     file = checkout.root / "src" / "model.py"

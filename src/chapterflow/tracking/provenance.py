@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,13 @@ from chapterflow.types import Tell
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+
+
+#: Folder of the verdicts that `dvc repro` writes and git tracks (`dvc.yaml`).
+VERDICTS = "results/validation"
+UNLISTED = "its list of files is not in DVC's cache"
+#: What brings the list of files of a version of `data/` into DVC's cache.
+FETCH_ALL = "`chapterflow data fetch` builds all datasets"
 
 
 def _git(project: Project, *words: str, stdin: bytes | None = None) -> bytes | None:
@@ -69,17 +77,27 @@ def hashes_at(project: Project, commit: str, paths: Sequence[str]) -> dict[str, 
         commit: Full hash.
         paths: Relative to the project's folder.
     """
-    objects = "".join(f"{commit}:./{path}\n" for path in paths)
-    output = _git(project, "cat-file", "--batch", stdin=objects.encode()) or b""
-    hashes: dict[str, str | None] = dict.fromkeys(paths)
-    for path in paths:
+    contents = _contents(project, [f"{commit}:./{path}" for path in paths])
+    return {
+        path: None if content is None else hashlib.sha256(content).hexdigest()
+        for path, content in zip(paths, contents, strict=True)
+    }
+
+
+def _contents(project: Project, objects: Sequence[str]) -> list[bytes | None]:
+    """Return the contents of files in git, `COMMIT:./PATH`; None for missing files."""
+    words = "".join(f"{name}\n" for name in objects)
+    output = _git(project, "cat-file", "--batch", stdin=words.encode()) or b""
+    contents: list[bytes | None] = []
+    for _ in objects:
         header, _, output = output.partition(b"\n")
-        words = header.split()
-        if len(words) == 3 and words[1] == b"blob":
-            size = int(words[2])
-            hashes[path] = hashlib.sha256(output[:size]).hexdigest()
-            output = output[size + 1 :]
-    return hashes
+        fields = header.split()
+        content = None
+        if len(fields) == 3 and fields[1] == b"blob":
+            size = int(fields[2])
+            content, output = output[:size], output[size + 1 :]
+        contents.append(content)
+    return contents
 
 
 def bring(project: Project, version: str, paths: Sequence[str], into: Path) -> Path:
@@ -323,8 +341,9 @@ def data_version(
     """Return whether a commit records the bytes of a run's datasets in a version of `data/`.
 
     A version covers all of `data/`, so the datasets are looked up in the lists of files of the
-    committed versions: another dataset that was added since does not matter. Without the list, the
-    version that the run names counts.
+    committed versions: another dataset that was added since does not matter. A clone has the list
+    of a version only if it has built or pulled all of it. Without the list, the verdicts that were
+    committed with the version decide.
 
     Args:
         project: The project.
@@ -335,10 +354,14 @@ def data_version(
     details = {"value": version[:12], "version": version}
     committed = _committed_versions(project)
     fault = ""
+    state: State = "failed"
+    unlisted = [other for other in committed if _manifest(project, other) is None]
     for candidate in sorted(committed, key=lambda other: other != version):
         faults = [_lacks(project, candidate, *dataset) for dataset in (datasets or {}).items()]
         observed = f"{candidate}, in commit {committed[candidate]}"
-        if candidate == version and (not faults or None in faults):
+        if candidate in unlisted and "" in faults:
+            observed += f", as {VERDICTS} says: {UNLISTED}"
+        if candidate == version and not faults:
             return Check(name=name, state="passed", observed=observed, details=details)
         if faults and not any(fault is None or fault for fault in faults):
             if candidate != version:
@@ -346,9 +369,15 @@ def data_version(
             details = {"value": candidate[:12], "version": candidate}
             return Check(name=name, state="passed", observed=observed, details=details)
         if candidate == version:
-            fault = f"{observed}, but {'; '.join(filter(None, faults))}"
+            lacking = [lack for lack in faults if lack]
+            if not lacking:
+                state = "unknown"
+                lacking = [UNLISTED if version in unlisted else "a card is not in DVC's cache"]
+            fault = f"{observed}, but {'; '.join(lacking)}"
     if fault:
-        return Check(name=name, state="failed", observed=fault, details=details)
+        needed = version in unlisted or state == "unknown"
+        reason = f"{FETCH_ALL}; commit data.dvc if that changes it" if needed else ""
+        return Check(name=name, state=state, observed=fault, reason=reason, details=details)
     if version == "none":
         observed = "its run names no version of data/: data/ was not under DVC"
         return Check(name=name, state="unknown", observed=observed)
@@ -357,7 +386,8 @@ def data_version(
             name=name,
             state="warning",
             observed=f"{version}, in data.dvc, which no commit has yet",
-            reason="commit data.dvc",
+            # Datasets of the committed version may be missing here.
+            reason=f"{FETCH_ALL}, then commit data.dvc" if unlisted else "commit data.dvc",
             details=details,
         )
     observed = f"{version}, which neither data.dvc nor a commit of it names"
@@ -382,7 +412,7 @@ def _lacks(project: Project, version: str, dataset: str, digest: str) -> str | N
     """Return what of a dataset a version of `data/` lacks; empty if nothing, None if unknown."""
     listed = _manifest(project, version)
     if listed is None:
-        return None
+        return _not_validated(project, version, dataset, digest)
     mine = {path: file for path, file in listed.items() if path.startswith(f"{dataset}/")}
     card = mine.get(f"{dataset}/{CARD}")
     if card is None:
@@ -398,6 +428,37 @@ def _lacks(project: Project, version: str, dataset: str, digest: str) -> str | N
         if file is None or (file.is_file() and sha256_file(file) != record["sha256"]):
             return f"its {dataset}/{path} is not the file of the card"
     return ""
+
+
+def _not_validated(project: Project, version: str, dataset: str, digest: str) -> str | None:
+    """Return what `_lacks` does, as far as the verdicts that are committed with a version say."""
+    recorded = _validated(project, version, dataset)
+    if not recorded:
+        return None
+    if digest in recorded:
+        return ""
+    return f"{UNLISTED}, and {_verdict(dataset)} of its commit is about another {dataset}"
+
+
+def _validated(project: Project, version: str, dataset: str) -> set[str]:
+    """Return the digests of a dataset in the verdicts that are committed with a version."""
+    listed = _git(project, "log", "--all", "--format=%H", "--", "data.dvc", VERDICTS) or b""
+    commits = listed.decode().split()
+    contents = _contents(
+        project,
+        [f"{commit}:./{path}" for commit in commits for path in ("data.dvc", _verdict(dataset))],
+    )
+    digests = set()
+    for record, verdict in zip(contents[::2], contents[1::2], strict=True):
+        if verdict and version.encode() in (record or b""):
+            with suppress(ValueError, KeyError, TypeError):
+                digests.add(str(json.loads(verdict)["dataset_digest"]))
+    return digests
+
+
+def _verdict(dataset: str) -> str:
+    """Return the path of the verdict that `dvc repro` writes."""
+    return f"{VERDICTS}/{dataset}.json"
 
 
 def links(project: Project, run: Run, tell: Tell) -> list[Check]:
