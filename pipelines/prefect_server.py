@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from chapterflow.errors import ChapterflowError
+from chapterflow.errors import ChapterflowError, redacted
 
 HOST = "127.0.0.1"
 START_SECONDS = 90.0
@@ -170,6 +170,9 @@ def answers(address: str) -> None:
 def outcome_of(flow: Any, **parameters: Any) -> Any:
     """Run a flow, and return what its function returned or the exception that it raised.
 
+    Prefect records the parameters without the logins of addresses in them; the function receives
+    them as they are.
+
     If the server is lost meanwhile, Prefect cannot record how the flow ended and raises an error of
     its connection instead; what the flow did counts all the same.
     """
@@ -182,12 +185,12 @@ def outcome_of(flow: Any, **parameters: Any) -> Any:
     kept = flow.with_options()
 
     @functools.wraps(flow.fn)
-    def function(*args: Any, **options: Any) -> Any:
+    def function(*_recorded: Any, **_options: Any) -> Any:
         try:
             # Tasks would inherit the tag of the process, and ask the server about a limit for each
             # tag before they start.
             with TagsContext(current_tags=set()):
-                results.append(flow.fn(*args, **options))
+                results.append(flow.fn(**parameters))
         except Exception as error:
             results.append(error)
             raise
@@ -196,11 +199,19 @@ def outcome_of(flow: Any, **parameters: Any) -> Any:
     kept.fn = function
     try:
         with signed():
-            return kept(**parameters, return_state=True).result(raise_on_failure=False)
+            recorded = {name: _without_secrets(value) for name, value in parameters.items()}
+            return kept(**recorded, return_state=True).result(raise_on_failure=False)
     except httpx.HTTPError:
         if not results:
             raise
     return results[0]
+
+
+def _without_secrets(value: Any) -> Any:
+    """Return a parameter of a flow as Prefect may keep it."""
+    if isinstance(value, str):
+        return redacted(value)
+    return [_without_secrets(item) for item in value] if isinstance(value, list) else value
 
 
 def leave(code: int) -> None:

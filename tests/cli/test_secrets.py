@@ -95,6 +95,42 @@ def test_no_command_writes_the_password(
     record_property("saw", f"0 occurrences in the output of {len(texts)} commands and all files")
 
 
+@pytest.mark.fault(
+    "Password in a value of --set", "The flow reads it; Prefect's database does not hold it"
+)
+def test_parameters_of_flows_have_no_login(
+    prefect_api: dict[str, str], monkeypatch: pytest.MonkeyPatch, record_property: Any
+) -> None:
+    for name, value in prefect_api.items():
+        monkeypatch.setenv(name, value)
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+
+    from pipelines.prefect_server import outcome_of
+
+    override = f"datasets.mnist.upstream=[https://user:{QUOTED}@127.0.0.1/]"
+
+    @flow(name="canary", flow_run_name="{overrides}", persist_result=False)
+    def canary(overrides: list[str], count: int = 0) -> tuple[list[str], int]:
+        return overrides, count
+
+    assert outcome_of(canary, overrides=[override], count=3) == ([override], 3)
+    with get_client(sync_client=True) as client:
+        (run,) = [run for run in client.read_flow_runs() if "count" in run.parameters]
+    assert run.parameters["count"] == 3
+    assert run.parameters["overrides"] == [override.replace(f"user:{QUOTED}", "***")]
+    assert "canary-" not in written(Path(prefect_api["PREFECT_HOME"]))
+    record_property("saw", "0 occurrences in Prefect's database")
+
+
+def test_a_schedule_takes_no_login(project: Project) -> None:
+    override = f"datasets.mnist.upstream=[https://user:{QUOTED}@127.0.0.1/]"
+    done = invoke(project.root, "schedule", "--set", override)
+    assert done.returncode == 2
+    assert "the --set of a schedule in its database" in done.stderr
+    assert "canary" not in done.stderr
+
+
 def test_what_counts_as_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "abcdef123")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"postgresql://me:{QUOTED}@host/db")

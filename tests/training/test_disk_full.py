@@ -111,6 +111,25 @@ def test_too_little_space_is_found_before_training(disk: Path) -> None:
         check_space(disk / "not" / "there", 10**9, "training")
 
 
+@pytest.mark.fault("Disk full when a backbone is saved or exported", "One line; nothing is written")
+@pytest.mark.usefixtures("tensorflow")
+def test_a_backbone_is_not_saved_in_part(disk: Path, record_property: Any) -> None:
+    import keras
+
+    from chapterflow.training import weights
+    from chapterflow.training.epochs import check_space_for
+
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    check_space_for(model, disk, "the model")
+    fill(disk)
+    with pytest.raises(DiskFull, match="the SavedModel of a backbone needs 1 MB"):
+        weights.export(model, disk / "hub" / "export")
+    with pytest.raises(DiskFull, match="the backbone small needs 1 MB"):
+        weights.save_backbone(model, disk / "backbones" / weights.WEIGHTS)
+    assert sorted(path.name for path in disk.iterdir()) == ["filler"]
+    record_property("saw", "refused with one line, no file written")
+
+
 def test_errors_of_libraries_that_mean_a_full_disk() -> None:
     for text in (
         "[Errno 28] Can't write data (file write failed: No space left on device)",

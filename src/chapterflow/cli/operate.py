@@ -18,7 +18,7 @@ from rich.text import Text
 
 from chapterflow.cli.common import ProfileOption, SetOption, say, start
 from chapterflow.environment import Project, configure, find_project
-from chapterflow.errors import ConfigError, nearest
+from chapterflow.errors import ConfigError, nearest, redacted
 
 #: Address of the MLflow UI.
 HOST = "127.0.0.1"
@@ -174,6 +174,13 @@ def schedule(
     zone = time_zone(timezone)
     project, settings = start(profile, set_)
     settings.check_names(models or [], settings.models, "model")
+    for override in set_ or []:
+        if (clean := redacted(override)) != override:
+            # It runs in processes of its own, which read the parameters from there.
+            raise ConfigError(
+                "Prefect keeps the --set of a schedule in its database, so it may not hold a "
+                f"password. Received: {clean}. Write the address into {project.params.name}"
+            )
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"
     from pipelines.prefect_server import prefect_server
 

@@ -7,7 +7,7 @@ import re
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -132,7 +132,7 @@ def run_epochs(
     """
     model, optimizer = way.learner.model, way.learner.optimizer
     state = [*model.weights, *optimizer.variables]
-    size = sum(int(np.prod(variable.shape)) * 4 for variable in state)
+    size = bytes_of(state)
     # Two checkpoints, the best weights, the model, and the logged model.
     check_space(work, 5 * size + SMALL_RUN, "training")
     checkpoints, best = Checkpoints(work / "checkpoints"), work / "best.npz"
@@ -183,6 +183,22 @@ def run_epochs(
     if params.patience:
         assign(model.weights, read_arrays(best))
     return history, finished
+
+
+def bytes_of(variables: Iterable[Any]) -> int:
+    """Return the size of variables as float32."""
+    return sum(int(np.prod(variable.shape)) * 4 for variable in variables)
+
+
+def check_space_for(model: keras.Model, folder: Path, purpose: str) -> None:
+    """Raise a `DiskFull` if a disk has too little space to save a model in any format.
+
+    Args:
+        folder: Folder that the model is saved to; it need not exist yet.
+        purpose: What needs the space, such as `the joined model`.
+    """
+    # Keras and TensorFlow write a temporary copy first.
+    check_space(folder, 2 * bytes_of(model.weights) + (1 << 20), purpose)
 
 
 class Checkpoints:

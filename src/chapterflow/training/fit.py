@@ -12,7 +12,7 @@ from chapterflow.files import staged
 from chapterflow.kinds.dataset import Dataset
 from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
 from chapterflow.training.batches import load_model, sized_for
-from chapterflow.training.epochs import train
+from chapterflow.training.epochs import check_space_for, train
 from chapterflow.training.frozen import check_joined, feature_dataset, frozen_part, joined
 from chapterflow.training.history import MODEL_FILE, EpochRecord, Training
 
@@ -93,6 +93,7 @@ def _fit_head(
     trained = load_model(work / "head" / MODEL_FILE)
     model = joined(entry, params, dataset.card.input_spec, trained, seed)
     check_joined(model, trained, dataset, features)
+    check_space_for(model, work, f"the model {entry.name}")
     model.save(work / MODEL_FILE)
     if not getattr(params, "fine_tune", 0):
         return training

@@ -28,7 +28,7 @@ from chapterflow.kinds.dataset import Dataset, open_dataset
 from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
 from chapterflow.models.layers.backbones import PRETEXT, BackboneParams, backbone
 from chapterflow.models.layers.heads import EXPORTED, HeadParams, HubParams, head_layers, pooled
-from chapterflow.training.epochs import train
+from chapterflow.training.epochs import check_space_for, train
 from chapterflow.training.frozen import frozen_key
 from chapterflow.training.history import MODEL_FILE
 from chapterflow.types import RemoteFile
@@ -78,9 +78,14 @@ def feature_vector(params: BackboneParams, data: InputSpec, pooling: str = "avg"
 
 
 def export(model: keras.Model, folder: Path) -> None:
-    """Write a Keras model as a reusable SavedModel, traced for training and for inference."""
+    """Write a Keras model as a reusable SavedModel, traced for training and for inference.
+
+    Raises:
+        DiskFull: If the disk has too little space.
+    """
     import tensorflow as tf
 
+    check_space_for(model, folder, "the SavedModel of a backbone")
     root = tf.train.Checkpoint()
     root.variables = [variable.value for variable in model.variables]
     root.trainable_variables = [variable.value for variable in model.trainable_variables]
@@ -176,7 +181,9 @@ def ensure_backbone(dataset: Dataset, scratch: Path) -> Path:
         if not is_intact(cached):
             entry = ChapterModel("pretext", HeadParams, _build, "Transfer learning", "pretext")
             train(entry, RECIPE, views(dataset), seed=SEED, work=part)
-            _save_backbone(part / MODEL_FILE, dataset.card.input_spec, part / "ready" / WEIGHTS)
+            trained = SMALL.model_copy(update={"weights": str(part / MODEL_FILE)})
+            small = backbone(trained, dataset.card.input_spec)
+            save_backbone(small, part / "ready" / WEIGHTS)
             publish(part / "ready", cached)
             seal(cached)
             shutil.rmtree(part)
@@ -190,8 +197,13 @@ def _build(params: HeadParams, data: InputSpec) -> keras.Model:
     return keras.Model(maps.input, head_layers(params, maps.output, data.classes), name="pretext")
 
 
-def _save_backbone(model: Path, data: InputSpec, path: Path) -> None:
-    small = backbone(SMALL.model_copy(update={"weights": str(model)}), data)
+def save_backbone(small: keras.Model, path: Path) -> None:
+    """Save the weights of a backbone.
+
+    Raises:
+        DiskFull: If the disk has too little space.
+    """
+    check_space_for(small, path.parent, "the backbone small")
     path.parent.mkdir(exist_ok=True)
     small.save_weights(path)
 
