@@ -1,6 +1,8 @@
 """A training takes the steps that it should, ends where it should, and repeats bit for bit."""
 
 import math
+import signal
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +18,8 @@ from chapterflow.errors import ChapterflowError
 from chapterflow.kinds.dataset import Dataset
 from chapterflow.models.base import ModelParams
 from chapterflow.models.catalog import get_model
-from chapterflow.training.batches import epoch_order
+from chapterflow.training import batches
+from chapterflow.training.batches import InMemory
 from chapterflow.training.history import EpochRecord, best_epoch, read_history
 from tests.digits import with_arrays
 
@@ -68,18 +71,58 @@ def test_the_optimizer_takes_the_steps_of_whole_epochs(
     assert training.history[-1].learning_rate == pytest.approx(0, abs=1e-9)
 
 
-def test_every_epoch_sees_its_order_and_the_test_split_is_never_read(
+def test_the_test_split_is_never_read(
     dataset: Dataset, params_of: ParamsOf, watched: type[Any], tmp_path: Path
 ) -> None:
     images = watched(dataset.arrays["images"])
-    train("dnn", params_of("dnn", epochs=3), with_arrays(dataset, images=images), tmp_path, seed=9)
-    test, training = dataset.indices("test"), dataset.indices("train")
-    assert not np.isin(np.concatenate(images.read), test).any()
-    fed = [chosen for chosen in images.read if np.isin(chosen, training).all()]
-    expected = [training[epoch_order(70, 9, epoch)] for epoch in range(3)]
-    np.testing.assert_array_equal(np.concatenate(fed), np.concatenate(expected))
-    validated = np.concatenate([c for c in images.read if not np.isin(c, training).any()])
-    np.testing.assert_array_equal(validated, np.tile(dataset.indices("validation"), 3))
+    train("dnn", params_of("dnn", epochs=1), with_arrays(dataset, images=images), tmp_path, seed=9)
+    read = np.unique(np.concatenate(images.read))
+    np.testing.assert_array_equal(read, np.setdiff1d(np.arange(120), dataset.indices("test")))
+
+
+def test_streamed_examples_train_equal_weights(
+    dataset: Dataset,
+    params_of: ParamsOf,
+    weights_of: WeightsOf,
+    watched: type[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    params = params_of("dnn", epochs=2)
+    train("dnn", params, dataset, tmp_path / "in-memory", seed=9)
+    monkeypatch.setattr(batches, "IN_MEMORY", 0)
+    images = watched(dataset.arrays["images"])
+    train("dnn", params, with_arrays(dataset, images=images), tmp_path / "streamed", seed=9)
+    assert equal(weights_of(tmp_path / "in-memory"), weights_of(tmp_path / "streamed"))
+    # No thread reads more than a batch at once.
+    assert max(map(len, images.read)) == 30
+
+
+def test_an_interrupt_ends_a_long_pass_within_seconds(dataset: Dataset) -> None:
+    import tensorflow as tf
+
+    from chapterflow.training.epochs import Pass
+
+    def slow(inputs: Any, targets: Any) -> Any:
+        """Take 50 ms for a step: the whole pass would take 50 s."""
+        sums = tf.numpy_function(lambda: time.sleep(0.05) or np.zeros(3, np.float32), [], "float32")
+        sums.set_shape([3])
+        return sums
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    source = InMemory(dataset, np.resize(dataset.indices("train"), 1000), 1)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    started = time.monotonic()
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Pass(source, slow)(np.arange(1000))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - started < 20
 
 
 def test_equal_seeds_give_equal_weights_whatever_was_trained_between(

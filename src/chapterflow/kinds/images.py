@@ -25,7 +25,11 @@ class Data(Dataset):
 
     def inputs(self, chosen: NDArray[np.intp]) -> Any:
         """Return float32 `(batch, height, width, channels)`."""
-        return np.asarray(self.arrays["images"][chosen], np.float32)
+        return np.asarray(self.stored(chosen), np.float32)
+
+    def stored(self, chosen: NDArray[np.intp]) -> Any:
+        """Return the same as uint8."""
+        return self.arrays["images"][chosen]
 
 
 def expectations(card: DatasetCard, bounds: ImageExpectations) -> list[Expectation]:

@@ -271,7 +271,11 @@ class Data(Dataset):
         Raises:
             DataError: If a file is missing or damaged; the message names the file.
         """
-        batch = np.empty((len(chosen), self.height, self.width, 3), np.float32)
+        return np.asarray(self.stored(chosen), np.float32)
+
+    def stored(self, chosen: NDArray[np.intp]) -> Any:
+        """Return the same as uint8."""
+        batch = np.empty((len(chosen), self.height, self.width, 3), np.uint8)
         resized = in_threads(self._resized, (self.path(position) for position in chosen))
         for position, pixels in enumerate(resized):
             batch[position] = pixels

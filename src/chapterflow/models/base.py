@@ -46,7 +46,8 @@ class ModelParams(Strict):
         folds: Folds of a cross-validation in addition to the fixed split; 0 for none.
         patience: Epochs without a better validation loss before training stops; null disables
             early stopping.
-        steps_per_execution: Gradient steps per call into TensorFlow; higher values are faster.
+        steps_per_execution: Maximum number of gradient steps per call into TensorFlow; null takes
+            as many as half a second allows.
         class_weight: `balanced` weights the loss of each example, in training and in the
             validation that early stopping watches, by the inverse frequency of its class in the
             train split (King & Zeng 2001), so that a rare class counts as much as a frequent one.
@@ -59,7 +60,7 @@ class ModelParams(Strict):
     schedule: Literal["constant", "cosine"] = "cosine"
     warmup: Fraction = 0.1
     patience: PositiveInt | None = None
-    steps_per_execution: PositiveInt = 16
+    steps_per_execution: PositiveInt | None = None
     class_weight: Literal["none", "balanced"] = "none"
     beside: dict[str, Variant] = Field(default_factory=dict)
     folds: Annotated[int, Field(ge=0, le=50)] = 0

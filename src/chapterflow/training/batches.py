@@ -1,4 +1,4 @@
-"""Input pipelines: memory-mapped arrays -> batches, ordered only by seed and epoch; whole graphs.
+"""Sources of batches, ordered only by seed and epoch, and whole graphs.
 
 In a whole graph the nodes are the examples, and one batch has them all.
 """
@@ -7,23 +7,32 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chapterflow.errors import ChapterflowError
 from chapterflow.kinds.dataset import Dataset, Split, get_kind
 from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
 
 if TYPE_CHECKING:
     import keras
-    import tensorflow as tf
 
 #: Number of examples per forward pass without gradients.
 FORWARD_BATCH = 128
+#: Largest size, in bytes, of the examples of a split that are read into memory before training.
+#: Larger splits are streamed. While it is filled, a copy exists, so this costs twice as much: with
+#: TensorFlow's 0.6 GB, a training stays within 1.5 GB.
+IN_MEMORY = 384 << 20
+#: Threads that read batches of a streamed split, and batches that wait for the model. Reading
+#: waits for the disk and for decoders, which release the GIL.
+READERS = max(2, min(4, os.cpu_count() or 1))
 #: Height and width of photos for a model without `size`.
 PHOTO_SIZE = (224, 224)
 
@@ -55,33 +64,138 @@ def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:
     return math.ceil(len(dataset.indices("train")) / batch_size)
 
 
-class TrainBatches:
-    """Shuffled batches of the train split, one pass per epoch.
+class Source(Protocol):
+    """The examples of a split, which a compiled loop reads in batches.
 
     Attributes:
-        epoch: Epoch (from 0) that sets the order of the next pass; the training loop sets it.
+        count: Number of examples.
+        steps: Number of batches.
     """
 
-    def __init__(self, dataset: Dataset, *, batch_size: int, seed: int) -> None:
-        self.epoch = 0
-        self._dataset = dataset
-        self._indices = dataset.indices("train")
-        self._batch_size = batch_size
-        self._seed = seed
+    count: int
+    steps: int
 
-    def as_tf(self) -> tf.data.Dataset:
-        """Return batches of inputs and targets, with weights if the dataset has them."""
-        return _as_tf(self._dataset, self._pass, len(self._indices), self._batch_size)
+    def start(self, order: NDArray[np.intp]) -> Any:
+        """Return what `batch` needs to read the examples in an order: tensors or an iterator."""
+        ...
 
-    def _pass(self) -> Iterator[tuple[Any, ...]]:
-        order = epoch_order(len(self._indices), self._seed, self.epoch)
-        yield from _gather(self._dataset, self._indices[order], self._batch_size)
+    def batch(self, state: Any, number: Any) -> tuple[Any, ...]:
+        """Return inputs, targets and any weights of the next batch; called in a `tf.function`.
+
+        Args:
+            state: Returned by `start`.
+            number: Number of the batch, from 0; batches are read in ascending order.
+        """
+        ...
 
 
-def split_batches(dataset: Dataset, split: Split, *, batch_size: int) -> tf.data.Dataset:
-    """Return one split's batches in stored order, shaped like those of `TrainBatches`."""
+def source_of(dataset: Dataset, split: Split, *, batch_size: int) -> Source:
+    """Return the examples of a split: in memory if they fit, streamed otherwise.
+
+    Examples of varying shape are always streamed.
+    """
     indices = dataset.indices(split)
-    return _as_tf(dataset, lambda: _gather(dataset, indices, batch_size), len(indices), batch_size)
+    # The first examples of a split are as large as all others.
+    example = sum(part.nbytes for part in _flat(_batch(dataset, indices[:1])))
+    varying = any(None in shape[1:] for shape, _ in _flat_shapes(dataset))
+    kept = Streamed if varying or example * len(indices) > IN_MEMORY else InMemory
+    return kept(dataset, indices, batch_size)
+
+
+class InMemory(Source):
+    """Examples as tensors of their stored type; the compiled loop gathers and casts batches."""
+
+    def __init__(self, dataset: Dataset, indices: NDArray[np.intp], batch_size: int) -> None:
+        import tensorflow as tf
+
+        self.count, self.steps = len(indices), math.ceil(len(indices) / batch_size)
+        self._size = batch_size
+        self._types = [dtype for _, dtype in _flat_shapes(dataset)]
+        parts = [tf.constant(part) for part in _flat(_batch(dataset, indices))]
+        self._arrays = parts
+        self._packed = _packer(dataset)
+
+    def start(self, order: NDArray[np.intp]) -> Any:
+        """Return the order as a tensor."""
+        import tensorflow as tf
+
+        return tf.constant(order, tf.int64)
+
+    def batch(self, state: Any, number: Any) -> tuple[Any, ...]:
+        """Gather the examples of a batch."""
+        import tensorflow as tf
+
+        first = number * self._size
+        chosen = state[first : tf.minimum(first + self._size, self.count)]
+        return self._packed(
+            [
+                tf.cast(tf.gather(array, chosen), dtype)
+                for array, dtype in zip(self._arrays, self._types, strict=True)
+            ]
+        )
+
+
+class Streamed(Source):
+    """Examples that several threads read in time for the model, a few batches ahead."""
+
+    def __init__(self, dataset: Dataset, indices: NDArray[np.intp], batch_size: int) -> None:
+        import tensorflow as tf
+
+        self.count, self.steps = len(indices), math.ceil(len(indices) / batch_size)
+        self._order = np.arange(self.count)
+        #: The error of a reader: TensorFlow would report it as text.
+        self.fault: ChapterflowError | None = None
+        shapes = _flat_shapes(dataset)
+        packed = _packer(dataset)
+
+        def parts() -> Iterator[NDArray[np.intp]]:
+            for first in range(0, self.count, batch_size):
+                yield indices[self._order[first : first + batch_size]]
+
+        def read(chosen: NDArray[np.intp]) -> list[NDArray[Any]]:
+            try:
+                return _flat(_batch(dataset, chosen))
+            except ChapterflowError as fault:
+                self.fault = fault
+                raise
+
+        # A batch arrives in its stored type.
+        stored = [part.dtype for part in _flat(_batch(dataset, indices[:1]))]
+
+        def load(chosen: Any) -> tuple[Any, ...]:
+            arrays = tf.numpy_function(read, [chosen], stored)
+            batch = []
+            for array, (shape, dtype) in zip(arrays, shapes, strict=True):
+                array.set_shape(shape)
+                batch.append(tf.cast(array, dtype))
+            return packed(batch)
+
+        stream = tf.data.Dataset.from_generator(
+            parts, output_signature=tf.TensorSpec([None], tf.int64)
+        )
+        self._stream = stream.map(load, num_parallel_calls=READERS).prefetch(READERS)
+
+    def start(self, order: NDArray[np.intp]) -> Any:
+        """Return an iterator over the batches."""
+        self._order, self.fault = order, None
+        return iter(self._stream)
+
+    def batch(self, state: Any, number: Any) -> tuple[Any, ...]:
+        """Return the next batch of the iterator."""
+        batch: tuple[Any, ...] = state.get_next()
+        return batch
+
+
+@contextmanager
+def faults_of(source: Source) -> Iterator[None]:
+    """Raise the error of a reader, which TensorFlow reports as text, as itself."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as error:
+        fault = getattr(source, "fault", None)
+        raise (fault or error) from None
 
 
 def load_model(path: Path) -> keras.Model:
@@ -101,39 +215,48 @@ def predict(model: keras.Model, dataset: Dataset, split: Split) -> NDArray[Any]:
     """Return a model's predictions `(n, ...)` for the examples of a split, in stored order."""
     if dataset.kind.whole:
         return predict_full(model, dataset)[dataset.indices(split)]
-    batches = split_batches(dataset, split, batch_size=FORWARD_BATCH)
-    # Only the inputs: Keras would read a batch of three as (inputs, targets, weights).
-    predictions: NDArray[Any] = model.predict(batches.map(lambda inputs, *rest: inputs), verbose=0)
-    return predictions
+    import tensorflow as tf
 
+    source = source_of(dataset, split, batch_size=FORWARD_BATCH)
 
-def _gather(
-    dataset: Dataset, order: NDArray[np.intp], batch_size: int
-) -> Iterator[tuple[Any, ...]]:
-    for start in range(0, len(order), batch_size):
-        yield _batch(dataset, order[start : start + batch_size])
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
+    def answers(state: Any, number: Any) -> Any:
+        return model(source.batch(state, number)[0], training=False)
+
+    state = source.start(np.arange(source.count))
+    with faults_of(source):
+        return np.concatenate(
+            [np.asarray(answers(state, tf.constant(number))) for number in range(source.steps)]
+        )
 
 
 def _batch(dataset: Dataset, indices: NDArray[np.intp]) -> tuple[Any, ...]:
-    inputs, targets = dataset.inputs(indices), dataset.targets(indices)
+    inputs, targets = dataset.stored(indices), dataset.targets(indices)
     weights = dataset.weights(indices)
     return (inputs, targets) if weights is None else (inputs, targets, weights)
 
 
-def _as_tf(dataset: Dataset, batches: Any, count: int, batch_size: int) -> tf.data.Dataset:
-    import tensorflow as tf
+def _flat(batch: tuple[Any, ...]) -> list[NDArray[Any]]:
+    """Return the arrays of a batch in the order of `_flat_shapes`."""
+    inputs, *rest = batch
+    arrays = [inputs[name] for name in sorted(inputs)] if isinstance(inputs, dict) else [inputs]
+    return [*arrays, *rest]
 
+
+def _flat_shapes(dataset: Dataset) -> list[tuple[tuple[int | None, ...], str]]:
+    """Return shape and dtype of the inputs (by name), the targets, and any weights."""
     shapes = dataset.input_shapes()
-    inputs = (
-        {name: tf.TensorSpec(*spec) for name, spec in shapes.items()}
-        if isinstance(shapes, dict)
-        else tf.TensorSpec(*shapes)
-    )
-    signature = (inputs, *(tf.TensorSpec(*spec) for spec in dataset.target_shapes()))
-    stream = tf.data.Dataset.from_generator(batches, output_signature=signature)
-    # Keras needs the number of batches to predict several batches in one execution.
-    sized = stream.apply(tf.data.experimental.assert_cardinality(math.ceil(count / batch_size)))
-    return sized.prefetch(4)
+    inputs = [shapes[name] for name in sorted(shapes)] if isinstance(shapes, dict) else [shapes]
+    return [*inputs, *dataset.target_shapes()]
+
+
+def _packer(dataset: Dataset) -> Callable[[list[Any]], tuple[Any, ...]]:
+    """Return the reverse of `_flat`."""
+    shapes = dataset.input_shapes()
+    if not isinstance(shapes, dict):
+        return tuple
+    names = sorted(shapes)
+    return lambda flat: (dict(zip(names, flat, strict=False)), *flat[len(names) :])
 
 
 def sparse_inputs(dataset: Dataset) -> dict[str, Any]:

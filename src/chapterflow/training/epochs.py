@@ -19,12 +19,13 @@ from chapterflow.kinds.dataset import Dataset
 from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
 from chapterflow.training.batches import (
     FORWARD_BATCH,
-    TrainBatches,
+    Source,
+    epoch_order,
+    faults_of,
     input_spec,
     sized_for,
+    source_of,
     sparse_inputs,
-    split_batches,
-    steps_per_epoch,
 )
 from chapterflow.training.history import (
     MODEL_FILE,
@@ -350,64 +351,87 @@ def _sums(loss: Any, hits: Any, targets: Any) -> Any:
 
 
 class Batches(Way):
-    """Batches of a dataset of stored examples or cached features.
-
-    TensorFlow takes `params.steps_per_execution` steps per call, because each call from Python
-    costs time. Training can be interrupted only between two calls.
-    """
+    """Batches of a dataset of stored examples or cached features."""
 
     def __init__(
         self, model: keras.Model, params: ModelParams, dataset: Dataset, seed: int
     ) -> None:
-        import tensorflow as tf
-
-        self._count = steps_per_epoch(dataset, params.batch_size)
-        self._per_call = params.steps_per_execution
+        self._seed = seed
+        train = source_of(dataset, "train", batch_size=params.batch_size)
+        validation = source_of(dataset, "validation", batch_size=FORWARD_BATCH)
         self.learner = Learner(
             model,
             params,
-            steps=self._count,
+            steps=train.steps,
             classes=dataset.card.task.classes,
             class_weights=class_weights(params, dataset, dataset.indices("train")),
         )
-        self._batches = TrainBatches(dataset, batch_size=params.batch_size, seed=seed)
-        self._train = self._batches.as_tf()
-        self._validation = split_batches(dataset, "validation", batch_size=FORWARD_BATCH)
-        self._validation_count = -(-len(dataset.indices("validation")) // FORWARD_BATCH)
-
-        def compiled(function: Any) -> Any:
-            @tf.function  # type: ignore[untyped-decorator]
-            def run_steps(iterator: Any, steps: Any) -> Any:
-                sums = tf.zeros(3)
-                for _ in tf.range(steps):
-                    sums += function(*next(iterator))
-                return sums
-
-            return run_steps
-
-        # Autograph must convert only the loop over steps, not all of Keras.
-        plain = tf.autograph.experimental.do_not_convert
-        self._steps = compiled(plain(self.learner.step))
-        self._validate = compiled(plain(self.learner.validate))
+        self._train = Pass(train, self.learner.step, params.steps_per_execution)
+        self._validate = Pass(validation, self.learner.validate, params.steps_per_execution)
 
     def run(self, epoch: int) -> dict[str, float | None]:
         """Train on all batches in the order of the epoch, then validate."""
-        self._batches.epoch = epoch
+        train, validation = self._train.source.count, self._validate.source.count
+        order = epoch_order(train, self._seed, epoch)
         return {
-            **self.learner.means("train", self._all(self._steps, self._train, self._count)),
-            **self.learner.means(
-                "validation", self._all(self._validate, self._validation, self._validation_count)
-            ),
+            **self.learner.means("train", self._train(order)),
+            **self.learner.means("validation", self._validate(np.arange(validation))),
         }
 
-    def _all(self, function: Any, batches: Any, steps: int) -> Any:
+
+class Pass:
+    """A pass over the batches of a source: many steps per call into TensorFlow.
+
+    Each call from Python costs time, and Python sees a signal such as Ctrl-C only between calls, so
+    a call takes about half a second. The result does not depend on the number of calls.
+
+    Args:
+        function: Takes the arrays of a batch and returns its sums, `(3,)`.
+        limit: Maximum number of steps per call; None for no limit.
+    """
+
+    #: Seconds of a call.
+    SECONDS = 0.5
+
+    def __init__(
+        self, source: Source, function: Callable[..., Any], limit: int | None = None
+    ) -> None:
         import tensorflow as tf
 
-        iterator = iter(batches)
+        self.source = source
+        self._limit = limit or source.steps
+        self._per_call = min(16, self._limit)
+        # Autograph must convert only the loop over steps, not all of Keras.
+        plain = tf.autograph.experimental.do_not_convert
+        one = plain(
+            lambda state, number: tf.cast(function(*source.batch(state, number)), tf.float64)
+        )
+
+        @tf.function  # type: ignore[untyped-decorator]
+        def steps(state: Any, first: Any, last: Any, sums: Any) -> Any:
+            for number in tf.range(first, last):
+                sums += one(state, number)
+            return sums
+
+        self._steps = steps
+
+    def __call__(self, order: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Read all examples in an order and return the sums of their batches."""
+        import tensorflow as tf
+
         sums = np.zeros(3)
-        for start in range(0, steps, self._per_call):
-            count = min(self._per_call, steps - start)
-            sums += np.asarray(function(iterator, tf.constant(count)))
+        first = 0
+        with faults_of(self.source):
+            state = self.source.start(order)
+            while first < self.source.steps:
+                begun = time.perf_counter()
+                last = min(first + self._per_call, self.source.steps)
+                bounds = tf.constant(first, tf.int64), tf.constant(last, tf.int64)
+                sums = np.asarray(self._steps(state, *bounds, tf.constant(sums)))
+                # The first call compiles the function, so the number may grow slowly.
+                wanted = self.SECONDS * (last - first) / (time.perf_counter() - begun)
+                self._per_call = max(1, min(int(wanted), 4 * self._per_call, self._limit))
+                first = last
         return sums
 
 
