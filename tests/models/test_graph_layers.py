@@ -178,6 +178,112 @@ def test_sparse_and_dense_agree(seed: int, nodes: int, kind: str) -> None:
     np.testing.assert_allclose(made([sparse(x), sparse(adjacency)]), dense, rtol=1e-4, atol=1e-4)
 
 
+def joined(graphs: list[Graph]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Return the features and edges of several graphs as those of one graph."""
+    first = np.cumsum([0, *(len(x) for x, _ in graphs)])
+    edges = [np.argwhere(adjacency) + start for (_, adjacency), start in zip(graphs, first)]  # noqa: B905
+    return np.concatenate([x for x, _ in graphs]), np.concatenate(edges).astype(np.int32)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("directed", [False, True])
+def test_joined_graphs_are_each_graph_alone(kind: str, directed: bool) -> None:
+    import tensorflow as tf
+
+    made = layer(kind)
+    graphs = [graph(nodes, nodes, directed=directed) for nodes in (3, 1, 6)]
+    alone, gradients = [], []
+    for features, adjacency in graphs:
+        given = tf.constant(features)
+        with tf.GradientTape() as tape:
+            tape.watch(given)
+            alone.append(made([given, adjacency]))
+            value = tf.reduce_sum(tf.sin(alone[-1]))
+        gradients.append(tape.gradient(value, given))
+    x, edges = joined(graphs)
+    given = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(given)
+        together = made([given, edges])
+        value = tf.reduce_sum(tf.sin(together))
+    np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-4, atol=1e-5)
+    # Of some sums TensorFlow returns the rows that have a gradient.
+    actual = tf.convert_to_tensor(tape.gradient(value, given))
+    np.testing.assert_allclose(actual, np.concatenate(gradients), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["mean", "sum", "max"])
+def test_a_readout_of_joined_graphs_is_that_of_padded_ones(mode: str) -> None:
+    from chapterflow.models.layers.graph_convolution import Readout
+
+    rng = np.random.default_rng(5)
+    sizes = np.array([3, 0, 5, 0], np.int32)
+    x = np.zeros((4, 5, 3), np.float32)
+    real = np.arange(5) < sizes[:, None]
+    x[real] = rng.normal(size=(8, 3)) - 3  # all below 0: a padding of 0 would be the maximum
+    wanted = Readout(mode)([x, sizes])
+    after = np.full((2, 3), 100, np.float32)
+    actual = Readout(mode)([np.concatenate([x[real], after]), sizes])
+    np.testing.assert_allclose(actual, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("readout", ["mean", "sum", "max"])
+def test_a_network_of_matrices_reads_edges(readout: str, tmp_path: Path) -> None:
+    """Versions that were logged before graphs were joined take padded graphs."""
+    import keras
+
+    from chapterflow.models.layers.graph_convolution import Readout
+    from chapterflow.training.batches import load_model
+
+    features = keras.Input((None, 5), name="features")
+    adjacency = keras.Input((None, None), name="adjacency")
+    sizes = keras.Input((), dtype="int32", name="sizes")
+    made = layer("gcn", activation="relu")
+    outputs = keras.layers.Dense(2)(Readout(readout)([made([features, adjacency]), sizes]))
+    named = {"features": features, "adjacency": adjacency, "sizes": sizes}
+    keras.Model(named, outputs, name="earlier").save(tmp_path / "model.keras")
+    earlier = keras.saving.load_model(tmp_path / "model.keras")
+    model = load_model(tmp_path / "model.keras")
+    assert model.name == "earlier"
+    assert set(model.input) == {"features", "edges", "sizes"}
+    graphs = [graph(nodes, nodes) for nodes in (3, 6, 1)]
+    x, edges = joined(graphs)
+    count = np.array([3, 6, 1], np.int32)
+    together = np.asarray(model({"features": x, "edges": edges, "sizes": count}))
+    for place, (own, matrix) in enumerate(graphs):
+        inputs = {"features": own[None], "adjacency": matrix[None], "sizes": count[[place]]}
+        np.testing.assert_allclose(earlier(inputs)[0], together[place], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("is_sparse", [False, True])
+def test_a_network_of_one_matrix_reads_edges(is_sparse: bool) -> None:
+    import keras
+    import tensorflow as tf
+
+    from chapterflow.training.batches import reads_edges
+
+    features = keras.Input((5,), sparse=is_sparse, name="features")
+    adjacency = keras.Input((None,), sparse=is_sparse, name="adjacency")
+    made = layer("gcn")
+    earlier = keras.Model(
+        {"features": features, "adjacency": adjacency}, made([features, adjacency])
+    )
+    x, matrix = graph(7, 1, directed=True)
+    edges = np.argwhere(matrix).astype(np.int32)
+    model = reads_edges(earlier)
+    expected = earlier({"features": x, "adjacency": matrix})
+    np.testing.assert_allclose(
+        model({"features": x, "edges": edges}), expected, rtol=1e-4, atol=1e-5
+    )
+    if is_sparse:
+        np.testing.assert_allclose(
+            model({"features": sparse(x), "edges": tf.constant(edges)}),
+            expected,
+            rtol=1e-4,
+            atol=1e-5,
+        )
+
+
 @pytest.mark.parametrize("kind", LAYERS)
 def test_a_batch_of_padded_graphs_is_each_graph_alone(kind: str) -> None:
     made = layer(kind)

@@ -120,6 +120,31 @@ def test_tables_that_are_no_graphs(
     assert good.status_code == 200
 
 
+@pytest.mark.parametrize("name", ["gcn", "gcn-node"])
+def test_edges_get_the_answers_of_the_matrix(serve: Callable[[str], Served], name: str) -> None:
+    client, model, inputs = serve(name)
+    features, adjacency = np.array(inputs["features"]), np.array(inputs["adjacency"])
+    if name == "gcn":
+        sizes = inputs["sizes"]
+        first = np.cumsum(sizes) - sizes
+        ends = np.argwhere(adjacency)
+        features = np.concatenate([x[:size] for x, size in zip(features, sizes, strict=True)])
+        edges = ends[:, 1:] + first[ends[:, 0], None]
+    else:
+        edges = np.argwhere(adjacency)
+    joined = {"features": features.tolist(), "edges": edges[::-1].tolist()}
+    joined |= {"sizes": inputs["sizes"]} if name == "gcn" else {}
+    answer = client.post("/invocations", json={"inputs": joined})
+    assert answer.status_code == 200, answer.text
+    matrix = client.post("/invocations", json={"inputs": inputs})
+    both = zip(answer.json()["predictions"], matrix.json()["predictions"], strict=True)
+    for got, expected in both:
+        assert got["label"] == expected["label"]
+        assert got["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-6)
+    with pytest.raises(Exception, match="adjacency"):
+        model.predict(joined)  # MLflow's signature has no edges
+
+
 def test_an_edge_that_goes_one_way_is_refused(serve: Callable[[str], Served]) -> None:
     client, _, inputs = serve("gcn-node")
     adjacency = [list(row) for row in inputs["adjacency"]]

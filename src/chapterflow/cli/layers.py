@@ -98,7 +98,7 @@ def _flops(layer: keras.layers.Layer) -> int | None:
         return 0
     # A tensor that a layer reads twice is one input of the model around it.
     inputs = list({id(value): value for value in keras.tree.flatten(layer.input)}.values())
-    if any(None in value.shape[1:] for value in inputs):
+    if any(None in value.shape[1:] or value.name == "edges" for value in inputs):
         return None
     try:
         return flops(keras.Model(inputs, layer.output))

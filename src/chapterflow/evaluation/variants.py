@@ -12,7 +12,7 @@ from chapterflow.evaluation.denoising import denoising_metrics
 from chapterflow.evaluation.scores import Metrics, accuracy_interval, check_metrics
 from chapterflow.kinds.dataset import Dataset
 from chapterflow.models.base import ChapterModel, ModelParams
-from chapterflow.training.batches import input_spec, load_model, predict, sized_for
+from chapterflow.training.batches import input_spec, load_model, predict, sized_for, sparse_inputs
 from chapterflow.training.epochs import built
 from chapterflow.training.fit import fit
 from chapterflow.training.folds import cross_validate
@@ -75,7 +75,8 @@ def score_variants(
             own = with_files(own, data, scratch or work.parent.parent)
             model = built(entry, own, input_spec(entry, own, data), seed=seed)
         scores["parameters"] = float(model.count_params())
-        scores["flops"] = float(flops(model, data.inputs(test[:1])))
+        example = sparse_inputs(data) if data.kind.whole else data.inputs(test[:1])
+        scores["flops"] = float(flops(model, example))
         metrics |= {f"beside/{name}/{key}": value for key, value in scores.items()}
     return check_metrics(metrics)
 

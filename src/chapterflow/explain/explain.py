@@ -219,9 +219,7 @@ def _explain_nodes(
     card = dataset.card
     positions = probes(dataset)[:MAPPED_GRAPHS]
     network, graphs = node_probes(model, dataset, positions)
-    logits = np.concatenate(
-        [network.logits(graph, np.ones((1, len(graph.nodes)), bool)) for graph in graphs]
-    )
+    logits = network.all_logits([(graph, np.ones((1, len(graph.nodes)), bool)) for graph in graphs])
     predicted = logits.argmax(axis=1)
     confidences, targets = probability(logits, predicted), predicted.tolist()
     maps = node_maps(network, graphs, targets)

@@ -10,7 +10,6 @@ convolutional neural networks", CVPR (2019).
 from __future__ import annotations
 
 import dataclasses
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from chapterflow.explain.faithfulness import Score
 from chapterflow.explain.outputs import probability
 from chapterflow.explain.sanity import NOISE
 from chapterflow.kinds.dataset import Dataset
+from chapterflow.kinds.edges import offsets
 
 if TYPE_CHECKING:
     import keras
@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 CONVOLUTIONS = ("GraphConvolution", "GINConvolution")
 #: Layers that scale features before a convolution reads them.
 SCALING = ("RowNormalization", "Rescaling")
-#: Graphs in one forward pass, and nodes of all variants of one graph together.
-BATCH, NODES = 256, 20_000
-#: Nodes of one large graph that are explained, the nearest first.
-NEAREST = 150
+#: Nodes of all variants of a graph in one forward pass.
+NODES = 50_000
+#: Nodes that are explained: in one large graph, the nearest; in each of many graphs, those with
+#: most edges.
+NEAREST, MOST = 150, 500
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,14 @@ class NodeProbe:
 
     Attributes:
         features: `(n, f)`.
-        adjacency: `(n, n)`.
+        edges: `(e, 2)`, source and target, sorted.
         nodes: Numbers of the nodes in their dataset, `(n,)`.
         free: Nodes that may be removed, `(n,)`.
         focus: Position of the node whose class is explained; None if it is the class of the graph.
     """
 
     features: NDArray[np.float32]
-    adjacency: NDArray[np.float32]
+    edges: NDArray[np.int32]
     nodes: NDArray[np.intp]
     free: NDArray[np.bool_]
     focus: int | None = None
@@ -60,100 +61,114 @@ class NodeProbe:
         return dataclasses.replace(self, features=np.asarray(self.features + noise, np.float32))
 
 
-class NodeModel(ABC):
-    """A model as a function of probes with some of their nodes kept."""
+class NodeModel:
+    """A model as a function of probes with some of their nodes kept.
+
+    Variants of a probe are joined to one graph, so that none is padded. All passes share one
+    compiled function.
+    """
 
     def __init__(self, model: keras.Model) -> None:
         import keras
+        import tensorflow as tf
 
         self.model = model
         scaled = [layer for layer in model.layers if type(layer).__name__ in SCALING]
         features = scaled[0].output if scaled else model.input["features"]
-        self._inner = keras.Model(model.input, [features, model.output])
+        inner = keras.Model(model.input, [features, model.output])
+        width = model.input["features"].shape[-1]
+        specs = {
+            "features": tf.TensorSpec((None, width), tf.float32),
+            "edges": tf.TensorSpec((None, 2), tf.int32),
+            "sizes": tf.TensorSpec((None,), tf.int32),
+        }
+        inputs = {name: specs[name] for name in model.input}
+        rows = tf.TensorSpec((None,), tf.int32)
 
-    @abstractmethod
+        @tf.function(autograph=False, input_signature=[inputs, rows])  # type: ignore[untyped-decorator]
+        def logits(inputs: Any, rows: Any) -> Any:
+            return tf.gather(model(inputs, training=False), rows)
+
+        @tf.function(autograph=False, input_signature=[inputs, rows, rows])  # type: ignore[untyped-decorator]
+        def products(inputs: Any, rows: Any, targets: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(inputs["features"])
+                scaled, outputs = inner(inputs, training=False)
+                chosen = tf.gather(outputs, rows)
+                total = tf.reduce_sum(tf.gather(chosen, targets, axis=1, batch_dims=1))
+            return tf.reduce_sum(tape.gradient(total, scaled) * scaled, axis=1)
+
+        self._logits, self._products = logits, products
+
     def logits(self, probe: NodeProbe, kept: NDArray[np.bool_]) -> NDArray[Any]:
         """Return logits `(m, classes)` of a probe with the nodes `(m, n)` kept."""
+        return self.all_logits([(probe, kept)])
 
-    @abstractmethod
-    def inputs(self, probe: NodeProbe, features: Any) -> Any:
-        """Return the model's inputs for a whole probe with these features."""
-
-    def with_features(self, inputs: Any) -> tuple[Any, Any]:
-        """Return the features that the convolutions read, and the outputs."""
-        return self._inner(inputs, training=False)  # type: ignore[no-any-return]
-
-    def of_probe(self, probe: NodeProbe, outputs: Any) -> Any:
-        """Return the logits `(classes,)` of a probe among the model's outputs."""
-        return outputs[0 if probe.focus is None else probe.focus]
-
-
-class WholeGraphs(NodeModel):
-    """A model that classifies graphs, padded in a batch."""
-
-    def logits(self, probe: NodeProbe, kept: NDArray[np.bool_]) -> NDArray[Any]:
-        """Return logits `(m, classes)`."""
+    def all_logits(self, variants: Sequence[tuple[NodeProbe, NDArray[np.bool_]]]) -> NDArray[Any]:
+        """Return logits of the variants of several probes, one probe after the other."""
+        parts = []
+        for probe, kept in variants:
+            step = max(1, NODES // len(probe.nodes))
+            parts += [(probe, kept[start : start + step]) for start in range(0, len(kept), step)]
         logits = []
-        for start in range(0, len(kept), BATCH):
-            part = kept[start : start + BATCH]
-            order = np.argsort(~part, axis=1, kind="stable")  # The kept nodes come first.
-            sizes = part.sum(axis=1)
-            real = np.arange(part.shape[1]) < sizes[:, np.newaxis]
-            adjacency = probe.adjacency[order[:, :, np.newaxis], order[:, np.newaxis, :]]
-            inputs = {
-                "features": probe.features[order] * real[..., np.newaxis],
-                "adjacency": adjacency * (real[:, :, np.newaxis] & real[:, np.newaxis, :]),
-                "sizes": sizes.astype(np.int32),
-            }
-            logits.append(np.asarray(self.model(inputs, training=False)))
+        while parts:
+            batch: list[tuple[NodeProbe, NDArray[np.bool_]]] = []
+            nodes = 0
+            while parts and (not batch or nodes + parts[0][1].size <= NODES):
+                nodes += parts[0][1].size
+                batch.append(parts.pop(0))
+            inputs, rows = self._joined([_variants(*part) for part in batch])
+            logits.append(np.asarray(self._logits(inputs, rows)))
         return np.concatenate(logits)
 
-    def inputs(self, probe: NodeProbe, features: Any) -> Any:
-        """Return a batch of one graph."""
-        return {
-            "features": features[None],
-            "adjacency": probe.adjacency[np.newaxis],
-            "sizes": np.array([len(probe.nodes)], np.int32),
+    def products(self, probes: Sequence[NodeProbe], targets: Sequence[int]) -> list[NDArray[Any]]:
+        """Return gradient times input of each probe, summed over the features, `(n,)`."""
+        whole = [_variants(probe, np.ones((1, len(probe.nodes)), bool)) for probe in probes]
+        inputs, rows = self._joined(whole)
+        products = np.asarray(self._products(inputs, rows, np.asarray(targets, np.int32)))
+        return np.split(products, np.cumsum([len(probe.nodes) for probe in probes])[:-1])
+
+    def _joined(self, parts: Sequence[_Variants]) -> tuple[dict[str, Any], NDArray[np.int32]]:
+        """Return inputs of the model, and the rows of its outputs that belong to the variants."""
+        sizes = np.concatenate([part.sizes for part in parts])
+        first = offsets([len(part.features) for part in parts])
+        inputs = {
+            "features": np.concatenate([part.features for part in parts]),
+            "edges": np.concatenate(
+                [part.edges + start for part, start in zip(parts, first[:-1], strict=True)]
+            ).astype(np.int32),
+            "sizes": sizes.astype(np.int32),
         }
+        rows = np.arange(len(sizes))
+        if "sizes" not in self.model.input:
+            del inputs["sizes"]
+            rows = np.concatenate(
+                [part.focus + start for part, start in zip(parts, first[:-1], strict=True)]
+            )
+        return inputs, rows.astype(np.int32)
 
 
-class NodesOfOne(NodeModel):
-    """A model that classifies the nodes of one graph; variants of it form one sparse graph."""
+@dataclass(frozen=True)
+class _Variants:
+    """Variants of a probe, joined to one graph: its inputs, and the rows of the focus in it."""
 
-    def logits(self, probe: NodeProbe, kept: NDArray[np.bool_]) -> NDArray[Any]:
-        """Return logits `(m, classes)` of the probe's node."""
-        step = max(1, NODES // len(probe.nodes))
-        return np.concatenate(
-            [
-                self._together(probe, kept[start : start + step])
-                for start in range(0, len(kept), step)
-            ]
-        )
+    features: NDArray[Any]
+    edges: NDArray[Any]
+    sizes: NDArray[Any]
+    focus: NDArray[Any]
 
-    def _together(self, probe: NodeProbe, kept: NDArray[np.bool_]) -> NDArray[Any]:
-        import tensorflow as tf
 
-        # Position of each kept node in the one graph of all variants.
-        places = np.cumsum(kept.reshape(-1)).reshape(kept.shape) - 1
-        total = int(kept.sum())
-        rows, columns = np.nonzero(probe.adjacency)
-        variant, edge = np.nonzero(kept[:, rows] & kept[:, columns])
-        ends = places[variant, rows[edge]], places[variant, columns[edge]]
-        adjacency = tf.SparseTensor(
-            np.stack(ends, axis=1).astype(np.int64).reshape(-1, 2),
-            probe.adjacency[rows[edge], columns[edge]],
-            (total, total),
-        )
-        node = np.nonzero(kept)[1]
-        # Dense features: searching for zeros would take longer than multiplying by them.
-        features = tf.convert_to_tensor(probe.features[node])
-        inputs = {"features": features, "adjacency": tf.sparse.reorder(adjacency)}
-        outputs = np.asarray(self.model(inputs, training=False))
-        return np.asarray(outputs[places[:, probe.focus]])
-
-    def inputs(self, probe: NodeProbe, features: Any) -> Any:
-        """Return the graph around the node."""
-        return {"features": features, "adjacency": probe.adjacency}
+def _variants(probe: NodeProbe, kept: NDArray[np.bool_]) -> _Variants:
+    """Return a probe with the nodes `(m, n)` kept; a removed node loses its edges."""
+    # Number of each kept node in the one graph of all variants.
+    places = np.cumsum(kept.reshape(-1)).reshape(kept.shape) - 1
+    source, target = probe.edges[:, 0], probe.edges[:, 1]
+    variant, edge = np.nonzero(kept[:, source] & kept[:, target])
+    ends = places[variant, source[edge]], places[variant, target[edge]]
+    # Dense features: searching for zeros would take longer than multiplying by them.
+    features = probe.features[np.nonzero(kept)[1]]
+    focus = places[:, 0 if probe.focus is None else probe.focus]
+    return _Variants(features, np.stack(ends, axis=1), kept.sum(axis=1), focus)
 
 
 def node_probes(
@@ -170,35 +185,35 @@ def node_probes(
         for position in chosen:
             graph = dataset.inputs(np.array([position]))
             count = int(graph["sizes"][0])
-            nodes = np.arange(count)
-            probes.append(
-                NodeProbe(graph["features"][0], graph["adjacency"][0], nodes, np.ones(count, bool))
-            )
-        return WholeGraphs(model), probes
+            degrees = np.bincount(graph["edges"][:, 0], minlength=count)
+            free = np.ones(count, bool)
+            free[np.argsort(-degrees, kind="stable")[MOST:]] = False
+            probes.append(NodeProbe(graph["features"], graph["edges"], np.arange(count), free))
+        return NodeModel(model), probes
     whole = dataset.inputs(chosen)
     depth = sum(type(layer).__name__ in CONVOLUTIONS for layer in model.layers)
-    return NodesOfOne(model), [
-        neighbourhood(whole["features"], whole["adjacency"], int(node), depth) for node in chosen
+    return NodeModel(model), [
+        neighbourhood(whole["features"], whole["edges"], int(node), depth) for node in chosen
     ]
 
 
 def neighbourhood(
-    features: NDArray[Any], adjacency: NDArray[Any], focus: int, depth: int
+    features: NDArray[Any], edges: NDArray[np.int32], focus: int, depth: int
 ) -> NodeProbe:
     """Return the probe of one node: all that decides its output after `depth` convolutions."""
-    linked = (adjacency != 0) | (adjacency.T != 0)
     distance = np.full(len(features), -1)
     distance[focus] = 0
     for step in range(1, depth + 2):
-        reached = linked[distance == step - 1].any(axis=0) & (distance < 0)
-        distance[reached] = step
+        for here, there in (edges.T, edges.T[::-1]):
+            reached = there[distance[here] == step - 1]
+            distance[reached[distance[reached] < 0]] = step
     nodes = np.flatnonzero(distance >= 0)
     free = (distance[nodes] > 0) & (distance[nodes] <= depth)
     nearest = np.argsort(np.where(free, distance[nodes], depth + 2), kind="stable")
     free[nearest[NEAREST:]] = False
-    part = np.ix_(nodes, nodes)
-    place = int(np.flatnonzero(nodes == focus)[0])
-    return NodeProbe(features[nodes], adjacency[part], nodes, free, place)
+    inside = edges[(distance[edges] >= 0).all(axis=1)]
+    own = np.searchsorted(nodes, inside).astype(np.int32)
+    return NodeProbe(features[nodes], own, nodes, free, int(np.searchsorted(nodes, focus)))
 
 
 def padded(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
@@ -209,40 +224,49 @@ def padded(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return rows
 
 
-def node_occlusion(model: NodeModel, probe: NodeProbe, target: int) -> NDArray[Any]:
-    """Return by how much the logit falls without each node, `(n,)`; 0 for nodes always kept."""
-    count = len(probe.nodes)
-    free = np.flatnonzero(probe.free)
-    kept = np.ones((len(free) + 1, count), bool)
-    kept[np.arange(len(free)), free] = False
-    logits = model.logits(probe, kept)[:, target]
-    falls = np.zeros(count)
-    falls[free] = logits[-1] - logits[:-1]
-    return falls
+def node_occlusion(
+    model: NodeModel, probes: Sequence[NodeProbe], targets: Sequence[int]
+) -> list[NDArray[Any]]:
+    """Return by how much the logit of each probe's target falls without each node, `(n,)`.
+
+    It is 0 for nodes that are always kept.
+    """
+    variants = []
+    for probe in probes:
+        free = np.flatnonzero(probe.free)
+        kept = np.ones((len(free) + 1, len(probe.nodes)), bool)
+        kept[np.arange(len(free)), free] = False
+        variants.append((probe, kept))
+    logits = np.split(
+        model.all_logits(variants), np.cumsum([len(kept) for _, kept in variants])[:-1]
+    )
+    maps = []
+    for probe, target, own in zip(probes, targets, logits, strict=True):
+        falls = np.zeros(len(probe.nodes))
+        falls[probe.free] = own[-1, target] - own[:-1, target]
+        maps.append(falls)
+    return maps
 
 
-def gradient_input(model: NodeModel, probe: NodeProbe, target: int) -> NDArray[Any]:
+def gradient_input(
+    model: NodeModel, probes: Sequence[NodeProbe], targets: Sequence[int]
+) -> list[NDArray[Any]]:
     """Return the gradient of the logit in each node's features times the features, `(n,)`.
 
     It measures features only, not the effect of a node's edges. If the model divides each row of
     features by its sum, the scaled features are used: scaling a row before that division changes
     nothing, so gradient times input would be 0.
     """
-    import tensorflow as tf
-
-    x = tf.convert_to_tensor(probe.features)
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        # Keras takes tensors or arrays, not both at once.
-        inputs = {k: tf.convert_to_tensor(v) for k, v in model.inputs(probe, x).items()}
-        scaled, outputs = model.with_features(inputs)
-        logit = model.of_probe(probe, outputs)[target]
-    products = np.asarray(tape.gradient(logit, scaled) * scaled)
-    return np.where(probe.free, products.reshape(len(probe.nodes), -1).sum(axis=1), 0.0)
+    products = model.products(probes, targets)
+    return [
+        np.where(probe.free, values, 0.0) for probe, values in zip(probes, products, strict=True)
+    ]
 
 
 #: Attribution methods of nodes by name.
-METHODS: dict[str, Callable[[NodeModel, NodeProbe, int], NDArray[Any]]] = {
+METHODS: dict[
+    str, Callable[[NodeModel, Sequence[NodeProbe], Sequence[int]], list[NDArray[Any]]]
+] = {
     "node-occlusion": node_occlusion,
     "gradient-x-input": gradient_input,
 }
@@ -252,23 +276,22 @@ def node_maps(
     model: NodeModel, probes: Sequence[NodeProbe], targets: Sequence[int]
 ) -> dict[str, NDArray[Any]]:
     """Return the values of the nodes `(probes, largest n)` by method, for each probe's target."""
-    return {
-        name: padded(
-            [method(model, probe, target) for probe, target in zip(probes, targets, strict=True)]
-        )
-        for name, method in METHODS.items()
-    }
+    return {name: padded(method(model, probes, targets)) for name, method in METHODS.items()}
 
 
 def node_score(model: NodeModel, probes: Sequence[NodeProbe], targets: Sequence[int]) -> Score:
     """Return the score of probes of which some nodes are kept: the probability of the target."""
 
     def score(examples: NDArray[np.intp], kept: NDArray[np.bool_]) -> NDArray[Any]:
+        order = np.argsort(examples, kind="stable")
+        logits = model.all_logits(
+            [
+                (probe, kept[examples == number, : len(probe.nodes)])
+                for number, probe in enumerate(probes)
+            ]
+        )
         scores = np.empty(len(examples))
-        for number, (probe, target) in enumerate(zip(probes, targets, strict=True)):
-            own = examples == number
-            logits = model.logits(probe, kept[own, : len(probe.nodes)])
-            scores[own] = probability(logits, np.full(len(logits), target))
+        scores[order] = probability(logits, np.asarray(targets)[examples[order]])
         return scores
 
     return score

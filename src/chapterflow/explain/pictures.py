@@ -464,17 +464,17 @@ def draw_nodes(
         visible = probe.free.copy()
         if probe.focus is not None:
             visible[probe.focus] = True
-        places = _layout(probe.adjacency[np.ix_(visible, visible)], seed)
-        linked = np.triu((probe.adjacency + probe.adjacency.T)[np.ix_(visible, visible)], 1)
+        number = np.cumsum(visible) - 1
+        links = np.sort(number[probe.edges[visible[probe.edges].all(axis=1)]], axis=1)
+        links = np.unique(links, axis=0)
+        places = _layout(int(visible.sum()), links, seed)
         for column, (name, values) in enumerate(maps.items()):
             box = grid.box(row, column)
             own = values[row, : len(probe.nodes)][visible]
             limit = float(np.abs(own).max())
             points = places * grid.width + box[:2]
             size = float(np.clip(2400 / len(points), 14, 110))
-            canvas.graph(
-                points, np.argwhere(linked), coloured(own, -limit, limit, "bwr") / 255.0, size
-            )
+            canvas.graph(points, links, coloured(own, -limit, limit, "bwr") / 255.0, size)
             if probe.focus is not None:
                 canvas.ring(points[int(visible[: probe.focus].sum())], size * 1.6)
             if len(points) <= NUMBERED:
@@ -487,11 +487,13 @@ def draw_nodes(
     canvas.save(path)
 
 
-def _layout(adjacency: NDArray[Any], seed: int) -> NDArray[Any]:
+def _layout(nodes: int, links: NDArray[np.intp], seed: int) -> NDArray[Any]:
     """Return places in the unit square `(n, 2)`, linked nodes near each other."""
     import networkx
 
-    graph = networkx.from_numpy_array(adjacency != 0)
+    graph = networkx.Graph()
+    graph.add_nodes_from(range(nodes))
+    graph.add_edges_from(links.tolist())
     # Unconnected parts would drift so far apart that each is drawn tiny.
     first, *others = sorted(networkx.connected_components(graph), key=len, reverse=True)
     for other in others:

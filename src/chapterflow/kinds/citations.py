@@ -22,6 +22,8 @@ from chapterflow.kinds.edges import (
     edge_checks,
     edge_faults,
     feature_checks,
+    padded,
+    sorted_edges,
 )
 from chapterflow.kinds.rows import (
     UNKNOWN_SPLIT,
@@ -49,30 +51,35 @@ class Data(Dataset):
         return int(card.facts["nodes"])
 
     def inputs(self, chosen: NDArray[np.intp]) -> Any:
-        """Return dense `features` `(n, f)` and `adjacency` `(n, n)` of the whole graph.
+        """Return `features` `(n, f)` and `edges` `(e, 2)` of the whole graph.
 
         Models read all nodes, whichever are chosen, because a node's class depends on its
-        neighbours. `sparse_inputs` of `chapterflow.training.batches` returns the same graph in
-        sparse form.
+        neighbours. Edges are int32, source and target, sorted, without self-loops. `sparse_inputs`
+        of `chapterflow.training.batches` returns the same graph with sparse features.
         """
-        count = self.count
-        adjacency = np.zeros((count, count), np.float32)
-        edges = np.asarray(self.arrays["edges"])
-        adjacency[edges[:, 0], edges[:, 1]] = 1
-        np.fill_diagonal(adjacency, 0)
-        return {"features": np.array(self.arrays["features"]), "adjacency": adjacency}
+        return {
+            "features": np.asarray(self.arrays["features"]),
+            "edges": sorted_edges(np.asarray(self.arrays["edges"])),
+        }
 
     def example(self) -> Any:
-        """Return the graph of the first eight nodes; the whole graph takes megabytes as text."""
+        """Return the first eight nodes in the form of `served_shapes`: all would take megabytes."""
         whole = self.inputs(self.indices("train"))
-        return {"features": whole["features"][:8], "adjacency": whole["adjacency"][:8, :8]}
+        edges = whole["edges"]
+        few = {"features": whole["features"][:8], "edges": edges[(edges < 8).all(axis=1)]}
+        return padded(few)
 
     def input_shapes(self) -> Any:
         """Return shape and dtype of each input."""
         return {
             "features": ((None, self.arrays["features"].shape[1]), "float32"),
-            "adjacency": ((None, None), "float32"),
+            "edges": ((None, 2), "int32"),
         }
+
+    @classmethod
+    def served_shapes(cls, card: DatasetCard) -> dict[str, tuple[int | None, ...]]:
+        """Return the shapes of a graph with its adjacency matrix."""
+        return {"features": (None, card.shape[-1]), "adjacency": (None, None)}
 
     def content(self, split: Split) -> Iterator[bytes]:
         """Yield the bytes of the whole graph, and the positions and classes of the scored nodes."""

@@ -214,7 +214,7 @@ class Dataset(ABC):
     def inputs(self, chosen: NDArray[np.intp]) -> Any:
         """Return the raw inputs of the chosen examples: an array, or a dict of arrays by name.
 
-        The first axis is the batch.
+        The first axis is the batch, except for joined graphs and whole graphs.
         """
 
     def stored(self, chosen: NDArray[np.intp]) -> Any:
@@ -240,6 +240,14 @@ class Dataset(ABC):
     def example(self) -> Any:
         """Return the inputs of a few examples, small enough to store with a model."""
         return self.inputs(self.indices("train")[:2])
+
+    @classmethod
+    def served_shapes(cls, card: DatasetCard) -> dict[str, tuple[int | None, ...]] | None:
+        """Return the shape of each input of a served model; None if it takes `inputs` themselves.
+
+        `shipped.answers` converts one to the other.
+        """
+        return None
 
     def sized(self, height: int, width: int) -> Self:
         """Return the dataset with photos resized to the given size; other data are unchanged."""
@@ -288,6 +296,8 @@ class Kind:
         file: Files with examples for `predict` and `explain`: pictures, `.npy` arrays, or none.
         bounded: Whether raw values lie between 0 and the card's `value_max`.
         resized: Whether examples of any size are resized to the input size of the model.
+        joined: Whether the examples of a batch are joined to one graph, `features`, `edges` and
+            `sizes`, instead of stacked along a first axis.
         whole: Whether models read all examples in one step (the nodes of one graph) instead of
             in batches.
         folds: Whether cross-validation is possible.
@@ -306,6 +316,7 @@ class Kind:
     file: Literal["picture", "array"] | None = "array"
     bounded: bool = False
     resized: bool = False
+    joined: bool = False
     whole: bool = False
     folds: bool = False
     figures: Mapping[str, Callable[[Any], NDArray[np.float64]]] = field(

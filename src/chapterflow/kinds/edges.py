@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
 from chapterflow.errors import DataError
@@ -39,9 +40,42 @@ class GraphExpectations(Strict):
 NO_SPLIT = len(SPLITS)
 
 
-def offsets(sizes: NDArray[np.integer]) -> NDArray[np.int64]:
+def offsets(sizes: ArrayLike) -> NDArray[np.int64]:
     """Return where each part of a flat array begins, and the end: `(n + 1,)`."""
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+
+def rows_of(begins: NDArray[np.integer], sizes: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return the positions of parts of a flat array, one part after the other."""
+    ends = np.cumsum(sizes, dtype=np.int64)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(begins - (ends - sizes), sizes)
+
+
+def padded(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return joined graphs with adjacency matrices, as clients of a served model may send them.
+
+    Args:
+        inputs: `features` `(n, f)`, `edges` `(e, 2)` and `sizes` `(b,)`, or one graph without
+            `sizes`.
+
+    Returns:
+        `features` `(b, m, f)`, `adjacency` `(b, m, m)` and `sizes` for graphs of up to m nodes, or
+        `features` `(n, f)` and `adjacency` `(n, n)`.
+    """
+    features, edges = inputs["features"], inputs["edges"]
+    if "sizes" not in inputs:
+        adjacency = np.zeros((len(features), len(features)), np.float32)
+        adjacency[edges[:, 0], edges[:, 1]] = 1
+        return {"features": np.array(features), "adjacency": adjacency}
+    sizes = inputs["sizes"]
+    graph = np.repeat(np.arange(len(sizes)), sizes)
+    place = np.arange(len(graph)) - offsets(sizes)[graph]
+    largest = int(sizes.max(initial=0))
+    stacked = np.zeros((len(sizes), largest, features.shape[1]), np.float32)
+    stacked[graph, place] = features
+    adjacency = np.zeros((len(sizes), largest, largest), np.float32)
+    adjacency[graph[edges[:, 0]], place[edges[:, 0]], place[edges[:, 1]]] = 1
+    return {"features": stacked, "adjacency": adjacency, "sizes": sizes}
 
 
 def sorted_edges(edges: NDArray[np.integer]) -> NDArray[np.int32]:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,9 @@ from chapterflow.kinds.edges import (
     edge_checks,
     edge_faults,
     feature_checks,
+    offsets,
+    padded,
+    rows_of,
 )
 from chapterflow.kinds.rows import check, copy_checks, count_checks, example_rows, label_checks
 
@@ -31,41 +35,66 @@ if TYPE_CHECKING:
 
 
 class Data(Dataset):
-    """Features, adjacency and sizes in, class numbers out."""
+    """Features, edges and sizes in, class numbers out."""
 
     ARRAYS = ("labels", "split")
     MORE_ARRAYS = ("features", "edges", "node_offsets", "edge_offsets")
 
-    def inputs(self, chosen: NDArray[np.intp]) -> Any:
-        """Return `features` `(b, n, f)`, `adjacency` `(b, n, n)` and `sizes` `(b,)`.
+    @cached_property
+    def _edges(self) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Edges `(e, 2)` and where those of each graph begin.
 
-        Graphs are padded with empty nodes to the size of the largest chosen graph. The adjacency
-        is 1 at `[i, j]` if an edge leads from node i to node j; self-loops are removed.
+        They are sorted in each graph, each once, without self-loops. Sources write them like that,
+        so usually these are the arrays on disk.
         """
-        nodes, edges = self.arrays["node_offsets"], self.arrays["edge_offsets"]
-        sizes = np.asarray(nodes[chosen + 1] - nodes[chosen])
-        largest = int(sizes.max(initial=0))
-        source = self.arrays["features"]
-        features = np.zeros((len(chosen), largest, source.shape[1]), np.float32)
-        adjacency = np.zeros((len(chosen), largest, largest), np.float32)
-        for place, graph in enumerate(chosen):
-            features[place, : sizes[place]] = source[nodes[graph] : nodes[graph + 1]]
-            pairs = self.arrays["edges"][edges[graph] : edges[graph + 1]]
-            adjacency[place, pairs[:, 0], pairs[:, 1]] = 1
-        diagonal = np.arange(largest)
-        adjacency[:, diagonal, diagonal] = 0
+        edges = np.asarray(self.arrays["edges"])
+        begins = np.asarray(self.arrays["edge_offsets"], np.int64)
+        if _in_order(edges, begins):
+            return edges, begins
+        graph = np.repeat(np.arange(self.count), np.diff(begins))
+        rows = np.unique(np.column_stack([graph, edges]), axis=0)
+        rows = rows[rows[:, 1] != rows[:, 2]]
+        counts = np.bincount(rows[:, 0], minlength=self.count)
+        return np.ascontiguousarray(rows[:, 1:], np.int32), offsets(counts)
+
+    def inputs(self, chosen: NDArray[np.intp]) -> Any:
+        """Return the b chosen graphs joined to one of n nodes: its cost grows with its edges.
+
+        Returns:
+            `features` float32 `(n, f)`; `edges` int32 `(e, 2)`, source and target, sorted, without
+            self-loops; `sizes` int32 `(b,)`, the nodes of each graph.
+        """
+        nodes = np.asarray(self.arrays["node_offsets"])
+        edges, begins = self._edges
+        sizes, counts = (x[chosen + 1] - x[chosen] for x in (nodes, begins))
+        pairs = edges[rows_of(begins[chosen], counts)]
+        pairs = pairs + np.repeat(offsets(sizes)[:-1], counts)[:, np.newaxis]
+        features = np.asarray(self.arrays["features"])[rows_of(nodes[chosen], sizes)]
         return {
-            "features": features,
-            "adjacency": adjacency,
+            "features": np.asarray(features, np.float32),
+            "edges": pairs.astype(np.int32),
             "sizes": sizes.astype(np.int32),
         }
 
     def input_shapes(self) -> Any:
         """Return shape and dtype of each input."""
         return {
-            "features": ((None, None, self.arrays["features"].shape[1]), "float32"),
-            "adjacency": ((None, None, None), "float32"),
+            "features": ((None, self.arrays["features"].shape[1]), "float32"),
+            "edges": ((None, 2), "int32"),
             "sizes": ((None,), "int32"),
+        }
+
+    def example(self) -> Any:
+        """Return two graphs in the form of `served_shapes`."""
+        return padded(super().example())
+
+    @classmethod
+    def served_shapes(cls, card: DatasetCard) -> dict[str, tuple[int | None, ...]]:
+        """Return the shapes of padded graphs, which are simpler to send than joined ones."""
+        return {
+            "features": (None, None, card.shape[-1]),
+            "adjacency": (None, None, None),
+            "sizes": (None,),
         }
 
     def content(self, split: Split) -> Iterator[bytes]:
@@ -188,13 +217,33 @@ def _offsets(dataset: Dataset, name: str) -> NDArray[np.int64]:
     return begins
 
 
+#: Edges whose order is checked at once.
+BLOCK = 1_000_000
+
+
+def _in_order(edges: NDArray[Any], begins: NDArray[np.int64]) -> bool:
+    """Return whether the edges of each graph are sorted, each once, without self-loops."""
+    first = np.zeros(len(edges) + 1, bool)
+    first[begins] = True
+    for start in range(0, len(edges), BLOCK):
+        part = edges[start : start + BLOCK + 1]
+        step = np.diff(part.astype(np.int64), axis=0)
+        rises = (step[:, 0] > 0) | ((step[:, 0] == 0) & (step[:, 1] > 0))
+        if not (rises | first[start + 1 : start + len(part)]).all():
+            return False
+        if (part[:, 0] == part[:, 1]).any():
+            return False
+    return True
+
+
 def _nodes(inputs: Any) -> NDArray[np.float64]:
     return np.asarray(inputs["sizes"], np.float64)
 
 
 def _edges_per_node(inputs: Any) -> NDArray[np.float64]:
-    edges: NDArray[np.float64] = inputs["adjacency"].sum((1, 2), dtype=np.float64)
-    return edges / np.maximum(_nodes(inputs), 1)
+    sizes = inputs["sizes"]
+    graph = np.repeat(np.arange(len(sizes)), sizes)[inputs["edges"][:, 0]]
+    return np.bincount(graph, minlength=len(sizes)) / np.maximum(_nodes(inputs), 1)
 
 
 def _size(dataset: Dataset, offsets: str, position: int) -> int:
@@ -210,6 +259,7 @@ KIND = Kind(
     expectations,
     look="graph",
     file=None,
+    joined=True,
     folds=True,
     figures={"nodes": _nodes, "edges per node": _edges_per_node},
     columns={

@@ -58,14 +58,24 @@ def description(
 
     named = example if isinstance(example, dict) else {None: example}
     symbols = model.input if isinstance(example, dict) else {None: model.inputs[0]}
+    shapes: dict[Any, Any] = {name: symbol.shape for name, symbol in symbols.items()}
+    served = get_kind(card.kind).data.served_shapes(card)
+    joined = None
+    if served is not None and "edges" in symbols:
+        joined = [
+            {"name": name, "shape": list(symbol.shape), "dtype": str(symbol.dtype)}
+            for name, symbol in symbols.items()
+        ]
+        shapes = served
     inputs = [
-        {"name": name, "shape": list(symbols[name].shape), "dtype": str(np.asarray(given).dtype)}
+        {"name": name, "shape": list(shapes[name]), "dtype": str(np.asarray(given).dtype)}
         for name, given in named.items()
     ]
     bounds = (0.0, card.value_max) if get_kind(card.kind).bounded else (None, None)
     return {
         "kind": card.kind,
         "inputs": inputs,
+        "joined": joined,
         "lowest": bounds[0],
         "highest": bounds[1],
         "classes": card.classes,
@@ -227,7 +237,7 @@ def log_keras_model(
             model_id=logged.model_id,
             run_id=run_id,
             model=model,
-            signature=_signature(model, input_example, card),
+            signature=_signature(model, input_example, card, about),
             input_example=input_example,
             pip_requirements=[
                 *(f"{package}=={version(package)}" for package in REQUIREMENTS),
@@ -311,26 +321,31 @@ def _is_whole(client: MlflowClient, run_id: str, logged: LoggedModel) -> bool:
     return True
 
 
-def _signature(model: keras.Model, example: Any, card: DatasetCard | None) -> ModelSignature:
+def _signature(
+    model: keras.Model, example: Any, card: DatasetCard | None, about: dict[str, Any] | None
+) -> ModelSignature:
     """Return the signature of a model: axes that it leaves open are open.
 
-    Without a card the outputs are those of the network.
+    Without a card and the model's description, inputs and outputs are those of the network.
     """
     import keras
     import numpy as np
     from mlflow.models import ModelSignature, infer_signature
     from mlflow.types import Schema, TensorSpec
 
-    def spec(given: Any, symbol: Any, name: str | None = None) -> Any:
-        sides = tuple(-1 if side is None else side for side in symbol.shape)
-        return TensorSpec(np.asarray(given).dtype, sides, name)
+    def spec(dtype: Any, shape: Any, name: str | None = None) -> Any:
+        sides = tuple(-1 if side is None else side for side in shape)
+        return TensorSpec(np.dtype(dtype), sides, name)
 
-    if isinstance(example, dict):
-        specs = [spec(example[name], model.input[name], name) for name in example]
-    else:
-        specs = [spec(example, model.inputs[0])]
-    if card is not None:
+    if card is not None and about is not None:
+        specs = [spec(given["dtype"], given["shape"], given["name"]) for given in about["inputs"]]
         return ModelSignature(Schema(specs), output_schema(card))
+    if isinstance(example, dict):
+        specs = [
+            spec(np.asarray(example[name]).dtype, model.input[name].shape, name) for name in example
+        ]
+    else:
+        specs = [spec(np.asarray(example).dtype, model.inputs[0].shape)]
     output = keras.tree.map_structure(keras.ops.convert_to_numpy, model(example, training=False))
     return ModelSignature(Schema(specs), infer_signature(example, output).outputs)
 

@@ -44,17 +44,18 @@ class Params(ModelParams):
 
 
 def build(params: Params, data: InputSpec) -> keras.Model:
-    """Convolutions, readout, dense: `features`, `adjacency` and `sizes` -> logits `(b, classes)`.
+    """Convolutions, readout, dense: `features`, `edges` and `sizes` -> logits `(b, classes)`.
 
-    Inputs are `(b, n, f)`, `(b, n, n)` and `(b,)`; graphs of fewer than n nodes are padded.
+    The b graphs are joined to one of n nodes: inputs are `(n, f)`, `(e, 2)`, source and target of
+    each edge, sorted by source, and `(b,)`, the nodes of each graph.
     """
     import keras
     from keras import layers
 
     from chapterflow.models.layers.graph_convolution import Readout
 
-    features = keras.Input((None, data.shape[-1]), name="features")
-    adjacency = keras.Input((None, None), name="adjacency")
+    features = keras.Input((data.shape[-1],), name="features")
+    edges = keras.Input((2,), dtype="int32", name="edges")
     sizes = keras.Input((), dtype="int32", name="sizes")
     scale, offset = [1 / data.value_max], [0.0]
     if data.spread:  # measured attributes differ in unit and scale
@@ -63,7 +64,7 @@ def build(params: Params, data: InputSpec) -> keras.Model:
     x = layers.Rescaling(scale, offset, name="rescale")(features)
     states = []
     for number in range(1, params.depth + 1):
-        x = _convolution(params, f"conv{number}")([x, adjacency])
+        x = _convolution(params, f"conv{number}")([x, edges])
         states.append(x)
     if params.every_layer and params.depth > 1:
         x = layers.Concatenate(name="states")(states)
@@ -71,7 +72,7 @@ def build(params: Params, data: InputSpec) -> keras.Model:
     x = layers.Dropout(params.dropout, name="dropout")(x)
     x = layers.Dense(params.dense, activation="relu", name="dense")(x)
     logits = layers.Dense(data.classes, name="logits")(x)
-    inputs = {"features": features, "adjacency": adjacency, "sizes": sizes}
+    inputs = {"features": features, "edges": edges, "sizes": sizes}
     return keras.Model(inputs, logits, name="gcn")
 
 

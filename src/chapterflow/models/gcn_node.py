@@ -36,10 +36,10 @@ class Params(ModelParams):
 
 
 def build(params: Params, data: InputSpec) -> keras.Model:
-    """Two graph convolutions: `features` `(n, f)`, `adjacency` `(n, n)` -> logits `(n, classes)`.
+    """Two graph convolutions: `features` `(n, f)` and `edges` `(e, 2)` -> logits `(n, classes)`.
 
-    Both inputs may be sparse. Sparse features stay sparse until the first kernel has reduced
-    their number.
+    Features may be sparse, and stay sparse until the first kernel has reduced their number. Edges,
+    source and target, are sorted by source.
     """
     import keras
 
@@ -50,7 +50,7 @@ def build(params: Params, data: InputSpec) -> keras.Model:
     )
 
     features = keras.Input((data.shape[-1],), sparse=True, name="features")
-    adjacency = keras.Input((None,), sparse=True, name="adjacency")
+    edges = keras.Input((2,), dtype="int32", name="edges")
     x = RowNormalization(name="normalize")(features)
     x = FeatureDropout(params.dropout, name="dropout1")(x)
     x = GraphConvolution(
@@ -58,10 +58,10 @@ def build(params: Params, data: InputSpec) -> keras.Model:
         activation="relu",
         kernel_regularizer=keras.regularizers.L2(params.weight_decay / 2),
         name="conv1",
-    )([x, adjacency])
+    )([x, edges])
     x = FeatureDropout(params.dropout, name="dropout2")(x)
-    logits = GraphConvolution(data.classes, name="logits")([x, adjacency])
-    return keras.Model({"features": features, "adjacency": adjacency}, logits, name="gcn-node")
+    logits = GraphConvolution(data.classes, name="logits")([x, edges])
+    return keras.Model({"features": features, "edges": edges}, logits, name="gcn-node")
 
 
 MODEL = ChapterModel(

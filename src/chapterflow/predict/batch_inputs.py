@@ -310,7 +310,7 @@ class DatasetPart(Source):
         if self.dataset.kind.whole:
             return max(1, self.count)
         shapes = self.dataset.input_shapes()
-        if isinstance(shapes, dict):  # graphs are padded to the largest of a chunk
+        if isinstance(shapes, dict):  # graphs may be large
             return CHUNK_EXAMPLES // 4
         return _examples_per_chunk([side for side in shapes[0] if side is not None])
 

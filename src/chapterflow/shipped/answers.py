@@ -29,7 +29,7 @@ class Inputs:
     Args:
         about: `inputs` (name, shape and dtype of each; null for sides that vary, and for the name
             of a single input), `lowest` and `highest` (bounds of raw values; null if there are
-            none).
+            none), and for graphs `joined`: the inputs with edges, which are accepted, too.
 
     Attributes:
         wanted: The inputs by name.
@@ -37,6 +37,8 @@ class Inputs:
 
     def __init__(self, about: Mapping[str, Any]) -> None:
         self.wanted: dict[str | None, Any] = {given["name"]: given for given in about["inputs"]}
+        # Earlier versions read adjacency matrices only.
+        self._joined = {given["name"]: given for given in about.get("joined") or ()}
         self._bounds = about["lowest"], about["highest"]
         self._directed = bool(about.get("directed"))  # Earlier versions do not say.
 
@@ -47,8 +49,9 @@ class Inputs:
             MlflowException: If the model does not accept their names, dtype, shape or values.
         """
         given = model_input if isinstance(model_input, Mapping) else {None: model_input}
-        if set(given) != set(self.wanted):
-            wanted = [name for name in self.wanted if name]
+        inputs = self._joined if self._joined and "edges" in given else self.wanted
+        if set(given) != set(inputs):
+            wanted = [name for name in inputs if name]
             _refuse(
                 f"The inputs must be {', '.join(wanted)}"
                 if wanted
@@ -57,18 +60,22 @@ class Inputs:
                 if None in given
                 else ", ".join(map(str, given)) or "none",
             )
-        values = {name: self._checked(name, given[name]) for name in self.wanted}
+        values = {name: self._checked(name, given[name], inputs[name]) for name in inputs}
         if "adjacency" in values:
             _check_graphs(values, directed=self._directed)
+        elif "edges" in values:
+            values["edges"] = _checked_edges(values, directed=self._directed)
         return values
 
-    def _checked(self, name: str | None, given: Any) -> NDArray[Any]:
-        what, wanted = name or "The input", self.wanted[name]
+    def _checked(self, name: str | None, given: Any, wanted: Any) -> NDArray[Any]:
+        what = name or "The input"
         try:
             value = np.asarray(given)
         except ValueError:  # lists of different lengths
             _refuse(f"{what} must be one array", "lists of different lengths")
         dtype = np.dtype(wanted["dtype"])
+        if name == "edges" and not value.size:  # graphs may have none
+            return np.zeros((0, 2), dtype)
         if value.dtype.kind not in ("iu" if dtype.kind in "iu" else "iuf"):
             numbers = "whole numbers" if dtype.kind in "iu" else "numbers"
             _refuse(f"{what} must hold {numbers}", _KINDS.get(value.dtype.kind, str(value.dtype)))
@@ -113,13 +120,18 @@ class Answers:
             outputs = network(values, training=False)
             return tf.nn.softmax(outputs) if self._classes else outputs
 
+        self._joined = bool(about.get("joined"))
         specs: Any = {
-            name: tf.TensorSpec(given["shape"], given["dtype"])
-            for name, given in self._inputs.wanted.items()
+            given["name"]: tf.TensorSpec(given["shape"], given["dtype"])
+            for given in about.get("joined") or about["inputs"]
         }
         # Traced once for batches of any size; `network.predict` takes fifty times as long for one
         # example.
         self._answer = tf.function(answer, input_signature=[specs.get(None, specs)])
+
+    def get_raw_model(self) -> Answers:
+        """Return this object, which also takes graphs with `edges`, unlike MLflow's signature."""
+        return self
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
         """Return a `pandas.DataFrame` with a row for each example, or for each node of one graph.
@@ -135,6 +147,8 @@ class Answers:
         import tensorflow as tf
 
         values = self._inputs.checked(model_input)
+        if self._joined and "adjacency" in values:
+            values = _joined(values)
         tensors: Any = {name: tf.constant(value) for name, value in values.items()}
         outputs = self._answer(tensors.get(None, tensors)).numpy()
         if not np.isfinite(outputs).all():
@@ -192,6 +206,50 @@ def _check_graphs(values: Mapping[str | None, NDArray[Any]], *, directed: bool) 
             "adjacency must join nodes of the graph only, as many as sizes says",
             "an edge of a node after them",
         )
+
+
+def _checked_edges(values: Mapping[str | None, NDArray[Any]], *, directed: bool) -> NDArray[Any]:
+    """Return edges sorted by source; refuse those that do not belong to graphs."""
+    features, edges, sizes = values["features"], values["edges"], values.get("sizes")
+    nodes = len(features)
+    if sizes is not None and (sizes.min() < 1 or int(sizes.sum()) != nodes):
+        _refuse(
+            f"sizes must be at least 1 and sum to the {nodes} rows of features",
+            f"a smallest of {sizes.min()} and a sum of {sizes.sum()}",
+        )
+    if not len(edges):
+        return edges
+    if edges.min() < 0 or edges.max() >= nodes:
+        _refuse(
+            f"edges must join nodes 0 to {nodes - 1}, numbered on from graph to graph",
+            f"{edges.min()} to {edges.max()}",
+        )
+    if sizes is not None:
+        graph = np.repeat(np.arange(len(sizes)), sizes)[edges]
+        if (graph[:, 0] != graph[:, 1]).any():
+            _refuse("edges must join nodes of the same graph", "an edge between two graphs")
+    if (edges[:, 0] == edges[:, 1]).any():
+        _refuse("edges must join two nodes: the model adds self-loops itself", "a self-loop")
+    keys = np.sort(edges[:, 0].astype(np.int64) * nodes + edges[:, 1])
+    if (keys[1:] == keys[:-1]).any():
+        _refuse("edges must list each edge once", "an edge twice")
+    if not directed:
+        back = np.sort(edges[:, 1].astype(np.int64) * nodes + edges[:, 0])
+        if not np.array_equal(keys, back):
+            _refuse("edges must list each edge in both directions", "an edge that goes one way")
+    return np.column_stack([keys // nodes, keys % nodes]).astype(edges.dtype)
+
+
+def _joined(values: Mapping[str | None, NDArray[Any]]) -> dict[str | None, NDArray[Any]]:
+    """Return graphs with adjacency matrices joined to one graph, with its edges."""
+    features, adjacency, sizes = values["features"], values["adjacency"], values.get("sizes")
+    ends = np.argwhere(adjacency)
+    if sizes is None:
+        return {"features": features, "edges": ends.astype(np.int32)}
+    first = np.cumsum(sizes) - sizes
+    real = np.arange(features.shape[1]) < sizes[:, np.newaxis]
+    edges = ends[:, 1:] + first[ends[:, 0], np.newaxis]
+    return {"features": features[real], "edges": edges.astype(np.int32), "sizes": sizes}
 
 
 def _fits(received: tuple[int, ...], shape: list[int | None]) -> bool:

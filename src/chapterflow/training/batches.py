@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from chapterflow.errors import ChapterflowError
 from chapterflow.kinds.dataset import Dataset, Split, get_kind
+from chapterflow.kinds.edges import offsets
 from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
 
 if TYPE_CHECKING:
@@ -92,9 +93,13 @@ class Source(Protocol):
 def source_of(dataset: Dataset, split: Split, *, batch_size: int) -> Source:
     """Return the examples of a split: in memory if they fit, streamed otherwise.
 
-    Examples of varying shape are always streamed.
+    Examples of varying shape are always streamed, except for graphs.
     """
     indices = dataset.indices(split)
+    if dataset.kind.joined:
+        arrays = dataset.arrays["features"], dataset.arrays["edges"]
+        fits = sum(array.nbytes for array in arrays) <= IN_MEMORY
+        return (JoinedGraphs if fits else Streamed)(dataset, indices, batch_size)
     # The first examples of a split are as large as all others.
     example = sum(part.nbytes for part in _flat(_batch(dataset, indices[:1])))
     varying = any(None in shape[1:] for shape, _ in _flat_shapes(dataset))
@@ -133,6 +138,55 @@ class InMemory(Source):
                 for array, dtype in zip(self._arrays, self._types, strict=True)
             ]
         )
+
+
+class JoinedGraphs(Source):
+    """Graphs whose batches are joined: all are gathered once an epoch, and cut into batches.
+
+    Attributes:
+        count: Number of graphs.
+        steps: Number of batches.
+    """
+
+    def __init__(self, dataset: Dataset, indices: NDArray[np.intp], batch_size: int) -> None:
+        self.count, self.steps = len(indices), math.ceil(len(indices) / batch_size)
+        self._dataset, self._indices, self._size = dataset, indices, batch_size
+
+    def start(self, order: NDArray[np.intp]) -> Any:
+        """Return the graphs, joined in an order, as tensors that `batch` cuts."""
+        import tensorflow as tf
+
+        chosen = self._indices[order]
+        inputs, targets = self._dataset.inputs(chosen), self._dataset.targets(chosen)
+        first = np.append(np.arange(0, len(chosen), self._size), len(chosen))
+        nodes = offsets(inputs["sizes"])[first]
+        # Edges are sorted by their source, so those of a batch are next to each other.
+        edges = np.searchsorted(inputs["edges"][:, 0], nodes)
+        cuts = np.stack([nodes, edges, first], axis=1).astype(np.int32)
+        return {name: tf.constant(array) for name, array in inputs.items()} | {
+            "targets": tf.constant(targets),
+            "cuts": tf.constant(cuts),
+        }
+
+    def batch(self, state: Any, number: Any) -> tuple[Any, ...]:
+        """Return inputs and targets of a batch; called in a `tf.function`."""
+        begin, end = state["cuts"][number], state["cuts"][number + 1]
+        inputs = {
+            "features": state["features"][begin[0] : end[0]],
+            "edges": state["edges"][begin[1] : end[1]] - begin[0],
+            "sizes": state["sizes"][begin[2] : end[2]],
+        }
+        return inputs, state["targets"][begin[2] : end[2]]
+
+    def specs(self) -> Any:
+        """Return the specs of the result of `start`, for graphs of any size."""
+        import tensorflow as tf
+
+        shapes = self._dataset.input_shapes() | {
+            "targets": ((None,), "int32"),
+            "cuts": ((None, 3), "int32"),
+        }
+        return {name: tf.TensorSpec(*shape) for name, shape in shapes.items()}
 
 
 class Streamed(Source):
@@ -208,7 +262,16 @@ def load_model(path: Path) -> keras.Model:
         from chapterflow.models import layers as custom_layers
 
         custom_layers.register()
-    return keras.saving.load_model(path, compile=False)
+    return reads_edges(keras.saving.load_model(path, compile=False))
+
+
+def reads_edges(model: keras.Model) -> keras.Model:
+    """Return a model that takes what datasets of graphs give: edges, not an adjacency matrix."""
+    if not isinstance(model.input, dict) or "adjacency" not in model.input:
+        return model
+    from chapterflow.models.layers import graph_convolution
+
+    return graph_convolution.reads_edges(model)
 
 
 def predict(model: keras.Model, dataset: Dataset, split: Split) -> NDArray[Any]:
@@ -260,24 +323,20 @@ def _packer(dataset: Dataset) -> Callable[[list[Any]], tuple[Any, ...]]:
 
 
 def sparse_inputs(dataset: Dataset) -> dict[str, Any]:
-    """Return `features` `(n, f)` and `adjacency` `(n, n)` of a graph of nodes as `tf.SparseTensor`.
+    """Return a whole graph with its `features` `(n, f)` as a `tf.SparseTensor`.
 
     Their values equal the dense values of `dataset.inputs`. They stay sparse up to the layers: only
     1.3 % of Cora's features are non-zero, and dense features take ten times as long.
     """
     import tensorflow as tf
 
-    features = np.asarray(dataset.arrays["features"])
+    inputs = dataset.inputs(np.arange(0))
+    features = inputs["features"]
     rows, columns = np.nonzero(features)
-    edges = np.unique(np.asarray(dataset.arrays["edges"], np.int64), axis=0)
-    edges = edges[edges[:, 0] != edges[:, 1]]
-    count = dataset.count
-    return {
-        "features": tf.SparseTensor(
-            np.stack([rows, columns], axis=1), features[rows, columns], features.shape
-        ),
-        "adjacency": tf.SparseTensor(edges, np.ones(len(edges), np.float32), (count, count)),
-    }
+    sparse = tf.SparseTensor(
+        np.stack([rows, columns], axis=1), features[rows, columns], features.shape
+    )
+    return {"features": sparse, "edges": tf.constant(inputs["edges"])}
 
 
 def predict_full(model: Any, dataset: Dataset) -> NDArray[np.float32]:

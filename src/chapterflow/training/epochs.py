@@ -23,6 +23,7 @@ from chapterflow.training.batches import (
     epoch_order,
     faults_of,
     input_spec,
+    reads_edges,
     sized_for,
     source_of,
     sparse_inputs,
@@ -583,7 +584,7 @@ def built(
                     f"Received: {type(model).__name__}"
                 )
             if not isinstance(model, keras.Sequential):
-                return model
+                return reads_edges(model)
             if not model.built:  # it has no Input layer
                 model.build((None, *spec.shape))
         # A Sequential does not expose its input, which explanations and costs need.

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from chapterflow.errors import DataError
 from chapterflow.kinds.dataset import Dataset
 from chapterflow.models.base import ChapterModel, ModelParams
-from chapterflow.training.batches import epoch_order
+from chapterflow.training.batches import JoinedGraphs, epoch_order
 from chapterflow.training.epochs import (
     Learner,
     Way,
@@ -37,7 +37,7 @@ from chapterflow.training.history import EpochRecord
 
 #: Share of a fold's training graphs used for validation, as in Errica et al.
 INNER = 0.1
-#: Maximum size of all padded graphs in memory, in bytes.
+#: Maximum size of all graphs in memory, in bytes.
 MAX_BYTES = 2 << 30
 
 
@@ -73,8 +73,8 @@ def cross_validate(
         `cv/majority/accuracy_mean`, the accuracy of the most frequent training class.
 
     Raises:
-        DataError: If a class has fewer graphs than there are folds, or padded graphs would not
-            fit into memory.
+        DataError: If a class has fewer graphs than there are folds, or the graphs do not fit into
+            memory.
     """
     from sklearn.model_selection import StratifiedKFold, train_test_split
 
@@ -126,24 +126,17 @@ class GraphsInMemory:
     """
 
     def __init__(self, entry: ChapterModel[Any], params: ModelParams, dataset: Dataset) -> None:
-        import tensorflow as tf
-
-        sizes = np.diff(dataset.arrays["node_offsets"])
-        needed = 4 * len(sizes) * int(sizes.max()) * (int(sizes.max()) + 1)
+        needed = dataset.arrays["features"].nbytes + dataset.arrays["edges"].nbytes
         if needed > MAX_BYTES:
             raise DataError(
                 f"Cross-validation needs all graphs in memory, at most {MAX_BYTES:,} bytes. "
-                f"Received: {len(sizes):,} graphs of up to {sizes.max():,} nodes, {needed:,} "
-                "bytes. Set folds to 0"
+                f"Received: {dataset.count:,} graphs of {needed:,} bytes. Set folds to 0"
             )
         reset_keras()
         # Run all epochs: the protocols, not early stopping, choose the epoch.
         self.params = params.model_copy(update={"patience": None})
         self._built = partial(built, entry, params, dataset.card.input_spec)
-        self.inputs = {
-            key: tf.constant(x) for key, x in dataset.inputs(np.arange(dataset.count)).items()
-        }
-        self.targets = tf.constant(np.asarray(dataset.labels), tf.int64)
+        self.dataset = dataset
         self.learner: Learner | None = None
         self._weights = partial(class_weights, params, dataset)
 
@@ -174,25 +167,21 @@ class GraphsInMemory:
         return cast(list[FoldRecord], history)
 
     def _compiled(self, learner: Learner) -> Any:
-        """Return a function that trains in an order and returns sums and all graphs' new logits."""
+        """Return a function that trains on a state of batches, then scores the graphs held out."""
         import tensorflow as tf
 
-        size = self.params.batch_size
-        step = tf.autograph.experimental.do_not_convert(learner.step)
+        source = JoinedGraphs(self.dataset, np.arange(0), 1)
+        step = tf.autograph.experimental.do_not_convert(
+            lambda state, number: learner.step(*source.batch(state, number))
+        )
 
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.int64)])  # type: ignore[untyped-decorator]
-        def epoch(order: Any) -> tuple[Any, Any]:
+        @tf.function(input_signature=[source.specs(), source.specs()])  # type: ignore[untyped-decorator]
+        def epoch(state: Any, held: Any) -> tuple[Any, Any]:
             sums = tf.zeros(3)
-            count = tf.size(order)
-            for start in tf.range(0, count, size):
-                part = order[start : tf.minimum(start + size, count)]
-                batch = {key: tf.gather(x, part) for key, x in self.inputs.items()}
-                # Cut the padding to the largest graph of the batch, which saves time.
-                widest = tf.reduce_max(batch["sizes"])
-                batch["features"] = batch["features"][:, :widest]
-                batch["adjacency"] = batch["adjacency"][:, :widest, :widest]
-                sums += step(batch, tf.gather(self.targets, part))
-            return sums, learner.model(self.inputs, training=False)
+            for number in tf.range(tf.shape(state["cuts"])[0] - 1):
+                sums += step(state, number)
+            inputs = {name: held[name] for name in ("features", "edges", "sizes")}
+            return sums, learner.model(inputs, training=False)
 
         return epoch
 
@@ -214,25 +203,27 @@ class Fold(Way):
         seed: int,
     ) -> None:
         self.graphs, self.learner, self.seed = graphs, learner, seed
-        self.train, self.validation, self.test = train, validation, test
+        self._train = JoinedGraphs(graphs.dataset, train, graphs.params.batch_size)
+        held = np.concatenate([validation, test])
+        self._held = JoinedGraphs(graphs.dataset, held, len(held)).start(np.arange(len(held)))
+        self._validated = len(validation)
 
     def run(self, epoch: int) -> dict[str, float | None]:
-        """Train on the graphs in the order of the epoch, then score all of them."""
-        import tensorflow as tf
-
-        order = self.train[epoch_order(len(self.train), self.seed, epoch)]
-        sums, logits = self.graphs.epoch(tf.constant(order, tf.int64))
-        losses, hits = _scores(np.asarray(logits, np.float64), np.asarray(self.graphs.targets))
+        """Train on the graphs in the order of the epoch, then score those held out."""
+        order = epoch_order(self._train.count, self.seed, epoch)
+        sums, logits = self.graphs.epoch(self._train.start(order), self._held)
+        labels = np.asarray(self._held["targets"])
+        losses, hits = _scores(np.asarray(logits, np.float64), labels)
         return {
             **self.learner.means("train", sums),
-            "validation_loss": float(losses[self.validation].mean()),
-            "validation_accuracy": float(hits[self.validation].mean()),
-            "test_accuracy": float(hits[self.test].mean()),
+            "validation_loss": float(losses[: self._validated].mean()),
+            "validation_accuracy": float(hits[: self._validated].mean()),
+            "test_accuracy": float(hits[self._validated :].mean()),
         }
 
 
 def _scores(
-    logits: NDArray[np.float64], labels: NDArray[np.int64]
+    logits: NDArray[np.float64], labels: NDArray[np.integer]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return cross-entropy and correctness of each example."""
     from scipy.special import log_softmax
