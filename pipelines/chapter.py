@@ -29,6 +29,7 @@ from chapterflow.tracking.session import Session
 from chapterflow.types import Tell
 from chapterflow.validation.verdict import Verdict
 from pipelines.housekeeping import end_dead_flow_runs, sign_flow_run
+from pipelines.prefect_server import leave_schedule
 
 
 class ModelsFailed(ChapterflowError):
@@ -218,13 +219,16 @@ def chapter(
                 session.close_flow_run(flow_run_id, results, table)
             except (StoreUnavailable, DiskFull) as error:  # What became of the models is known.
                 tell_about("flow")("not logged", str(error))
+            failed = any(outcome.status == "failed" for outcome in outcomes)
+            failure = ModelsFailed(results, outcomes) if failed else None
             # The models are done, even if Prefect's server is lost.
+            leave_schedule(failure.exit_code if failure else 0)
             with contextlib.suppress(httpx.HTTPError):
                 create_markdown_artifact(
                     table, key="results", description="Results of the chapter flow"
                 )
-    if any(outcome.status == "failed" for outcome in outcomes):
-        raise ModelsFailed(results, outcomes)
+    if failure:
+        raise failure
     return results
 
 

@@ -207,6 +207,29 @@ def outcome_of(flow: Any, **parameters: Any) -> Any:
     return results[0]
 
 
+def leave_schedule(code: int) -> None:
+    """End this process if a schedule has started its flow and Prefect's server is lost.
+
+    For the end of a flow whose work is done: Prefect would try for a minute to record it.
+    """
+    address = os.environ.get("PREFECT_API_URL")
+    if "PREFECT__FLOW_RUN_ID" not in os.environ or address is None:
+        return
+    try:
+        answers(address)
+    except OSError:
+        sys.stderr.write(f"{_lost_text(address)}\n")
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _lost_text(address: str) -> str:
+    return (
+        f"Prefect's server at {address} was lost. What the models did is in the tracking "
+        "store; Prefect's record of this flow is incomplete."
+    )
+
+
 def _without_secrets(value: Any) -> Any:
     """Return a parameter of a flow as Prefect may keep it."""
     if isinstance(value, str):
@@ -234,10 +257,7 @@ def _send_what_waits(address: str, tell: Callable[[str], None]) -> None:
         answers(address)
     except OSError:
         _lost.append(address)
-        tell(
-            f"Prefect's server at {address} was lost. What the models did is in the tracking "
-            "store; Prefect's record of this flow is incomplete."
-        )
+        tell(_lost_text(address))
         return
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogHandler

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+import httpx
 from prefect import serve
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.schedules import Cron, Interval, Schedule
 
-from chapterflow.errors import ConfigError
+from chapterflow.errors import ChapterflowError, ConfigError
 from pipelines.chapter import chapter
 
 NAME = "chapter-on-schedule"
@@ -66,6 +67,7 @@ def serve_chapter(
 
     Raises:
         ConfigError: If `cron` is not a cron expression, or never fires.
+        ChapterflowError: If Prefect's server is lost.
     """
     when: Schedule
     if every:
@@ -85,4 +87,10 @@ def serve_chapter(
     )
     tell(f"The chapter flow runs {rhythm}. Prefect's UI: {address.removesuffix('/api')}")
     tell("Ctrl-C ends it.")
-    serve(deployment, pause_on_shutdown=True, print_starting_message=False)
+    try:
+        serve(deployment, pause_on_shutdown=True, print_starting_message=False)
+    except httpx.HTTPError as error:
+        raise ChapterflowError(
+            "The schedule has ended, because Prefect's server does not answer. Received: "
+            f"{address} ({error}). Start it again: `chapterflow schedule`"
+        ) from error

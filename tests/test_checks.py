@@ -66,6 +66,7 @@ def test_reasons_follow_a_narrow_table() -> None:
     checks = [
         Check(name="a", state="passed", observed=0.25, reason="as it should be"),
         Check(name="b", state="warning", checks=[Check(name="c", state="failed", reason="why")]),
+        Check(name="d", state="unknown", reason="why"),
     ]
     columns = {"name": "check", "observed": "value", "reason": "reason"}
     texts = {}
@@ -74,11 +75,13 @@ def test_reasons_follow_a_narrow_table() -> None:
         print_checks(console, checks, columns, title="Checks")
         assert isinstance(console.file, io.StringIO)
         texts[width] = console.file.getvalue()
-    assert texts[80].splitlines()[-1] == "c: why"
+    assert texts[80].splitlines()[-1] == "c, d: why"
+    assert texts[80].splitlines()[2].split()[1] == "state"
     assert "as it should be" not in texts[80]
     assert "as it should be" in texts[120]
     assert all("  c" in text and "0.25" in text for text in texts.values())
     assert markdown(checks, {"name": "check", "observed": "value"}).splitlines()[2:] == [
         "| a | 0.25 |",
         "| b | - |",
+        "| d | - |",
     ]

@@ -151,7 +151,7 @@ def print_checks(
     below = "reason" not in columns or console.width < WIDE
     names = [name for name in columns if name != "reason" or not below]
     table = Table(title=title or None, title_justify="left")
-    table.add_column("")
+    table.add_column("state")
     for name in names:
         numbers = any(isinstance(check.value(name), float) for _, check in rows)
         table.add_column(columns[name], justify="right" if numbers else "left", overflow="fold")
@@ -161,9 +161,12 @@ def print_checks(
         cells[0] = Text("  " * depth + check.name)
         table.add_row(Text(word, style), *cells)
     console.print(table)
+    reasons: dict[str, list[str]] = {}
     for _, check in rows:
         if below and check.reason and not check.passed:
-            console.print(Text(f"{check.name}: {check.reason}"), soft_wrap=True)
+            reasons.setdefault(check.reason, []).append(check.name)
+    for reason, subjects in reasons.items():
+        console.print(Text(f"{', '.join(subjects)}: {reason}"), soft_wrap=True)
 
 
 def markdown(checks: Sequence[Check], columns: Mapping[str, str]) -> str:

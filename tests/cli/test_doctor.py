@@ -166,6 +166,14 @@ def test_store_is_watched_and_mended(patient: Project, tmp_path: Path) -> None:
         db.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
     assert "newer MLflow than the installed one" in str(check(moved, "Tracking store").observed)
 
+    whole = database(moved).read_bytes()
+    for damaged in (whole[: len(whole) * 9 // 10], whole[: -(1 << 18)] + bytes(1 << 18)):
+        for journal in database(moved).parent.glob("mlflow.db-*"):
+            journal.unlink()
+        database(moved).write_bytes(damaged)
+        actual = check(moved, "Tracking store")
+        assert actual.state == "failed"
+        assert "Restore it from a copy" in str(actual.observed)
     database(moved).write_bytes(b"no database" * 100)
     assert "file is not a database" in str(check(moved, "Tracking store").observed)
 

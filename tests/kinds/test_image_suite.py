@@ -204,7 +204,7 @@ def test_observed_contains_the_unexpected_values(failed: tuple[Verdict, Path]) -
     assert observed["value-use"] == "1"
     assert observed["mean-value"] == "0.3053"
     assert observed["shape"] == "all 1,797 examples as expected"
-    assert observed["class-balance-train"].endswith(" nats (class 8: 9.7% to class 3: 10.2%)")
+    assert observed["class-balance-train"].endswith(" (class 8: 9.7% to class 3: 10.2%)")
 
 
 def test_examples_without_a_label_are_not_counted_as_well_labelled(

@@ -26,7 +26,11 @@ def test_models_learn_another_dataset_of_their_kind_for_a_call() -> None:
     overrides = role_overrides(settings, ["cnn", "lenet5"], "mnist")
     assert overrides == ["roles.digits.embedded=mnist"]
     assert load_settings(PARAMS, overrides=overrides).dataset_of("cnn") == "mnist"
-    with pytest.raises(ConfigError, match=r"'cnn' takes images\. Received: 'catanddog'.* photos"):
+    says = (
+        r"'cnn' takes images\. Received: 'catanddog'.* photos\. Models that take it: xcnn, "
+        "transfer, hub"
+    )
+    with pytest.raises(ConfigError, match=says):
         role_overrides(settings, ["cnn"], "catanddog")
     with pytest.raises(ConfigError, match=r"Unknown dataset: 'mnits'\. Did you mean 'mnist'"):
         role_overrides(settings, ["cnn"], "mnits")

@@ -179,7 +179,11 @@ def test_names_of_params_yaml_are_taken_even_by_force(project: Project) -> None:
     ("role", "says"),
     [
         ("photo", "Unknown role: 'photo'. Did you mean 'photos'"),
-        ("digits", "The role 'digits' takes images. Received: 'pets', which is of the kind photos"),
+        (
+            "digits",
+            "The role 'digits' takes images. Received: 'pets', which is of the kind photos. "
+            "Roles that take it: photos",
+        ),
     ],
 )
 def test_a_role_must_exist_and_fit(project: Project, tmp_path: Path, role: str, says: str) -> None:

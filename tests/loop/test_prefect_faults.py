@@ -53,6 +53,25 @@ def test_a_server_that_does_not_answer_is_refused(
     record_property("saw", "refused, exit 1")
 
 
+@pytest.mark.fault(
+    "Prefect's server killed during a flow of `schedule`",
+    "The flow ends after its models; the exit code says what they did",
+)
+def test_a_flow_of_a_schedule_ends_early(project: Any, record_property: Any) -> None:
+    leave = "from pipelines.prefect_server import leave_schedule; leave_schedule(4); print('on')"
+    words = (sys.executable, "-c", leave)
+    lost = {
+        "PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api",
+        "PYTHONPATH": REPOSITORY_PATHS,
+    }
+    alone = call(project.root, *words, **lost)
+    assert (alone.returncode, alone.stdout) == (0, "on\n")  # a flow of `run` ends with its command
+    done = call(project.root, *words, PREFECT__FLOW_RUN_ID="1", **lost)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "was lost. What the models did is in the tracking store" in done.stderr
+    record_property("saw", f"ended with exit {done.returncode}")
+
+
 @pytest.mark.slow
 @pytest.mark.fault(
     "Prefect's server killed during training",

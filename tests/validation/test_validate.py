@@ -135,8 +135,9 @@ def test_a_failure_stops_the_run_and_names_what_is_wrong(failed: tuple[Verdict, 
     ]
     assert (
         "  label-set (label): expected 0 to 9. Received: unexpected in 7 of 1,797 examples "
-        "(0.39%), such as 12. Examples: train/00000, train/00001, train/00002, train/00003, "
-        "train/00004 and 2 more."
+        "(0.39%), such as 12. Labels number the 10 classes from 0: other labels are off by one, "
+        "text parsed as a number, or classes without an output in the model. Examples: "
+        "train/00000, train/00001, train/00002, train/00003, train/00004 and 2 more."
     ) in lines
     assert (
         "  value-use (max): expected at least 14.4. Received: 1. The setting value_use decides, "

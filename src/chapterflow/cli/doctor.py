@@ -159,12 +159,20 @@ def _store(project: Project) -> Check:
 
 
 def _local_store(project: Project) -> Check:
-    from chapterflow.tracking.store import Schema, check_writable, database, relocation, schema
+    from chapterflow.tracking.store import (
+        Schema,
+        check_intact,
+        check_writable,
+        database,
+        relocation,
+        schema,
+    )
 
     name, path = "Tracking store", database(project)
     state = schema(project, wait=PATIENCE)
     if state is Schema.MISSING:
         return _passed(name, f"{path}: the first run makes it")
+    check_intact(project, PATIENCE)
     if state is Schema.NEWER:
         remedy = "Install that MLflow again, or set MLFLOW_TRACKING_URI to another store."
         return _failed(name, f"{path} was {state.value} than the installed one", remedy)

@@ -50,21 +50,28 @@ def print_history(console: Console, model: str, past: Sequence[Entry]) -> None:
             soft_wrap=True,
         )
         return
+    from chapterflow.checks import WIDE
+
     table = Table(title=f"History of {model}")
-    for heading in ("when (UTC)", "who", "what", "alias", "from", "to", "gates", "reason"):
+    wide = console.width >= WIDE
+    table.add_column("when (UTC)", width=len("2026-11-27 11:02" if wide else "2026-11-27"))
+    table.add_column("who")
+    table.add_column("what", min_width=len("promoted"), max_width=None if wide else 12)
+    table.add_column("alias: from, to", max_width=None if wide else 15)
+    for heading in ("gates", "reason") if wide else ("gates, reason",):
         table.add_column(heading, overflow="fold")
     styles = {"promoted": "green", "refused": "red", "rolled back": "yellow"}
     for entry in past:
         action = entry.action if entry.done else f"{entry.action}: not carried out"
+        notes = [entry.gates or "-", entry.reason or "-"]
+        if not wide:
+            notes = ["\n".join(filter(None, (entry.gates, entry.reason))) or "-"]
         table.add_row(
-            entry.when[:19].replace("T", " "),
-            Text(entry.who),
+            entry.when[:16].replace("T", " "),
+            Text(entry.who.partition(" <")[0]),
             Text(action, style=styles[entry.action]),
-            Text(entry.alias),
-            Text(entry.before or "-"),
-            Text(entry.after),
-            Text(entry.gates),
-            Text(entry.reason or "-"),
+            Text(f"{entry.alias}: {entry.before or '-'}, {entry.after}"),
+            *map(Text, notes),
         )
     console.print(table)
 

@@ -243,7 +243,7 @@ def label_checks(card: DatasetCard, divergence: float) -> list[Expectation]:
             check(
                 "ExpectColumnKLDivergenceToBeLessThan",
                 f"class-balance-{split}",
-                f"at most {divergence:.4g} nats from equal shares",
+                f"divergence from equal shares of at most {divergence:.4g}",
                 f"The classes of the {split} split are balanced: models do not learn a rare class, "
                 "and accuracy does not reveal it.",
                 setting="class_divergence",

@@ -44,22 +44,28 @@ def role_kinds(settings: Settings, role: str) -> set[str]:
     return {kind_of(settings, name) for name in settings.roles[role].values()}
 
 
-def check_fits(settings: Settings, dataset: str, role: str, who: str) -> None:
+def check_fits(settings: Settings, dataset: str, role: str, model: str | None = None) -> None:
     """Refuse a dataset of another kind than a role's datasets.
 
     Args:
-        who: Model or role that would read it, for the message.
+        model: Model of the role that would read it; without one, the message is about roles.
 
     Raises:
-        ConfigError: If it does not fit.
+        ConfigError: If it does not fit; with the models or roles that take it.
     """
     kind = kind_of(settings, dataset)
     expected = role_kinds(settings, role)
-    if kind not in expected:
-        raise ConfigError(
-            f"{who} takes {' or '.join(sorted(expected))}. Received: {dataset!r}, which is of the "
-            f"kind {kind}"
-        )
+    if kind in expected:
+        return
+    if model:
+        who, noun, fitting = f"model {model!r}", "Models", fitting_models(settings, dataset)
+    else:
+        who, noun = f"role {role!r}", "Roles"
+        fitting = [name for name in settings.roles if kind in role_kinds(settings, name)]
+    raise ConfigError(
+        f"The {who} takes {' or '.join(sorted(expected))}. Received: {dataset!r}, which is of the "
+        f"kind {kind}. {noun} that take it: {', '.join(fitting) or 'none'}."
+    )
 
 
 def fitting_profile(settings: Settings, models: Sequence[str], dataset: str) -> Profile:
@@ -94,11 +100,9 @@ def fitting_models(settings: Settings, dataset: str) -> list[str]:
     models = []
     for model in settings.models:
         profile = fitting_profile(settings, [model], dataset)
-        try:
-            check_fits(settings, dataset, settings.models[model][profile].role, model)
-        except ConfigError:
-            continue
-        models.append(model)
+        role = settings.models[model][profile].role
+        if kind_of(settings, dataset) in role_kinds(settings, role):
+            models.append(model)
     return models
 
 
@@ -111,7 +115,7 @@ def role_overrides(settings: Settings, models: Sequence[str], dataset: str) -> l
     settings.check_names([dataset], settings.datasets, "dataset")
     roles = {model: settings.params(model).role for model in models}
     for model, role in roles.items():
-        check_fits(settings, dataset, role, f"The model {model!r}")
+        check_fits(settings, dataset, role, model)
     value = dataset if yaml.safe_load(dataset) == dataset else f'"{dataset}"'
     return [f"roles.{role}.{settings.profile}={value}" for role in dict.fromkeys(roles.values())]
 
@@ -287,7 +291,7 @@ def add_dataset(
             settings = load_settings(project.params, own=own)
         if role is not None:
             settings.check_names([role], settings.roles, "role")
-            check_fits(settings, name, role, f"The role {role!r}")
+            check_fits(settings, name, role)
             own["roles"] = own["roles"] | {role: {"book": name}}
             settings = load_settings(project.params, own=own)
         trial = Project(project.scratch / "adding" / name)

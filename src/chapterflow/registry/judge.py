@@ -18,7 +18,7 @@ from chapterflow.config.load import load_settings
 from chapterflow.config.settings import PROFILES, Settings
 from chapterflow.data.build import prepare, verify_dataset
 from chapterflow.environment import QUIET_AND_PRIVATE, Project, load_tensorflow
-from chapterflow.errors import ChapterflowError, ConfigError, StoreError
+from chapterflow.errors import ChapterflowError, ConfigError, StoreError, StoreUnavailable
 from chapterflow.kinds.dataset import CLASSIFICATION, Dataset, open_dataset
 from chapterflow.models.catalog import get_model, model_names
 from chapterflow.registry.decision import Candidate, Decision
@@ -459,6 +459,12 @@ def _already_holds(
     client: MlflowClient, version: Version, target: str, alias: str
 ) -> NothingToJudge:
     message = f"{version.uri()} is already {target}@{alias}"
+    try:
+        model_folder(client, version)
+    except StoreUnavailable:
+        raise
+    except StoreError as error:
+        return NothingToJudge(f"{message}, but it cannot be used. {error}")
     for challenger in challengers(client, target):
         waiting = holder(client, target, challenger)
         if waiting is not None and waiting.source != version.source:

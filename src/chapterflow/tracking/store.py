@@ -63,6 +63,15 @@ def check_writable(project: Project) -> None:
             )
 
 
+def check_intact(project: Project, wait: float) -> None:
+    """Raise a `StoreError` if pages of the local store are damaged; reads all of it."""
+    path = database(project)
+    with store_errors(path), connect(path, wait) as db:
+        ((verdict,),) = db.execute("PRAGMA quick_check(1)").fetchall()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(" ".join(str(verdict).split()))
+
+
 @contextmanager
 def connect(path: Path, wait: float) -> Iterator[sqlite3.Connection]:
     """Open a database, wait for its locks, and close it in the end."""

@@ -6,6 +6,7 @@ import math
 import os
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,6 @@ NAMED = 5
 UNITS = {
     "expect_table_row_count_to_equal": " examples",
     "expect_column_unique_value_count_to_be_between": " examples",
-    "expect_column_kl_divergence_to_be_less_than": " nats",
 }
 
 
@@ -62,7 +62,7 @@ def describe(outcome: Any, rows: pd.DataFrame, card: DatasetCard, bounds: Strict
         title=config.meta["reason"],
         reason=reason,
         expected=expected,
-        observed=_observed(config, result, outcome.exception_info or {}),
+        observed=_observed(config, result, outcome.exception_info or {}, card.classes),
         details={
             "type": config.type,
             # That ids are unique is how rows of a split are counted; no reader looks for it there.
@@ -115,7 +115,9 @@ def _outward(value: float, *, whole: bool, down: bool) -> float:
     return float(rounded)
 
 
-def _observed(config: Any, result: dict[str, Any], trouble: dict[str, Any]) -> str:
+def _observed(
+    config: Any, result: dict[str, Any], trouble: dict[str, Any], classes: Sequence[str]
+) -> str:
     if "unexpected_count" in result:
         return _examples(result, named=config.meta["values_named"])
     if "partial_missing_list" in result:
@@ -129,7 +131,8 @@ def _observed(config: Any, result: dict[str, Any], trouble: dict[str, Any]) -> s
     if shares:
         by_share = sorted(zip(shares["weights"], shares["values"], strict=True))
         ends = (
-            f"class {_number(name)}: {share:.1%}" for share, name in (by_share[0], by_share[-1])
+            f"class {classes[int(label)]}: {share:.1%}"
+            for share, label in (by_share[0], by_share[-1])
         )
         text += f" ({' to '.join(ends)})"
     return text

@@ -128,8 +128,8 @@ def _line(check: Check) -> str:
     column = check.details["column"]
     about = f" ({column})" if column else ""
     line = f"{check.name}{about}: expected {check.expected}. Received: {check.observed}."
-    if check.reason:
-        line += f" {check.reason}"
+    if why := check.reason or check.title:
+        line += f" {why}"
     if not check.examples:
         return line
     more = (check.examples_count or 0) - len(check.examples)
