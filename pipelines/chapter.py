@@ -2,7 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,10 @@ from chapterflow.loop import steps
 from chapterflow.loop.progress import tell_about
 from chapterflow.loop.run import Run
 from chapterflow.loop.tables import differences_markdown, results_markdown
+from chapterflow.loop.workers import Worker, Workers, active_workers
 from chapterflow.models.catalog import FOLDER
 from chapterflow.tracking.records import Comparison, Outcome
-from chapterflow.tracking.runs import sweep
+from chapterflow.tracking.runs import WORKERS, sweep
 from chapterflow.tracking.session import Session
 from chapterflow.types import Tell
 from chapterflow.validation.verdict import Verdict
@@ -59,6 +62,18 @@ def error_of(state: State[Any]) -> BaseException | None:
         return None
     error = state.result(raise_on_failure=False)
     return error if isinstance(error, BaseException) else RuntimeError(str(state))
+
+
+#: The process that the model at hand runs in; None where it is this one.
+_worker: ContextVar[Worker | None] = ContextVar("worker", default=None)
+
+
+def take(step: Callable[..., Any], run: Run, *arguments: Any, **options: Any) -> Any:
+    """Take a step of a run, in the model's worker if it has one."""
+    tell = telling(run.model)
+    if worker := _worker.get():
+        return worker.call(step, run, *arguments, tell=tell, **options)
+    return step(run, *arguments, tell=tell, **options)
 
 
 def telling(subject: str) -> Tell:
@@ -112,7 +127,9 @@ class Result:
 @task(task_run_name="begin {run.model}", cache_policy=NO_CACHE)
 def begin(run: Run, verdicts: list[Verdict], flow_run_id: str, force: bool) -> Run:
     """Find the finished run, continue the interrupted one, or start a new one."""
-    return steps.begin(
+    workers = active_workers()
+    begun: Run = take(
+        steps.begin,
         run,
         verdicts,
         flow_run_id=flow_run_id,
@@ -120,27 +137,28 @@ def begin(run: Run, verdicts: list[Verdict], flow_run_id: str, force: bool) -> R
         tags={
             "prefect.flow_run_id": str(runtime.flow_run.id),
             "prefect.flow_run": str(runtime.flow_run.name),
+            WORKERS: str(workers.count if workers else 1),
         },
-        tell=telling(run.model),
     )
+    return begun
 
 
 @task(task_run_name="train {run.model}", cache_policy=NO_CACHE)
 def train(run: Run) -> Result:
     """Train a model."""
-    return Result(steps.train(run, tell=telling(run.model)))
+    return Result(take(steps.train, run))
 
 
 @task(task_run_name="evaluate {run.model}", cache_policy=NO_CACHE)
 def evaluate(run: Run, training: Result) -> Result:
     """Score a model on the test split."""
-    return Result(steps.evaluate(run, training.value, tell=telling(run.model)))
+    return Result(take(steps.evaluate, run, training.value))
 
 
 @task(task_run_name="explain {run.model}", cache_policy=NO_CACHE)
 def explain(run: Run, evaluation: Result) -> Result:
     """Draw what a model looks at."""
-    return Result(steps.explain(run, evaluation.value, tell=telling(run.model)))
+    return Result(take(steps.explain, run, evaluation.value))
 
 
 @task(
@@ -152,7 +170,8 @@ def explain(run: Run, evaluation: Result) -> Result:
 )
 def log(run: Run, verdict: Verdict, evaluation: Result, explanation: Result) -> Outcome:
     """Log and register a model."""
-    return steps.log(run, verdict, evaluation.value, explanation.value, tell=telling(run.model))
+    outcome: Outcome = take(steps.log, run, verdict, evaluation.value, explanation.value)
+    return outcome
 
 
 @task(task_run_name="compare", cache_policy=NO_CACHE)
@@ -175,6 +194,7 @@ def chapter(
     profile: Profile | None = None,
     overrides: list[str] | None = None,
     force: bool = False,
+    workers: int | None = None,
 ) -> dict[str, Any]:
     """Run chapter models from data to registry. One failing model does not stop the others.
 
@@ -183,6 +203,7 @@ def chapter(
         profile: Profile; by default the one in `params.yaml`.
         overrides: `path=value` changes of `params.yaml` for this run.
         force: Train even what a finished run has done already.
+        workers: Models to run side by side; by default as many as cores and memory allow.
 
     Returns:
         `profile`, `seconds`, and for each model what became of it.
@@ -200,7 +221,13 @@ def chapter(
     sign_flow_run()
     end_dead_flow_runs()
 
-    with Session(project, settings) as session:
+    with contextlib.ExitStack() as stack:
+        # `chapterflow run` has started them while Prefect started; a schedule has not.
+        if not active_workers() and (
+            made := steps.preload(project, settings, names, workers=workers, force=force)
+        ):
+            stack.enter_context(made)
+        session = stack.enter_context(Session(project, settings))
         sweep(session.client, project, session.experiment_id)
         flow_run_id = session.start_flow_run(
             f"{settings.profile} {time.strftime('%Y-%m-%d %H:%M:%S')}",
@@ -253,8 +280,8 @@ def _run_models(
             ready = validate(quoted, ready, flow_run_id, return_state=True)
         verdicts[dataset] = ready
         tell_about(dataset)("checked" if ready.is_completed() else "failed", "")
-    outcomes = []
-    for name in names:
+
+    def outcome_of(name: str) -> Outcome:
         needed = [verdicts[dataset] for dataset in settings.datasets_of(name)]
         broken = next((verdict for verdict in needed if not verdict.is_completed()), None)
         outcome = (
@@ -263,8 +290,31 @@ def _run_models(
             else _run_model(Run(project, settings, name, session), needed, flow_run_id, force, kept)
         )
         tell_about(name)(outcome.status, _summary(outcome))
-        outcomes.append(outcome)
-    return outcomes
+        return outcome
+
+    if (workers := active_workers()) is None:
+        return [outcome_of(name) for name in names]
+    return _side_by_side(workers, outcome_of, names)
+
+
+def _side_by_side(
+    workers: Workers, outcome_of: Callable[[str], Outcome], names: Sequence[str]
+) -> list[Outcome]:
+    """Return the outcomes in the order of the names; each worker takes the next model."""
+
+    def in_worker(name: str) -> Outcome:
+        with workers.taken() as worker:
+            _worker.set(worker)
+            return outcome_of(name)
+
+    with ThreadPoolExecutor(workers.count) as threads:
+        futures = [threads.submit(copy_context().run, in_worker, name) for name in names]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
+            workers.interrupt()
+            raise
 
 
 def _run_model(run: Run, verdicts: Any, flow_run_id: str, force: bool, kept: list[Any]) -> Outcome:
@@ -283,12 +333,13 @@ def _run_model(run: Run, verdicts: Any, flow_run_id: str, force: bool, kept: lis
             begun = step(begin, quote(run), verdicts, flow_run_id, force)
             ready = begun.result()
             if ready.finished:
-                return steps.reuse(ready)
+                reused: Outcome = take(steps.reuse, ready)
+                return reused
             training = step(train, begun)
             evaluation = step(evaluate, begun, training)
             explanation = step(explain, begun, evaluation)
-            outcome: Outcome = step(log, begun, verdicts[0], evaluation, explanation).result()
-            return outcome
+            logged: Outcome = step(log, begun, verdicts[0], evaluation, explanation).result()
+            return logged
     except _StepFailed as failed:
         return _failure(run.settings, run.model, failed.state)
 

@@ -11,7 +11,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from chapterflow.environment import end_with
 from chapterflow.errors import ChapterflowError, redacted
 
 HOST = "127.0.0.1"
@@ -284,15 +284,9 @@ def _is_healthy(server: subprocess.Popen[bytes], address: str) -> bool:
     return False
 
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(0)
-
-
 def main(port: int, parent: int) -> None:
     """Serve Prefect's API until terminated, or until the process `parent` is gone."""
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    end_with(parent)
     import uvicorn
     from prefect.server.api.server import create_app
 

@@ -415,7 +415,9 @@ def run_flow(prefect_api: dict[str, str]) -> Run:
             for name, value in prefect_api.items():
                 patch.setenv(name, value)
             refresh_global_settings_context()
-            result = invoke(root, *words, **prefect_api)
+            # Without workers, the flow stays in this process.
+            options = ("--workers", "1") if words[0] == "run" else ()
+            result = invoke(root, *words, *options, **prefect_api)
         refresh_global_settings_context()
         return result
 

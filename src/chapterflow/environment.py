@@ -14,6 +14,7 @@ import re
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -286,6 +287,21 @@ def process_is_gone(identity: str) -> bool:
         return True
     except (psutil.Error, OverflowError):
         return False
+
+
+def end_with(parent: int) -> None:
+    """End this process as soon as its parent process is gone, however that ended.
+
+    Args:
+        parent: The parent's number; it may be gone before this process can ask for it.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 #: Without it, two threads could each restore the other's redirection of stderr.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Iterable
@@ -34,6 +35,14 @@ def run(
         typer.Option(
             metavar="DATASET",
             help="Train on this dataset for this call, in the profile that fits its kind.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Models to run side by side; by default as many as cores and memory allow.",
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -73,13 +82,14 @@ def run(
     datasets = list(dict.fromkeys(d for name in names for d in settings.datasets_of(name)))
     exit_code = 0
     console = live.console(stderr=as_json)
-    with live.shown(console, [*datasets, *names]) as progress:
+    with live.shown(console, [*datasets, *names]) as progress, contextlib.ExitStack() as stack:
         progress.update(datasets[0], "starting", "Prefect")
-        with prefect_server(
-            project.scratch,
-            meanwhile=lambda: steps.preload(project, settings, names),
-            tell=say,
-        ):
+
+        def preload() -> None:
+            if started := steps.preload(project, settings, names, workers=workers, force=force):
+                stack.enter_context(started)
+
+        with prefect_server(project.scratch, meanwhile=preload, tell=say):
             from pipelines.chapter import ModelsFailed, chapter
 
             results: Any = outcome_of(
@@ -88,6 +98,7 @@ def run(
                 profile=settings.profile,
                 overrides=set_,
                 force=force,
+                workers=workers,
             )
     if isinstance(results, ModelsFailed):
         exit_code, results = results.exit_code, results.results

@@ -25,6 +25,7 @@ from chapterflow.kinds.dataset import DatasetCard, open_dataset
 from chapterflow.kinds.likeness import Likeness
 from chapterflow.loop.logged_model import log_trained_model
 from chapterflow.loop.run import Run
+from chapterflow.loop.workers import Workers, default_count
 from chapterflow.models.catalog import get_model
 from chapterflow.tracking import runs
 from chapterflow.tracking.artifacts import (
@@ -49,21 +50,43 @@ if TYPE_CHECKING:
     from chapterflow.validation.verdict import Verdict
 
 
-def preload(project: Project, settings: Settings, models: Sequence[str]) -> None:
-    """Open the tracking store, and import what running these models will need.
+def preload(
+    project: Project,
+    settings: Settings,
+    models: Sequence[str],
+    *,
+    workers: int | None = None,
+    force: bool = False,
+) -> Workers | None:
+    """Open the tracking store, and start what training these models needs.
 
-    Imports take longer than anything else that a small run does before it trains. Where finished
-    runs will be reused, they are left out.
+    That is worker processes for several models, and libraries in this process, whose imports take
+    longer than anything else that a small run does before it trains. Where finished runs will be
+    reused, nothing starts.
+
+    Args:
+        workers: Models to train side by side; by default as many as cores and memory allow.
+        force: Whether finished models train again.
+
+    Returns:
+        The workers; None if the models run in this process.
     """
     with Session(project, settings) as session:
         done = {
-            run.data.tags[runs.MODEL] for run in current_runs(project, settings, session, models)
+            run.data.tags[runs.MODEL]
+            for run in (() if force else current_runs(project, settings, session, models))
         }
-    if not done.issuperset(models):
+    pending = len(set(models) - done)
+    if not pending:
+        return None
+    count = default_count(pending) if workers is None else min(workers, pending)
+    started = Workers(project, count) if count > 1 else None
+    if started is None:
         load_tensorflow()
-        import chapterflow.validation.validate
+    import chapterflow.validation.validate
 
-        chapterflow.validation.validate.load_great_expectations()
+    chapterflow.validation.validate.load_great_expectations()
+    return started
 
 
 def prepare(
@@ -369,8 +392,9 @@ def _register(run: Run, card: DatasetCard, metrics: Mapping[str, float]) -> str:
     )
 
 
-def reuse(run: Run) -> Outcome:
+def reuse(run: Run, *, tell: Tell = silent) -> Outcome:
     """Return the outcome of a finished run; its version becomes the challenger."""
+    tell("look up", "the finished run")
     run.session.confirm(run.id)
     return run.session.outcome(run.id, "reused")
 
@@ -380,7 +404,7 @@ def run_model(run: Run, verdicts: Sequence[Verdict], *, tell: Tell = silent) -> 
     with run.claim(tell):
         run = begin(run, verdicts, tell=tell)
         if run.finished:
-            return reuse(run)
+            return reuse(run, tell=tell)
         training = train(run, tell=tell)
         evaluation = evaluate(run, training, tell=tell)
         explanation = explain(run, evaluation, tell=tell)

@@ -47,6 +47,7 @@ DIGEST, DATA_VERSION = "chapterflow.dataset_digest", "chapterflow.data_version"
 #: Where it was trained: `chapterflow.environment.machine`, and the version of Python.
 MACHINE, PYTHON = "chapterflow.machine", "chapterflow.python"
 PARENT = "mlflow.parentRunId"
+WORKERS = "chapterflow.workers"  # models that ran side by side, which seconds depend on
 EXPERIMENT = "chapterflow.experiment"  # name of the DVC experiment that trained it
 #: Of a run: the logged model that it trained. Of a logged model: the weights that were trained.
 LOGGED_MODEL, TRAINED_SHA256 = "chapterflow.logged_model", "chapterflow.trained_sha256"

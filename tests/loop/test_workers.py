@@ -1,0 +1,166 @@
+"""Models side by side in processes of their own, with the results of one after the other."""
+
+import json
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from chapterflow.environment import Project
+from chapterflow.errors import ChapterflowError, DataError
+from chapterflow.loop import workers as module
+from chapterflow.loop.workers import Workers, active_workers, default_count
+from tests.conftest import HUNG, REPOSITORY, Run, begin, call, copy_project
+from tests.loop import stores, worker_steps
+from tests.loop.test_interrupted import wait_until
+
+SIDE_BY_SIDE = ("run", "dnn", "lenet5")
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
+    """One worker, which imports the steps of the tests from the repository."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(REPOSITORY)
+        with Workers(Project(tmp_path_factory.mktemp("project")), 1) as started:
+            assert active_workers() is started
+            yield started
+    assert active_workers() is None
+
+
+def silent(step: str, detail: str) -> None:
+    pass
+
+
+@pytest.mark.slow
+def test_a_step_runs_elsewhere_and_reports_in_order(workers: Workers) -> None:
+    import os
+
+    progress = []
+    with workers.taken() as worker:
+        run, more, process = worker.call(
+            worker_steps.fine, "dnn", tell=lambda *said: progress.append(said), more=3
+        )
+    assert (run, more) == ("dnn", 3)
+    assert process != os.getpid()
+    assert progress == [("train", "epoch 1"), ("train", "epoch 2")]
+
+
+@pytest.mark.slow
+def test_errors_keep_their_type_and_message(workers: Workers) -> None:
+    with workers.taken() as worker:
+        with pytest.raises(DataError, match="dnn is wrong") as known:
+            worker.call(worker_steps.wrong, "dnn", tell=silent)
+        with pytest.raises(ChapterflowError, match="no such layer") as other:
+            worker.call(worker_steps.unexpected, "dnn", tell=silent)
+    assert (str(known.value), known.value.exit_code) == ("dnn is wrong", 2)
+    assert str(other.value) == "Unpicklable: no such layer"
+    assert "worker_steps.py" in other.value.__notes__[0]
+
+
+@pytest.mark.slow
+def test_an_interrupt_reaches_the_step_and_leaves_the_worker(workers: Workers) -> None:
+    begun = threading.Event()
+    with workers.taken() as worker, ThreadPoolExecutor(1) as threads:
+        interrupted = threads.submit(
+            worker.call, worker_steps.long, "dnn", tell=lambda *said: begun.set()
+        )
+        assert begun.wait(HUNG)
+        workers.interrupt()
+        assert isinstance(interrupted.exception(HUNG), KeyboardInterrupt)
+        workers.interrupt()  # an idle worker ignores it
+        assert worker.call(worker_steps.fine, "cnn", tell=silent)[0] == "cnn"
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    "Worker process killed in mid-step", "The model fails with the reason; the others go on"
+)
+def test_a_killed_worker_is_replaced(workers: Workers) -> None:
+    with (
+        workers.taken() as worker,
+        pytest.raises(ChapterflowError, match="`killed`[.] Received: SIGKILL, last words"),
+    ):
+        worker.call(worker_steps.killed, "dnn", tell=silent)
+    with workers.taken() as worker:
+        assert worker.call(worker_steps.fine, "cnn", tell=silent)[0] == "cnn"
+
+
+def test_default_count_heeds_models_cores_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    class Memory:
+        available = 8_000_000_000
+
+    monkeypatch.setattr(module.Path, "exists", lambda path: False)  # no GPU
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
+    monkeypatch.setattr(psutil, "virtual_memory", Memory)
+    assert [default_count(models) for models in (1, 2, 3, 12)] == [1, 2, 3, 3]
+    Memory.available = 100_000_000
+    assert default_count(12) == 1
+    monkeypatch.setattr(module.Path, "exists", lambda path: True)  # TensorFlow takes all of a GPU
+    Memory.available = 8_000_000_000
+    assert default_count(12) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    "Ctrl-C, then a kill, while two models train side by side",
+    "All processes end; the next run resumes both; weights equal those of one after the other",
+)
+def test_interrupted_side_by_side_ends_as_one_after_the_other(
+    fetched_once: Path, prefect_once: Path, tmp_path: Path, run_flow: Run
+) -> None:
+    root = copy_project(fetched_once, tmp_path / "checkout")
+    shutil.copytree(prefect_once, root / ".prefect")
+    stores.set_param(root, "models.dnn.epochs", 40)
+    stores.set_param(root, "models.dnn.patience", 40)
+    stores.set_param(root, "models.lenet5.epochs", 8)
+
+    def train_until(done: int) -> Any:
+        process = begin(root, "chapterflow", *SIDE_BY_SIDE, "--workers", "2")
+        wait_until(lambda: sum(any(work.glob(f"epoch-*{done}")) for work in checkpoints(root)) == 2)
+        return process
+
+    process = train_until(2)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=HUNG)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert {run["status"] for run in stores.mlflow_runs(root)} == {"KILLED"}
+    assert stores.processes_of(root) == []
+
+    process = train_until(4)
+    process.kill()
+    process.communicate()
+    wait_until(lambda: stores.processes_of(root) == [])
+
+    done = call(root, "chapterflow", *SIDE_BY_SIDE, "--workers", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("continuing an interrupted training after epoch") == 2
+    runs = stores.model_runs(root)
+    assert len(runs) == 2
+    assert {run["tags"]["chapterflow.workers"] for run in runs} == {"2"}
+    again = run_flow(root, *SIDE_BY_SIDE, "--force", "--json")
+    for mine, theirs in zip(*(json.loads(r.stdout)["models"] for r in (done, again)), strict=True):
+        for name in ("test/accuracy", "test/log_loss", "train/epochs"):
+            assert mine["metrics"][name] == theirs["metrics"][name]
+        with stores.mlflow_at(root):
+            import mlflow
+
+            first, second = (
+                mlflow.keras.load_model(f"models:/{mine['model']}/{version}").get_weights()
+                for version in (1, 2)
+            )
+        for a, b in zip(first, second, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def checkpoints(root: Path) -> list[Path]:
+    return list(root.glob(".chapterflow/work/*/checkpoints"))
