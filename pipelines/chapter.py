@@ -223,7 +223,7 @@ def chapter(
 
     with contextlib.ExitStack() as stack:
         # `chapterflow run` has started them while Prefect started; a schedule has not.
-        if not active_workers() and (
+        if not (workers == 1 or active_workers()) and (
             made := steps.preload(project, settings, names, workers=workers, force=force)
         ):
             stack.enter_context(made)

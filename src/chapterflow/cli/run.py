@@ -76,6 +76,7 @@ def run(
     from chapterflow.loop import progress as live
     from chapterflow.loop import steps
     from chapterflow.loop.tables import print_results
+    from chapterflow.loop.workers import active_workers
     from chapterflow.tracking.records import Outcome
     from pipelines.prefect_server import outcome_of, prefect_server
 
@@ -98,7 +99,7 @@ def run(
                 profile=settings.profile,
                 overrides=set_,
                 force=force,
-                workers=workers,
+                workers=workers if active_workers() else 1,
             )
     if isinstance(results, ModelsFailed):
         exit_code, results = results.exit_code, results.results
