@@ -12,6 +12,7 @@ from prefect.schedules import Cron, Interval, Schedule
 
 from chapterflow.errors import ChapterflowError, ConfigError
 from pipelines.chapter import chapter
+from pipelines.housekeeping import end_dead_flow_runs
 
 NAME = "chapter-on-schedule"
 
@@ -76,6 +77,8 @@ def serve_chapter(
         when = Cron(cron, timezone=timezone)
         firings = ", ".join(f"{time:%a %Y-%m-%d %H:%M}" for time in next_firings(cron, timezone))
         rhythm = f"at {cron!r} in the time zone {timezone}, next on {firings}"
+    # A flow run that a killed schedule left open holds the only place, and none would start.
+    end_dead_flow_runs()
     deployment: Any = chapter.to_deployment(
         name=NAME,
         schedule=when,

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import sys
 import time
 from pathlib import Path
@@ -70,6 +71,37 @@ def test_a_flow_of_a_schedule_ends_early(project: Any, record_property: Any) -> 
     assert (done.returncode, done.stdout) == (4, "")
     assert "was lost. What the models did is in the tracking store" in done.stderr
     record_property("saw", f"ended with exit {done.returncode}")
+
+
+@pytest.mark.fault(
+    "`schedule` killed during a flow", "The next `schedule` frees its place and runs"
+)
+def test_a_killed_schedule_does_not_block_the_next(
+    prefect_api: dict[str, str], monkeypatch: pytest.MonkeyPatch, record_property: Any
+) -> None:
+    for name, value in prefect_api.items():
+        monkeypatch.setenv(name, value)
+    from prefect.client.orchestration import get_client
+    from prefect.states import Running
+
+    from pipelines import schedule
+    from pipelines.chapter import chapter
+    from pipelines.housekeeping import PROCESS_TAG
+
+    with get_client(sync_client=True) as client:
+        gone = [f"{PROCESS_TAG}{socket.gethostname()}:999999999:1.0"]
+        left = client.create_flow_run(chapter, state=Running(), tags=gone).id
+        states = []
+
+        def served(*_: Any, **__: Any) -> None:  # without end, otherwise
+            states.append(client.read_flow_run(left).state)
+
+        monkeypatch.setattr(schedule, "serve", served)
+        schedule.serve_chapter(
+            cron="0 2 * * *", timezone="UTC", every=None, parameters={}, address="", tell=str
+        )
+    assert [state.type.value for state in states if state] == ["CRASHED"]
+    record_property("saw", "the flow run that was left is Crashed before the first firing")
 
 
 @pytest.mark.slow
