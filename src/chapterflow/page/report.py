@@ -110,7 +110,9 @@ def write_report(
         client, experiment = session.client, session.experiment_id
         tell("report", "looking up runs")
         chosen = (
-            find_runs(experiment, wanted) if wanted else newest_runs(project, settings, session)
+            find_runs(client, experiment, wanted)
+            if wanted
+            else newest_runs(project, settings, session)
         )
         if not chosen:
             raise ConfigError(

@@ -23,16 +23,22 @@ if TYPE_CHECKING:
 
 def newest_runs(project: Project, settings: Settings, session: Session) -> list[Run]:
     """Return the runs that represent the models of the active profile, by dataset and model."""
-    newest: dict[tuple[str, str], Run] = {}
-    for run in (
-        *current_runs(project, settings, session, settings.models),
-        *runs.finished_model_runs(session.experiment_id, settings.profile),
-    ):
-        tags = run.data.tags
-        newest.setdefault((tags[runs.MODEL], tags[runs.TEST_DIGEST]), run)
+    client = session.client
+    current = {
+        run.data.tags[runs.MODEL]: run
+        for run in current_runs(project, settings, session, settings.models)
+    }
+    newest = list(current.values())
+    # Others have runs here, too: models that params.yaml no longer has.
+    registered = (model.name for model in client.search_registered_models())
+    for model in dict.fromkeys([*settings.models, *registered]):
+        digests = [current[model].data.tags[runs.TEST_DIGEST]] if model in current else []
+        newest.extend(
+            runs.newest_by_test_set(client, session.experiment_id, settings.profile, model, digests)
+        )
     order = {name: position for position, name in enumerate(settings.models)}
     return sorted(
-        newest.values(),
+        newest,
         key=lambda run: (
             run.data.tags[runs.DATASET],
             order.get(run.data.tags[runs.MODEL], len(order)),
@@ -78,10 +84,11 @@ def current_runs(
             cards = [read_card(folder) for folder in folders]
             key = fingerprint(fingerprint_parts(settings, model, cards))
             finished = runs.finished_runs_of(session.client, session.experiment_id, key)
-            if finished:
-                yield next(
-                    (run for run in finished if runs.is_whole(session.client, run)), finished[0]
-                )
+            if len(finished) > 1:
+                whole = (run for run in finished if runs.is_whole(session.client, run))
+                yield next(whole, finished[0])
+            else:
+                yield from finished
 
 
 def _differences(session: Session, settings: Settings, same: Mapping[str, Run]) -> list[Difference]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,8 +47,14 @@ def fingerprint_parts(
         "other_datasets": {other.name: other.digest for other in others},
         "sources": source_hashes(model, card.kind),
         "files": {name: content_hash(Path(name)) for name in settings.params(model).files()},
-        "libraries": {name: version(name) for name in NUMERIC_LIBRARIES},
+        "libraries": dict(_library_versions()),
     }
+
+
+@cache
+def _library_versions() -> dict[str, str]:
+    # Reading the metadata of packages takes longer than all other parts.
+    return {name: version(name) for name in NUMERIC_LIBRARIES}
 
 
 def fingerprint(parts: dict[str, Any]) -> str:

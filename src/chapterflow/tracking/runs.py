@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import signal
 import subprocess
@@ -409,17 +410,35 @@ def is_whole(client: MlflowClient, run: Run) -> bool:
     return whole and artifacts >= REQUIRED
 
 
-def finished_model_runs(experiment_id: str, profile: str | None = None) -> list[Run]:
-    """Return all finished model runs, of one profile or of all, newest first."""
-    import mlflow
+def newest_by_test_set(
+    client: MlflowClient,
+    experiment_id: str,
+    profile: str,
+    model: str,
+    digests: Sequence[str] = (),
+) -> Iterator[Run]:
+    """Yield the newest finished run of a model in a profile for each test set that it has seen.
 
-    where = f"tags.`{RUN_TYPE}` = 'model' and attributes.status = 'FINISHED'"
-    if profile is not None:
-        where += f" and tags.`{PROFILE}` = '{profile}'"
-    runs: list[Run] = mlflow.search_runs(
-        [experiment_id], where, order_by=["attributes.start_time DESC"], output_format="list"
-    )
-    return runs
+    Args:
+        digests: Digests of test sets to leave out.
+    """
+    seen = list(digests)
+    while newest := client.search_runs(
+        [experiment_id],
+        " and ".join(
+            [
+                f"tags.`{MODEL}` = '{model}'",
+                f"tags.`{RUN_TYPE}` = 'model'",
+                f"tags.`{PROFILE}` = '{profile}'",
+                "attributes.status = 'FINISHED'",
+                *(f"tags.`{TEST_DIGEST}` != '{digest}'" for digest in seen),
+            ]
+        ),
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+    ):
+        yield newest[0]
+        seen.append(newest[0].data.tags[TEST_DIGEST])
 
 
 def end_dead_runs(client: MlflowClient, experiment_ids: Iterable[str]) -> list[str]:
@@ -472,32 +491,46 @@ def sweep(client: MlflowClient, project: Project, experiment_id: str) -> None:
 LISTED = 8
 
 
-def find_runs(experiment_id: str, prefixes: Sequence[str]) -> list[Run]:
+def find_runs(client: MlflowClient, experiment_id: str, prefixes: Sequence[str]) -> list[Run]:
     """Return the finished model runs whose ids begin with the prefixes, in that order, each once.
 
     Raises:
         ConfigError: If no run's id begins with a prefix, or several do.
     """
-    candidates = finished_model_runs(experiment_id)
     runs: dict[str, Run] = {}
     for prefix in prefixes:
-        matches = [run for run in candidates if prefix and run.info.run_id.startswith(prefix)]
+        # MLflow would take other characters for wildcards or quotes.
+        valid = re.fullmatch(r"[0-9a-f]{1,32}", prefix)
+        matches = _finished(client, experiment_id, prefix) if valid else []
         if len(matches) != 1:
-            number = f"the ids of {len(matches)} runs begin" if matches else "no run's id begins"
+            several = "the ids of several runs begin"
+            number = several if matches else "no run's id begins"
             raise ConfigError(
                 f"RUN must be the id of a finished model run, or its beginning: {number} with "
-                f"this. Received: {prefix!r}. {_listed(matches or candidates)}"
+                f"this. Received: {prefix!r}. "
+                f"{_listed(matches or _finished(client, experiment_id, ''))}"
             )
         runs[matches[0].info.run_id] = matches[0]
     return list(runs.values())
+
+
+def _finished(client: MlflowClient, experiment_id: str, prefix: str) -> list[Run]:
+    """Return the newest finished model runs whose ids begin with a prefix: one more than listed."""
+    matches: list[Run] = client.search_runs(
+        [experiment_id],
+        f"tags.`{RUN_TYPE}` = 'model' and attributes.status = 'FINISHED'"
+        + (f" and attributes.run_id LIKE '{prefix}%'" if prefix else ""),
+        order_by=["attributes.start_time DESC"],
+        max_results=LISTED + 1,
+    )
+    return matches
 
 
 def _listed(runs: Sequence[Run]) -> str:
     if not runs:
         return "No run has finished yet; `chapterflow run` starts one."
     names = [f"{run.info.run_id[:8]} ({run.data.tags[MODEL]})" for run in runs[:LISTED]]
-    more = f" and {len(runs) - LISTED} more" if len(runs) > LISTED else ""
-    return f"Runs: {', '.join(names)}{more}."
+    return f"Runs: {', '.join(names)}{', and older ones' if len(runs) > LISTED else ''}."
 
 
 def labels(chosen: Sequence[Run]) -> dict[str, str]:

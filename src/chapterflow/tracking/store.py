@@ -225,7 +225,8 @@ def open_client(uri: str | None = None) -> "MlflowClient":
     """Return an MLflow client whose failures of server and database are a `StoreError`.
 
     MLflow raises one exception for "there is no such run" and "the server does not answer"; where
-    the first is expected, the second must not be taken for it.
+    the first is expected, the second must not be taken for it. A process has one client for each
+    store; it remembers where the runs that it has read keep their artifacts.
 
     Args:
         uri: Address of the store; by default the one that MLflow was pointed at.
@@ -234,18 +235,54 @@ def open_client(uri: str | None = None) -> "MlflowClient":
 
     # MLflow logs a traceback with the SQL of each error that it raises.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL + 1)
-    return _client_class()(uri or mlflow.get_tracking_uri())
+    return _client(uri or mlflow.get_tracking_uri())
+
+
+@cache
+def _client(uri: str) -> Any:
+    return _client_class()(uri)
 
 
 @cache
 def _client_class() -> Any:
     from mlflow import MlflowClient
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     class StoreClient(MlflowClient):  # type: ignore[misc]
         def __init__(self, uri: str) -> None:
             local = uri.startswith("sqlite:///")
             self._place = Path(uri.removeprefix("sqlite:///")) if local else uri
+            self._locations: dict[str, str] = {}
             super().__init__(uri)
+
+        # MLflow reads the run again for each artifact that is listed or downloaded, and searches
+        # its logged models.
+        def list_artifacts(self, run_id: str, path: str | None = None) -> list[Any]:
+            return list(self._repository(run_id).list_artifacts(path))
+
+        def download_artifacts(self, run_id: str, path: str, dst_path: str | None = None) -> str:
+            return str(self._repository(run_id).download_artifacts(path, dst_path))
+
+        def get_run(self, run_id: str) -> Any:
+            return self._located(super().get_run(run_id))
+
+        def create_run(self, *args: Any, **options: Any) -> Any:
+            return self._located(super().create_run(*args, **options))
+
+        def search_runs(self, *args: Any, **options: Any) -> Any:
+            runs = super().search_runs(*args, **options)
+            for run in runs:
+                self._located(run)
+            return runs
+
+        def _located(self, run: Any) -> Any:
+            self._locations[run.info.run_id] = run.info.artifact_uri
+            return run
+
+        def _repository(self, run_id: str) -> Any:
+            if run_id not in self._locations:
+                self.get_run(run_id)
+            return get_artifact_repository(self._locations[run_id], tracking_uri=self.tracking_uri)
 
         def __getattribute__(self, name: str) -> Any:
             value = super().__getattribute__(name)

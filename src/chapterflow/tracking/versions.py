@@ -139,7 +139,7 @@ def find_version(
     except ConfigError:
         if experiment_id is None or not _RUN_ID.fullmatch(reference):
             raise
-        (run,) = find_runs(experiment_id, [reference])
+        (run,) = find_runs(client, experiment_id, [reference])
         return version_of_run(client, run)
     try:
         if number:
@@ -152,8 +152,9 @@ def find_version(
         if CHALLENGER in aliases:
             challenger = client.get_model_version(name, aliases[CHALLENGER])
             return version_of(challenger, CHALLENGER, fallback="challenger")
-        versions = client.search_model_versions(f"name = '{name}'")
-        newest = max(versions, key=lambda version: int(version.version))
+        (newest,) = client.search_model_versions(
+            f"name = '{name}'", order_by=["version_number DESC"], max_results=1
+        )
         return version_of(newest, fallback="newest")
     except (MlflowException, ValueError):
         numbers = sorted(int(v.version) for v in client.search_model_versions(f"name = '{name}'"))
