@@ -7,11 +7,11 @@ import hashlib
 import json
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from chapterflow.errors import StoreError, StoreUnavailable
@@ -204,24 +204,13 @@ def log_keras_model(
         StoreError: If the model cannot be saved; no half logged model is left.
     """
     import mlflow.keras
-    from mlflow.entities import Metric
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
     from mlflow.models import Model
 
-    def save_model(path: str, validate_serving_input: bool, **options: Any) -> None:
-        # mlflow.keras writes the input example before it makes the folder, and fails.
-        Path(path).mkdir(parents=True)
-        mlflow.keras.save_model(path=path, **options)
-        (file,) = Path(path).rglob("*.keras")
-        written[MODEL_SHA256] = sha256_file(file)
-        if about is not None:
-            ship(Path(path), options["mlflow_model"], model, about, input_example)
-        # Last: it covers all files of the model.
-        written[FILES_SHA256] = write_manifest(Path(path))
-
     client = open_client()
-    written: dict[str, str] = {}
     run = client.get_run(run_id)
-    # Left to `Model.log`, it would belong to the active experiment instead of the run's.
+    # Not by `Model.log`: it belongs to the active experiment instead of the run's there, and each
+    # of the run's metrics is read.
     logged = client.create_logged_model(
         run.info.experiment_id,
         name=name,
@@ -231,22 +220,36 @@ def log_keras_model(
     )
     try:
         about = None if card is None else description(model, card, input_example, likeness)
-        info = Model.log(
-            artifact_path=None,
-            flavor=SimpleNamespace(__name__="mlflow.keras", save_model=save_model),
-            model_id=logged.model_id,
+        record = Model(
+            artifact_path=logged.artifact_location,
+            model_uuid=logged.model_id,
             run_id=run_id,
-            model=model,
-            signature=_signature(model, input_example, card, about),
-            input_example=input_example,
-            pip_requirements=[
-                *(f"{package}=={version(package)}" for package in REQUIREMENTS),
-                *requirements(model),
-            ],
-            # It would load and run the model once more, and print Keras's progress bars.
-            validate_serving_input=False,
+            model_id=logged.model_id,
         )
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder)
+            mlflow.keras.save_model(
+                path=folder,
+                mlflow_model=record,
+                model=model,
+                signature=_signature(model, input_example, card, about),
+                input_example=input_example,
+                pip_requirements=[
+                    *(f"{package}=={version(package)}" for package in REQUIREMENTS),
+                    *requirements(model),
+                ],
+            )
+            (file,) = path.rglob("*.keras")
+            written = {MODEL_SHA256: sha256_file(file)}
+            if about is not None:
+                ship(path, record, model, about, input_example)
+            # Last: it covers all files of the model.
+            written[FILES_SHA256] = write_manifest(path)
+            client.log_model_artifacts(logged.model_id, folder)
+        client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
         client.set_logged_model_tags(logged.model_id, written)
+        info = record.get_model_info(logged)
     except BaseException as error:
         client.delete_logged_model(logged.model_id)
         if not isinstance(error, Exception):

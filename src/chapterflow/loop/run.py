@@ -25,7 +25,7 @@ from chapterflow.kinds.dataset import Dataset, DatasetCard, open_dataset, read_c
 from chapterflow.models.base import ChapterModel, ModelParams
 from chapterflow.models.catalog import get_model
 from chapterflow.tracking import runs
-from chapterflow.tracking.artifacts import CARD, FINGERPRINT, Artifacts
+from chapterflow.tracking.artifacts import CARD, FINGERPRINT, LOGGED_IMAGES, Artifacts
 from chapterflow.tracking.fingerprint import fingerprint, fingerprint_parts
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.versions import model_file, model_folder, unregistered, version_of_run
@@ -246,6 +246,7 @@ class Run:
                 f"{card.title}.",
                 **({runs.PARENT: flow_run_id} if flow_run_id else {}),
                 **runs.git_tags(self.project),
+                **LOGGED_IMAGES,
                 **tags,
             },
         )

@@ -197,7 +197,7 @@ def train(run: Run, *, tell: Tell = silent) -> Training:
             tell("train", progress + logger.note())
 
     with run.ending_on_error():
-        logger = runs.EpochLogger(run.session.client, run.id, run.folder)
+        logger = runs.EpochLogger(run.session.client, run.id, run.folder, resumed=run.resumed)
         if run.resumed:
             after = f" after epoch {logger.last}" if logger.last else ""
             tell("train", f"continuing an interrupted training{after}")
@@ -293,8 +293,8 @@ def evaluate(run: Run, training: Training, *, tell: Tell = silent) -> Evaluation
         pictures = figures.draw(training, evaluation, dataset, run.title, run.folder)
         for path in pictures:
             artifacts.log_file(path)
-            # Again as an image with a step, which the UI lays next to the images of other runs.
-            artifacts.log_picture(path, key=path.stem, step=len(training.history))
+        # Again as images with a step, which the UI lays next to the images of other runs.
+        artifacts.log_pictures((path, path.stem, len(training.history)) for path in pictures)
     return evaluation
 
 
@@ -325,9 +325,8 @@ def explain(run: Run, evaluation: Evaluation, *, tell: Tell = silent) -> Explana
             explanation = explanation.model_copy(update={"metrics": metrics})
         explanation.save(folder)
         run.artifacts.log_folder(folder, EXPLANATION)
-        for picture in explanation.pictures:
-            # The step of a feature map is its layer.
-            run.artifacts.log_picture(picture.path, key=picture.key, step=picture.step)
+        # The step of a feature map is its layer.
+        run.artifacts.log_pictures((p.path, p.key, p.step) for p in explanation.pictures)
     # No path of this machine leaves the step.
     return explanation.model_copy(
         update={
@@ -354,17 +353,18 @@ def log(
     client = run.session.client
     with run.ending_on_error():
         run.artifacts.log_document(verdict.model_dump(), VERDICT)
-        if explanation.refusal:
-            runs.set_tags(client, run.id, {"chapterflow.explain": explanation.refusal})
         metrics = check_metrics(evaluation.metrics | explanation.metrics)
-        # At step 0 the UI draws bars, one for each run, not single points over epochs.
-        runs.log_metrics(client, run.id, metrics, 0)
         version = _register(run, run.artifacts.card(), metrics)
-        runs.set_tags(client, run.id, {runs.MODEL_VERSION: version})
+        tags = {runs.MODEL_VERSION: version}
+        if explanation.refusal:
+            tags["chapterflow.explain"] = explanation.refusal
+        # At step 0 the UI draws bars, one for each run, not single points over epochs.
+        runs.log_metrics(client, run.id, metrics, 0, tags)
         runs.close_run(client, run.id, "FINISHED")
-        run.session.challenge(run.id)
+        finished = client.get_run(run.id)
+        run.session.challenge(finished)
     shutil.rmtree(run.folder)
-    return run.session.outcome(run.id, "trained")
+    return outcome_of(finished, "trained")
 
 
 def _register(run: Run, card: DatasetCard, metrics: Mapping[str, float]) -> str:
@@ -395,8 +395,7 @@ def _register(run: Run, card: DatasetCard, metrics: Mapping[str, float]) -> str:
 def reuse(run: Run, *, tell: Tell = silent) -> Outcome:
     """Return the outcome of a finished run; its version becomes the challenger."""
     tell("look up", "the finished run")
-    run.session.confirm(run.id)
-    return run.session.outcome(run.id, "reused")
+    return outcome_of(run.session.confirm(run.id))
 
 
 def run_model(run: Run, verdicts: Sequence[Verdict], *, tell: Tell = silent) -> Outcome:

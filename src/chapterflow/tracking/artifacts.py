@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
+import uuid
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,6 +33,8 @@ TRAINING = "training.json"
 EVALUATION = "evaluation.json"
 PREDICTIONS = "predictions.npz"
 EXPLANATION = "explain"  # a folder: `explain.json` and its pictures
+#: Tag of a run with images, for the UI (`mlflow.utils.mlflow_tags.MLFLOW_LOGGED_IMAGES`).
+LOGGED_IMAGES = {"mlflow.loggedImages": "True"}
 #: Of a flow's run.
 RESULTS, RESULTS_TABLE = "results.json", "results.md"
 VALIDATION = "validation"  # a folder: one folder a dataset
@@ -96,22 +101,36 @@ class Artifacts:
         self._client.log_artifacts(self.run_id, str(path), name)
 
     def log_document(self, document: Mapping[str, Any], name: str) -> None:
-        """Log a JSON document."""
-        self._client.log_text(self.run_id, json.dumps(document, indent=2), name)
-
-    def log_picture(self, path: Path, *, key: str, step: int) -> None:
-        """Log a PNG as an image with a step, which the UI compares over runs; once, if repeated."""
-        import PIL.Image
-
-        # MLflow adds the time to the name, so a repeated step would show the image twice.
-        prefix = f"images/{key.replace('/', '#')}%step%{step}%"
-        if any(
-            item.path.startswith(prefix)
-            for item in self._client.list_artifacts(self.run_id, "images")
-        ):
+        """Log a JSON document, with a copy in the local folder where there is one."""
+        text = json.dumps(document, indent=2)
+        if self.folder is None:
+            self._client.log_text(self.run_id, text, name)
             return
-        with PIL.Image.open(path) as image:
-            self._client.log_image(self.run_id, image, key=key, step=step)
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        self.log_file(path, name.rpartition("/")[0] or None)
+
+    def log_pictures(self, pictures: Iterable[tuple[Path, str, int]]) -> None:
+        """Log PNGs as images with a step, which the UI compares over runs; once, if repeated.
+
+        The run needs the tag `LOGGED_IMAGES`.
+
+        Args:
+            pictures: File, key and step of each.
+        """
+        import PIL.Image
+        from mlflow.tracking.multimedia import compress_image_size
+
+        # As `MlflowClient.log_image` names them, with a time and an id that repeat.
+        with tempfile.TemporaryDirectory() as folder:
+            for path, key, step in pictures:
+                unique = uuid.uuid5(uuid.NAMESPACE_OID, f"{self.run_id} {key} {step}")
+                name = f"{key.replace('/', '~')}+step+{step}+timestamp+{step}+{unique}"
+                shutil.copyfile(path, f"{folder}/{name}.png")
+                with PIL.Image.open(path) as image:
+                    compress_image_size(image).save(f"{folder}/{name}+compressed.webp")
+            self.log_folder(Path(folder), "images")
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the parts of the run's fingerprint."""

@@ -61,6 +61,8 @@ EPOCHS_PER_REQUEST = 100
 #: Seconds between attempts to deliver epochs; for the last attempt, after training and after a
 #: failure.
 RETRY_SECONDS, DELIVERY_SECONDS, CLOSING_SECONDS = 5.0, 30.0, 2.0
+#: Seconds between deliveries, at least, and as a share of the training's duration so far.
+PAUSE_SECONDS, PAUSE_SHARE = 1.0, 0.25
 _log = logging.getLogger(__name__)
 #: Files that git tracks and no training reads.
 NOT_SOURCES = (":!data.dvc", ":!dvc.lock", ":!results")
@@ -167,12 +169,22 @@ def log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> 
 
 
 @unbroken()
-def log_metrics(client: MlflowClient, run_id: str, metrics: Mapping[str, float], step: int) -> None:
-    """Log metrics of one step in one call."""
-    from mlflow.entities import Metric
+def log_metrics(
+    client: MlflowClient,
+    run_id: str,
+    metrics: Mapping[str, float],
+    step: int,
+    tags: Mapping[str, str] | None = None,
+) -> None:
+    """Log metrics of one step, and set tags, in one call."""
+    from mlflow.entities import Metric, RunTag
 
     now = int(time.time() * 1000)
-    client.log_batch(run_id, [Metric(key, value, now, step) for key, value in metrics.items()])
+    client.log_batch(
+        run_id,
+        [Metric(key, value, now, step) for key, value in metrics.items()],
+        tags=[RunTag(key, value) for key, value in (tags or {}).items()],
+    )
 
 
 def log_dataset(client: MlflowClient, run_id: str, card: DatasetCard, folder: Path) -> None:
@@ -208,21 +220,27 @@ class EpochLogger:
 
     Epochs that the store does not have yet are in a file. They are tried again while training
     continues, when it ends, and by the next command (`deliver_kept`). An epoch that a resumed
-    training reports again is not logged again.
+    training reports again is not logged again. The longer a training takes, the more epochs a
+    delivery has: the number of deliveries grows with the logarithm of the duration.
+
+    Args:
+        resumed: Whether the run may have epochs already.
 
     Attributes:
         last: The last epoch that the run had at the start.
         failure: Why the last delivery failed; None if it succeeded.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str, folder: Path) -> None:
+    def __init__(
+        self, client: MlflowClient, run_id: str, folder: Path, *, resumed: bool = True
+    ) -> None:
         self._client = client
         self._run_id = run_id
         self._file = folder / KEPT
         folder.mkdir(parents=True, exist_ok=True)
         # A resumed training reports them again.
         self._file.unlink(missing_ok=True)
-        self.last = _last_epoch(client, run_id)
+        self.last = _last_epoch(client, run_id) if resumed else 0
         self.failure: Exception | None = None
         self._kept: list[Epoch] = []
         self._closing = False
@@ -278,6 +296,7 @@ class EpochLogger:
         return f"; {len(self._kept)} epochs kept on disk: the tracking store does not answer"
 
     def _deliver(self) -> None:
+        started = time.monotonic()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._kept or self._closing)
@@ -298,6 +317,8 @@ class EpochLogger:
                 del self._kept[: len(epochs)]
                 if not self._kept:
                     self._file.unlink(missing_ok=True)
+                pause = max(PAUSE_SECONDS, PAUSE_SHARE * (time.monotonic() - started))
+                self._changed.wait_for(lambda: self._closing, pause)
 
 
 def _last_epoch(client: MlflowClient, run_id: str) -> int:

@@ -16,7 +16,12 @@ from chapterflow.tracking.artifacts import RESULTS, RESULTS_TABLE, Artifacts
 from chapterflow.tracking.provenance import has_sources
 from chapterflow.tracking.records import Outcome
 from chapterflow.tracking.store import check_reachable, ensure_experiment, open_client, open_store
-from chapterflow.tracking.versions import CHAMPION, challenger_alias, challengers, holder
+from chapterflow.tracking.versions import (
+    CHAMPION,
+    challenger_alias,
+    check_registered,
+    is_challenger,
+)
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -101,30 +106,34 @@ class Session:
             },
         )
 
-    def challenge(self, run_id: str) -> None:
-        """Make the version of a run its model's challenger on its data.
+    def challenge(self, run: Run) -> None:
+        """Make the version of a finished run its model's challenger on its data.
 
         Nothing changes if it is the champion already, or in an experiment of DVC.
         """
-        tags = self.client.get_run(run_id).data.tags
+        tags = run.data.tags
         model, version = tags[runs.MODEL], tags[runs.MODEL_VERSION]
-        champion = holder(self.client, model, CHAMPION)
-        if experiment() or (champion is not None and champion.number == version):
+        if experiment():
+            return
+        aliases = check_registered(self.client, model)
+        if aliases.get(CHAMPION) == version:
             return
         mine = challenger_alias(self._project, tags.get(runs.ROLE, ""), tags[runs.DATASET])
-        self.client.set_registered_model_alias(model, mine, version)
+        if aliases.get(mine) != version:
+            self.client.set_registered_model_alias(model, mine, version)
         # The project's own data may have been others before.
-        for alias, number in challengers(self.client, model).items():
-            if number == version and alias != mine:
+        for alias, number in aliases.items():
+            if is_challenger(alias) and number == version and alias != mine:
                 self.client.delete_registered_model_alias(model, alias)
 
-    def confirm(self, run_id: str) -> None:
-        """Take note that today's checkout does the work of a finished run.
+    def confirm(self, run_id: str) -> Run:
+        """Take note that today's checkout does the work of a finished run, and return the run.
 
         Its fingerprint is that of today's sources, parameters and data. Where they are committed
         now, a run that was made with uncommitted changes is known by this commit.
         """
-        tags = self.client.get_run(run_id).data.tags
+        run = self.client.get_run(run_id)
+        tags = run.data.tags
         if tags.get(runs.DIRTY) != "false":
             now = runs.git_tags(self._project)
             if now.get(runs.DIRTY) == "false":
@@ -132,11 +141,8 @@ class Session:
             elif now and has_sources(self._project, now[runs.COMMIT], _sources(run_id)):
                 runs.set_tags(self.client, run_id, {runs.COMMIT: now[runs.COMMIT]})
         if runs.MODEL_VERSION in tags:
-            self.challenge(run_id)
-
-    def outcome(self, run_id: str, status: Literal["trained", "reused"]) -> Outcome:
-        """Return what a finished run holds."""
-        return outcome_of(self.client.get_run(run_id), status)
+            self.challenge(run)
+        return run
 
     def close_flow_run(self, run_id: str, results: dict[str, Any], table: str) -> None:
         """Log the flow's table and end its run; FAILED where a model failed."""

@@ -370,7 +370,6 @@ def register(
         StoreError: If the version does not become ready.
     """
     from mlflow.exceptions import MlflowException
-    from mlflow.models import Model
 
     client = open_client()
     try:
@@ -378,8 +377,8 @@ def register(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    metadata = Model.load(model_uri)
-    of_run = f"name = '{name}' and run_id = '{metadata.run_id}'"
+    logged = client.get_logged_model(model_uri.rpartition("/")[2])
+    of_run = f"name = '{name}' and run_id = '{logged.source_run_id}'"
     for registered in client.search_model_versions(of_run):
         if registered.source == model_uri and registered.status == "READY":
             return str(registered.version)
@@ -387,10 +386,10 @@ def register(
     record = client.create_model_version(
         name,
         source=model_uri,
-        run_id=metadata.run_id,
+        run_id=logged.source_run_id,
         tags=dict(tags or {}),
         description=description,
-        model_id=metadata.model_id,
+        model_id=logged.model_id,
     )
     if record.status != "READY":
         raise StoreError(
