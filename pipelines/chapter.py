@@ -238,10 +238,10 @@ def chapter(
         )
         with session.ending_on_error(flow_run_id):
             outcomes = _run_models(project, settings, names, session, flow_run_id, force)
-            differences = _compare(settings, outcomes)
+            comparison, differences = _compare(settings, outcomes)
             results = document(settings.profile, time.monotonic() - started, outcomes)
             table = f"{results_markdown(outcomes)}\n{differences}"
-            table += _report(project, settings, outcomes, flow_run_id)
+            table += _report(project, settings, outcomes, comparison, flow_run_id)
             try:
                 session.close_flow_run(flow_run_id, results, table)
             except (StoreUnavailable, DiskFull) as error:  # What became of the models is known.
@@ -352,19 +352,24 @@ class _StepFailed(Exception):
         self.state = state
 
 
-def _compare(settings: Settings, outcomes: list[Outcome]) -> str:
-    """Return the comparison as markdown; where it fails, why: the models are done all the same."""
+def _compare(settings: Settings, outcomes: list[Outcome]) -> tuple[Comparison | None, str]:
+    """Return the comparison, and as markdown; where it fails, why: the models are done."""
     if all(outcome.status == "failed" for outcome in outcomes):
-        return ""
+        return None, ""
     quoted: Any = quote(settings)
     state: Any = compare(quoted, outcomes, return_state=True)
     if error := error_of(state):
-        return f"The comparison failed: {error}\n"
-    return differences_markdown(state.result().differences)
+        return None, f"The comparison failed: {error}\n"
+    comparison: Comparison = state.result()
+    return comparison, differences_markdown(comparison.differences)
 
 
 def _report(
-    project: Project, settings: Settings, outcomes: Sequence[Outcome], flow_run_id: str
+    project: Project,
+    settings: Settings,
+    outcomes: Sequence[Outcome],
+    comparison: Comparison | None,
+    flow_run_id: str,
 ) -> str:
     """Write the page of all results, and return a line about it, or about why there is none."""
     from chapterflow.page.report import write_report
@@ -379,7 +384,14 @@ def _report(
             f"\nReport: [{page.name}]({page.as_uri()}), the file `{page}`; nothing has changed.\n"
         )
     try:
-        made = write_report(project, settings, out=page.parent, flow_run_id=flow_run_id, tell=tell)
+        made = write_report(
+            project,
+            settings,
+            out=page.parent,
+            comparison=comparison,
+            flow_run_id=flow_run_id,
+            tell=tell,
+        )
     except Exception as error:  # The models are done all the same.
         tell("failed", str(error).partition("\n")[0])
         return f"\nThe report failed: {type(error).__name__}: {error}\n"

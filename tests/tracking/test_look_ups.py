@@ -40,7 +40,8 @@ def session(project: Project) -> Session:
 def test_the_newest_run_of_each_model_and_test_set(
     session: Session, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session.client.create_registered_model("retired")
+    for model in ("dnn", "cnn", "retired"):
+        session.client.create_registered_model(model)
     newest = {
         (model, digest): add_run(session, model, digest)
         for _ in range(REPEATS)

@@ -34,7 +34,7 @@ from chapterflow.tracking.versions import model_folder, unregistered, write_mani
 if TYPE_CHECKING:
     import keras
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel
+    from mlflow.entities import LoggedModel, Run
     from mlflow.models import Model, ModelSignature
     from mlflow.models.model import ModelInfo
     from mlflow.types import Schema
@@ -180,6 +180,7 @@ def log_keras_model(
     params: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
     tags: Mapping[str, str] | None = None,
+    run: Run | None = None,
 ) -> ModelInfo:
     """Log a Keras model to a run in the Keras flavour, with signature, example and requirements.
 
@@ -199,6 +200,7 @@ def log_keras_model(
             win.
         metrics: Logged to the run and, with it, to the model.
         tags: Tags of the logged model.
+        run: The run, where the caller has read it.
 
     Raises:
         StoreError: If the model cannot be saved; no half logged model is left.
@@ -208,7 +210,7 @@ def log_keras_model(
     from mlflow.models import Model
 
     client = open_client()
-    run = client.get_run(run_id)
+    run = run or client.get_run(run_id)
     # Not by `Model.log`: it belongs to the active experiment instead of the run's there, and each
     # of the run's metrics is read.
     logged = client.create_logged_model(
@@ -303,7 +305,9 @@ def log_trained_model(
     if kept:
         model_id = kept
     else:
-        info = log_keras_model(model, run_id=run_id, tags={TRAINED_SHA256: trained}, **options)
+        info = log_keras_model(
+            model, run_id=run_id, run=run, tags={TRAINED_SHA256: trained}, **options
+        )
         model_id = str(info.model_id)
     if model_id != named:
         client.set_tag(run_id, LOGGED_MODEL, model_id)

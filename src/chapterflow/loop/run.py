@@ -52,6 +52,7 @@ class Run:
         id: Id of the MLflow run; empty before `start`.
         finished: Whether the store has a finished run of this fingerprint.
         resumed: Whether an interrupted training continues.
+        logged_model: Id of the logged model; empty before it was trained.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Run:
         self.id = ""
         self.finished = False
         self.resumed = False
+        self.logged_model = ""
         self._session = session
 
     def __getstate__(self) -> dict[str, Any]:
@@ -138,11 +140,16 @@ class Run:
         path = self.folder / MODEL_FILE
         if not path.is_file():
             client = self.session.client
-            logged = client.get_run(self.id).data.tags[runs.LOGGED_MODEL]
-            trained = unregistered(self.model, self.id, logged)
+            trained = unregistered(self.model, self.id, self.find_logged_model())
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(model_file(client, trained), path)
         return path
+
+    def find_logged_model(self) -> str:
+        """Return the id of the run's logged model, also where another process logged it."""
+        if not self.logged_model:
+            self.logged_model = self.session.client.get_run(self.id).data.tags[runs.LOGGED_MODEL]
+        return self.logged_model
 
     @contextmanager
     def claim(self, tell: Tell = silent) -> Iterator[None]:

@@ -219,7 +219,7 @@ def train(run: Run, *, tell: Tell = silent) -> Training:
             )
         run.artifacts.log_document(training.model_dump(), TRAINING)
         sized = sized_for(run.entry, params, dataset)
-        log_trained_model(
+        run.logged_model = log_trained_model(
             run.session.client,
             load_model(run.model_file()),
             run_id=run.id,
@@ -379,9 +379,8 @@ def _register(run: Run, card: DatasetCard, metrics: Mapping[str, float]) -> str:
         if card.task.classes
         else "the smoothed curves out."
     )
-    logged = run.session.client.get_run(run.id).data.tags[runs.LOGGED_MODEL]
     return register(
-        f"models:/{logged}",
+        f"models:/{run.find_logged_model()}",
         run.model,
         tags={runs.DATASET: run.dataset, runs.PROFILE: run.settings.profile, **scores},
         description=f"{run.entry.summary or run.model}. Raw {card.kind} in, values up to "

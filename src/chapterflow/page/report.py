@@ -27,7 +27,7 @@ from chapterflow.tracking import runs
 from chapterflow.tracking.artifacts import REPORT
 from chapterflow.tracking.comparison import differences_of, newest_runs
 from chapterflow.tracking.fingerprint import validation_folder
-from chapterflow.tracking.records import Reported, RunFacts
+from chapterflow.tracking.records import Comparison, Reported, RunFacts
 from chapterflow.tracking.runs import find_runs, labels, newest_flow_run, read_run
 from chapterflow.tracking.session import Session
 from chapterflow.types import Tell, silent
@@ -88,6 +88,7 @@ def write_report(
     *,
     out: Path,
     wanted: Sequence[str] = (),
+    comparison: Comparison | None = None,
     flow_run_id: str | None = None,
     tell: Tell = silent,
 ) -> Reported:
@@ -96,6 +97,7 @@ def write_report(
     Args:
         out: Folder of the page, `index.html`.
         wanted: Ids of runs, or their beginnings; by default the runs that `compare` compares.
+        comparison: What `compare` has just returned; it is not repeated.
         flow_run_id: MLflow run that the page is logged to; by default the newest of the wanted
             ones, or else the newest flow's.
 
@@ -109,11 +111,13 @@ def write_report(
     with Session(project, settings) as session, tempfile.TemporaryDirectory() as copies:
         client, experiment = session.client, session.experiment_id
         tell("report", "looking up runs")
-        chosen = (
-            find_runs(client, experiment, wanted)
-            if wanted
-            else newest_runs(project, settings, session)
-        )
+        if wanted:
+            chosen = find_runs(client, experiment, wanted)
+        elif comparison is not None:
+            ids = [str(outcome.run_id) for outcome in comparison.models]
+            chosen = runs.runs_of(client, experiment, ids)
+        else:
+            chosen = newest_runs(project, settings, session)
         if not chosen:
             raise ConfigError(
                 f"A report needs a finished run in the profile {settings.profile!r}; "
@@ -128,7 +132,9 @@ def write_report(
                 dict.fromkeys(f.tags.get(runs.PROFILE, settings.profile) for f in facts)
             ),
             entries=[Entry(fact, project.data) for fact in facts],
-            differences=differences_of(session, settings, chosen, names),
+            differences=comparison.differences
+            if comparison is not None and {*names.values()} == {m.model for m in comparison.models}
+            else differences_of(session, settings, chosen, names),
             bins=settings.evaluation.calibration_bins,
             questions=settings.questions,
             # Relative, so that the whole checkout can be moved.

@@ -24,14 +24,16 @@ if TYPE_CHECKING:
 def newest_runs(project: Project, settings: Settings, session: Session) -> list[Run]:
     """Return the runs that represent the models of the active profile, by dataset and model."""
     client = session.client
+    # All that have finished runs, also those that params.yaml no longer has.
+    registered = [model.name for model in client.search_registered_models()]
     current = {
         run.data.tags[runs.MODEL]: run
-        for run in current_runs(project, settings, session, settings.models)
+        for run in current_runs(
+            project, settings, session, [name for name in settings.models if name in registered]
+        )
     }
     newest = list(current.values())
-    # Others have runs here, too: models that params.yaml no longer has.
-    registered = (model.name for model in client.search_registered_models())
-    for model in dict.fromkeys([*settings.models, *registered]):
+    for model in registered:
         digests = [current[model].data.tags[runs.TEST_DIGEST]] if model in current else []
         newest.extend(
             runs.newest_by_test_set(client, session.experiment_id, settings.profile, model, digests)

@@ -462,6 +462,17 @@ def newest_by_test_set(
         seen.append(newest[0].data.tags[TEST_DIGEST])
 
 
+def runs_of(client: MlflowClient, experiment_id: str, run_ids: Sequence[str]) -> list[Run]:
+    """Return runs by their ids, in that order; those that no longer exist are left out."""
+    if not run_ids:
+        return []
+    listed = ", ".join(f"'{run_id}'" for run_id in run_ids)
+    matches = client.search_runs(
+        [experiment_id], f"attributes.run_id IN ({listed})", max_results=len(run_ids)
+    )
+    return sorted(matches, key=lambda run: run_ids.index(run.info.run_id))
+
+
 def end_dead_runs(client: MlflowClient, experiment_ids: Iterable[str]) -> list[str]:
     """Mark RUNNING runs whose process has ended as KILLED; return their ids.
 

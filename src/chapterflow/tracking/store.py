@@ -2,11 +2,13 @@
 
 import hashlib
 import logging
+import math
 import os
 import re
 import shutil
 import socket
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -30,6 +32,8 @@ Note = Callable[[str], None]
 WAIT = 20.0
 #: Seconds in which a server must answer when a command starts.
 ANSWER_SECONDS = 5.0
+#: Seconds after an answer in which the server is not asked again.
+ANSWERED_SECONDS = 2.0
 #: Ports of databases whose address does not name one.
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 #: Creating or upgrading takes longer than the longest sane transaction.
@@ -257,6 +261,12 @@ def _client_class() -> Any:
 
         # MLflow reads the run again for each artifact that is listed or downloaded, and searches
         # its logged models.
+        def log_artifact(self, run_id: str, path: str, artifact_path: str | None = None) -> None:
+            self._repository(run_id).log_artifact(path, artifact_path)
+
+        def log_artifacts(self, run_id: str, path: str, artifact_path: str | None = None) -> None:
+            self._repository(run_id).log_artifacts(path, artifact_path)
+
         def list_artifacts(self, run_id: str, path: str | None = None) -> list[Any]:
             return list(self._repository(run_id).list_artifacts(path))
 
@@ -627,6 +637,10 @@ def open_store(project: Project, *, on_note: Note = _log.warning, wait: float | 
     return uri
 
 
+#: Ids of experiments on servers, by address and name: a command opens the store several times.
+_experiments: dict[tuple[str, str], str] = {}
+
+
 def ensure_experiment(
     project: Project, name: str, description: str | None = None, *, on_note: Note = _log.warning
 ) -> str:
@@ -640,7 +654,10 @@ def ensure_experiment(
     """
     from mlflow.exceptions import MlflowException
 
-    client = open_client(tracking_uri(project))
+    uri = tracking_uri(project)
+    if (uri, name) in _experiments:
+        return _experiments[uri, name]
+    client = open_client(uri)
     place = database(project) if is_local(project) else tracking_uri(project)
     with store_errors(place), quiet():
         experiment = client.get_experiment_by_name(name)
@@ -665,7 +682,14 @@ def ensure_experiment(
                     raise
         if description and experiment.tags.get("mlflow.note.content") != description:
             client.set_experiment_tag(experiment.experiment_id, "mlflow.note.content", description)
-        return str(experiment.experiment_id)
+        experiment_id = str(experiment.experiment_id)
+    if not is_local(project):
+        _experiments[uri, name] = experiment_id
+    return experiment_id
+
+
+#: When servers answered last, by address.
+_answered: dict[str, float] = {}
 
 
 def check_reachable(project: Project) -> None:
@@ -688,6 +712,8 @@ def check_remote(uri: str) -> None:
             f"postgresql://...); MLflow no longer writes plain folders. Received: {uri!r}"
         )
     if scheme in ("http", "https"):
+        if time.monotonic() - _answered.get(uri, -math.inf) < ANSWERED_SECONDS:
+            return
         import requests
 
         # MLflow itself would retry for longer.
@@ -699,6 +725,7 @@ def check_remote(uri: str) -> None:
             raise unavailable(uri, _reason(error)) from None
         if answer.status_code >= requests.codes.server_error:
             raise unavailable(uri, f"status {answer.status_code}")
+        _answered[uri] = time.monotonic()
     elif (address := urlsplit(uri)).hostname and (
         port := address.port or PORTS.get(scheme.partition("+")[0])
     ):
