@@ -287,8 +287,22 @@ def test_widths_are_options() -> None:
         ("cnn", {"patience": 0}),
         ("cnn", {"schedule": "linear"}),
         ("cnn", {"steps_per_execution": 0}),
+        ("cnn", {"precision": "float16"}),
+        ("cnn", {"recipe": "paper"}),
     ],
 )
 def test_options_out_of_range_are_refused(name: str, options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         get_model(name).params(role="digits", **options)
+
+
+def test_the_book_recipe_replaces_the_parameters_of_a_block() -> None:
+    options = {"epochs": 2, "batch_size": 256, "learning_rate": 0.004, "precision": "bfloat16"}
+    book = get_model("cnn").params(role="digits", dense=64, recipe="book", **options)
+    assert (book.epochs, book.batch_size, book.learning_rate) == (5, 32, 0.001)
+    assert (book.schedule, book.patience, book.precision) == ("constant", None, "float32")
+    assert book.dense == 64
+    variant = {"beside": {"book": {"change": {"recipe": "book"}}}}
+    fast = get_model("cnn").params(role="digits", **(options | variant))
+    assert fast.epochs == 2
+    assert fast.variant("book").epochs == 5

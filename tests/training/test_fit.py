@@ -125,6 +125,50 @@ def test_an_interrupt_ends_a_long_pass_within_seconds(dataset: Dataset) -> None:
     assert time.monotonic() - started < 20
 
 
+def test_adam_takes_the_steps_of_keras() -> None:
+    import keras
+    import tensorflow as tf
+
+    from chapterflow.training.epochs import adam
+
+    gradients = np.random.default_rng(5).normal(size=(5, 3, 2)).astype(np.float32)
+    results = []
+    for make in (adam, keras.optimizers.Adam):
+        variables = [keras.Variable(np.ones((3, 2), np.float32)), keras.Variable([1.0, 2.0])]
+        optimizer = make(keras.optimizers.schedules.CosineDecay(0.1, 5))
+        optimizer.build(variables)
+        for gradient in gradients:
+            optimizer.apply([tf.constant(gradient), tf.constant(gradient[0])], variables)
+        results.append([np.asarray(state) for state in (*variables, *optimizer.variables)])
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_bfloat16_trains_weights_of_float32(
+    dataset: Dataset,
+    params_of: ParamsOf,
+    weights_of: WeightsOf,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import keras
+
+    from chapterflow.training import epochs
+
+    params = params_of("cnn", epochs=1, precision="bfloat16")
+    for available in (True, False):
+        monkeypatch.setattr(epochs, "has_bfloat16", lambda available=available: available)
+        train("cnn", params, dataset, tmp_path / str(available))
+    train("cnn", params_of("cnn", epochs=1), dataset, tmp_path / "float32")
+    mixed, fallback, plain = (weights_of(tmp_path / name) for name in ("True", "False", "float32"))
+    assert equal(fallback, plain)
+    assert not equal(mixed, plain)
+    for ours, theirs in zip(mixed, plain, strict=True):
+        assert np.abs(ours - theirs).mean() < 0.005
+    model = keras.saving.load_model(tmp_path / "True" / "model.keras", compile=False)
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+
+
 def test_equal_seeds_give_equal_weights_whatever_was_trained_between(
     dataset: Dataset, params_of: ParamsOf, weights_of: WeightsOf, tmp_path: Path
 ) -> None:

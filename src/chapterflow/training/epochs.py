@@ -7,7 +7,8 @@ import re
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -290,7 +291,8 @@ class Learner:
             if classes
             else keras.losses.MeanSquaredError()
         )
-        self.optimizer = keras.optimizers.Adam(learning_rate(params, steps))
+        self.optimizer = adam(learning_rate(params, steps))
+        self._bfloat16 = params.precision == "bfloat16" and has_bfloat16()
         # If the first step created these variables, TensorFlow would trace that step twice, which
         # takes a large part of a short training.
         self.optimizer.build(model.trainable_variables)
@@ -307,7 +309,8 @@ class Learner:
         import tensorflow as tf
 
         with tf.GradientTape() as tape:
-            outputs = self.model(inputs, training=True)
+            with in_bfloat16(self.model) if self._bfloat16 else nullcontext():
+                outputs = self.model(inputs, training=True)
             loss, hits = self._score(outputs, targets, weights, rows)
             for penalty in self.model.losses:
                 loss += penalty
@@ -478,6 +481,78 @@ class WholeGraph(Way):
             **self.learner.means("train", train),
             **self.learner.means("validation", validation),
         }
+
+
+def adam(rate: Any) -> keras.optimizers.Adam:
+    """Return Adam whose step is one operation per variable.
+
+    Keras composes it of a dozen, which take a quarter of a dense network's training and half of the
+    time to compile it.
+
+    Args:
+        rate: Learning rate or its schedule.
+    """
+    import keras
+    import tensorflow as tf
+
+    class FusedAdam(keras.optimizers.Adam):  # type: ignore[misc]
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            def handle(state: Any) -> Any:
+                return (state.value if isinstance(state, keras.Variable) else state).handle
+
+            place = self._get_variable_index(variable)
+            step = tf.cast(self.iterations + 1, tf.float32)
+            tf.raw_ops.ResourceApplyAdam(
+                var=handle(variable),
+                m=handle(self._momentums[place]),
+                v=handle(self._velocities[place]),
+                beta1_power=tf.pow(self.beta_1, step),
+                beta2_power=tf.pow(self.beta_2, step),
+                lr=tf.cast(learning_rate, tf.float32),
+                beta1=self.beta_1,
+                beta2=self.beta_2,
+                epsilon=self.epsilon,
+                grad=tf.convert_to_tensor(gradient),
+            )
+
+    return FusedAdam(rate)
+
+
+def has_bfloat16() -> bool:
+    """Tell whether this machine multiplies numbers of bfloat16 natively; others take far longer."""
+    import tensorflow as tf
+
+    graphics = tf.config.list_physical_devices("GPU")
+    if graphics:
+        details = [tf.config.experimental.get_device_details(device) for device in graphics]
+        return all(detail.get("compute_capability", (0, 0)) >= (8, 0) for detail in details)
+    try:
+        return "_bf16" in Path("/proc/cpuinfo").read_text()  # avx512_bf16, amx_bf16
+    except OSError:
+        return False
+
+
+@contextmanager
+def in_bfloat16(model: keras.Model) -> Iterator[None]:
+    """Let the layers of a model compute in bfloat16, except those that return its output.
+
+    Weights stay in float32, and so do validation and the saved model (Micikevicius et al. 2018,
+    "Mixed precision training").
+    """
+    outputs = {operation.name for operation in model._operations if _is_last(model, operation)}
+    layers = [layer for layer in model._flatten_layers() if layer.name not in outputs]
+    before = [layer.dtype_policy for layer in layers]
+    try:
+        for layer in layers:
+            layer.dtype_policy = "mixed_bfloat16"
+        yield
+    finally:
+        for layer, policy in zip(layers, before, strict=True):
+            layer.dtype_policy = policy
+
+
+def _is_last(model: keras.Model, operation: Any) -> bool:
+    return any(operation is tensor._keras_history.operation for tensor in model.outputs)
 
 
 def class_weights(
