@@ -59,7 +59,7 @@ def flops(model: keras.Model, example: Any = None) -> int:
 
 
 def _spec(value: Any) -> Any:
-    """Return the spec of an input; of a sparse one its parts, whose number of entries is fixed."""
+    """Return the spec of an input; for a sparse one, the specs of its parts, of fixed size."""
     import tensorflow as tf
 
     if not isinstance(value, tf.SparseTensor):
@@ -72,7 +72,7 @@ def _spec(value: Any) -> Any:
 
 
 def _whole(values: Any) -> Any:
-    """Return inputs with the parts of sparse ones put together."""
+    """Return inputs with sparse tensors reassembled from their parts."""
     import tensorflow as tf
 
     if not isinstance(values, dict):

@@ -93,12 +93,12 @@ def filter_baselines(
     include a window of one sample, which returns the input unchanged.
 
     Args:
-        train_inputs: `(n, length, 1)`, as targets.
-        train_targets: What the filters are tuned to.
+        train_inputs: `(n, length, 1)`.
+        train_targets: `(n, length, 1)`, the curves that the filters are tuned to.
         train_weights: `(n, length)`.
-        test_inputs: Of the test split, as the other two.
-        test_targets: Of the test split.
-        test_weights: Of the test split.
+        test_inputs: `(m, length, 1)`.
+        test_targets: `(m, length, 1)`.
+        test_weights: `(m, length)`.
         rmse: Test RMSE of the model.
 
     Returns:
@@ -167,7 +167,7 @@ def _interval(
     truth: Floats, squares: Floats, mask: Floats, resamples: int, seed: int
 ) -> tuple[float, float]:
     """Return the 95 % bootstrap interval of the RMSE over curves (Efron & Tibshirani 1993)."""
-    # Windows that differ only in their hidden samples are the same curve, so not independent.
+    # Windows that differ only in their hidden samples are one curve, so they are not independent.
     _, curve = np.unique(truth, axis=0, return_inverse=True)
     sums = np.bincount(curve.ravel(), weights=squares.sum(axis=1))
     counts = np.bincount(curve.ravel(), weights=mask.sum(axis=1))

@@ -157,9 +157,8 @@ def classification_metrics(
 def balanced_accuracy(labels: NDArray[Any], predicted: NDArray[Any]) -> float:
     """Return the mean recall over the classes that have examples (Brodersen et al. 2010).
 
-    With rare classes, accuracy hardly shows whether a model knows them. The best constant answer
-    has an accuracy of the largest class's share, but a balanced accuracy of one by the number of
-    classes.
+    Accuracy hardly shows whether a model knows the rare classes. The best constant answer has the
+    share of the largest class as its accuracy, but a balanced accuracy of only 1 / classes.
     """
     from sklearn.metrics import balanced_accuracy_score
 

@@ -31,7 +31,7 @@ from chapterflow.explain.untrained import is_convolution
 if TYPE_CHECKING:
     import keras
 
-#: Least positions of the maps that Grad-CAM weighs by default.
+#: Fewest positions of the maps that Grad-CAM weighs by default.
 WIDE = 16
 #: Points on the path of integrated gradients.
 STEPS = 24
@@ -109,8 +109,8 @@ def grad_cam(
 def last_wide(model: keras.Model) -> str:
     """Return the name of the last convolution layer whose maps have sixteen positions or more.
 
-    The last layers know most about the output, but maps of 2 x 2 do not say where. If no layer has
-    so many positions, the one with the most.
+    The last layers know most about the output, but maps of 2 x 2 do not locate anything. If no
+    layer has so many positions, the layer with the most is chosen.
     """
     layers = [layer for layer in mapped_layers(model) if is_convolution(layer)]
     sizes = [int(np.prod([side or WIDE for side in layer.output.shape[1:-1]])) for layer in layers]
@@ -130,10 +130,10 @@ def integrated_gradients(
 
     The gradient along the straight path from a baseline to the input, times their difference. All
     values of a map add up to the output for the input minus the output for the baseline, up to the
-    error of `steps` points (in the middle of as many parts of the path).
+    error of the midpoint rule with `steps` points.
 
     Args:
-        model: Any model whose gradient can be taken.
+        model: Any differentiable model.
         inputs: Raw values `(n, *spatial, channels)`.
         targets: Which output of each input is explained, `(n,)`.
         baseline: Start of the path, broadcast over the inputs; `default_baseline` by default.
@@ -175,7 +175,7 @@ def occlusion(
     window: int | None = None,
     stride: int | None = None,
 ) -> NDArray[Any]:
-    """Return by how much the output falls if a window covers the input, `(n, *spatial)`.
+    """Return the drop of the output when a window covers a place of the input, `(n, *spatial)`.
 
     The value of a place is the mean over all windows that cover it, including those that reach
     over the border.
@@ -186,7 +186,7 @@ def occlusion(
         targets: Which output of each input is explained, `(n,)`.
         baseline: Values in the window, broadcast over the inputs; `default_baseline` by default.
         window: Side of the window in pixels, voxels or samples; two strides by default.
-        stride: Distance of two windows; `default_stride` by default.
+        stride: Distance between two windows; `default_stride` by default.
     """
     spatial = inputs.shape[1:-1]
     base = default_baseline(inputs) if baseline is None else np.asarray(baseline)

@@ -54,7 +54,7 @@ class Canvas:
         self.text(left + width / 2, top + height + 3, text, size=size, ha="center", color=color)
 
     def tile(self, box: Box, colours: NDArray[np.uint8]) -> None:
-        """Copy an image `(h, w, 3)` into a box: as large as fits, centred, its pixels square."""
+        """Copy an image `(h, w, 3)` into a box: as large as fits, centred, with square pixels."""
         left, top, width, height = box
         h, w = colours.shape[:2]
         scale = min(height / h, width / w)
@@ -238,7 +238,7 @@ class Grid:
         return left, self.top + row * (self.height + self.row_gap), self.width, self.height
 
     def canvas(self, rows: int, columns: int, *, least: int = 0, bottom: int = 0) -> Canvas:
-        """Return an empty canvas for so many tiles.
+        """Return an empty canvas for a number of tiles.
 
         Args:
             rows: Rows of tiles.

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 BUDGET = 2e8
 #: Forward passes for each probe: for its maps with deletion and insertion, and for sanity checks.
 MAP_PASSES, SANITY_PASSES = 300, 600
-#: Least and most probes with maps, and least and most of them with sanity checks.
+#: Fewest and most probes with maps, and fewest and most probes with sanity checks.
 MAPPED, CHECKED = (3, 10), (2, 3)
 #: Most graphs with maps, and with sanity checks.
 MAPPED_GRAPHS, CHECKED_GRAPHS = 4, 2
@@ -160,8 +160,8 @@ def _explain_pixels(
     tell("checks of the attributions")
     checked = inputs[: _affordable(model, SANITY_PASSES, *CHECKED)]
     noise = np.random.default_rng([seed, 7]).normal(0, NOISE * card.value_max, checked.shape)
-    # Coarser than the maps that are drawn, because many are compared. The baseline is the same with
-    # noise, so that it is not the noise of the baseline that is measured.
+    # Coarser than the maps that are drawn, because many are compared. Noisy inputs share the
+    # baseline of the others, so the noise of the baseline is not measured.
     base = default_baseline(checked)
     options: dict[str, dict[str, Any]] = {
         "integrated-gradients": {"steps": STEPS // 2, "baseline": base},
@@ -314,7 +314,7 @@ def explain_input(
     shape = tuple(model.input.shape) if hasattr(model.input, "shape") else None
     if shape is None or values.ndim != len(shape) or len(values) != 1 or not 3 <= values.ndim <= 5:
         raise ConfigError(
-            "explain_input: the input must be one curve, image or volume with its batch axis, of "
+            "The input must be one curve, image or volume with its batch axis, of "
             f"shape {shape}. Received: {values.shape}"
         )
     check_trained(model)

@@ -179,8 +179,8 @@ def pixel_score(
     """Return the score of inputs `(n, *spatial, channels)` of which some places are kept.
 
     The other places show the baseline (`default_baseline` by default). The score is the probability
-    of the target. If the model outputs values, it is how near the value stays to the value for the
-    whole input: 1 is equal, 0 is a standard deviation of the input away.
+    of the target. If the model outputs values, the score is the closeness to the value for the
+    whole input: 1 if equal, 0 if at least a standard deviation of the input away.
     """
     base = default_baseline(inputs) if baseline is None else baseline
     base = np.broadcast_to(base, inputs.shape)

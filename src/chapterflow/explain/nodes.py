@@ -31,8 +31,8 @@ CONVOLUTIONS = ("GraphConvolution", "GINConvolution")
 SCALING = ("RowNormalization", "Rescaling")
 #: Nodes of all variants of a graph in one forward pass.
 NODES = 50_000
-#: Nodes that are explained: in one large graph, the nearest; in each of many graphs, those with
-#: most edges.
+#: Most nodes that are explained: in one large graph, the nearest; in each of many graphs, the
+#: nodes with the most edges.
 NEAREST, MOST = 150, 500
 
 
@@ -64,8 +64,8 @@ class NodeProbe:
 class NodeModel:
     """A model as a function of probes with some of their nodes kept.
 
-    Variants of a probe are joined to one graph, so that none is padded. All passes share one
-    compiled function.
+    Variants of a probe are joined into one graph, so that no padding is needed. All passes share
+    one compiled function.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -150,7 +150,7 @@ class NodeModel:
 
 @dataclass(frozen=True)
 class _Variants:
-    """Variants of a probe, joined to one graph: its inputs, and the rows of the focus in it."""
+    """Variants of a probe joined into one graph: its inputs, and the rows of the focus in it."""
 
     features: NDArray[Any]
     edges: NDArray[Any]
@@ -200,7 +200,7 @@ def node_probes(
 def neighbourhood(
     features: NDArray[Any], edges: NDArray[np.int32], focus: int, depth: int
 ) -> NodeProbe:
-    """Return the probe of one node: all that decides its output after `depth` convolutions."""
+    """Return the probe of one node: all that affects its output after `depth` convolutions."""
     distance = np.full(len(features), -1)
     distance[focus] = 0
     for step in range(1, depth + 2):
@@ -227,9 +227,9 @@ def padded(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
 def node_occlusion(
     model: NodeModel, probes: Sequence[NodeProbe], targets: Sequence[int]
 ) -> list[NDArray[Any]]:
-    """Return by how much the logit of each probe's target falls without each node, `(n,)`.
+    """Return the drop of the logit of each probe's target without each node, `(n,)`.
 
-    It is 0 for nodes that are always kept.
+    The drop is 0 for nodes that are always kept.
     """
     variants = []
     for probe in probes:

@@ -22,7 +22,7 @@ VALUES = 1e8
 OPAQUE, USUAL_SIDE = 90, 224
 #: Test examples of each sort in `reactions`.
 EACH = 4
-#: Positions by sort by number of the class.
+#: Positions of examples, by number of the class and then by sort.
 Reactions = dict[str, dict[str, list[int]]]
 
 
@@ -72,7 +72,7 @@ def at_targets(values: NDArray[Any], targets: NDArray[np.intp]) -> NDArray[Any]:
 def default_targets(
     model: keras.Model, inputs: NDArray[Any], classes: Sequence[str]
 ) -> tuple[NDArray[np.intp], list[dict[str, Any]]]:
-    """Return which output of each input is explained unless the user names one, and what it says.
+    """Return the output that is explained by default for each input, and its value.
 
     Returns:
         The class that the model predicts, or the sample in the middle of a curve, `(n,)`; for each
@@ -111,7 +111,7 @@ def target_number(target: int | str, classes: Sequence[str], count: int) -> int:
 
 
 def reactions(labels: NDArray[Any], probabilities: NDArray[Any], classes: int) -> Reactions:
-    """Return for each class the examples that show best what the network takes for it.
+    """Return the examples that best show what the network takes for each class.
 
     Args:
         labels: True classes `(n,)`.
@@ -119,9 +119,10 @@ def reactions(labels: NDArray[Any], probabilities: NDArray[Any], classes: int) -
         classes: Number of classes.
 
     Returns:
-        By number of the class, positions in the arrays: `surest` (of this class, right, the highest
-        confidence first), `doubtful` (of this class, the lowest probability of it first) and
-        `wrong` (of this class, taken for another, the highest confidence first).
+        Positions in the arrays, by number of the class: `surest` (examples of the class that are
+        right, the highest confidence first), `doubtful` (examples of the class, the lowest
+        probability of the class first) and `wrong` (examples of the class that are taken for
+        another, the highest confidence first).
     """
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     result: Reactions = {}

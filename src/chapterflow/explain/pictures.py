@@ -521,7 +521,7 @@ def _row_name(canvas: Canvas, grid: Grid, row: int, name: str, facts: Sequence[s
 
 
 def _width(height: int, axes: int) -> int:
-    """Return the width of a tile for an input of so many axes, channels included."""
+    """Return the width of a tile for an input with this number of axes, channels included."""
     return round(height * CURVE_ASPECT) if axes == 2 else height
 
 
@@ -535,7 +535,7 @@ def _short(name: str) -> str:
 
 
 def spread(names: Sequence[str], most: int = LAYERS) -> list[str]:
-    """Return at most `most` of the names, evenly spread from the first to the last."""
+    """Return at most `most` names, evenly spread from the first to the last."""
     places = np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int)
     return [names[place] for place in places]
 

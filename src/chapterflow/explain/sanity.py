@@ -21,7 +21,7 @@ from chapterflow.explain.faithfulness import Faithfulness
 if TYPE_CHECKING:
     import keras
 
-#: Shares of the layers with weights, from the output, that the cascade randomises; 0: the last.
+#: Shares of the layers with weights that the cascade randomises, from the output; 0: the last.
 STAGES = {"the last layer": 0.0, "100% of the layers": 1.0}
 #: Standard deviation of the noise that a map should survive, as a share of the largest raw value.
 NOISE = 0.02
@@ -69,7 +69,7 @@ class Judgement:
 
     @property
     def details(self) -> dict[str, Any]:
-        """What the metrics leave out: each stage of the randomisation, and the doubts."""
+        """Each stage of the randomisation and the doubts, which the metrics leave out."""
         similarities = dict(zip(STAGES, self.stages, strict=True))
         return {"similarity_after_randomising": similarities, "doubts": self.doubts}
 
@@ -198,7 +198,7 @@ def _initial(owner: Any, weight: Any, rng: np.random.Generator) -> Any:
         value = np.array(weight)
         return rng.permuted(value.reshape(-1)).reshape(value.shape)
     config = initialiser.get_config()
-    if "seed" in config:  # Without one, each loaded copy of a model would draw other weights.
+    if "seed" in config:  # Without one, each loaded copy of a model would draw different weights.
         initialiser = type(initialiser).from_config({**config, "seed": int(rng.integers(2**31))})
     return initialiser(tuple(weight.shape), dtype=weight.dtype)
 

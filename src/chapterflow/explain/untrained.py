@@ -35,8 +35,8 @@ def check_trained(model: keras.Model) -> None:
     All convolution layers must be trained, because they are drawn. A network without any needs all
     layers trained, except for a SavedModel, which was trained before it was saved. So a pretrained
     backbone passes before its head is trained, and a head trained on a random backbone does not.
-    Two things stay unnoticed: a training that was too short, and random convolutions that are
-    frozen before a batch normalisation that is not.
+    Two faults go unnoticed: a training that was too short, and random convolutions that are frozen
+    before a batch normalisation that is trained.
 
     Args:
         model: A functional model, or one loaded from a file.

@@ -119,8 +119,8 @@ def check(
         reason: The mistake that it guards against.
         values_named: Whether the verdict lists the unexpected values.
         setting: The bound in `params.yaml` that decides, by its name below the kind of data.
-        unit: What one unit of the setting is in the values of the column (the largest possible
-            value for a share of the range); None where the values do not say it.
+        unit: Value of the column that corresponds to 1 of the setting: the largest possible value
+            if the setting is a share of the range. None if the column does not measure it.
         **kwargs: Arguments of the class.
     """
     import great_expectations.expectations as gxe
@@ -141,7 +141,7 @@ def check(
     return instance
 
 
-#: The bound of checks whose name is not that of the bound, by the beginning of their name.
+#: Setting of a check's bound by the beginning of the check's name, where the names differ.
 BOUNDS = {
     "class-balance": "class_divergence",
     "repeats": "duplicates",
@@ -152,7 +152,7 @@ BOUNDS = {
 
 
 def bound_of(name: str) -> str:
-    """Return the setting that a check's bound would have; `name` may be that setting."""
+    """Return the setting of a check's bound; `name` is the check's name or already the setting."""
     start = next((start for start in BOUNDS if name == start or name.startswith(f"{start}-")), "")
     return BOUNDS.get(start, name.replace("-", "_"))
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: Number of examples per forward pass without gradients.
 FORWARD_BATCH = 128
 #: Largest size, in bytes, of the examples of a split that are read into memory before training.
-#: Larger splits are streamed. While it is filled, a copy exists, so this costs twice as much: with
+#: Larger splits are streamed. Reading a split needs a copy, so the peak is twice as large: with
 #: TensorFlow's 0.6 GB, a training stays within 1.5 GB.
 IN_MEMORY = 384 << 20
 #: Threads that read batches of a streamed split, and batches that wait for the model. Reading
@@ -190,7 +190,7 @@ class JoinedGraphs(Source):
 
 
 class Streamed(Source):
-    """Examples that several threads read in time for the model, a few batches ahead."""
+    """Examples that several threads read a few batches ahead of the model."""
 
     def __init__(self, dataset: Dataset, indices: NDArray[np.intp], batch_size: int) -> None:
         import tensorflow as tf
@@ -242,7 +242,7 @@ class Streamed(Source):
 
 @contextmanager
 def faults_of(source: Source) -> Iterator[None]:
-    """Raise the error of a reader, which TensorFlow reports as text, as itself."""
+    """Raise the original error of a reader, which TensorFlow reports as text."""
     import tensorflow as tf
 
     try:
@@ -266,7 +266,7 @@ def load_model(path: Path) -> keras.Model:
 
 
 def reads_edges(model: keras.Model) -> keras.Model:
-    """Return a model that takes what datasets of graphs give: edges, not an adjacency matrix."""
+    """Return a model that takes the inputs of graph datasets: edges, not an adjacency matrix."""
     if not isinstance(model.input, dict) or "adjacency" not in model.input:
         return model
     from chapterflow.models.layers import graph_convolution

@@ -145,7 +145,7 @@ def run_epochs(
     history = read_history(work / HISTORY, epochs=finished, record=way.record)
     lost_best = params.patience is not None and not best.is_file()
     if not finished or len(history) != finished or lost_best:
-        # Part of the folder is missing (a power cut, a cleanup), so the rest is unusable.
+        # Part of the folder is missing (after a power cut or a cleanup), so the rest is unusable.
         shutil.rmtree(checkpoints.folder, ignore_errors=True)
         for file in (best, work / HISTORY):
             file.unlink(missing_ok=True)
@@ -442,7 +442,7 @@ class Pass:
 class WholeGraph(Way):
     """A graph whose nodes are the examples: an epoch is one gradient step on the whole graph."""
 
-    #: An epoch takes only milliseconds, as long as a checkpoint.
+    #: An epoch takes only milliseconds, no longer than a checkpoint.
     checkpoint_seconds = 1.0
 
     def __init__(

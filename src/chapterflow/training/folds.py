@@ -190,7 +190,7 @@ class Fold(Way):
     """The graphs of one training; validation and test are scored after every epoch."""
 
     record = FoldRecord
-    #: An epoch takes only milliseconds, as long as a checkpoint.
+    #: An epoch takes only milliseconds, no longer than a checkpoint.
     checkpoint_seconds = 1.0
 
     def __init__(

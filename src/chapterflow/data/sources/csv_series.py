@@ -28,8 +28,8 @@ class CsvSeries(DatasetBlock):
     """Windows of one or more series in the columns of a CSV file.
 
     Attributes:
-        mirror: Folder of the file below `CHAPTERFLOW_MIRROR`; null for a file that no mirror
-            holds, which comes from `upstream` always.
+        mirror: Folder of the file below `CHAPTERFLOW_MIRROR`; null for a file that no mirror has,
+            which always comes from `upstream`.
         upstream: Base addresses (`https://`, `file://`, `package://` or a path), tried in order.
         file: The CSV file; lines that start with `#` are comments.
         time: Column of times: ISO 8601 dates, months or times; `1990.01`, `199001` or `19900101`
@@ -41,13 +41,13 @@ class CsvSeries(DatasetBlock):
         last: Last time to read, as written in the file; null reads all.
         log: Whether to take logarithms, for values whose changes are relative to their size.
         scale: `spread` subtracts a column's mean from its values and divides them by their standard
-            deviation, both over the train span, after logarithms. For columns of different units,
-            whose joint score would otherwise be that of the column with the largest values.
+            deviation, both over the train span, after logarithms. For columns of different units:
+            otherwise the column with the largest values dominates their joint score.
         window: Samples in a window.
-        stride: Samples between the starts of train windows, which may overlap. Those of the other
-            splits never do.
-        parts: Each window is divided at random into so many parts, and is one example for each:
-            there the part is hidden from the input and is what is scored.
+        stride: Samples between the starts of train windows, which may overlap. Windows of the
+            other splits never overlap.
+        parts: Number of random parts of a window. A window gives one example for each part: that
+            part is hidden from the input, and only that part is scored.
         validation: Share of the time span, after the train share.
         test: Share of the time span at its end.
     """
