@@ -1,5 +1,6 @@
 """What models read of photos: raw RGB at their size, decoded a batch at a time."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from chapterflow.config.load import load_settings
 from chapterflow.data.build import ensure_dataset
 from chapterflow.environment import Project
 from chapterflow.errors import DataError
-from chapterflow.kinds.dataset import Dataset, open_dataset
+from chapterflow.kinds.dataset import CARD, Dataset, open_dataset
 from chapterflow.kinds.photos import Data
 from tests.photos import photo_folder
 
@@ -36,6 +37,13 @@ def photos(project: Project, tmp_path: Path) -> Data:
     actual = build(project, photo_folder(tmp_path / "pets"))
     assert isinstance(actual, Data)
     return actual
+
+
+def test_messages_name_the_splits_in_their_order(photos: Data) -> None:
+    counts = json.loads((photos.folder / CARD).read_text())["counts"]
+    assert [*counts] == ["test", "train", "validation"]
+    assert [*photos.card.counts] == ["train", "validation", "test"]
+    assert photos.card.counts == counts
 
 
 def test_inputs_are_raw_rgb_in_the_given_order(photos: Data) -> None:

@@ -116,6 +116,12 @@ class DatasetCard(Strict):
             raise ValueError(f"must be one of {', '.join(kind_names())}")
         return name
 
+    @field_validator("counts")
+    @classmethod
+    def _in_order(cls, counts: dict[str, int]) -> dict[str, int]:
+        """Order the splits for messages: the keys of the file are sorted."""
+        return {split: counts[split] for split in SPLITS if split in counts} | counts
+
     @property
     def accepted(self) -> dict[str, Bound]:
         """Bounds of the validation that were set for this dataset, by name."""
