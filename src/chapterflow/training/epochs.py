@@ -298,7 +298,15 @@ class Learner:
         self.optimizer.build(model.trainable_variables)
 
     def step(self, inputs: Any, targets: Any, weights: Any = None, *, rows: Any = None) -> Any:
-        """Take a gradient step and return its sums; the loss includes the model's penalties.
+        """Take a gradient step and return its sums; the arguments are those of `gradients`."""
+        gradients, sums = self.gradients(inputs, targets, weights, rows=rows)
+        self.optimizer.apply(gradients, self.model.trainable_variables)
+        return sums
+
+    def gradients(
+        self, inputs: Any, targets: Any, weights: Any = None, *, rows: Any = None
+    ) -> tuple[list[Any], Any]:
+        """Return the gradients of a batch, whose loss includes the model's penalties, and its sums.
 
         Args:
             inputs: Inputs of the model.
@@ -313,10 +321,8 @@ class Learner:
                 outputs = self.model(inputs, training=True)
             loss, hits = self._score(outputs, targets, weights, rows)
             for penalty in self.model.losses:
-                loss += penalty
-        variables = self.model.trainable_variables
-        self.optimizer.apply(tape.gradient(loss, variables), variables)
-        return _sums(loss, hits, targets)
+                loss += tf.cast(penalty, loss.dtype)
+        return tape.gradient(loss, self.model.trainable_variables), _sums(loss, hits, targets)
 
     def validate(self, inputs: Any, targets: Any, weights: Any = None, *, rows: Any = None) -> Any:
         """Return the sums of a batch without a step; the loss excludes the model's penalties."""
