@@ -29,11 +29,13 @@ def test_the_ui_answers_and_stops_cleanly(checkout: Path) -> None:
         address = f"http://127.0.0.1:{port}"
         assert address in result
         page = requests.get(address, timeout=HUNG)
+        processes = stores.processes_of(checkout)
         taken = invoke(checkout, "ui", "--port", str(port))
     finally:
         os.kill(process.pid, signal.SIGINT)
         process.communicate(timeout=HUNG)
     assert page.ok
+    assert not [words for words in processes if "mlflow.server.jobs" in words]
     assert "mlflow" in page.text.lower()
     assert process.returncode == 0
     assert stores.processes_of(checkout) == []
