@@ -285,6 +285,24 @@ def run(checkout: Path) -> Run:
     return in_checkout
 
 
+@contextlib.contextmanager
+def in_checkout(root: Path, **variables: str) -> Iterator[None]:
+    """Let this process work in `root` with the environment that `call` gives a new one."""
+    environment = command_environment(root) | variables
+    # Its children import what this process does, also where `root` has no sources.
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    before = dict(os.environ)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        os.environ.clear()
+        os.environ.update(environment)
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
 def invoke(root: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Call `chapterflow` in this process, in `root`, and return what it said.
 
@@ -294,30 +312,20 @@ def invoke(root: Path, *words: str, **variables: str) -> subprocess.CompletedPro
     from chapterflow import cli
     from pipelines import prefect_server
 
-    environment = command_environment(root) | {"COLUMNS": "80"} | variables
-    # Its children import what this process does, also where `root` has no sources.
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     out, err, code = io.StringIO(), io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
+    with in_checkout(root, **{"COLUMNS": "80"} | variables), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["chapterflow", *words])
         # It would end this process.
         patch.setattr(prefect_server, "leave", lambda code: None)
-        before = dict(os.environ)
-        os.environ.clear()
-        os.environ.update(environment)
+        if "absl.logging" in sys.modules:
+            # Its set-up of logging closes the stream of absl's handler, which is sys.stderr,
+            # unless it is sys.stderr at that time, too.
+            import prefect.main  # noqa: F401
         try:
-            if "absl.logging" in sys.modules:
-                # Its set-up of logging closes the stream of absl's handler, which is sys.stderr,
-                # unless it is sys.stderr at that time, too.
-                import prefect.main  # noqa: F401
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 cli.main()
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
     return subprocess.CompletedProcess(
         ["chapterflow", *words], code, out.getvalue(), err.getvalue()
     )
@@ -351,6 +359,12 @@ def fetched_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert done.returncode == 0, done.stderr
 
     return once(tmp_path_factory, "fetched", make) / "checkout"
+
+
+@pytest.fixture
+def fetched(fetched_once: Path, tmp_path: Path) -> Path:
+    """A checkout with the embedded data and an empty store, for one test."""
+    return copy_project(fetched_once, tmp_path / "checkout")
 
 
 #: Starts a project's Prefect server and ends it, which makes its database.
@@ -401,6 +415,19 @@ def prefect_api(
             patch.setenv("PREFECT_API_URL", address)
 
 
+@contextlib.contextmanager
+def using_prefect(api: dict[str, str]) -> Iterator[None]:
+    """Let Prefect in this process use the server of `prefect_api`."""
+    from prefect.context import refresh_global_settings_context
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in api.items():
+            patch.setenv(name, value)
+        refresh_global_settings_context()
+        yield
+    refresh_global_settings_context()
+
+
 @pytest.fixture(scope="session")
 def run_flow(prefect_api: dict[str, str]) -> Run:
     """Calls a command with a flow in this process, as `invoke` does others.
@@ -409,19 +436,22 @@ def run_flow(prefect_api: dict[str, str]) -> Run:
     """
 
     def with_server(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
-        from prefect.context import refresh_global_settings_context
-
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in prefect_api.items():
-                patch.setenv(name, value)
-            refresh_global_settings_context()
-            # Without workers, the flow stays in this process.
-            options = ("--workers", "1") if words[0] == "run" else ()
-            result = invoke(root, *words, *options, **prefect_api)
-        refresh_global_settings_context()
-        return result
+        # Without workers, the flow stays in this process.
+        options = ("--workers", "1") if words[0] == "run" else ()
+        with using_prefect(prefect_api):
+            return invoke(root, *words, *options, **prefect_api)
 
     return with_server
+
+
+def flow_runs(api: dict[str, str]) -> list[dict[str, Any]]:
+    """Return the flow runs that the server of `prefect_api` knows, oldest first."""
+    import requests
+
+    address = f"{api['PREFECT_API_URL']}/flow_runs/filter"
+    answer = requests.post(address, json={"sort": "START_TIME_ASC"}, timeout=HUNG)
+    answer.raise_for_status()
+    return list(answer.json())
 
 
 class Finished(NamedTuple):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import call, copy_checkout, copy_project, invoke
+from tests.conftest import call, copy_checkout, invoke
 from tests.loop.stores import set_param
 
 #: Takes one step; what steps hand to each other crosses a folder as pickles.
@@ -50,7 +50,7 @@ if step == "log":
 
 @pytest.mark.slow
 def test_each_step_in_a_process_and_checkout_of_its_own(
-    fetched_once: Path, tmp_path: Path, mlflow_server: str
+    fetched: Path, tmp_path: Path, mlflow_server: str
 ) -> None:
     original = tmp_path / "original"
     original.mkdir()
@@ -76,11 +76,10 @@ def test_each_step_in_a_process_and_checkout_of_its_own(
     for file in wire.iterdir():
         assert str(tmp_path).encode() not in file.read_bytes(), file.name
 
-    here = copy_project(fetched_once, tmp_path / "here")
-    set_param(here, "models.dnn.epochs", 3)
-    alone = invoke(here, "step", "run", "dnn", "--profile", "embedded")
+    set_param(fetched, "models.dnn.epochs", 3)
+    alone = invoke(fetched, "step", "run", "dnn", "--profile", "embedded")
     assert alone.returncode == 0, alone.stderr
-    local = json.loads((here / "results" / "models" / "dnn" / "metrics.json").read_text())
+    local = json.loads((fetched / "results" / "models" / "dnn" / "metrics.json").read_text())
     measured = {"seconds", "epoch_seconds", "images_per_second", "file_bytes"}
     compared = {
         f"{group}/{name}": value

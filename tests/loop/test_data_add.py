@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Run, copy_project, invoke
+from tests.conftest import Run, invoke
 from tests.photos import photo_folder, picture
 
 pytestmark = pytest.mark.slow
@@ -142,9 +142,9 @@ def test_data_that_are_not_what_they_are_said_to_be_are_reported_in_a_line(
     "Refused with exit code 1; data.dvc is unchanged",
 )
 def test_no_version_is_recorded_of_damaged_data(
-    fetched_once: Path, tmp_path: Path, record_property: Any
+    fetched: Path, tmp_path: Path, record_property: Any
 ) -> None:
-    root = copy_project(fetched_once, tmp_path / "project")
+    root = fetched
     before = (root / "data.dvc").read_bytes()
     images = root / "data" / "digits" / "images.npy"
     content = bytearray(images.read_bytes())

@@ -2,13 +2,12 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.conftest import Run, call, copy_project
+from tests.conftest import Run, call
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
@@ -19,15 +18,12 @@ def executed(text: str) -> list[str]:
 
 
 @pytest.fixture
-def checkout(fetched_once: Path, tmp_path: Path) -> Path:
+def checkout(fetched: Path) -> Path:
     """A checkout with the embedded data and nothing trained."""
-    return copy_project(fetched_once, tmp_path / "checkout")
+    return fetched
 
 
-def test_repro_runs_what_changed_and_nothing_else(
-    checkout: Path, run: Run, prefect_once: Path
-) -> None:
-    shutil.copytree(prefect_once, checkout / ".prefect")
+def test_repro_runs_what_changed_and_nothing_else(checkout: Path, run: Run, run_flow: Run) -> None:
     assert call(checkout, "git", "diff", "--quiet", "data.dvc").returncode == 0
     stores.keep_models(checkout, "dnn", "cnn")
     for model in ("dnn", "cnn"):
@@ -73,7 +69,7 @@ def test_repro_runs_what_changed_and_nothing_else(
     )
 
     # The flow reuses what DVC trained.
-    result = run("chapterflow", "run", "dnn", "--json")
+    result = run_flow(checkout, "run", "dnn", "--json")
     (model,) = json.loads(result.stdout)["models"]
     assert model["status"] == "reused"
 

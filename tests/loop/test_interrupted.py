@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import HUNG, begin, call, copy_checkout, copy_project
+from tests.conftest import HUNG, Run, begin, call, copy_checkout
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
 
-EPOCHS = 60
+EPOCHS = 40
 
 
 def prepare(root: Path) -> Path:
@@ -73,8 +73,9 @@ def weights(root: Path) -> list[Any]:
         return list(mlflow.keras.load_model("models:/dnn/1").get_weights())
 
 
-def run_to_end(root: Path) -> dict[str, Any]:
-    result = call(root, "chapterflow", "run", "dnn", "--json")
+def run_to_end(root: Path, run_flow: Run | None = None) -> dict[str, Any]:
+    words = ("run", "dnn", "--json")
+    result = run_flow(root, *words) if run_flow else call(root, "chapterflow", *words)
     assert result.returncode == 0, result.stderr
     (model,) = json.loads(result.stdout)["models"]
     return dict(model)
@@ -121,7 +122,7 @@ def test_a_killed_training_ends_as_an_undisturbed_one(both: Any, prepared: Path)
 
 
 @pytest.mark.fault("Ctrl-C during training", "Ends at once; the next run resumes")
-def test_ctrl_c_ends_at_once_and_is_resumed(prepared: Path) -> None:
+def test_ctrl_c_ends_at_once_and_is_resumed(prepared: Path, run_flow: Run) -> None:
     process = start(prepared, "dnn")
     wait_until(lambda: epochs_done(prepared) >= 3)
     process.send_signal(signal.SIGINT)
@@ -132,7 +133,7 @@ def test_ctrl_c_ends_at_once_and_is_resumed(prepared: Path) -> None:
     assert {run["status"] for run in stores.mlflow_runs(prepared)} == {"KILLED"}
     assert stores.processes_of(prepared) == []
     killed = stores.model_runs(prepared)[0]["id"]
-    assert run_to_end(prepared)["run_id"] == killed
+    assert run_to_end(prepared, run_flow)["run_id"] == killed
 
 
 @pytest.mark.fault("The same `run` started twice at once", "One trains, the other reuses it")
@@ -152,10 +153,8 @@ def test_two_runs_at_once_train_once_and_corrupt_nothing(both: Any) -> None:
     "Run killed after logging, after registering (and its folder deleted), before the alias",
     "One run, version and logged model; no work left",
 )
-def test_a_run_killed_at_its_end_registers_once(
-    fetched_once: Path, tmp_path: Path, record_property: Any
-) -> None:
-    root = copy_project(fetched_once, tmp_path / "checkout")
+def test_a_run_killed_at_its_end_registers_once(fetched: Path, record_property: Any) -> None:
+    root = fetched
     stores.set_param(root, "models.dnn.epochs", 2)
     step = ("chapterflow", "step", "run", "dnn", "--profile", "embedded")
     store = root / "mlruns" / "mlflow.db"
@@ -230,11 +229,10 @@ with prefect_server(project.scratch):
     "Flow killed before it signed itself", "Set to Crashed by the next flow; others untouched"
 )
 def test_a_flow_that_was_killed_at_its_start_is_ended(
-    fetched_once: Path, tmp_path: Path, prefect_once: Path, record_property: Any
+    fetched: Path, prefect_once: Path, record_property: Any
 ) -> None:
-    root = copy_project(fetched_once, tmp_path / "checkout")
-    shutil.copytree(prefect_once, root / ".prefect")
-    done = call(root, sys.executable, "-c", UNSIGNED)
+    shutil.copytree(prefect_once, fetched / ".prefect")
+    done = call(fetched, sys.executable, "-c", UNSIGNED)
     assert done.returncode == 0, done.stderr
     code, at_once, later = json.loads(done.stdout.strip().splitlines()[-1])
     assert code == -signal.SIGKILL

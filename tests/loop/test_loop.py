@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from chapterflow.config.load import load_settings
-from tests.conftest import FINISHED, Finished, Run, call, copy_project, invoke
+from tests.conftest import FINISHED, Finished, Run, call, invoke
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
@@ -166,11 +166,11 @@ def test_the_page_leads_to_data_docs_that_are_there(done: Any) -> None:
     assert not address.startswith(("/", "file:"))
 
 
-def test_a_second_run_reuses_everything(done: Any) -> None:
+def test_a_second_run_reuses_everything(done: Any, run_flow: Run) -> None:
     root, document, _ = done
     before = len(stores.model_runs(root))
     page = (root / "report" / "index.html").stat().st_mtime_ns
-    result = call(root, "chapterflow", "run", *MODELS, "--json")
+    result = run_flow(root, "run", *MODELS, "--json")
     assert result.returncode == 0, result.stderr
     again = json.loads(result.stdout)
     assert {model["status"] for model in again["models"]} == {"reused"}
@@ -206,10 +206,8 @@ def test_compare_tells_which_differences_are_real(done: Any) -> None:
     assert "Is the difference real? 449 test examples of digits" in table
 
 
-def test_the_flow_and_dvc_yaml_have_the_same_edges(
-    fetched_once: Path, prefect_once: Path, tmp_path: Path
-) -> None:
-    root = copy_project(fetched_once, tmp_path / "checkout")
+def test_the_flow_and_dvc_yaml_have_the_same_edges(fetched: Path, prefect_once: Path) -> None:
+    root = fetched
     shutil.copytree(prefect_once, root / ".prefect")
     settings = load_settings(root / "params.yaml", profile="embedded")
     # Both draw the edges of a model from the datasets that it reads: one model for each set.

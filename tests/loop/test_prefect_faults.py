@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import START_PREFECT, begin, call, copy_project, free_port, invoke
+from tests.conftest import START_PREFECT, begin, call, free_port, invoke
 from tests.loop import stores
 
 REPOSITORY_PATHS = os.pathsep.join(filter(None, sys.path))
@@ -38,10 +38,8 @@ def test_a_damaged_database_is_set_aside(
 
 
 @pytest.mark.fault("Prefect server of PREFECT_API_URL unreachable", "Refused within 10 s")
-def test_a_server_that_does_not_answer_is_refused(
-    fetched_once: Path, tmp_path: Path, record_property: Any
-) -> None:
-    root = copy_project(fetched_once, tmp_path / "checkout")
+def test_a_server_that_does_not_answer_is_refused(fetched: Path, record_property: Any) -> None:
+    root = fetched
     address = f"http://127.0.0.1:{free_port()}/api"
     started = time.monotonic()
     for words in (["run", "dnn"], ["schedule"]):
@@ -110,14 +108,16 @@ def test_a_killed_schedule_does_not_block_the_next(
     "The model is finished; the exit code says what it did; no hang",
 )
 def test_a_server_lost_during_a_flow(
-    fetched_once: Path, prefect_once: Path, tmp_path: Path, record_property: Any
+    fetched: Path, prefect_once: Path, record_property: Any
 ) -> None:
     import psutil
 
-    root = copy_project(fetched_once, tmp_path / "checkout")
+    root = fetched
     shutil.copytree(prefect_once, root / ".prefect")
     stores.set_param(root, "models.dnn.epochs", 10)
-    process = begin(root, "chapterflow", "run", "dnn", "--json")
+    # One retry (2 s) instead of two (6 s) for each request that follows.
+    command = "PREFECT_CLIENT_MAX_RETRIES=1 exec chapterflow run dnn --json"
+    process = begin(root, "sh", "-c", command)
     while not list(root.glob(".chapterflow/work/*/checkpoints/epoch-*")):
         assert process.poll() is None
         time.sleep(0.05)

@@ -1,30 +1,25 @@
 """The gatekeeper from challenger to champion and back, with real processes."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import HUNG, Finished, Run, begin, command_environment, invoke
+from tests.conftest import (
+    HUNG,
+    Finished,
+    Run,
+    begin,
+    flow_runs,
+    in_checkout,
+    invoke,
+    using_prefect,
+)
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
-
-FLOW = """
-import json, pathlib
-from chapterflow.environment import configure, find_project
-project = find_project()
-configure(project)
-from pipelines.prefect_server import prefect_server
-with prefect_server(project.scratch):
-    from pipelines.promotion import promotion
-    print(json.dumps(promotion(models=["cnn", "digits", "dnn"])))
-"""
-
 
 #: Margins that let every later version of dnn pass.
 WIDE = [
@@ -153,20 +148,20 @@ def test_what_was_rolled_back_does_not_come_back_unasked(root: Path) -> None:
     assert [gate["name"] for gate in shut] == ["not-withdrawn"]
 
 
-def test_the_flow_promotes_models_and_the_best_of_a_role(root: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FLOW],
-        cwd=root,
-        env=command_environment(root),
-        capture_output=True,
-        text=True,
-        timeout=HUNG,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    verdicts = {
-        one["model"]: one for one in json.loads(done.stdout.strip().splitlines()[-1])["models"]
-    }
+def test_the_flow_promotes_models_and_the_best_of_a_role(
+    root: Path, prefect_api: dict[str, str]
+) -> None:
+    from chapterflow.environment import configure, find_project
+    from pipelines.prefect_server import prefect_server
+
+    with using_prefect(prefect_api), in_checkout(root, **prefect_api):
+        project = find_project()
+        configure(project)
+        with prefect_server(project.scratch):
+            from pipelines.promotion import promotion
+
+            document = json.loads(json.dumps(promotion(models=["cnn", "digits", "dnn"])))
+    verdicts = {verdict["model"]: verdict for verdict in document["models"]}
     assert verdicts["cnn"]["verdict"] == "promoted"
     assert verdicts["dnn"]["verdict"] == "nothing to judge"
     assert verdicts["digits"]["verdict"] == "promoted"
@@ -174,7 +169,7 @@ def test_the_flow_promotes_models_and_the_best_of_a_role(root: Path) -> None:
     assert aliases(root, "digits") == {"champion": 1}
     (entry,) = past(root, "digits")
     assert entry["after"] == "digits/1"
-    assert stores.flow_states(root)[-1] == "COMPLETED"
+    assert flow_runs(prefect_api)[-1]["state"]["type"] == "COMPLETED"
     assert promote(root, "digits")["verdict"] == "nothing to judge"
 
 

@@ -8,22 +8,20 @@ import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.conftest import HUNG, Run, begin, copy_project, free_port, invoke
+from tests.conftest import HUNG, Run, begin, flow_runs, free_port, invoke
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def checkout(fetched_once: Path, prefect_once: Path, tmp_path: Path) -> Path:
-    """A checkout with the embedded data and nothing trained."""
-    root = copy_project(fetched_once, tmp_path / "checkout")
-    shutil.copytree(prefect_once, root / ".prefect")
-    return root
+def checkout(fetched: Path, prefect_once: Path) -> Path:
+    """A checkout with the embedded data, nothing trained, and a database of Prefect."""
+    shutil.copytree(prefect_once, fetched / ".prefect")
+    return fetched
 
 
 def test_a_schedule_fires_and_stops_cleanly(checkout: Path) -> None:
@@ -76,19 +74,11 @@ def test_a_port_that_is_taken_and_a_cron_that_is_none(checkout: Path) -> None:
 def test_a_configured_server_is_used(
     checkout: Path, run_flow: Run, prefect_api: dict[str, str]
 ) -> None:
-    import requests
-
     stores.set_param(checkout, "models.dnn.epochs", 2)
     shutil.rmtree(checkout / ".prefect")
-
-    def flow_runs() -> list[dict[str, Any]]:
-        address = prefect_api["PREFECT_API_URL"]
-        answer = requests.post(f"{address}/flow_runs/filter", json={}, timeout=HUNG)
-        return list(answer.json())
-
-    before = {run["id"] for run in flow_runs()}
+    before = {run["id"] for run in flow_runs(prefect_api)}
     result = run_flow(checkout, "run", "dnn")
     assert result.returncode == 0, result.stdout + result.stderr
-    states = [run["state"]["type"] for run in flow_runs() if run["id"] not in before]
+    states = [run["state"]["type"] for run in flow_runs(prefect_api) if run["id"] not in before]
     assert states == ["COMPLETED"]
     assert not (checkout / ".prefect").exists()

@@ -65,8 +65,9 @@ class Lab:
             shell = re.sub(rf"(127\.0\.0\.1:|--port ){port}\b", rf"\g<1>{own}", shell)
         return shell
 
-    def run(self, shell: str) -> subprocess.CompletedProcess[str]:
-        return call(self.root, "bash", "-euo", "pipefail", "-c", self.moved(shell))
+    def run(self, shell: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        words = ("bash", "-euo", "pipefail", "-c", self.moved(shell))
+        return call(self.root, *words, **variables)
 
     def start(self, shell: str) -> None:
         """Start a server as a terminal does: Ctrl-C reaches all of its processes."""
@@ -109,12 +110,12 @@ class Lab:
 
 
 @pytest.fixture(scope="module")
-def lab(finished: Finished) -> Iterator[Lab]:
+def lab(finished: Finished, prefect_api: dict[str, str]) -> Iterator[Lab]:
     """A checkout where the page's first commands ran, and its servers, which answer."""
     # Its variants are not served.
     stores.set_param(finished.root, "models.gcn.beside", {})
     lab = Lab(finished.root)
-    ran = lab.run(FIRST)
+    ran = lab.run(FIRST, **prefect_api)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     try:
         for shell in SERVERS:

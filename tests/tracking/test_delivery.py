@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import sys
 import threading
 import time
 import uuid
@@ -17,12 +18,20 @@ from chapterflow.tracking import runs
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.store import database, open_client
 from chapterflow.training.history import EpochRecord
-from tests.conftest import HUNG, call, copy_project, invoke
+from tests.conftest import HUNG, call, invoke
 from tests.loop.stores import set_param
 from tests.tracking.proxy import proxy
 
 #: More than a request holds.
 EPOCHS = runs.EPOCHS_PER_REQUEST + 20
+
+#: `chapterflow`, which waits for less than 30 s at the end of a training.
+IMPATIENT = """
+from chapterflow.tracking import runs
+runs.DELIVERY_SECONDS = 3.0
+from chapterflow import cli
+cli.main()
+"""
 
 
 def record(epoch: int) -> EpochRecord:
@@ -137,12 +146,9 @@ def test_a_command_refuses_a_server_that_fails_at_the_start(
     "Training goes on; the next run delivers and ends with the same metrics",
 )
 def test_a_server_that_fails_during_training(
-    fetched_once: Path, prefect_once: Path, tmp_path: Path, mlflow_server: str, record_property: Any
+    fetched: Path, prefect_api: dict[str, str], mlflow_server: str, record_property: Any
 ) -> None:
-    import shutil
-
-    root = copy_project(fetched_once, tmp_path / "checkout")
-    shutil.copytree(prefect_once, root / ".prefect")
+    root = fetched
     epochs = 30
     set_param(root, "models.dnn.epochs", epochs)
     set_param(root, "models.dnn.patience", None)
@@ -156,10 +162,12 @@ def test_a_server_that_fails_during_training(
         threading.Thread(target=break_down, daemon=True).start()
         canary = uuid.uuid4().hex
         address = server.address.replace("://", f"://user:{canary}@")
-        failed = call(root, "chapterflow", "run", "dnn", MLFLOW_TRACKING_URI=address)
+        words = (sys.executable, "-c", IMPATIENT, "run", "dnn")
+        failed = call(root, *words, MLFLOW_TRACKING_URI=address, **prefect_api)
         assert failed.returncode == 1, failed.stderr
         # Prefect's database and all other files included.
-        files = [file for file in root.rglob("*") if file.is_file()]
+        folders = (root, Path(prefect_api["PREFECT_HOME"]))
+        files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
         assert not [file for file in files if canary.encode() in file.read_bytes()]
         assert canary not in failed.stdout + failed.stderr
         assert "does not answer (too many 500 error responses)" in failed.stdout
@@ -169,7 +177,8 @@ def test_a_server_that_fails_during_training(
         waiting = len(kept.read_text().splitlines())
         assert waiting > 0
         server.fault = ""
-        done = call(root, "chapterflow", "run", "dnn", "--json", MLFLOW_TRACKING_URI=server.address)
+        words = ("chapterflow", "run", "dnn", "--json")
+        done = call(root, *words, MLFLOW_TRACKING_URI=server.address, **prefect_api)
     assert done.returncode == 0, done.stderr
     assert "delivered to the tracking store: " in done.stderr
     (model,) = json.loads(done.stdout)["models"]
