@@ -87,11 +87,11 @@ def answering(root: Path, line: str) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_the_guide_ends_in_a_served_champion(guided: Path) -> None:
+def test_the_guide_ends_in_a_served_champion(guided: Path, prefect_api: dict[str, str]) -> None:
     *lines, serve = blocks("sh")[0].splitlines()
     message = {}
     for line in lines:
-        result = call(guided, "sh", "-c", line)
+        result = call(guided, "sh", "-c", line, **prefect_api)
         assert result.returncode == 0, f"{line}\n{result.stdout}{result.stderr}"
         message[line] = result.stdout
     assert "resnet │ cnn" in message["chapterflow compare resnet cnn"]
@@ -111,17 +111,22 @@ def test_the_guide_ends_in_a_served_champion(guided: Path) -> None:
 
 
 @pytest.mark.slow
-def test_layers_of_ones_own_travel_with_the_model(guided: Path) -> None:
+def test_layers_of_ones_own_travel_with_the_model(
+    guided: Path, prefect_api: dict[str, str]
+) -> None:
     source = LAYER + blocks("python")[0].replace("layers.Flatten()", "layers.Flatten()(Scale()")
     source = source.replace("Add()([x, y])))", "Add()([x, y]))))").replace(
         ": int = 32", ": int = 4"
     )
     write(guided, source, blocks("yaml")[0].replace("12", "1"))
-    result = call(guided, "chapterflow", "run", "resnet")
-    assert result.returncode == 0, result.stdout + result.stderr
+    result = call_several(
+        guided, "run resnet", "promote resnet@challenger --dry-run --json", **prefect_api
+    )
+    assert "resnet: trained: " in result.stdout, result.stdout + result.stderr
+    assert result.returncode in (0, 4)  # 4: after an epoch, other gates need not pass
     assert "port.cc" not in result.stderr  # TensorFlow, imported by the file itself
-    result = call(guided, "chapterflow", "promote", "resnet@challenger", "--dry-run", "--json")
-    gates = {gate["name"]: gate for gate in json.loads(result.stdout)["gates"]}
+    document = json.loads(result.stdout[result.stdout.rindex("\n{\n") :])
+    gates = {gate["name"]: gate for gate in document["gates"]}
     # It answers the same in a process that has no chapterflow.
     assert gates["reload"]["passed"], gates["reload"]
 
@@ -147,9 +152,8 @@ def test_a_broken_file_is_reported_with_its_place(
     guided: Path, old: str, new: str, message: str
 ) -> None:
     write(guided, blocks("python")[0].replace(old, new), blocks("yaml")[0])
-    result = call(guided, "chapterflow", "run", "resnet")
+    # What is in the registry can be rolled back and served all the same.
+    result = call_several(guided, "rollback vgg", "serve vgg", "why vgg", "run resnet")
     assert result.returncode == 2
     assert message in result.stderr
-    # What is in the registry can be rolled back and served all the same.
-    result = call_several(guided, "rollback vgg", "serve vgg", "why vgg")
     assert result.stderr.count("No version of vgg is registered yet") == 3, result.stderr

@@ -25,14 +25,21 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 SETTINGS = load_settings(REPOSITORY / "params.yaml", profile="embedded")
 FEW = 40
 
+#: A process that first loads a logged model, which brings layers of its own: `data` does not travel
+#: with models, and needs more of `models` than travels with one.
 RELOAD = """
 import sys
 from pathlib import Path
+import mlflow.pyfunc
 import numpy as np
+assert "chapterflow" not in sys.modules
+mlflow.pyfunc.load_model(sys.argv[1])
+import chapterflow.kinds.dataset
+print(*chapterflow.__path__)
 from chapterflow.environment import load_tensorflow
 load_tensorflow()
 from chapterflow.training.batches import load_model
-for folder in map(Path, sys.argv[1:]):
+for folder in map(Path, sys.argv[2:]):
     with np.load(folder / "given.npz") as given:
         inputs = dict(given)
     answer = inputs.pop("answer")
@@ -171,18 +178,6 @@ def test_models_are_scored_and_cost_something(trained: dict[str, Path], embedded
         assert actual.metrics["cost/flops"] > 0, name
 
 
-def test_a_fresh_process_loads_every_model_and_gets_the_same_answers(
-    trained: dict[str, Path],
-) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", RELOAD, *map(str, trained.values())],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
 #: Runs where nothing of this package can be imported but what travels with the models.
 ELSEWHERE = """
 import json, sys
@@ -264,19 +259,18 @@ def test_every_model_answers_where_this_package_is_not(
         assert actual["largest_difference"] < 1e-5, name
 
 
-def test_the_installed_package_goes_before_what_a_model_brings(logged: dict[str, Path]) -> None:
-    # `data` does not travel with models, and needs more of `models` than travels with one.
-    code = (
-        "import mlflow.pyfunc, sys; mlflow.pyfunc.load_model(sys.argv[1]); "
-        "import chapterflow.kinds.dataset; print(*chapterflow.__path__)"
-    )
+def test_a_fresh_process_takes_the_installed_package_and_gets_the_same_answers(
+    trained: dict[str, Path], logged: dict[str, Path]
+) -> None:
+    folders = map(str, (logged["gcn"], *trained.values()))
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, str(logged["gcn"])],
+        [sys.executable, "-W", "ignore", "-c", RELOAD, *folders],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    # Not what the logged model brings.
     assert Path(done.stdout.splitlines()[-1]) == Path(chapterflow.__file__).parent
 
 
@@ -307,25 +301,3 @@ def test_models_of_layers_of_our_own_say_so(
     result = (REPOSITORY / "docs" / "serving.md").read_text().split("\n## Plain Python")[1]
     assert all(f"`{name}`" in result for name in ours), ours
     assert ours == {"gcn", "gcn-node", "hub", "transfer"}
-
-
-def test_the_command_mlflow_models_predict(logged: dict[str, Path], tmp_path: Path) -> None:
-    # It has layers of our own and several inputs. A test above takes every model through the
-    # function that the command calls.
-    folder = logged["gcn"]
-    words = ["-m", str(folder), "-i", str(folder / "serving_input_example.json"), "-t", "json"]
-    done = subprocess.run(
-        ["mlflow", "models", "predict", *words, "--env-manager", "local", "-o", tmp_path / "out"],
-        env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    predictions = json.loads((tmp_path / "out").read_text())["predictions"]
-    kept = json.loads((folder / "example_answers.json").read_text())
-    assert len(predictions) == len(kept)
-    for answer, expected in zip(predictions, kept, strict=True):
-        numbers = "probabilities" if "probabilities" in expected else "curve"
-        assert answer[numbers] == pytest.approx(expected[numbers], abs=1e-5)
-        assert answer.get("label") == expected.get("label")

@@ -112,6 +112,13 @@ def killed(work: Callable[[], object], at: tuple[Any, str], when: str, *, call: 
     assert os.WIFSIGNALED(status), f"it was not killed at {name}"
 
 
+def killed_promotion(project: Project, at: tuple[Any, str], when: str) -> Judged:
+    """Promote dnn/2 over dnn/1 in a process that is killed, and return the promotion."""
+    request = judged(project, "2", "1")
+    killed(lambda: carry_out(project, request), at, when)
+    return request
+
+
 def aliases(project: Project) -> dict[str, str]:
     return versions.check_registered(client_of(project), "dnn")
 
@@ -129,12 +136,14 @@ def open_runs(project: Project) -> int:
     return len(client.search_runs(experiments, tags))
 
 
-BEFORE_MOVE = [
+#: A function, and whether the process is killed before or after it is called.
+Place = tuple[tuple[Any, str], str]
+BEFORE_MOVE: list[Place] = [
     ((Ledger, "attach"), "before"),
     ((Ledger, "attach"), "after"),
     ((ledger, "swap"), "before"),
 ]
-AFTER_MOVE = [
+AFTER_MOVE: list[Place] = [
     ((ledger, "swap"), "after"),
     ((Ledger, "_record_verdict"), "before"),
     ((Ledger, "_record_verdict"), "after"),
@@ -144,12 +153,11 @@ AFTER_MOVE = [
 @pytest.mark.fault(
     "Promotion killed before the aliases moved", "Withdrawn by the next command; repeatable"
 )
-@pytest.mark.parametrize(("at", "when"), BEFORE_MOVE)
+@pytest.mark.parametrize("place", BEFORE_MOVE)
 def test_a_promotion_killed_before_the_move_is_withdrawn(
-    project: Project, at: tuple[Any, str], when: str, record_property: Any
+    project: Project, place: Place, record_property: Any
 ) -> None:
-    request = judged(project, "2", "1")
-    killed(lambda: carry_out(project, request), at, when)
+    request = killed_promotion(project, *place)
     assert aliases(project) == {"champion": "1", "challenger": "2"}
     assert open_runs(project) == 1
     entries, notes = past(project)
@@ -171,11 +179,11 @@ def test_a_promotion_killed_before_the_move_is_withdrawn(
 @pytest.mark.fault(
     "Promotion killed after the aliases moved", "Finished by the next command; verdict kept"
 )
-@pytest.mark.parametrize(("at", "when"), AFTER_MOVE)
+@pytest.mark.parametrize("place", AFTER_MOVE)
 def test_a_promotion_killed_after_the_move_is_finished(
-    project: Project, at: tuple[Any, str], when: str, record_property: Any
+    project: Project, place: Place, record_property: Any
 ) -> None:
-    killed(lambda: carry_out(project, judged(project, "2", "1")), at, when)
+    killed_promotion(project, *place)
     client = client_of(project)
     assert aliases(project) == {"champion": "2", "previous-champion": "1"}
     # `why` says what is true even before anything is settled.
@@ -243,7 +251,7 @@ def test_a_killed_rollback(
 
 
 def test_the_commands_say_so(project: Project) -> None:
-    killed(lambda: carry_out(project, judged(project, "2", "1")), (ledger, "swap"), "before")
+    killed_promotion(project, (ledger, "swap"), "before")
     traced = invoke(project.root, "why", "dnn/1")
     assert "Withdrew what an interrupted process left open" in traced.stderr
     listed = invoke(project.root, "history", "dnn", COLUMNS="300")
@@ -275,9 +283,8 @@ def test_a_refusal_keeps_the_verdict_of_the_champion(project: Project) -> None:
     "Promotion on a tracking server killed between two aliases",
     "Undone before the champion moved, completed after it",
 )
-@pytest.mark.parametrize("call", [1, 2])
 def test_a_half_made_move_on_a_server(
-    mlflow_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+    mlflow_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mlflow
 
@@ -291,17 +298,18 @@ def test_a_half_made_move_on_a_server(
     client_of(project).set_registered_model_alias("dnn", "challenger", "3")
     # The first alias is `previous-champion`, the second is `champion`.
     at = (mlflow.MlflowClient, "set_registered_model_alias")
-    killed(lambda: carry_out(project, judged(project, "3", "2")), at, "after", call=call)
-    entries, notes = past(project)
-    verdicts = [
-        gates(client_of(project), find_version(client_of(project), f"dnn/{number}"))
-        for number in "123"
-    ]
-    assert all(check.passed for check in verdicts)
-    if call == 1:
-        assert aliases(project) == before | {"challenger": "3"}
-        assert ("Withdrew" in notes[0], entries[-1].done) == (True, False)
-        assert verdicts[2].observed == "not judged yet"
-    else:
-        assert aliases(project) == {"champion": "3", "previous-champion": "2"}
-        assert ("Finished" in notes[0], entries[-1].done) == (True, True)
+    for call, after, word in (
+        (1, before | {"challenger": "3"}, "Withdrew"),
+        (2, {"champion": "3", "previous-champion": "2"}, "Finished"),
+    ):
+        killed(lambda: carry_out(project, judged(project, "3", "2")), at, "after", call=call)
+        entries, notes = past(project)
+        verdicts = [
+            gates(client_of(project), find_version(client_of(project), f"dnn/{number}"))
+            for number in "123"
+        ]
+        assert all(check.passed for check in verdicts)
+        assert aliases(project) == after
+        assert (word in notes[0], entries[-1].done) == (True, call == 2)
+        if call == 1:
+            assert verdicts[2].observed == "not judged yet"
