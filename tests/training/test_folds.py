@@ -24,6 +24,11 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return rings_and_stars(tmp_path_factory.mktemp("data") / "graphs")
 
 
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv, "THREADS", 1)
+
+
 def params(**options: Any) -> Any:
     options = {"epochs": 6, "learning_rate": 0.03, "width": 8, "depth": 2, "dense": 8} | options
     return get_model("gcn").params(role="graphs", **options)
@@ -127,6 +132,27 @@ def test_each_fold_begins_with_weights_of_its_own_seed(graphs: Dataset, tmp_path
     assert first != other
 
 
+def test_folds_at_a_time_are_each_fold_alone(
+    graphs: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither other threads nor the number of epochs per call change a bit."""
+    arguments = (get_model("gcn"), params(epochs=4, dropout=0.3), graphs)
+    monkeypatch.setattr(cv.Fold, "checkpoint_seconds", 0.0)  # one epoch per call
+    alone = cv.cross_validate(*arguments, folds=2, seed=5, work=tmp_path / "alone")
+    monkeypatch.undo()
+    monkeypatch.setattr(cv, "THREADS", 2)
+    together = cv.cross_validate(*arguments, folds=2, seed=5, work=tmp_path / "together")
+    assert together == alone
+    for folder in ("fold-1/gin", "fold-1/inner", "fold-2/gin", "fold-2/inner"):
+        first, second = (
+            Checkpoints(tmp_path / name / folder / "checkpoints").newest()
+            for name in ("alone", "together")
+        )
+        assert first[0] == second[0] == 4
+        for expected, array in zip(first[1], second[1], strict=True):
+            np.testing.assert_array_equal(array, expected)
+
+
 class Killed(BaseException):
     """The end of a process, in a test."""
 
@@ -139,21 +165,23 @@ def test_a_killed_cross_validation_resumes_within_its_fold(
     monkeypatch.setattr(cv.Fold, "checkpoint_seconds", 0.0)
     arguments = (get_model("gcn"), params(epochs=4, dropout=0.3), graphs)
     undisturbed = cv.cross_validate(*arguments, folds=2, seed=5, work=tmp_path / "undisturbed")
-    run, ran = cv.Fold.run, []
+    run, ran = cv.Fold.run_several, []
 
-    def die(self: cv.Fold, epoch: int) -> Any:
-        if len(ran) == epochs:
+    def die(self: cv.Fold, epoch: int, most: int, seed: int) -> Any:
+        if len(ran) >= epochs:
             raise Killed
         ran.append(epoch)
-        return run(self, epoch)
+        return run(self, epoch, most, seed)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cv.Fold, "run", die)
+        patch.setattr(cv.Fold, "run_several", die)
         with pytest.raises(Killed):
             cv.cross_validate(*arguments, folds=2, seed=5, work=tmp_path / "killed")
     left: list[int] = []
     monkeypatch.setattr(
-        cv.Fold, "run", lambda self, epoch: (left.append(epoch), run(self, epoch))[1]
+        cv.Fold,
+        "run_several",
+        lambda self, epoch, *rest: (left.append(epoch), run(self, epoch, *rest))[1],
     )
     resumed = cv.cross_validate(*arguments, folds=2, seed=5, work=tmp_path / "killed")
     assert len(left) == 2 * 2 * 4 - epochs

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -154,19 +154,9 @@ class JoinedGraphs(Source):
 
     def start(self, order: NDArray[np.intp]) -> Any:
         """Return the graphs, joined in an order, as tensors that `batch` cuts."""
-        import tensorflow as tf
-
         chosen = self._indices[order]
-        inputs, targets = self._dataset.inputs(chosen), self._dataset.targets(chosen)
-        first = np.append(np.arange(0, len(chosen), self._size), len(chosen))
-        nodes = offsets(inputs["sizes"])[first]
-        # Edges are sorted by their source, so those of a batch are next to each other.
-        edges = np.searchsorted(inputs["edges"][:, 0], nodes)
-        cuts = np.stack([nodes, edges, first], axis=1).astype(np.int32)
-        return {name: tf.constant(array) for name, array in inputs.items()} | {
-            "targets": tf.constant(targets),
-            "cuts": tf.constant(cuts),
-        }
+        starts = range(0, len(chosen), self._size)
+        return joined(self._dataset, [chosen[start : start + self._size] for start in starts])
 
     def batch(self, state: Any, number: Any) -> tuple[Any, ...]:
         """Return inputs and targets of a batch; called in a `tf.function`."""
@@ -187,6 +177,23 @@ class JoinedGraphs(Source):
             "cuts": ((None, 3), "int32"),
         }
         return {name: tf.TensorSpec(*shape) for name, shape in shapes.items()}
+
+
+def joined(dataset: Dataset, batches: Sequence[NDArray[np.intp]]) -> Any:
+    """Return batches of graphs as tensors that `JoinedGraphs.batch` cuts."""
+    import tensorflow as tf
+
+    chosen = np.concatenate(batches)
+    inputs, targets = dataset.inputs(chosen), dataset.targets(chosen)
+    first = offsets([len(batch) for batch in batches])
+    nodes = offsets(inputs["sizes"])[first]
+    # Edges are sorted by their source, so those of a batch are next to each other.
+    edges = np.searchsorted(inputs["edges"][:, 0], nodes)
+    cuts = np.stack([nodes, edges, first], axis=1).astype(np.int32)
+    return {name: tf.constant(array) for name, array in inputs.items()} | {
+        "targets": tf.constant(targets),
+        "cuts": tf.constant(cuts),
+    }
 
 
 class Streamed(Source):

@@ -33,13 +33,13 @@ from chapterflow.training.history import (
     MODEL_FILE,
     EpochRecord,
     Training,
-    append_record,
+    append_records,
     best_epoch,
     is_over,
     read_history,
 )
 from chapterflow.training.model_checks import check_layers, check_logits, check_scaled_once
-from chapterflow.training.seeds import seed_epoch, seeded
+from chapterflow.training.seeds import epoch_seeds, seed_epoch, seeded
 
 if TYPE_CHECKING:
     import keras
@@ -113,6 +113,19 @@ class Way(Protocol):
         """
         ...
 
+    def run_several(self, first: int, most: int, seed: int) -> list[dict[str, Any]]:
+        """Run one epoch or more, and return what `run` returns of each, with its learning rate.
+
+        Args:
+            first: Number of the first epoch, from 0.
+            most: Maximum number of epochs.
+            seed: Seed of random layers.
+        """
+        seed_epoch(self.learner.model, seed, first)
+        values = self.run(first)
+        rate = float(np.asarray(self.learner.optimizer.learning_rate))
+        return [{**values, "learning_rate": rate}]
+
 
 def run_epochs(
     way: Way,
@@ -158,30 +171,32 @@ def run_epochs(
     saved = time.perf_counter()
     while not is_over(history, epochs=params.epochs, patience=params.patience):
         started = time.perf_counter()
-        seed_epoch(model, seed, len(history))
-        values = way.run(len(history))
-        record = way.record(
-            epoch=len(history) + 1,
-            learning_rate=float(np.asarray(optimizer.learning_rate)),
-            seconds=time.perf_counter() - started,
-            **values,  # type: ignore[arg-type]
-        )
-        if not math.isfinite(record.train_loss) or not math.isfinite(record.validation_loss):
-            raise ChapterflowError(
-                f"The loss is not finite after epoch {record.epoch}: training diverged. "
-                f"Received: train {record.train_loss}, validation {record.validation_loss}. "
-                "Lower learning_rate"
-            )
+        # Early stopping needs the weights after each epoch.
+        most = 1 if params.patience else params.epochs - len(history)
+        several = way.run_several(len(history), most, seed)
+        seconds = (time.perf_counter() - started) / len(several)
+        records = [
+            way.record(epoch=epoch, seconds=seconds, **values)
+            for epoch, values in enumerate(several, start=len(history) + 1)
+        ]
+        for record in records:
+            if not math.isfinite(record.train_loss) or not math.isfinite(record.validation_loss):
+                raise ChapterflowError(
+                    f"The loss is not finite after epoch {record.epoch}: training diverged. "
+                    f"Received: train {record.train_loss}, validation {record.validation_loss}. "
+                    "Lower learning_rate"
+                )
         check_space(work, 3 * size + (1 << 20), "a checkpoint")
-        history.append(record)
-        append_record(work / HISTORY, record)
-        if params.patience and best_epoch(history) is record:
+        history.extend(records)
+        append_records(work / HISTORY, records)
+        if params.patience and best_epoch(history) is records[-1]:
             save_arrays(best, model.weights)
         over = is_over(history, epochs=params.epochs, patience=params.patience)
         if over or time.perf_counter() - saved >= way.checkpoint_seconds:
             checkpoints.save(len(history), state)
             saved = time.perf_counter()
-        on_epoch(record)
+        for record in records:
+            on_epoch(record)
 
     if params.patience:
         assign(model.weights, read_arrays(best))
@@ -445,11 +460,93 @@ class Pass:
         return sums
 
 
-class WholeGraph(Way):
-    """A graph whose nodes are the examples: an epoch is one gradient step on the whole graph."""
+class ShortEpochs(Way):
+    """Epochs of a few milliseconds: a compiled loop runs many of them per call into TensorFlow.
+
+    The result does not depend on the number of calls. A subclass calls `compile` in its `__init__`.
+    """
 
     #: An epoch takes only milliseconds, no longer than a checkpoint.
     checkpoint_seconds = 1.0
+    #: Seconds of a call: a signal such as Ctrl-C is seen between calls only.
+    seconds = 0.5
+    _per_call = 1
+
+    def state(self, epochs: Sequence[int]) -> Any:
+        """Return tensors that the compiled epochs read."""
+        return {}
+
+    def values(self, sums: NDArray[np.float64]) -> dict[str, float | None]:
+        """Return losses and accuracies of an epoch, from the sums of its compiled function."""
+        raise NotImplementedError
+
+    def run(self, epoch: int) -> dict[str, float | None]:
+        """Not called: `run_several` runs all epochs."""
+        raise NotImplementedError
+
+    def run_several(self, first: int, most: int, seed: int) -> list[dict[str, Any]]:
+        """Run as many epochs as half a second allows."""
+        import tensorflow as tf
+
+        limit = most if self.checkpoint_seconds else 1
+        epochs = range(first, first + min(limit, self._per_call))
+        begun = time.perf_counter()
+        seeds = [states for _, states in epoch_seeds(self.learner.model, seed, epochs)]
+        rows = self._epochs(self.state(epochs), seeds, tf.constant(len(epochs)))
+        wanted = self.seconds * len(epochs) / (time.perf_counter() - begun)
+        self._per_call = max(1, min(int(wanted), 4 * len(epochs)))
+        return [
+            {**self.values(row[1:]), "learning_rate": float(row[0])}
+            for row in np.asarray(rows, np.float64)
+        ]
+
+    def compile(self, epoch: Callable[[Any, Any], Any], specs: Any) -> None:
+        """Compile a loop over epochs.
+
+        Args:
+            epoch: Takes the state and the position of an epoch in it, runs the epoch, and returns
+                its sums, `(k,)`.
+            specs: Specs of the state.
+        """
+        self._epochs = compiled_epochs(self.learner, epoch, specs)
+
+
+def compiled_epochs(learner: Learner, epoch: Callable[[Any, Any], Any], specs: Any) -> Any:
+    """Return a compiled loop over epochs: state, seeds of each epoch, count -> rows `(count, 1+k)`.
+
+    A row holds the learning rate after the epoch, and what `epoch` returns; see `ShortEpochs`.
+    """
+    import tensorflow as tf
+
+    seeded = [variable for variable, _ in epoch_seeds(learner.model, 0, range(1))]
+    signature = [
+        specs,
+        [tf.TensorSpec((None, 2), variable.dtype) for variable in seeded],
+        tf.TensorSpec((), tf.int32),
+    ]
+    plain = tf.autograph.experimental.do_not_convert(epoch)
+
+    def one(state: Any, seeds: Any, number: Any) -> Any:
+        for variable, states in zip(seeded, seeds, strict=True):
+            variable.assign(states[number])
+        sums = tf.cast(plain(state, number), tf.float32)
+        rate = tf.cast(tf.convert_to_tensor(learner.optimizer.learning_rate), tf.float32)
+        return tf.concat([rate[None], sums], axis=0)
+
+    one = tf.autograph.experimental.do_not_convert(one)
+
+    @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
+    def epochs(state: Any, seeds: Any, count: Any) -> Any:
+        rows = tf.TensorArray(tf.float32, size=count)
+        for number in tf.range(count):
+            rows = rows.write(number, one(state, seeds, number))
+        return rows.stack()
+
+    return epochs
+
+
+class WholeGraph(ShortEpochs):
+    """A graph whose nodes are the examples: an epoch is one gradient step on the whole graph."""
 
     def __init__(
         self, model: keras.Model, params: ModelParams, dataset: Dataset, seed: int
@@ -470,22 +567,22 @@ class WholeGraph(Way):
             rows[split] = tf.constant(indices, tf.int64)
             targets[split] = tf.constant(dataset.targets(indices))
 
-        @tf.function(autograph=False)  # type: ignore[untyped-decorator]
-        def epoch() -> tuple[Any, Any]:
+        def epoch(state: Any, number: Any) -> Any:
             # Validation uses the weights after the step.
-            return (
-                self.learner.step(inputs, targets["train"], rows=rows["train"]),
-                self.learner.validate(inputs, targets["validation"], rows=rows["validation"]),
-            )
+            train = self.learner.step(inputs, targets["train"], rows=rows["train"])
+            with tf.control_dependencies([train]):
+                validation = self.learner.validate(
+                    inputs, targets["validation"], rows=rows["validation"]
+                )
+            return tf.concat([train, validation], axis=0)
 
-        self._epoch = epoch
+        self.compile(epoch, {})
 
-    def run(self, epoch: int) -> dict[str, float | None]:
-        """Take the step, then validate."""
-        train, validation = self._epoch()
+    def values(self, sums: NDArray[np.float64]) -> dict[str, float | None]:
+        """Return losses and accuracies."""
         return {
-            **self.learner.means("train", train),
-            **self.learner.means("validation", validation),
+            **self.learner.means("train", sums[:3]),
+            **self.learner.means("validation", sums[3:]),
         }
 
 

@@ -12,10 +12,13 @@ by several points. Each metric therefore includes the name of its protocol:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from queue import SimpleQueue
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +26,14 @@ from numpy.typing import NDArray
 from chapterflow.errors import DataError
 from chapterflow.kinds.dataset import Dataset
 from chapterflow.models.base import ChapterModel, ModelParams
-from chapterflow.training.batches import JoinedGraphs, epoch_order
+from chapterflow.training.batches import JoinedGraphs, epoch_order, joined
 from chapterflow.training.epochs import (
     Learner,
-    Way,
+    ShortEpochs,
     assign,
     built,
     class_weights,
+    compiled_epochs,
     reset_keras,
     run_epochs,
 )
@@ -37,6 +41,8 @@ from chapterflow.training.history import EpochRecord
 
 #: Share of a fold's training graphs used for validation, as in Errica et al.
 INNER = 0.1
+#: Trainings at a time.
+THREADS = os.cpu_count() or 1
 #: Maximum size of all graphs in memory, in bytes.
 MAX_BYTES = 2 << 30
 
@@ -66,7 +72,7 @@ def cross_validate(
         dataset: A dataset of the kind `graphs`.
         seed: Seed of folds, initial weights, order and dropout.
         work: Folder that only this cross-validation uses; each training has a subfolder.
-        tell: Called with the name of each fold before it starts.
+        tell: Called with the name of each fold while it is trained.
 
     Returns:
         `cv/inner/accuracy_mean` and `_std` over the folds, `cv/gin/...` likewise, and
@@ -85,22 +91,27 @@ def cross_validate(
             f"Every class must have a graph for each of {folds} folds. "
             f"Received: {counts.tolist()} graphs by class. Lower folds"
         )
-    graphs = GraphsInMemory(entry, params, dataset)
-    inner, gin, majority = [], [], []
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    for fold, (rest, test) in enumerate(splitter.split(labels, labels), start=1):
-        tell(f"fold {fold}/{folds}")
-        fold_seed = int(np.random.SeedSequence([seed, fold - 1]).generate_state(1)[0] >> 1)
-        train, validation = train_test_split(
-            rest, test_size=INNER, stratify=labels[rest], random_state=fold_seed
-        )
-
-        folder = work / f"fold-{fold}"
-        history = graphs.fit(rest, rest[:1], test, seed=fold_seed, work=folder / "gin")
-        gin.append([record.test_accuracy for record in history])
-        history = graphs.fit(train, validation, test, seed=fold_seed, work=folder / "inner")
-        inner.append(chosen_epoch(history).test_accuracy)
-        majority.append(np.mean(labels[test] == np.bincount(labels[rest]).argmax()))
+    splits = list(splitter.split(labels, labels))
+    steps = -(-len(splits[0][0]) // params.batch_size)
+    inner, gin, majority = [], [], []
+    with Trainings(partial(GraphsInMemory, entry, params, dataset, steps)) as trainings:
+        results = []
+        for fold, (rest, test) in enumerate(splits, start=1):
+            fold_seed = int(np.random.SeedSequence([seed, fold - 1]).generate_state(1)[0] >> 1)
+            train, validation = train_test_split(
+                rest, test_size=INNER, stratify=labels[rest], random_state=fold_seed
+            )
+            folder = work / f"fold-{fold}"
+            results += [
+                trainings.start(rest, rest[:1], test, seed=fold_seed, work=folder / "gin"),
+                trainings.start(train, validation, test, seed=fold_seed, work=folder / "inner"),
+            ]
+            majority.append(np.mean(labels[test] == np.bincount(labels[rest]).argmax()))
+        for fold in range(folds):
+            tell(f"fold {fold + 1}/{folds}")
+            gin.append([record.test_accuracy for record in results[2 * fold].result()])
+            inner.append(chosen_epoch(results[2 * fold + 1].result()).test_accuracy)
     # The protocol chooses one epoch for all folds.
     at_best = np.array(gin)[:, np.mean(gin, axis=0).argmax()]
     return {
@@ -119,13 +130,68 @@ def chosen_epoch(history: Sequence[FoldRecord]) -> FoldRecord:
     )
 
 
-class GraphsInMemory:
-    """All graphs of a dataset and a compiled epoch over them, shared by the trainings of all folds.
+class Trainings:
+    """Trainings of folds, as many at a time as there are cores.
 
-    Tracing takes longer than a training, so all folds share a model and reset its weights.
+    A training of small graphs keeps one core busy. Its result does not depend on the others: each
+    thread has a model, an optimizer and compiled functions of its own.
+
+    Args:
+        graphs: Returns what a thread trains with.
     """
 
-    def __init__(self, entry: ChapterModel[Any], params: ModelParams, dataset: Dataset) -> None:
+    def __init__(self, graphs: Callable[[], GraphsInMemory]) -> None:
+        # Keras counts layers, and draws seeds, for each thread.
+        self._free: SimpleQueue[GraphsInMemory] = SimpleQueue()
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fold")
+        self._all = [graphs() for _ in range(THREADS)]
+        for one in self._all:
+            self._free.put(one)
+
+    def start(self, *parts: NDArray[np.intp], seed: int, work: Path) -> Future[list[FoldRecord]]:
+        """Start a training with the arguments of `GraphsInMemory.fit` when a core is free."""
+        return self._pool.submit(self._fit, *parts, seed=seed, work=work)
+
+    def _fit(self, *parts: NDArray[np.intp], seed: int, work: Path) -> list[FoldRecord]:
+        graphs = self._free.get()
+        try:
+            return graphs.fit(*parts, seed=seed, work=work)
+        finally:
+            self._free.put(graphs)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for graphs in self._all:
+            graphs.stopped = True
+        self._pool.shutdown(cancel_futures=True)
+
+
+class Stopped(Exception):
+    """A training ended because another one failed, or the process is to end."""
+
+
+class GraphsInMemory:
+    """All graphs of a dataset and compiled epochs over them, shared by the trainings of folds.
+
+    Tracing takes longer than a training, so trainings share a model and reset its weights.
+
+    Args:
+        steps: Steps of an epoch, for the schedule of the learning rate; by default those of the
+            first training.
+
+    Attributes:
+        stopped: Whether trainings shall end.
+    """
+
+    def __init__(
+        self,
+        entry: ChapterModel[Any],
+        params: ModelParams,
+        dataset: Dataset,
+        steps: int | None = None,
+    ) -> None:
         needed = dataset.arrays["features"].nbytes + dataset.arrays["edges"].nbytes
         if needed > MAX_BYTES:
             raise DataError(
@@ -138,6 +204,8 @@ class GraphsInMemory:
         self._built = partial(built, entry, params, dataset.card.input_spec)
         self.dataset = dataset
         self.learner: Learner | None = None
+        self.stopped = False
+        self._steps = steps
         self._weights = partial(class_weights, params, dataset)
 
     def fit(
@@ -152,12 +220,12 @@ class GraphsInMemory:
         """Train on some graphs from the seed's initial weights, and return the epochs."""
         initial = self._built(seed=seed)
         if self.learner is None:
-            steps = -(-len(train) // self.params.batch_size)
+            steps = self._steps or -(-len(train) // self.params.batch_size)
             self.learner = Learner(
                 initial, self.params, steps=steps, classes=True, class_weights=self._weights(train)
             )
             self.start = [np.asarray(variable) for variable in self.learner.optimizer.variables]
-            self.epoch = self._compiled(self.learner)
+            self.epochs = self._compiled(self.learner)
         if self.learner.class_weights is not None:
             self.learner.class_weights.assign(self._weights(train))
         assign(self.learner.model.weights, [np.asarray(weight) for weight in initial.weights])
@@ -167,31 +235,38 @@ class GraphsInMemory:
         return cast(list[FoldRecord], history)
 
     def _compiled(self, learner: Learner) -> Any:
-        """Return a function that trains on a state of batches, then scores the graphs held out."""
+        """Return compiled epochs; each trains, then scores the graphs held out."""
         import tensorflow as tf
 
         source = JoinedGraphs(self.dataset, np.arange(0), 1)
-        step = tf.autograph.experimental.do_not_convert(
-            lambda state, number: learner.step(*source.batch(state, number))
-        )
+        specs = {
+            "train": source.specs(),
+            "first": tf.TensorSpec((None,), tf.int32),
+            "held": source.specs(),
+        }
 
-        @tf.function(input_signature=[source.specs(), source.specs()])  # type: ignore[untyped-decorator]
-        def epoch(state: Any, held: Any) -> tuple[Any, Any]:
-            sums = tf.zeros(3)
-            for number in tf.range(tf.shape(state["cuts"])[0] - 1):
-                sums += step(state, number)
-            inputs = {name: held[name] for name in ("features", "edges", "sizes")}
-            return sums, learner.model(inputs, training=False)
+        def epoch(state: Any, number: Any) -> Any:
+            def step(batch: Any, sums: Any) -> tuple[Any, Any]:
+                return batch + 1, sums + learner.step(*source.batch(state["train"], batch))
 
-        return epoch
+            end = state["first"][number + 1]
+            _, sums = tf.while_loop(
+                lambda batch, _: batch < end, step, [state["first"][number], tf.zeros(3)]
+            )
+            with tf.control_dependencies([sums]):
+                # The first batch is the validation, the second one the test.
+                scores = [
+                    learner.validate(*source.batch(state["held"], batch)) for batch in range(2)
+                ]
+            return tf.concat([sums, *scores], axis=0)
+
+        return compiled_epochs(learner, epoch, specs)
 
 
-class Fold(Way):
+class Fold(ShortEpochs):
     """The graphs of one training; validation and test are scored after every epoch."""
 
     record = FoldRecord
-    #: An epoch takes only milliseconds, no longer than a checkpoint.
-    checkpoint_seconds = 1.0
 
     def __init__(
         self,
@@ -203,30 +278,33 @@ class Fold(Way):
         seed: int,
     ) -> None:
         self.graphs, self.learner, self.seed = graphs, learner, seed
-        self._train = JoinedGraphs(graphs.dataset, train, graphs.params.batch_size)
-        held = np.concatenate([validation, test])
-        self._held = JoinedGraphs(graphs.dataset, held, len(held)).start(np.arange(len(held)))
-        self._validated = len(validation)
+        self._epochs = graphs.epochs
+        self._train, self._size = train, graphs.params.batch_size
+        self._held = joined(graphs.dataset, [validation, test])
 
-    def run(self, epoch: int) -> dict[str, float | None]:
-        """Train on the graphs in the order of the epoch, then score those held out."""
-        order = epoch_order(self._train.count, self.seed, epoch)
-        sums, logits = self.graphs.epoch(self._train.start(order), self._held)
-        labels = np.asarray(self._held["targets"])
-        losses, hits = _scores(np.asarray(logits, np.float64), labels)
+    def state(self, epochs: Sequence[int]) -> Any:
+        """Return the batches of the epochs, one after the other, and where each epoch begins."""
+        import tensorflow as tf
+
+        if self.graphs.stopped:
+            raise Stopped
+        batches = []
+        for epoch in epochs:
+            order = self._train[epoch_order(len(self._train), self.seed, epoch)]
+            batches += [
+                order[start : start + self._size] for start in range(0, len(order), self._size)
+            ]
+        first = np.arange(len(epochs) + 1) * (len(batches) // len(epochs))
         return {
-            **self.learner.means("train", sums),
-            "validation_loss": float(losses[: self._validated].mean()),
-            "validation_accuracy": float(hits[: self._validated].mean()),
-            "test_accuracy": float(hits[self._validated :].mean()),
+            "train": joined(self.graphs.dataset, batches),
+            "first": tf.constant(first, tf.int32),
+            "held": self._held,
         }
 
-
-def _scores(
-    logits: NDArray[np.float64], labels: NDArray[np.integer]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return cross-entropy and correctness of each example."""
-    from scipy.special import log_softmax
-
-    losses = -log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
-    return losses, logits.argmax(axis=1) == labels
+    def values(self, sums: NDArray[np.float64]) -> dict[str, float | None]:
+        """Return losses and accuracies."""
+        return {
+            **self.learner.means("train", sums[:3]),
+            **self.learner.means("validation", sums[3:6]),
+            "test_accuracy": sums[7] / sums[8],
+        }

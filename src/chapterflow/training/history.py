@@ -80,10 +80,10 @@ def read_history(
     return records
 
 
-def append_record(path: Path, record: EpochRecord) -> None:
-    """Append the record of one epoch."""
+def append_records(path: Path, records: Sequence[EpochRecord]) -> None:
+    """Append the records of some epochs."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record.model_dump()) + "\n")
+        file.writelines(json.dumps(record.model_dump()) + "\n" for record in records)
 
 
 def best_epoch(history: Sequence[EpochRecord]) -> EpochRecord:

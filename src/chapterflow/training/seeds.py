@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import keras
@@ -80,11 +81,32 @@ def seed_epoch(model: keras.Model, seed: int, epoch: int) -> None:
     Keras does not save the state of random layers. Deriving it per epoch makes a resumed training
     draw the same numbers as an uninterrupted one.
     """
+    for variable, states in epoch_seeds(model, seed, range(epoch, epoch + 1)):
+        variable.assign(states[0])
+
+
+def epoch_seeds(
+    model: keras.Model, seed: int, epochs: Sequence[int]
+) -> list[tuple[Any, NDArray[Any]]]:
+    """Return the states of a model's random layers, as variables, and their values in each epoch.
+
+    Values are `(epochs, 2)`, for compiled loops over several epochs.
+    """
     from keras.src.random.seed_generator import global_seed_generator
 
     layers = [layer._seed_generators for layer in model._flatten_layers()]
-    # The global generator serves layers that call `keras.random` without a seed.
-    for layer, generators in enumerate([*layers, [global_seed_generator()]]):
-        for position, generator in enumerate(generators):
-            state = np.random.SeedSequence([seed, layer, position, epoch]).generate_state(2)
-            generator.state.assign(state.astype(generator.state.dtype))
+    # The global generator serves layers that call `keras.random` without a seed. Each thread has
+    # its own.
+    return [
+        (
+            generator.state,
+            np.array(
+                [
+                    np.random.SeedSequence([seed, layer, position, epoch]).generate_state(2)
+                    for epoch in epochs
+                ]
+            ).astype(generator.state.dtype),
+        )
+        for layer, generators in enumerate([*layers, [global_seed_generator()]])
+        for position, generator in enumerate(generators)
+    ]
