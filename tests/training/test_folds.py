@@ -64,6 +64,9 @@ class Scripted:
         self.validation, self.test = validation, test
         self.calls: list[tuple[Any, Any, Any]] = []
 
+    def initial(self, seed: int) -> list[Any]:
+        return []
+
     def fit(self, train: Any, validation: Any, test: Any, **_: Any) -> list[cv.FoldRecord]:
         fold = len(self.calls) // 2
         self.calls.append((train, validation, test))

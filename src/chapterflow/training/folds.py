@@ -97,15 +97,23 @@ def cross_validate(
     inner, gin, majority = [], [], []
     with Trainings(partial(GraphsInMemory, entry, params, dataset, steps)) as trainings:
         results = []
+        seeds = [
+            int(np.random.SeedSequence([seed, fold]).generate_state(1)[0] >> 1)
+            for fold in range(folds)
+        ]
+        # All before the first training: setting a seed makes TensorFlow optimize its compiled
+        # functions again, which takes as long as many epochs.
+        initial = [trainings.initial(fold_seed) for fold_seed in seeds]
         for fold, (rest, test) in enumerate(splits, start=1):
-            fold_seed = int(np.random.SeedSequence([seed, fold - 1]).generate_state(1)[0] >> 1)
+            fold_seed, weights = seeds[fold - 1], initial[fold - 1]
             train, validation = train_test_split(
                 rest, test_size=INNER, stratify=labels[rest], random_state=fold_seed
             )
             folder = work / f"fold-{fold}"
+            parts = {"gin": (rest, rest[:1], test), "inner": (train, validation, test)}
             results += [
-                trainings.start(rest, rest[:1], test, seed=fold_seed, work=folder / "gin"),
-                trainings.start(train, validation, test, seed=fold_seed, work=folder / "inner"),
+                trainings.start(*indices, seed=fold_seed, work=folder / name, initial=weights)
+                for name, indices in parts.items()
             ]
             majority.append(np.mean(labels[test] == np.bincount(labels[rest]).argmax()))
         for fold in range(folds):
@@ -148,14 +156,18 @@ class Trainings:
         for one in self._all:
             self._free.put(one)
 
-    def start(self, *parts: NDArray[np.intp], seed: int, work: Path) -> Future[list[FoldRecord]]:
-        """Start a training with the arguments of `GraphsInMemory.fit` when a core is free."""
-        return self._pool.submit(self._fit, *parts, seed=seed, work=work)
+    def initial(self, seed: int) -> list[NDArray[Any]]:
+        """Return the initial weights for a seed."""
+        return self._all[0].initial(seed)
 
-    def _fit(self, *parts: NDArray[np.intp], seed: int, work: Path) -> list[FoldRecord]:
+    def start(self, *parts: NDArray[np.intp], **options: Any) -> Future[list[FoldRecord]]:
+        """Start a training with the arguments of `GraphsInMemory.fit` when a core is free."""
+        return self._pool.submit(self._fit, *parts, **options)
+
+    def _fit(self, *parts: NDArray[np.intp], **options: Any) -> list[FoldRecord]:
         graphs = self._free.get()
         try:
-            return graphs.fit(*parts, seed=seed, work=work)
+            return graphs.fit(*parts, **options)
         finally:
             self._free.put(graphs)
 
@@ -202,11 +214,16 @@ class GraphsInMemory:
         # Run all epochs: the protocols, not early stopping, choose the epoch.
         self.params = params.model_copy(update={"patience": None})
         self._built = partial(built, entry, params, dataset.card.input_spec)
+        self._model = self._built()
         self.dataset = dataset
         self.learner: Learner | None = None
         self.stopped = False
         self._steps = steps
         self._weights = partial(class_weights, params, dataset)
+
+    def initial(self, seed: int) -> list[NDArray[Any]]:
+        """Return the initial weights for a seed."""
+        return [np.asarray(weight) for weight in self._built(seed=seed).weights]
 
     def fit(
         self,
@@ -216,19 +233,28 @@ class GraphsInMemory:
         *,
         seed: int,
         work: Path,
+        initial: list[NDArray[Any]] | None = None,
     ) -> list[FoldRecord]:
-        """Train on some graphs from the seed's initial weights, and return the epochs."""
-        initial = self._built(seed=seed)
+        """Train on some graphs from the seed's initial weights, and return the epochs.
+
+        Args:
+            initial: What `initial` returns for the seed.
+        """
+        initial = initial or self.initial(seed)
         if self.learner is None:
             steps = self._steps or -(-len(train) // self.params.batch_size)
             self.learner = Learner(
-                initial, self.params, steps=steps, classes=True, class_weights=self._weights(train)
+                self._model,
+                self.params,
+                steps=steps,
+                classes=True,
+                class_weights=self._weights(train),
             )
             self.start = [np.asarray(variable) for variable in self.learner.optimizer.variables]
             self.epochs = self._compiled(self.learner)
         if self.learner.class_weights is not None:
             self.learner.class_weights.assign(self._weights(train))
-        assign(self.learner.model.weights, [np.asarray(weight) for weight in initial.weights])
+        assign(self.learner.model.weights, initial)
         assign(self.learner.optimizer.variables, self.start)
         way = Fold(self, self.learner, train, validation, test, seed)
         history, _ = run_epochs(way, self.params, seed=seed, work=work)
