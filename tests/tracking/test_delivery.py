@@ -181,6 +181,7 @@ def test_a_server_that_fails_during_training(
         done = call(root, *words, MLFLOW_TRACKING_URI=server.address, **prefect_api)
     assert done.returncode == 0, done.stderr
     assert "delivered to the tracking store: " in done.stderr
+    assert "INFO mlflow" not in done.stderr
     (model,) = json.loads(done.stdout)["models"]
     assert model["status"] == "trained"
     history = open_client(mlflow_server).get_metric_history(model["run_id"], "train/loss")

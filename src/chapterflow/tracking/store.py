@@ -239,6 +239,8 @@ def open_client(uri: str | None = None) -> "MlflowClient":
 
     # MLflow logs a traceback with the SQL of each error that it raises.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL + 1)
+    # With a server, it logs that it waits for each version.
+    logging.getLogger("mlflow.store.model_registry.abstract_store").setLevel(logging.WARNING)
     return _client(uri or mlflow.get_tracking_uri())
 
 
