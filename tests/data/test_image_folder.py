@@ -213,7 +213,7 @@ def unprintable_name(root: Path) -> None:
         (files_that_differ_in_case, r"letter case. Received: '7\.PNG' and '7\.png'"),
         (unknown_extension, r"photos only .*Received: a\.tiff, labels\.csv\."),
         (folder_in_a_class, "photos only .*Received: more/"),
-        (class_beside_splits, "not both. Received: train beside cat, dog"),
+        (class_beside_splits, "not both. Received: train together with cat, dog"),
         (only_a_test_folder, "a folder train. Received: test only"),
         (split_twice, "Received two for validation"),
         (class_missing_in_a_split, "Received in one of them only: emu"),

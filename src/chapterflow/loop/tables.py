@@ -40,7 +40,7 @@ COSTS: dict[str, Column] = {
     "ms/example": lambda m: f"{m['cost/latency_ms_median']:.2f}",
 }
 RESULTS_TITLE = "Results on the test split"
-CURVES_TITLE = "Curves: error on the test split, beside the best Savitzky-Golay (SG) filter"
+CURVES_TITLE = "Curves: error on the test split, next to the best Savitzky-Golay (SG) filter"
 #: A narrower terminal gets fewer columns instead of unreadable ones.
 WIDE = 105
 NARROW = ("status", "accuracy", "balanced", "RMSE", "95 % interval", "train s")

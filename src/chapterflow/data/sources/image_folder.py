@@ -82,7 +82,7 @@ def read_tree(root: Path) -> Tree:
         others = [folder.name for folder in folders if folder not in given]
         raise DataError(
             f"{top} must hold folders of splits (train, validation, test) or folders of classes, "
-            f"not both. Received: {listed([folder.name for folder in given])} beside "
+            f"not both. Received: {listed([folder.name for folder in given])} together with "
             f"{listed(others)}"
         )
     if not given:
