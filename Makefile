@@ -12,9 +12,8 @@ MOVED := $(shell [ ! -f $(VENV)/.root ] || [ "$$(cat $(VENV)/.root)" = "$(CURDIR
 run: $(VENV)/.run
 	@chapterflow run
 
-# Three processes for two cores: tests wait for servers, schedules and retries, too.
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-all:
 	@$(MAKE) --no-print-directory test ARGS='-m "" $(ARGS)'
