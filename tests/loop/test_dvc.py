@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from chapterflow.environment import Project
 from tests.conftest import Run, call
 from tests.loop import stores
-
-pytestmark = pytest.mark.slow
 
 
 def executed(text: str) -> list[str]:
@@ -23,6 +22,7 @@ def checkout(fetched: Path) -> Path:
     return fetched
 
 
+@pytest.mark.slow
 def test_repro_runs_what_changed_and_nothing_else(checkout: Path, run: Run, run_flow: Run) -> None:
     assert call(checkout, "git", "diff", "--quiet", "data.dvc").returncode == 0
     stores.keep_models(checkout, "dnn", "cnn")
@@ -43,7 +43,7 @@ def test_repro_runs_what_changed_and_nothing_else(checkout: Path, run: Run, run_
     stores.set_param(checkout, "models.cnn.dense", 16)
     changed = run("dvc", "repro")
     assert changed.returncode == 0, changed.stderr
-    assert executed(changed.stdout) == ["run@cnn", "compare"]
+    assert executed(changed.stdout) == ["fingerprint", "run@cnn", "compare"]
 
     shown = run("dvc", "metrics", "show", "--json")
     assert json.loads(shown.stdout)[""]["data"]["results/models/cnn/metrics.json"]["data"]["test"]
@@ -68,6 +68,24 @@ def test_repro_runs_what_changed_and_nothing_else(checkout: Path, run: Run, run_
         metrics["test"]["accuracy"] - dnn["test"]["accuracy"]
     )
 
+    # A new model runs alone.
+    models = checkout / "src" / "chapterflow" / "models"
+    source = (models / "dnn.py").read_text().replace('"dnn"', '"wide"')
+    (models / "wide.py").write_text(source)
+    stores.set_param(checkout, "models.wide", {"role": "digits", "epochs": 1})
+    added = run("dvc", "repro")
+    assert added.returncode == 0, added.stdout + added.stderr
+    assert executed(added.stdout) == ["fingerprint", "run@wide", "compare"]
+
+    # Repeated, a training gives other times and the same metrics.
+    run("git", "add", "-A")
+    run("git", "commit", "-qm", "a new model")
+    repeated = run("chapterflow", "run", "wide", "--force")
+    assert repeated.returncode == 0, repeated.stderr
+    assert run("dvc", "repro", "--force", "--single-item", "run@wide").returncode == 0
+    assert run("dvc", "metrics", "diff").stdout.strip() == ""
+    assert run("git", "diff", "--stat", "--", "results/models").stdout == ""
+
     # The flow reuses what DVC trained.
     result = run_flow(checkout, "run", "dnn", "--json")
     (model,) = json.loads(result.stdout)["models"]
@@ -79,6 +97,7 @@ def test_analytics_are_off_in_the_repository() -> None:
     assert "analytics = false" in config
 
 
+@pytest.mark.slow
 def test_without_runs_the_committed_comparison_stays(checkout: Path, run: Run) -> None:
     # A fresh clone: dvc.lock knows the results, but the tracking store is empty.
     before = (checkout / "results/comparison.json").read_bytes()
@@ -89,18 +108,84 @@ def test_without_runs_the_committed_comparison_stays(checkout: Path, run: Run) -
     assert (checkout / "results/comparison.json").read_bytes() == before
 
 
-def test_the_stages_depend_on_every_source_that_a_model_uses() -> None:
+def test_the_fingerprints_depend_on_all_that_decides_a_run() -> None:
+    from chapterflow.kinds.dataset import kind_modules
     from chapterflow.models.catalog import model_names
     from chapterflow.tracking.fingerprint import source_hashes
 
     root = Path(__file__).parents[2]
-    stage = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]["run"]["do"]
-    deps = stage["deps"]
+    stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
+    stage = stages["fingerprint"]
+    sources = [dep for dep in stage["deps"] if dep.startswith("src/")]
     for model in model_names():
-        for source in source_hashes(model, "images"):
-            assert any(source == dep or source.startswith(dep + "/") for dep in deps), source
+        for kind in kind_modules():
+            for source in source_hashes(model, kind):
+                assert any(source.startswith(f"{folder}/") for folder in sources), source
+    # Libraries, digests of data, parameters.
+    assert {"requirements.lock", "results/validation"} <= {*stage["deps"]}
+    assert {"seed", "evaluation", "roles", "models"} <= {*stage["params"]}
+    assert stages["run"]["do"]["deps"] == [
+        "results/validation/${item.role}.json",
+        "results/fingerprints/${key}.json",
+    ]
 
 
+def test_a_changed_model_changes_its_fingerprint_alone(
+    in_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from chapterflow.config.load import load_settings
+    from chapterflow.loop import stages, steps
+    from chapterflow.tracking import fingerprint
+
+    package = in_project.root / "src" / "chapterflow"
+    shutil.copytree(fingerprint.PACKAGE, package)
+    hashes = fingerprint.source_hashes
+    monkeypatch.setattr(
+        fingerprint, "source_hashes", lambda model, kind: hashes(model, kind, package)
+    )
+    settings = load_settings(in_project.params)
+    for name in settings.roles:
+        steps.prepare(in_project, settings, name)
+
+    def written() -> dict[str, str]:
+        stages.fingerprint_stage(in_project, settings)
+        folder = in_project.results / "fingerprints"
+        return {file.stem: file.read_text() for file in folder.iterdir()}
+
+    def changed_by(name: str) -> set[str]:
+        before = written()
+        with (package / name).open("a") as file:
+            file.write("# changed\n")
+        after = written()
+        return {model for model in after if after[model] != before[model]}
+
+    assert {*written()} == {*settings.models}
+    assert changed_by("models/gcn_node.py") == {"gcn-node"}
+    assert changed_by("kinds/curves.py") == {"conv1d"}
+    assert changed_by("models/layers/heads.py") == {*settings.models}
+    assert changed_by("explain/explain.py") == set()
+
+
+def test_results_hold_no_time() -> None:
+    from chapterflow.loop.stages import is_timing
+
+    times = ("train/seconds", "beside/x/train_seconds", "cost/latency_ms_p95", "seconds")
+    times += ("cost/batch_latency_ms_median", "train/images_per_second", "train/epoch_seconds")
+    assert all(map(is_timing, times))
+    assert not any(map(is_timing, ("test/accuracy", "cost/flops", "train/epochs")))
+    results = Path(__file__).parents[2] / "results"
+    for file in results.glob("models/*/metrics.json"):
+        metrics = json.loads(file.read_text())
+        names = [f"{group}/{name}" for group in metrics for name in metrics[group]]
+        assert [name for name in names if is_timing(name)] == []
+    for file in results.glob("models/*/learning_curve.csv"):
+        assert not any(map(is_timing, file.read_text().splitlines()[0].split(",")))
+    for pair in json.loads((results / "comparison.json").read_text()):
+        assert "training_time_ratio" not in pair
+    assert " s |" not in (results / "comparison.md").read_text()
+
+
+@pytest.mark.slow
 @pytest.mark.fault(
     "`dvc exp run --temp`, whose folder DVC deletes", "Run and model are in the project's store"
 )

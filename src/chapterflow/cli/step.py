@@ -20,6 +20,15 @@ def step_validate(role: str, profile: ProfileOption = None) -> None:
     validate_stage(project, settings, role)
 
 
+@app.command("fingerprint")
+def step_fingerprint(profile: ProfileOption = None) -> None:
+    """Write all that decides the run of each model; one file in results/fingerprints/ for each."""
+    project, settings = start(profile)
+    from chapterflow.loop.stages import fingerprint_stage
+
+    fingerprint_stage(project, settings)
+
+
 @app.command("run")
 def step_run(model: str, profile: ProfileOption = None) -> None:
     """Train, evaluate and log one model; write results/models/<model>/."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from chapterflow.loop.run import Run
 from chapterflow.loop.tables import differences_markdown, results_markdown
 from chapterflow.tracking import runs
 from chapterflow.tracking.artifacts import Artifacts
+from chapterflow.tracking.fingerprint import fingerprint_parts
 from chapterflow.tracking.session import Session
 
 
@@ -29,6 +31,15 @@ def validate_stage(project: Project, settings: Settings, role: str) -> None:
     prepared = steps.prepare(project, settings, dataset, build=False)
     verdict = steps.validate(project, settings, prepared, tell=tell_about(dataset))
     _write(project.results / "validation" / f"{role}.json", verdict.to_json())
+
+
+def fingerprint_stage(project: Project, settings: Settings) -> None:
+    """Write what decides the run of each model to `results/fingerprints/<model>.json`."""
+    for model in settings.models:
+        cards = [read_card(project.data / name) for name in settings.datasets_of(model)]
+        parts = fingerprint_parts(settings, model, cards)
+        text = json.dumps(parts, indent=2, sort_keys=True) + "\n"
+        _write(project.results / "fingerprints" / f"{model}.json", text)
 
 
 def run_stage(project: Project, settings: Settings, model: str) -> None:
@@ -55,11 +66,12 @@ def run_stage(project: Project, settings: Settings, model: str) -> None:
     artifacts = Artifacts(str(outcome.run_id))
     values = artifacts.evaluation().metrics | artifacts.explanation().metrics
     for name, value in sorted(values.items()):
-        group, _, key = name.partition("/")
-        metrics.setdefault(group, {})[key] = value
+        if not is_timing(name):
+            group, _, key = name.partition("/")
+            metrics.setdefault(group, {})[key] = value
     _write(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     history = [record.model_dump() for record in artifacts.training().history]
-    columns = [key for key, value in history[0].items() if value is not None]
+    columns = [key for key, value in history[0].items() if value is not None and not is_timing(key)]
     curve = ([row[key] for key in columns] for row in history)
     _write_csv(folder / "learning_curve.csv", columns, curve)
     classes = read_card(project.data / dataset).classes
@@ -90,10 +102,24 @@ def compare_stage(project: Project, settings: Settings) -> None:
         )
     _write(
         project.results / "comparison.json",
-        json.dumps([pair.model_dump() for pair in comparison.differences], indent=2) + "\n",
+        json.dumps(
+            [pair.model_dump(exclude={"training_time_ratio"}) for pair in comparison.differences],
+            indent=2,
+        )
+        + "\n",
     )
-    pairs = differences_markdown(comparison.differences)
-    _write(project.results / "comparison.md", f"{results_markdown(comparison.models)}\n{pairs}")
+    models = results_markdown(comparison.models, timings=False)
+    pairs = differences_markdown(comparison.differences, timings=False)
+    _write(project.results / "comparison.md", f"{models}\n{pairs}")
+
+
+#: The last words of a name of a time, or of work per time.
+_TIMING = re.compile(r"(^|[/_])(seconds|per_second|latency_ms(_\w+)?)$")
+
+
+def is_timing(name: str) -> bool:
+    """Tell whether a metric is a time: it differs in each repetition, so MLflow alone has it."""
+    return _TIMING.search(name) is not None
 
 
 def _write(path: Path, text: str) -> None:

@@ -55,6 +55,8 @@ DIFFERENCE_HEADINGS = [
     "A", "B", "accuracy B-A", "95 % interval", "only A / B right", "McNemar p (Holm)",
     "time B/A", "verdict",
 ]  # fmt: skip
+#: Columns that differ in each repetition.
+TIMINGS = ("train s", "ms/example", "time B/A")
 DIFFERENCES_WIDE = 124
 DIFFERENCES_NARROW = ("A", "B", "95 % interval", "verdict")
 
@@ -145,9 +147,11 @@ def difference_row(pair: Difference) -> Cells:
     ]
 
 
-def markdown(headings: Sequence[str], rows: Sequence[Cells]) -> str:
-    """Return a markdown table."""
-    lines = [headings, ["---"] * len(headings), *rows]
+def markdown(headings: Sequence[str], rows: Sequence[Cells], *, timings: bool = True) -> str:
+    """Return a markdown table, with the columns of times or without."""
+    kept = [place for place, name in enumerate(headings) if timings or name not in TIMINGS]
+    lines = [[cells[place] for place in kept] for cells in (headings, *rows)]
+    lines.insert(1, ["---"] * len(kept))
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
 
 
@@ -159,24 +163,30 @@ def failures(outcomes: Sequence[Outcome]) -> list[tuple[str, str]]:
     ]
 
 
-def results_markdown(outcomes: Sequence[Outcome]) -> str:
-    """Return the table of results, with the errors of failed models below it."""
+def results_markdown(outcomes: Sequence[Outcome], *, timings: bool = True) -> str:
+    """Return the table of results, with the errors of failed models below it.
+
+    Args:
+        timings: Whether to show times, which differ in each repetition.
+    """
     errors = "".join(
         f"\n**{names}** failed:\n\n````\n{error}\n````\n" for names, error in failures(outcomes)
     )
     tables = [results_table(outcomes, task) for task in TASKS]
     variants = beside_table(outcomes)
-    text = "\n".join(markdown(headings, rows) for headings, rows in tables if rows)
+    text = "\n".join(markdown(*table, timings=timings) for table in tables if table[1])
     if variants:
-        text += "\nBeside the models:\n\n" + markdown(BESIDE_HEADINGS, variants)
+        table = markdown(BESIDE_HEADINGS, variants, timings=timings)
+        text += f"\nBeside the models:\n\n{table}"
     if folds := folds_table(outcomes):
         text += f"\n{FOLDS_TITLE}:\n\n" + markdown(FOLDS_HEADINGS, folds)
     return text + errors
 
 
-def differences_markdown(differences: Sequence[Difference]) -> str:
-    """Return the table of differences."""
-    return markdown(DIFFERENCE_HEADINGS, [difference_row(pair) for pair in differences])
+def differences_markdown(differences: Sequence[Difference], *, timings: bool = True) -> str:
+    """Return the table of differences, with the ratio of training times or without."""
+    rows = [difference_row(pair) for pair in differences]
+    return markdown(DIFFERENCE_HEADINGS, rows, timings=timings)
 
 
 def print_results(

@@ -75,8 +75,9 @@ def source_hashes(model: str, kind: str, package: Path = PACKAGE) -> dict[str, s
     """Return path and hash of every source file that decides what a model learns and scores.
 
     These are the model's own file, the kind of its data, and all of `models/layers`, `training`
-    and `evaluation`: the files that `dvc.yaml` lists. Another model's file, or the command line,
-    changes nothing. Of a model or a kind from another package its one file counts.
+    and `evaluation`: what the stage `fingerprint` of `dvc.yaml` depends on. Another model's file,
+    or the command line, changes nothing. Of a model or a kind from another package its one file
+    counts.
 
     Args:
         model: Name of the chapter model.
