@@ -48,9 +48,9 @@ def main(words: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "project"
         if options.project is None:
-            _train(root)
+            train(root)
         else:
-            _copy(options.project, root)
+            copy(options.project, root)
         os.environ["CHAPTERFLOW_PROJECT"] = str(root)
         configure(Project(root))
         commands = {
@@ -66,7 +66,7 @@ def main(words: list[str] | None = None) -> None:
             grow(database(Project(root)), number)
             for name, command in commands.items():
                 measured = [
-                    _cpu(root, command) if command else _ui(root) for _ in range(options.repeats)
+                    cpu(root, command) if command else _ui(root) for _ in range(options.repeats)
                 ]
                 seconds[name].append(median(measured))
             row = " ".join(f"{seconds[name][-1]:>9.2f}" for name in commands)
@@ -79,17 +79,18 @@ def main(words: list[str] | None = None) -> None:
             print(f"{'exp.':>7} " + " ".join(f"{slope:>9.2f}" for slope in slopes))
 
 
-def _train(root: Path) -> None:
+def train(root: Path) -> None:
     """Make a project in which a few models have trained for an epoch."""
     root.mkdir()
     document = yaml.safe_load(find_project().params.read_text())
     document["models"] = {name: {**document["models"][name], "epochs": 1} for name in MODELS}
     (root / "params.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     os.environ["CHAPTERFLOW_PROJECT"] = str(root)
-    _cpu(root, ["-m", "chapterflow.cli", "run"])
+    cpu(root, ["-m", "chapterflow.cli", "run"])
 
 
-def _copy(source: Path, root: Path) -> None:
+def copy(source: Path, root: Path) -> None:
+    """Copy what the commands of a project read."""
     root.mkdir()
     shutil.copy(source / "params.yaml", root)
     for name in ("data", "mlruns", ".chapterflow", "report"):
@@ -164,17 +165,17 @@ def _copy_row(db: sqlite3.Connection, table: str, where: str, **changes: Any) ->
     db.execute(f"INSERT INTO {table} ({names}) SELECT {values} FROM {table} WHERE {where}", given)  # noqa: S608
 
 
-def _cpu(root: Path, words: Sequence[str]) -> float:
+def cpu(root: Path, words: Sequence[str], codes: Sequence[int] = (0,)) -> float:
     """Run Python in the project; return the CPU seconds of the process and its children.
 
     Raises:
-        SystemExit: If it fails.
+        SystemExit: If it ends with another code than these.
     """
     before = os.times()
     done = subprocess.run(
         [sys.executable, *words], cwd=root, capture_output=True, text=True, check=False
     )
-    if done.returncode:
+    if done.returncode not in codes:
         sys.exit(f"{' '.join(words)}\n{done.stdout}{done.stderr}")
     after = os.times()
     return sum(after[2:4]) - sum(before[2:4])
