@@ -325,8 +325,8 @@ def sum_of_neighbours(structure: Any, x: Any) -> Any:
         return _product(structure, x)
     import tensorflow as tf
 
-    # Reads and sums rows in one operation: on two cores half the time of `gather` and a segment
-    # sum, forward and backward, and less than a sparse matrix product from 1,000 nodes on.
+    # Reads and sums rows in one operation, which takes less than `gather` and a segment sum. A
+    # sparse matrix product was faster on 2,700 nodes of 16 features, and slower on 60,000 of 32.
     return tf.sparse.segment_sum(
         x, structure[:, 1], structure[:, 0], num_segments=tf.shape(x, structure.dtype)[0]
     )
