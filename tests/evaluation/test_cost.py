@@ -144,3 +144,39 @@ def test_costs_by_name() -> None:
         "cost/batch_latency_ms_p95",
         "cost/batch_images_per_second",
     }
+
+
+def graph_convolution(product: int, edges: int, nodes: int, units: int) -> int:
+    """Return operations of a convolution: product, sums over edges, scalings, loop, bias, degrees.
+
+    Per node, the roots of both degrees take a sum and two operations of the profiler each.
+    """
+    return product + edges * units + 4 * nodes * units + 6 * nodes
+
+
+def test_a_whole_graph_counts_its_edges_and_the_entries_of_sparse_features(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    import tensorflow as tf
+
+    from chapterflow.evaluation.cost import flops
+
+    nodes, entries, edges = 34, 60, 156
+    entry = get_model("gcn-node")
+    model = entry.build(entry.params(role="citations"), InputSpec((100,), 2, 1.0))
+    places = np.stack([np.arange(entries) % nodes, np.arange(entries)], axis=1)
+    features = tf.SparseTensor(places, np.ones(entries, np.float32), (nodes, 100))
+    example = {
+        "features": tf.sparse.reorder(features),
+        "edges": np.sort(np.arange(2 * edges, dtype=np.int32) % nodes).reshape(edges, 2),
+    }
+    # A comparison and an inverse a node; a lookup (two operations) and a product an entry.
+    row_sums, normalisation = 2 * entries, 2 * nodes + 3 * entries
+    assert flops(model, example) == (
+        row_sums
+        + normalisation
+        + graph_convolution(2 * entries * 16, edges, nodes, 16)
+        + graph_convolution(2 * nodes * 16 * 2, edges, nodes, 2)
+    )
+    # The profiler writes a line about operations whose shapes it does not know.
+    assert "no flops" not in "".join(capfd.readouterr())

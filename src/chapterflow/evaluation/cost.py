@@ -37,13 +37,17 @@ def flops(model: keras.Model, example: Any = None) -> int:
     )
 
     if example is None:
-        specs = keras.tree.map_structure(
+        example = keras.tree.map_structure(
             lambda x: tf.TensorSpec((1, *x.shape[1:]), x.dtype), model.input
         )
-    else:
-        specs = keras.tree.map_structure(_spec, example)
+    specs = keras.tree.map_structure(_spec, example)
     _register_sparse_operations()
-    forward = tf.function(lambda values: model(_whole(values), training=False))
+
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
+    def forward(parts: Any) -> Any:
+        inputs = keras.tree.map_structure_up_to(example, _input, parts, example)
+        return model(inputs, training=False)
+
     graph = convert_variables_to_constants_v2(forward.get_concrete_function(specs)).graph
     profiler = tf.compat.v1.profiler
     options = profiler.ProfileOptionBuilder(profiler.ProfileOptionBuilder.float_operation())
@@ -59,30 +63,22 @@ def flops(model: keras.Model, example: Any = None) -> int:
 
 
 def _spec(value: Any) -> Any:
-    """Return the spec of an input; for a sparse one, the specs of its parts, of fixed size."""
+    """Return the spec of an input; for a sparse one, of its indices and values."""
+    import keras
     import tensorflow as tf
 
-    if not isinstance(value, tf.SparseTensor):
-        return tf.TensorSpec(value.shape, value.dtype)
-    return {
-        "indices": tf.TensorSpec(value.indices.shape, tf.int64),
-        "values": tf.TensorSpec(value.values.shape, value.values.dtype),
-        "shape": tf.constant(value.shape, tf.int64),
-    }
+    parts = [value.indices, value.values] if isinstance(value, tf.SparseTensor) else value
+    return keras.tree.map_structure(lambda part: tf.TensorSpec(part.shape, part.dtype), parts)
 
 
-def _whole(values: Any) -> Any:
-    """Return inputs with sparse tensors reassembled from their parts."""
+def _input(part: Any, value: Any) -> Any:
+    """Return an input of the traced function; a sparse one with its shape as a constant.
+
+    Otherwise the profiler would not know the shape of what is computed from it.
+    """
     import tensorflow as tf
 
-    if not isinstance(values, dict):
-        return values
-    return {
-        name: tf.SparseTensor(value["indices"], value["values"], value["shape"])
-        if isinstance(value, dict)
-        else value
-        for name, value in values.items()
-    }
+    return tf.SparseTensor(*part, value.shape) if isinstance(value, tf.SparseTensor) else part
 
 
 @cache

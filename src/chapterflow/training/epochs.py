@@ -428,14 +428,14 @@ class Pass:
         self._per_call = min(16, self._limit)
         # Autograph must convert only the loop over steps, not all of Keras.
         plain = tf.autograph.experimental.do_not_convert
-        one = plain(
+        step = plain(
             lambda state, number: tf.cast(function(*source.batch(state, number)), tf.float64)
         )
 
         @tf.function  # type: ignore[untyped-decorator]
         def steps(state: Any, first: Any, last: Any, sums: Any) -> Any:
             for number in tf.range(first, last):
-                sums += one(state, number)
+                sums += step(state, number)
             return sums
 
         self._steps = steps
