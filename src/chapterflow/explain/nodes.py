@@ -64,8 +64,9 @@ class NodeProbe:
 class NodeModel:
     """A model as a function of probes with some of their nodes kept.
 
-    Variants of a probe are joined into one graph, so that no padding is needed. All passes share
-    one compiled function.
+    Variants of small graphs are joined into one graph, so that no padding is needed. Variants of a
+    node's neighbourhood share its features and differ in their edges, since a node without edges
+    affects no other. All passes share one compiled function.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -98,7 +99,30 @@ class NodeModel:
                 total = tf.reduce_sum(tf.gather(chosen, targets, axis=1, batch_dims=1))
             return tf.reduce_sum(tape.gradient(total, scaled) * scaled, axis=1)
 
-        self._logits, self._products = logits, products
+        @tf.function(  # type: ignore[untyped-decorator]
+            autograph=False,
+            input_signature=[
+                *(specs["features"], specs["edges"]),
+                *(tf.TensorSpec((None, None), tf.bool), tf.TensorSpec((), tf.int32)),
+            ],
+        )
+        def focus_logits(features: Any, edges: Any, kept: Any, focus: Any) -> Any:
+            # Cora's features have 1.3 % entries that are not 0; those with noise have all.
+            entries = tf.sparse.from_dense(features)
+            few = tf.size(entries.values) < tf.size(features) // 10
+
+            def of(inputs: Any) -> Any:
+                def one_variant(kept: Any) -> Any:
+                    remaining = tf.boolean_mask(
+                        edges, tf.reduce_all(tf.gather(kept, edges), axis=1)
+                    )
+                    return model({"features": inputs, "edges": remaining}, training=False)[focus]
+
+                return tf.map_fn(one_variant, kept, fn_output_signature=tf.float32)
+
+            return tf.cond(few, lambda: of(entries), lambda: of(features))
+
+        self._logits, self._products, self._focus_logits = logits, products, focus_logits
 
     def logits(self, probe: NodeProbe, kept: NDArray[np.bool_]) -> NDArray[Any]:
         """Return logits `(m, classes)` of a probe with the nodes `(m, n)` kept."""
@@ -106,6 +130,13 @@ class NodeModel:
 
     def all_logits(self, variants: Sequence[tuple[NodeProbe, NDArray[np.bool_]]]) -> NDArray[Any]:
         """Return logits of the variants of several probes, one probe after the other."""
+        if "sizes" not in self.model.input:
+            return np.concatenate(
+                [
+                    self._focus_logits(probe.features, probe.edges, kept, probe.focus)
+                    for probe, kept in variants
+                ]
+            )
         parts = []
         for probe, kept in variants:
             step = max(1, NODES // len(probe.nodes))
