@@ -1,6 +1,7 @@
 """Files: opened only if regular; content hashes and atomic publication."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -145,7 +146,8 @@ def _move_folder(new: Path, path: Path) -> None:
                     path.rename(Path(old) / path.name)
                 new.rename(path)
             return
-        except OSError:
-            # Another process has moved its folder there in the meantime.
-            if not path.is_dir() or attempt == ATTEMPTS - 1:
+        except OSError as error:
+            # Another process has moved its folder there in the meantime, and perhaps away again.
+            taken = path.is_dir() or error.errno in (errno.ENOTEMPTY, errno.EEXIST)
+            if not taken or attempt == ATTEMPTS - 1:
                 raise

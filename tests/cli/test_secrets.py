@@ -11,7 +11,7 @@ import typer.main
 from chapterflow import cli
 from chapterflow.environment import Project
 from chapterflow.errors import StoreError, redacted
-from tests.conftest import invoke
+from tests.conftest import invoke, using_prefect
 from tests.tracking.proxy import proxy
 
 PASSWORD = "canary-Pa55/w@rd"
@@ -41,6 +41,7 @@ COMMANDS: dict[str, list[str]] = {
     "step validate": ["digits"],
     "step run": ["dnn"],
     "step compare": [],
+    "step fingerprint": [],
 }
 
 
@@ -99,10 +100,8 @@ def test_no_command_writes_the_password(
     "Password in a value of --set", "The flow reads it; Prefect's database does not hold it"
 )
 def test_parameters_of_flows_have_no_login(
-    prefect_api: dict[str, str], monkeypatch: pytest.MonkeyPatch, record_property: Any
+    prefect_api: dict[str, str], record_property: Any
 ) -> None:
-    for name, value in prefect_api.items():
-        monkeypatch.setenv(name, value)
     from prefect import flow
     from prefect.client.orchestration import get_client
 
@@ -114,9 +113,10 @@ def test_parameters_of_flows_have_no_login(
     def canary(overrides: list[str], count: int = 0) -> tuple[list[str], int]:
         return overrides, count
 
-    assert outcome_of(canary, overrides=[override], count=3) == ([override], 3)
-    with get_client(sync_client=True) as client:
-        (run,) = [run for run in client.read_flow_runs() if "count" in run.parameters]
+    with using_prefect(prefect_api):
+        assert outcome_of(canary, overrides=[override], count=3) == ([override], 3)
+        with get_client(sync_client=True) as client:
+            (run,) = [run for run in client.read_flow_runs() if "count" in run.parameters]
     assert run.parameters["count"] == 3
     assert run.parameters["overrides"] == [override.replace(f"user:{QUOTED}", "***")]
     assert "canary-" not in written(Path(prefect_api["PREFECT_HOME"]))

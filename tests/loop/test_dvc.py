@@ -24,7 +24,7 @@ def checkout(fetched: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_repro_runs_what_changed_and_nothing_else(checkout: Path, run: Run, run_flow: Run) -> None:
+def test_repro_runs_what_changed_and_nothing_else(checkout: Path, run: Run) -> None:
     assert call(checkout, "git", "diff", "--quiet", "data.dvc").returncode == 0
     stores.keep_models(checkout, "dnn", "cnn")
     for model in ("dnn", "cnn"):
@@ -88,7 +88,7 @@ def test_repro_runs_what_changed_and_nothing_else(checkout: Path, run: Run, run_
     assert run("git", "diff", "--stat", "--", "results/models").stdout == ""
 
     # The flow reuses what DVC trained.
-    result = run_flow(checkout, "run", "dnn", "--json")
+    result = run("chapterflow", "run", "dnn", "--json")
     (model,) = json.loads(result.stdout)["models"]
     assert model["status"] == "reused"
 

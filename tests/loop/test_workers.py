@@ -28,10 +28,10 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
     """One worker, which imports the steps of the tests from the repository."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(REPOSITORY)
-        with Workers(Project(tmp_path_factory.mktemp("project")), 1) as started:
-            assert active_workers() is started
-            yield started
-    assert active_workers() is None
+        # Not in a `with` block: flows that tests call in this process would use it.
+        started = Workers(Project(tmp_path_factory.mktemp("project")), 1)
+        yield started
+        started.close()
 
 
 def silent(step: str, detail: str) -> None:
@@ -90,6 +90,15 @@ def test_a_killed_worker_is_replaced(workers: Workers) -> None:
         worker.call(worker_steps.killed, "dnn", tell=silent)
     with workers.taken() as worker:
         assert worker.call(worker_steps.fine, "cnn", tell=silent)[0] == "cnn"
+
+
+def test_workers_are_active_in_their_block(tmp_path: Path) -> None:
+    assert active_workers() is None
+    with Workers(Project(tmp_path), 0) as outer:
+        with Workers(Project(tmp_path), 0) as inner:
+            assert active_workers() is inner
+        assert active_workers() is outer
+    assert active_workers() is None
 
 
 def test_default_count_heeds_models_cores_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:

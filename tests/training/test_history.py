@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from chapterflow.training.history import (
     EpochRecord,
-    append_record,
+    append_records,
     best_epoch,
     is_over,
     read_history,
@@ -32,8 +32,7 @@ def records(*losses: float) -> list[EpochRecord]:
 
 
 def write(path: Path, history: list[EpochRecord]) -> Path:
-    for record in history:
-        append_record(path, record)
+    append_records(path, history)
     return path
 
 
@@ -50,7 +49,7 @@ def test_what_no_checkpoint_covers_is_dropped_from_the_file(tmp_path: Path, tail
     path = write(tmp_path / "history.jsonl", history)
     path.write_text(path.read_text() + tail)
     assert read_history(path, epochs=2) == history[:2]
-    append_record(path, history[2])
+    append_records(path, [history[2]])
     assert read_history(path, epochs=3) == history
     assert len(path.read_text().splitlines()) == 3
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from chapterflow.kinds.dataset import Dataset
 from chapterflow.models.base import ModelParams
 from chapterflow.models.catalog import get_model
-from chapterflow.training.history import EpochRecord, append_record, read_history
+from chapterflow.training.history import EpochRecord, append_records, read_history
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
@@ -146,7 +146,7 @@ def test_patience_counts_on_after_a_kill(
 def test_killed_in_the_first_epoch(plain: Case, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "staging-epoch-0001.npz").write_bytes(b"half")
-    append_record(tmp_path / "history.jsonl", plain.training.history[0])
+    append_records(tmp_path / "history.jsonl", [plain.training.history[0]])
     plain.check(tmp_path, resumed_from=0)
 
 
@@ -162,7 +162,7 @@ def test_killed_while_writing_the_history(plain: Case, tmp_path: Path) -> None:
 )
 def test_killed_while_writing_the_checkpoint(plain: Case, tmp_path: Path) -> None:
     plain.kill_after(2, tmp_path)
-    append_record(tmp_path / "history.jsonl", plain.training.history[2])
+    append_records(tmp_path / "history.jsonl", [plain.training.history[2]])
     whole = tmp_path / "checkpoints" / "epoch-0002.npz"
     staging = tmp_path / "checkpoints" / "staging-epoch-0003.npz"
     staging.write_bytes(whole.read_bytes()[:1000])

@@ -169,6 +169,10 @@ class Workers:
 
     def __exit__(self, *exception: object) -> None:
         _active.reset(self._token)
+        self.close()
+
+    def close(self) -> None:
+        """End the processes."""
         for worker in self._workers.values():
             worker.close()
 

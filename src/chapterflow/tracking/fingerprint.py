@@ -74,10 +74,10 @@ def content_hash(path: Path) -> str:
 def source_hashes(model: str, kind: str, package: Path = PACKAGE) -> dict[str, str]:
     """Return path and hash of every source file that decides what a model learns and scores.
 
-    These are the model's own file, the kind of its data, and all of `models/layers`, `training`
-    and `evaluation`: what the stage `fingerprint` of `dvc.yaml` depends on. Another model's file,
-    or the command line, changes nothing. Of a model or a kind from another package its one file
-    counts.
+    These are the model's own file, the kind of its data, `kinds/edges.py`, and all of
+    `models/layers`, `training` and `evaluation`: what the stage `fingerprint` of `dvc.yaml` depends
+    on. Another model's file, or the command line, changes nothing. Of a model or a kind from
+    another package its one file counts.
 
     Args:
         model: Name of the chapter model.
@@ -87,6 +87,9 @@ def source_hashes(model: str, kind: str, package: Path = PACKAGE) -> dict[str, s
     files = [
         package / "models" / "base.py",
         package / "kinds" / "dataset.py",
+        package
+        / "kinds"
+        / "edges.py",  # what models read of graphs, and sums over parts of batches
         *(package / "models" / "layers").glob("*.py"),
         *(package / "training").glob("*.py"),
         *(package / "evaluation").glob("*.py"),
