@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 import zipfile
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -105,26 +106,17 @@ class Way(Protocol):
     record: type[EpochRecord] = EpochRecord
     checkpoint_seconds: float = 0.0
 
-    def run(self, epoch: int) -> dict[str, float | None]:
-        """Train and validate once; return losses and accuracies by their name in the record.
-
-        Args:
-            epoch: Number of the epoch, from 0.
-        """
-        ...
-
+    @abstractmethod
     def run_several(self, first: int, most: int, seed: int) -> list[dict[str, Any]]:
-        """Run one epoch or more, and return what `run` returns of each, with its learning rate.
+        """Train and validate once or more; return for each epoch what its record holds.
+
+        That is losses, accuracies and the learning rate, by their name in the record.
 
         Args:
             first: Number of the first epoch, from 0.
             most: Maximum number of epochs.
             seed: Seed of random layers.
         """
-        seed_epoch(self.learner.model, seed, first)
-        values = self.run(first)
-        rate = float(np.asarray(self.learner.optimizer.learning_rate))
-        return [{**values, "learning_rate": rate}]
 
 
 def run_epochs(
@@ -394,14 +386,18 @@ class Batches(Way):
         self._train = Pass(train, self.learner.step, params.steps_per_execution)
         self._validate = Pass(validation, self.learner.validate, params.steps_per_execution)
 
-    def run(self, epoch: int) -> dict[str, float | None]:
-        """Train on all batches in the order of the epoch, then validate."""
+    def run_several(self, first: int, most: int, seed: int) -> list[dict[str, Any]]:
+        """Train on all batches in the order of one epoch, then validate."""
+        seed_epoch(self.learner.model, seed, first)
         train, validation = self._train.source.count, self._validate.source.count
-        order = epoch_order(train, self._seed, epoch)
-        return {
-            **self.learner.means("train", self._train(order)),
-            **self.learner.means("validation", self._validate(np.arange(validation))),
-        }
+        order = epoch_order(train, self._seed, first)
+        return [
+            {
+                **self.learner.means("train", self._train(order)),
+                **self.learner.means("validation", self._validate(np.arange(validation))),
+                "learning_rate": float(np.asarray(self.learner.optimizer.learning_rate)),
+            }
+        ]
 
 
 class Pass:
@@ -476,13 +472,9 @@ class ShortEpochs(Way):
         """Return tensors that the compiled epochs read."""
         return {}
 
+    @abstractmethod
     def values(self, sums: NDArray[np.float64]) -> dict[str, float | None]:
         """Return losses and accuracies of an epoch, from the sums of its compiled function."""
-        raise NotImplementedError
-
-    def run(self, epoch: int) -> dict[str, float | None]:
-        """Not called: `run_several` runs all epochs."""
-        raise NotImplementedError
 
     def run_several(self, first: int, most: int, seed: int) -> list[dict[str, Any]]:
         """Run as many epochs as half a second allows."""
@@ -526,20 +518,20 @@ def compiled_epochs(learner: Learner, epoch: Callable[[Any, Any], Any], specs: A
     ]
     plain = tf.autograph.experimental.do_not_convert(epoch)
 
-    def one(state: Any, seeds: Any, number: Any) -> Any:
+    def row(state: Any, seeds: Any, number: Any) -> Any:
         for variable, states in zip(seeded, seeds, strict=True):
             variable.assign(states[number])
         sums = tf.cast(plain(state, number), tf.float32)
         rate = tf.cast(tf.convert_to_tensor(learner.optimizer.learning_rate), tf.float32)
         return tf.concat([rate[None], sums], axis=0)
 
-    one = tf.autograph.experimental.do_not_convert(one)
+    row = tf.autograph.experimental.do_not_convert(row)
 
     @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
     def epochs(state: Any, seeds: Any, count: Any) -> Any:
         rows = tf.TensorArray(tf.float32, size=count)
         for number in tf.range(count):
-            rows = rows.write(number, one(state, seeds, number))
+            rows = rows.write(number, row(state, seeds, number))
         return rows.stack()
 
     return epochs

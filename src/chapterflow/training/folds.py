@@ -153,8 +153,8 @@ class Trainings:
         self._free: SimpleQueue[GraphsInMemory] = SimpleQueue()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fold")
         self._all = [graphs() for _ in range(THREADS)]
-        for one in self._all:
-            self._free.put(one)
+        for graphs_of_thread in self._all:
+            self._free.put(graphs_of_thread)
 
     def initial(self, seed: int) -> list[NDArray[Any]]:
         """Return the initial weights for a seed."""
