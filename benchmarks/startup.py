@@ -4,12 +4,9 @@ python -m benchmarks.startup [--project FOLDER]
 """
 
 import argparse
-import os
-import tempfile
 from pathlib import Path
 
-from benchmarks.store_growth import copy, cpu, train
-from chapterflow.environment import Project, configure
+from benchmarks.store_growth import cpu, scratch_project
 
 #: Commands by what they load.
 COMMANDS = {
@@ -28,14 +25,7 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--project", type=Path, help="copy a project that has trained dnn")
     options = parser.parse_args(words)
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder) / "project"
-        if options.project is None:
-            train(root)
-        else:
-            copy(options.project, root)
-        os.environ["CHAPTERFLOW_PROJECT"] = str(root)
-        configure(Project(root))
+    with scratch_project(options.project) as root:
         print("| loads | command | CPU seconds |\n| --- | --- | --- |")
         for loads, commands in COMMANDS.items():
             for command in commands:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -45,14 +45,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--project", type=Path, help="copy its store, params.yaml and data")
     options = parser.parse_args(words)
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder) / "project"
-        if options.project is None:
-            train(root)
-        else:
-            copy(options.project, root)
-        os.environ["CHAPTERFLOW_PROJECT"] = str(root)
-        configure(Project(root))
+    with scratch_project(options.project) as root:
         commands = {
             "process": ["-c", OPEN],
             "run": ["-m", "chapterflow.cli", "run"],
@@ -77,6 +70,24 @@ def main(words: list[str] | None = None) -> None:
                 for values in seconds.values()
             ]
             print(f"{'exp.':>7} " + " ".join(f"{slope:>9.2f}" for slope in slopes))
+
+
+@contextmanager
+def scratch_project(source: Path | None) -> Iterator[Path]:
+    """Yield a temporary project, which commands of this process and its children then use.
+
+    Args:
+        source: Project to copy; None makes one in which a few models have trained.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "project"
+        if source is None:
+            train(root)
+        else:
+            copy(source, root)
+        os.environ["CHAPTERFLOW_PROJECT"] = str(root)
+        configure(Project(root))
+        yield root
 
 
 def train(root: Path) -> None:

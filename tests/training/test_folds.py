@@ -146,14 +146,18 @@ def test_folds_at_a_time_are_each_fold_alone(
     monkeypatch.setattr(cv, "THREADS", 2)
     together = cv.cross_validate(*arguments, folds=2, seed=5, work=tmp_path / "together")
     assert together == alone
+    assert_equal_weights(tmp_path / "alone", tmp_path / "together")
+
+
+def assert_equal_weights(first: Path, second: Path) -> None:
+    """Compare what two cross-validations of two folds and four epochs have trained."""
     for folder in ("fold-1/gin", "fold-1/inner", "fold-2/gin", "fold-2/inner"):
-        first, second = (
-            Checkpoints(tmp_path / name / folder / "checkpoints").newest()
-            for name in ("alone", "together")
+        expected, actual = (
+            Checkpoints(work / folder / "checkpoints").newest() for work in (first, second)
         )
-        assert first[0] == second[0] == 4
-        for expected, array in zip(first[1], second[1], strict=True):
-            np.testing.assert_array_equal(array, expected)
+        assert expected[0] == actual[0] == 4
+        for mine, theirs in zip(expected[1], actual[1], strict=True):
+            np.testing.assert_array_equal(mine, theirs)
 
 
 class Killed(BaseException):
@@ -190,14 +194,7 @@ def test_a_killed_cross_validation_resumes_within_its_fold(
     assert len(left) == 2 * 2 * 4 - epochs
     assert left[0] == epochs % 4
     assert resumed == undisturbed
-    for folder in ("fold-1/gin", "fold-1/inner", "fold-2/gin", "fold-2/inner"):
-        first, second = (
-            Checkpoints(tmp_path / name / folder / "checkpoints").newest()
-            for name in ("undisturbed", "killed")
-        )
-        assert first[0] == second[0] == 4
-        for expected, array in zip(first[1], second[1], strict=True):
-            np.testing.assert_array_equal(array, expected)
+    assert_equal_weights(tmp_path / "undisturbed", tmp_path / "killed")
 
 
 def test_equal_accuracies_are_decided_by_the_loss() -> None:

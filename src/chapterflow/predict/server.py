@@ -493,7 +493,7 @@ def serve(
     try:
         Server(config).run([listener])
     except KeyboardInterrupt:
-        pass  # uvicorn has shut down, and passes the signal on
+        pass  # Ctrl-C is the usual end: uvicorn has shut down and raises the signal again
     finally:
         listener.close()
     return not app.state.computing

@@ -176,7 +176,7 @@ def _locked(client: MlflowClient, name: str) -> Iterator[None]:
             if process_is_gone(owner):
                 client.delete_registered_model(lock)
         except MlflowException:
-            pass  # The other process has just removed it.
+            pass  # The other process has just removed its lock; the next turn takes it.
         time.sleep(0.1)
     try:
         yield
