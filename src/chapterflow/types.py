@@ -115,6 +115,7 @@ class InputSpec:
         kind: Name of the kind of data (`chapterflow.kinds`).
         centre: Mean of each feature in the training data, if the features differ in scale.
         spread: Standard deviation of each feature, of the same length as `centre`.
+        directed: Whether an edge of a graph may lack the edge in the opposite direction.
     """
 
     shape: tuple[int | None, ...]
@@ -123,6 +124,7 @@ class InputSpec:
     kind: str = "images"
     centre: tuple[float, ...] = ()
     spread: tuple[float, ...] = ()
+    directed: bool = True
 
 
 #: Reports what a step does right now: `tell("train", "epoch 3/25")`.

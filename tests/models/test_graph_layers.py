@@ -104,6 +104,59 @@ def test_the_blind_layer_sees_no_edge() -> None:
     np.testing.assert_array_equal(made([x, adjacency]), made([x, 1 - adjacency]))
 
 
+@pytest.mark.parametrize("kind", ["gcn", "gin"])
+def test_gradients_of_undirected_edges_are_those_of_their_matrix(kind: str) -> None:
+    import tensorflow as tf
+
+    x, adjacency = graph(7, 4)
+    edges = np.argwhere(adjacency).astype(np.int32)
+    gradients = []
+    for directed, structure in ((True, adjacency), (True, edges), (False, edges)):
+        # Fewer units than features and more: the kernel comes before and after the neighbours.
+        first = layer(kind, directed=directed, activation="tanh")
+        variable = tf.Variable(x)
+        with tf.GradientTape() as tape:
+            total = tf.reduce_sum(tf.sin(first([variable, structure])))
+        gradients.append(tape.gradient(total, [variable, *first.trainable_variables]))
+    for others in gradients[1:]:
+        for expected, actual in zip(gradients[0], others, strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("units", [4, 8])
+def test_the_order_of_kernel_and_neighbours_does_not_matter(units: int) -> None:
+    made, (x, adjacency) = layer("gcn", units), graph(7, 1)
+    edges = np.argwhere(adjacency).astype(np.int32)
+    wanted = kipf_and_welling(x, adjacency, *made.get_weights())
+    for structure in (adjacency, edges):
+        np.testing.assert_allclose(made([x, structure]), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["mean", "sum", "max"])
+def test_the_readout_of_joined_graphs_skips_nodes_after_the_last(mode: str) -> None:
+    import tensorflow as tf
+
+    from chapterflow.models.layers.graph_convolution import Readout
+
+    x = np.arange(12, dtype=np.float32).reshape(6, 2) - 5
+    sizes = np.array([2, 0, 3, 0], np.int32)
+    variable = tf.Variable(x)
+    with tf.GradientTape() as tape:
+        actual = Readout(mode)([variable, sizes])
+        total = tf.reduce_sum(actual)
+    reduce = getattr(np, mode)
+    none = np.zeros(2)
+    wanted = [reduce(x[:2], axis=0), none, reduce(x[2:5], axis=0), none]
+    np.testing.assert_allclose(actual, wanted, rtol=1e-6)
+    gradient = np.asarray(tf.convert_to_tensor(tape.gradient(total, variable)))
+    each = {
+        "sum": [1.0, 1.0, 1.0, 1.0, 1.0, 0.0],
+        "mean": [0.5, 0.5, 1 / 3, 1 / 3, 1 / 3, 0.0],
+        "max": [0.0, 1.0, 0.0, 0.0, 1.0, 0.0],
+    }
+    np.testing.assert_allclose(gradient, np.repeat(each[mode], 2).reshape(6, 2), rtol=1e-6)
+
+
 @pytest.mark.parametrize("kind", LAYERS)
 def test_gradients_are_those_of_finite_differences(kind: str) -> None:
     import keras

@@ -156,6 +156,7 @@ class DatasetCard(Strict):
             self.kind,
             centre=tuple(self.facts.get("centre", ())),
             spread=tuple(self.facts.get("spread", ())),
+            directed=bool(self.facts.get("directed", True)),
         )
 
 

@@ -64,11 +64,17 @@ def build(params: Params, data: InputSpec) -> keras.Model:
     x = layers.Rescaling(scale, offset, name="rescale")(features)
     states = []
     for number in range(1, params.depth + 1):
-        x = _convolution(params, f"conv{number}")([x, edges])
+        x = _convolution(params, data, f"conv{number}")([x, edges])
         states.append(x)
     if params.every_layer and params.depth > 1:
-        x = layers.Concatenate(name="states")(states)
-    x = Readout(params.readout, name="readout")([x, sizes])
+        # One readout of all features, side by side, gives the same and moves far more memory.
+        parts = [
+            Readout(params.readout, name=f"readout{number}")([state, sizes])
+            for number, state in enumerate(states, start=1)
+        ]
+        x = layers.Concatenate(name="readout")(parts)
+    else:
+        x = Readout(params.readout, name="readout")([x, sizes])
     x = layers.Dropout(params.dropout, name="dropout")(x)
     x = layers.Dense(params.dense, activation="relu", name="dense")(x)
     logits = layers.Dense(data.classes, name="logits")(x)
@@ -76,13 +82,17 @@ def build(params: Params, data: InputSpec) -> keras.Model:
     return keras.Model(inputs, logits, name="gcn")
 
 
-def _convolution(params: Params, name: str) -> Any:
+def _convolution(params: Params, data: InputSpec, name: str) -> Any:
     from chapterflow.models.layers.graph_convolution import GINConvolution, GraphConvolution
 
     if params.convolution == "gin":
-        return GINConvolution(params.width, activation="relu", name=name)
+        return GINConvolution(params.width, activation="relu", directed=data.directed, name=name)
     return GraphConvolution(
-        params.width, activation="relu", neighbours=params.convolution == "gcn", name=name
+        params.width,
+        activation="relu",
+        neighbours=params.convolution == "gcn",
+        directed=data.directed,
+        name=name,
     )
 
 

@@ -57,10 +57,11 @@ def build(params: Params, data: InputSpec) -> keras.Model:
         params.hidden,
         activation="relu",
         kernel_regularizer=keras.regularizers.L2(params.weight_decay / 2),
+        directed=data.directed,
         name="conv1",
     )([x, edges])
     x = FeatureDropout(params.dropout, name="dropout2")(x)
-    logits = GraphConvolution(data.classes, name="logits")([x, edges])
+    logits = GraphConvolution(data.classes, directed=data.directed, name="logits")([x, edges])
     return keras.Model({"features": features, "edges": edges}, logits, name="gcn-node")
 
 
