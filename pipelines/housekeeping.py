@@ -1,5 +1,7 @@
-"""Flow runs that a killed process left RUNNING or PENDING."""
+"""Flow runs that a killed process left RUNNING or PENDING, and old ones."""
 
+import asyncio
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -70,3 +72,67 @@ def _is_dead(run: FlowRun) -> bool:
     if run.state is None:
         return False
     return datetime.now(UTC) - run.state.timestamp > UNSIGNED[run.state.type.value]
+
+
+def has_own_history() -> bool:
+    """Tell whether flow runs are recorded in this project and not on a server of the user's."""
+    from prefect.settings import get_current_settings
+
+    return "PREFECT_API_URL" not in os.environ and (
+        (get_current_settings().home / "prefect.db").is_file()
+    )
+
+
+def count_old_flow_runs(older: timedelta) -> int:
+    """Return how many flow runs of the project's own database ended before a duration ago."""
+    import sqlalchemy
+    from prefect.server.database import provide_database_interface
+    from prefect.server.schemas.states import TERMINAL_STATES
+
+    async def count() -> int:
+        database = provide_database_interface()
+        table = database.FlowRun
+        query = (
+            sqlalchemy.select(sqlalchemy.func.count())
+            .select_from(table)
+            .where(
+                table.parent_task_run_id.is_(None),
+                table.state_type.in_(TERMINAL_STATES),
+                table.end_time < datetime.now(UTC) - older,
+            )
+        )
+        async with database.session_context() as session:
+            return int((await session.execute(query)).scalar_one())
+
+    return asyncio.run(count())
+
+
+def delete_old_flow_runs(older: timedelta) -> None:
+    """Delete the flow runs of the project's own database that ended before a duration ago.
+
+    Their task runs, logs and events go with them. A Prefect server does so by itself if
+    `PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED` names `flow_runs`, but only once it has run for an
+    hour.
+
+    Args:
+        older: More than an hour, as Prefect demands.
+    """
+    from prefect.server.database import provide_database_interface
+    from prefect.server.services import db_vacuum
+    from prefect.settings import (
+        PREFECT_SERVER_EVENTS_RETENTION_PERIOD,
+        PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD,
+        temporary_settings,
+    )
+
+    async def delete() -> None:
+        database = provide_database_interface()
+        await db_vacuum.vacuum_old_flow_runs(db=database)
+        await db_vacuum.vacuum_old_events(db=database)
+
+    settings = {
+        PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD: older,
+        PREFECT_SERVER_EVENTS_RETENTION_PERIOD: older,
+    }
+    with temporary_settings(settings):
+        asyncio.run(delete())

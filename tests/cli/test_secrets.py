@@ -32,6 +32,7 @@ COMMANDS: dict[str, list[str]] = {
     "predict": ["dnn", "digits"],
     "ui": [],
     "schedule": ["--port", "1"],
+    "gc": [],
     "doctor": [],
     "data fetch": ["digits"],
     "data list": [],

@@ -42,7 +42,7 @@ for command in (
     promote.promote, promote.rollback, promote.history,
     lineage.why, lineage.reproduce,
     serve.serve, predict.predict,
-    operate.ui, operate.schedule, operate.doctor,
+    operate.ui, operate.schedule, operate.gc, operate.doctor,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(data.app, name="data")

@@ -1,4 +1,4 @@
-"""`chapterflow ui`, `schedule` and `doctor`: the MLflow UI, scheduled runs, diagnosis."""
+"""`chapterflow ui`, `schedule`, `gc`, `doctor`: MLflow's UI, scheduled runs, upkeep, diagnosis."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Column, Table
 from rich.text import Text
 
 from chapterflow.cli.common import ProfileOption, SetOption, say, start
@@ -196,6 +197,49 @@ def schedule(
             address=address,
             tell=say,
         )
+
+
+def gc(
+    older: Annotated[
+        str, typer.Option(metavar="AGE", help="Age from which on something may go: 30d, 12h.")
+    ] = "30d",
+    keep: Annotated[
+        int,
+        typer.Option(help="Newest finished runs to keep of each model on each dataset.", min=0),
+    ] = 3,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be removed; remove nothing.")
+    ] = False,
+) -> None:
+    """Remove old runs, versions, interrupted work and flow history.
+
+    Champions, challengers, earlier champions and what they come from always stay.
+    """
+    project = find_project()
+    configure(project)
+    from chapterflow.registry.retention import age, find_unneeded, remove
+
+    duration = age(older)
+    unneeded = find_unneeded(project, older=duration, keep=keep, on_note=say)
+    counts, size = unneeded.counts(), unneeded.bytes()
+    from pipelines.housekeeping import count_old_flow_runs, delete_old_flow_runs, has_own_history
+
+    if has_own_history() and (flows := count_old_flow_runs(duration)):
+        counts["flow runs in Prefect"] = flows
+    if not counts:
+        say(f"Nothing to remove: nothing that is older than {older} may go.")
+        return
+    table = Table("to remove" if dry_run else "removed", Column("number", justify="right"))
+    for name, count in counts.items():
+        table.add_row(name, f"{count:,}")
+    if not dry_run:
+        remove(project, unneeded, on_note=say)
+        if has_own_history():
+            delete_old_flow_runs(duration)
+    console = Console()
+    console.print(table)
+    freed = f"{'Would free' if dry_run else 'Freed'} {size / 1e6:,.1f} MB on this machine."
+    console.print(Text(freed), soft_wrap=True)
 
 
 def doctor(

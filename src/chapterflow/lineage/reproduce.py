@@ -269,8 +269,8 @@ def _fault(folder: Path, digest: str) -> str | None:
 
 #: Value of `chapterflow.kind`.
 REPRODUCTION = "reproduction"
-#: Tags: the reproduced run, and the outcome.
-REPRODUCES, OUTCOME = "chapterflow.reproduces", "chapterflow.reproduction"
+#: Tag: the outcome.
+OUTCOME = "chapterflow.reproduction"
 
 
 def log_reproduction(
@@ -293,7 +293,7 @@ def log_reproduction(
         name=f"reproduce {document['version']}",
         tags={
             runs.RUN_TYPE: REPRODUCTION,
-            REPRODUCES: run.info.run_id,
+            runs.REPRODUCES: run.info.run_id,
             OUTCOME: document["verdict"],
             **{key: tags[key] for key in (runs.MODEL, runs.DATASET, runs.DIGEST) if key in tags},
             runs.MACHINE: machine(),
@@ -323,7 +323,7 @@ def reproductions(client: MlflowClient, experiment_id: str, run_id: str) -> list
     """Return the reproductions of a run, newest first."""
     matches: list[Run] = client.search_runs(
         [experiment_id],
-        f"tags.`{runs.RUN_TYPE}` = '{REPRODUCTION}' and tags.`{REPRODUCES}` = '{run_id}'",
+        f"tags.`{runs.RUN_TYPE}` = '{REPRODUCTION}' and tags.`{runs.REPRODUCES}` = '{run_id}'",
         order_by=["attributes.start_time DESC"],
     )
     return matches

@@ -533,7 +533,7 @@ def _join(
             schema(card, labelled=_is_labelled(inputs.sources)),
             table.row_bytes(card),
             lambda: {
-                "chapterflow.model_uri": f"models:/{version.uri()}",
+                runs.MODEL_URI: f"models:/{version.uri()}",
                 "chapterflow.model_run": version.run_id,
                 RUN_KEY: run_id,
                 "chapterflow.inputs_sha256": totals.hash.hexdigest(),
@@ -605,7 +605,7 @@ def start_run(
         run_id=earlier,
         tags={
             runs.RUN_TYPE: "batch",
-            "chapterflow.model_uri": f"models:/{version.uri()}",
+            runs.MODEL_URI: f"models:/{version.uri()}",
             "chapterflow.model_alias": version.alias or "none",
             "chapterflow.model_run": version.run_id,
             "chapterflow.output": str(out.resolve()),

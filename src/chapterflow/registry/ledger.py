@@ -158,7 +158,8 @@ class Ledger:
         self._on_note = on_note
 
     @cached_property
-    def _experiment(self) -> str:
+    def experiment_id(self) -> str:
+        """Id of the ledger's experiment."""
         return ensure_experiment(self._project, self._name, NOTE)
 
     @contextmanager
@@ -181,7 +182,7 @@ class Ledger:
         """
         run_id = runs.open_run(
             self.client,
-            self._experiment,
+            self.experiment_id,
             name=f"{model}@{alias}: {before or 'none'} -> {after}",
             tags={
                 runs.RUN_TYPE: KIND,
@@ -340,7 +341,7 @@ class Ledger:
 
     def entries(self, model: str) -> list[Entry]:
         """Return the entries about a registered model, oldest first."""
-        return [_entry(run) for run in self._runs(self._experiment, model)]
+        return [_entry(run) for run in self._runs(self.experiment_id, model)]
 
     def _runs(self, experiment: str, model: str, condition: str = "") -> list[Run]:
         import mlflow

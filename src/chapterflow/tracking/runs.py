@@ -49,6 +49,8 @@ DIGEST, DATA_VERSION = "chapterflow.dataset_digest", "chapterflow.data_version"
 MACHINE, PYTHON = "chapterflow.machine", "chapterflow.python"
 PARENT = "mlflow.parentRunId"
 WORKERS = "chapterflow.workers"  # models that ran side by side, which seconds depend on
+REPRODUCES = "chapterflow.reproduces"  # of a reproduction: the run that it repeats
+MODEL_URI = "chapterflow.model_uri"  # of a batch of predictions: the version that made them
 EXPERIMENT = "chapterflow.experiment"  # name of the DVC experiment that trained it
 #: Of a run: the logged model that it trained. Of a logged model: the weights that were trained.
 LOGGED_MODEL, TRAINED_SHA256 = "chapterflow.logged_model", "chapterflow.trained_sha256"
