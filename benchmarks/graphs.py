@@ -8,6 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import mean, median, pstdev
+from typing import Any
 
 from chapterflow.config.load import load_settings
 from chapterflow.data.build import ensure_dataset
@@ -16,11 +17,17 @@ from chapterflow.kinds.dataset import Dataset, open_dataset
 from chapterflow.models.base import ModelParams
 from chapterflow.models.catalog import get_model
 
-VARIANTS: dict[str, dict[str, str]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "gcn, mean readout": {"convolution": "gcn", "readout": "mean"},
     "gcn, sum readout": {"convolution": "gcn", "readout": "sum"},
     "gcn, max readout": {"convolution": "gcn", "readout": "max"},
     "gin, sum readout": {"convolution": "gin", "readout": "sum"},
+    "the same, normalised": {
+        "convolution": "gin",
+        "readout": "sum",
+        "normalize": True,
+        "dropout": 0.5,
+    },
     "structure-blind, sum readout": {"convolution": "none", "readout": "sum"},
 }
 

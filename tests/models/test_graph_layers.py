@@ -97,6 +97,20 @@ def test_the_isomorphism_convolution_is_that_of_xu() -> None:
     np.testing.assert_allclose(made([x, adjacency]), wanted, rtol=1e-4, atol=1e-4)
 
 
+def test_a_normalized_isomorphism_convolution_has_the_batch_normalisation_of_the_paper() -> None:
+    made, (x, adjacency) = layer("gin", normalize=True), graph(7, 2)
+    for norm in (made.hidden_norm, made.out_norm):
+        norm.set_weights([np.ones(4), np.zeros(4), np.zeros(4), np.ones(4)])
+
+    def normal(x: Any) -> Any:
+        return (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + 1e-5)
+
+    inner = (1 + np.asarray(made.eps)) * x + adjacency @ x
+    hidden = np.maximum(normal(inner @ made.hidden.kernel + made.hidden.bias), 0)
+    wanted = normal(hidden @ made.out.kernel + made.out.bias)
+    np.testing.assert_allclose(made([x, adjacency], training=True), wanted, rtol=1e-3, atol=1e-4)
+
+
 def test_the_blind_layer_sees_no_edge() -> None:
     made, (x, adjacency) = layer("blind"), graph(7, 3)
     kernel, bias = made.get_weights()

@@ -59,6 +59,16 @@ def test_a_seed_decides_the_weights(circles: Dataset, tmp_path: Path) -> None:
     assert not np.array_equal(weights[0][0], weights[2][0])
 
 
+def test_a_graph_too_large_for_a_constant_trains_to_the_same_weights(
+    circles: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = fitted(circles, tmp_path / "small", epochs=5)[1].get_weights()
+    monkeypatch.setattr("chapterflow.training.epochs.IN_GRAPH", 0)
+    large = fitted(circles, tmp_path / "large", epochs=5)[1].get_weights()
+    for expected, actual in zip(small, large, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_sparse_and_dense_inputs_are_the_same_graph(circles: Dataset, tmp_path: Path) -> None:
     import tensorflow as tf
 

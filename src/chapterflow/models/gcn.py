@@ -32,6 +32,7 @@ class Params(ModelParams):
         depth: Number of convolutions.
         dense: Width of the dense layer after the readout.
         dropout: Dropout rate of the inputs of the dense layer.
+        normalize: Whether the layers of `gin` have batch normalisation, as in the paper.
     """
 
     convolution: Literal["gcn", "gin", "none"] = "gcn"
@@ -41,6 +42,7 @@ class Params(ModelParams):
     depth: PositiveInt = 3
     dense: PositiveInt = 32
     dropout: Fraction = 0.0
+    normalize: bool = False
 
 
 def build(params: Params, data: InputSpec) -> keras.Model:
@@ -86,7 +88,13 @@ def _convolution(params: Params, data: InputSpec, name: str) -> Any:
     from chapterflow.models.layers.graph_convolution import GINConvolution, GraphConvolution
 
     if params.convolution == "gin":
-        return GINConvolution(params.width, activation="relu", directed=data.directed, name=name)
+        return GINConvolution(
+            params.width,
+            activation="relu",
+            normalize=params.normalize,
+            directed=data.directed,
+            name=name,
+        )
     return GraphConvolution(
         params.width,
         activation="relu",

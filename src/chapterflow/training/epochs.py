@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 #: Purpose of the seeds of initial weights and random layers.
 WEIGHTS = "weights"
 HISTORY = "history.jsonl"
+#: Largest size of a whole graph, in bytes, that is a constant of the compiled epoch.
+IN_GRAPH = 8 << 20
 
 
 def train(
@@ -552,7 +554,7 @@ class WholeGraph(ShortEpochs):
             classes=dataset.card.task.classes,
             class_weights=class_weights(params, dataset, dataset.indices("train")),
         )
-        inputs = sparse_inputs(dataset)
+        inputs = _in_graph(sparse_inputs(dataset))
         rows, targets = {}, {}
         for split in ("train", "validation"):
             indices = dataset.indices(split)
@@ -561,10 +563,10 @@ class WholeGraph(ShortEpochs):
 
         def epoch(state: Any, number: Any) -> Any:
             # Validation uses the weights after the step.
-            train = self.learner.step(inputs, targets["train"], rows=rows["train"])
+            train = self.learner.step(inputs(), targets["train"], rows=rows["train"])
             with tf.control_dependencies([train]):
                 validation = self.learner.validate(
-                    inputs, targets["validation"], rows=rows["validation"]
+                    inputs(), targets["validation"], rows=rows["validation"]
                 )
             return tf.concat([train, validation], axis=0)
 
@@ -576,6 +578,24 @@ class WholeGraph(ShortEpochs):
             **self.learner.means("train", sums[:3]),
             **self.learner.means("validation", sums[3:]),
         }
+
+
+def _in_graph(inputs: Any) -> Callable[[], Any]:
+    """Return a function of the inputs, which are constants of the compiled epoch if they are small.
+
+    TensorFlow then computes the degrees, the scaled features and other operations on inputs alone
+    while it compiles.
+    """
+    import tensorflow as tf
+
+    parts = tf.nest.flatten(inputs, expand_composites=True)
+    arrays = [part.numpy() for part in parts]
+    if sum(array.nbytes for array in arrays) > IN_GRAPH:
+        return lambda: inputs
+    # Tensors from outside are arguments of a compiled function; those made inside are constants.
+    return lambda: tf.nest.pack_sequence_as(
+        inputs, [tf.constant(array) for array in arrays], expand_composites=True
+    )
 
 
 def adam(rate: Any) -> keras.optimizers.Adam:

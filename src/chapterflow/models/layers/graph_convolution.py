@@ -112,39 +112,60 @@ class GINConvolution(keras.layers.Layer):  # type: ignore[misc]
 
     `activation(MLP((1 + eps) X + A X))` with a trainable `eps`, initially 0, and an MLP of two
     layers of `units` with ReLU between them. Unlike a mean, the sum distinguishes multisets of
-    neighbours. The paper's batch normalisation is omitted because it would mix the graphs of a
-    batch.
+    neighbours.
 
     Call it on `[features, edges]` or `[features, adjacency]`.
 
     Args:
+        normalize: Whether both layers of the MLP end with batch normalisation over the nodes, as in
+            the paper. In training, all nodes count, so batches must have no padding nodes.
         directed: Whether an edge may lack its opposite; see `sum_of_neighbours`.
     """
 
     def __init__(
-        self, units: int, activation: Any = None, directed: bool = True, **kwargs: Any
+        self,
+        units: int,
+        activation: Any = None,
+        normalize: bool = False,
+        directed: bool = True,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.units = units
+        self.normalize = normalize
         self.directed = directed
         self.activation = keras.activations.get(activation)
         policy = self.dtype_policy
-        self.hidden = keras.layers.Dense(units, activation="relu", dtype=policy, name="hidden")
+        # ReLU follows the normalisation.
+        hidden = None if normalize else "relu"
+        self.hidden = keras.layers.Dense(units, activation=hidden, dtype=policy, name="hidden")
         self.out = keras.layers.Dense(units, dtype=policy, name="out")
+        if normalize:
+            # The rates of PyTorch, with which the paper trained.
+            rates = {"momentum": 0.9, "epsilon": 1e-5, "dtype": policy}
+            self.hidden_norm = keras.layers.BatchNormalization(**rates, name="hidden_norm")
+            self.out_norm = keras.layers.BatchNormalization(**rates, name="out_norm")
 
     def build(self, input_shape: Any) -> None:
         """Create `eps` and the two dense layers."""
         self.eps = self.add_weight((), initializer="zeros", name="eps")
         self.hidden.build(input_shape[0])
-        self.out.build((*input_shape[0][:-1], self.units))
+        inner = (*input_shape[0][:-1], self.units)
+        self.out.build(inner)
+        if self.normalize:
+            self.hidden_norm.build(inner)
+            self.out_norm.build(inner)
         self.built = True
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: bool = False) -> Any:
         """Return `(..., n, units)`."""
         features, structure = inputs
         x = _dense(features)
         x = (1 + self.eps) * x + sum_of_neighbours(structure, x, self.directed)
-        return self.activation(self.out(self.hidden(x)))
+        if not self.normalize:
+            return self.activation(self.out(self.hidden(x)))
+        x = ops.relu(self.hidden_norm(self.hidden(x), training=training))
+        return self.activation(self.out_norm(self.out(x), training=training))
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """Return `(..., n, units)`."""
@@ -156,6 +177,7 @@ class GINConvolution(keras.layers.Layer):  # type: ignore[misc]
         return config | {
             "units": self.units,
             "activation": keras.activations.serialize(self.activation),
+            "normalize": self.normalize,
             "directed": self.directed,
         }
 
