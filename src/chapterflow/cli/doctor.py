@@ -19,7 +19,7 @@ from pathlib import Path
 
 from chapterflow.checks import Check, State
 from chapterflow.environment import QUIET_AND_PRIVATE, Project
-from chapterflow.errors import ChapterflowError, StoreError, redacted
+from chapterflow.errors import ChapterflowError, redacted
 
 #: Newer releases install without a complaint and break Prefect 3.8.
 VITAL_PINS = ("fastapi<0.151", "sqlalchemy<2.1")
@@ -153,9 +153,28 @@ def _store(project: Project) -> Check:
         if store.is_local(project):
             return _local_store(project)
         store.check_remote(uri)
-    except StoreError as error:
+        return _passed(name, f"{redacted(uri)}, {_remote_artifacts(project, uri)}")
+    except ChapterflowError as error:
         return _failed(name, str(error))
-    return _passed(name, redacted(uri))
+
+
+def _remote_artifacts(project: Project, uri: str) -> str:
+    """Return that the experiment's artifacts can be written and read, in a few words.
+
+    Raises:
+        ConfigError: If MLflow cannot use the address.
+        StoreError: If the server refuses, or artifacts cannot be written and read.
+    """
+    from chapterflow.config.load import load_settings
+    from chapterflow.tracking.store import check_artifacts, open_client, store_errors
+
+    name = load_settings(project.params, models=False).tracking.experiment
+    with store_errors(uri):
+        experiment = open_client(uri).get_experiment_by_name(name)
+    if experiment is None:
+        return f"the first run creates the experiment {name}"
+    check_artifacts(uri, experiment.artifact_location)
+    return "artifacts written and read"
 
 
 def _local_store(project: Project) -> Check:

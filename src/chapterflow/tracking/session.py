@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from chapterflow.config.settings import Settings
 from chapterflow.environment import Project, experiment
-from chapterflow.errors import ConfigError, DiskFull, StoreError, StoreUnavailable
+from chapterflow.errors import DiskFull, StoreError, StoreUnavailable
 from chapterflow.tracking import runs
 from chapterflow.tracking.artifacts import RESULTS, RESULTS_TABLE, Artifacts
 from chapterflow.tracking.provenance import has_sources
@@ -49,14 +49,7 @@ class Session:
         self._settings = settings
         # First: it fails within seconds if the store does not answer, before MLflow is imported.
         uri = open_store(project)
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self.client = open_client(uri)
-        except (MlflowException, ImportError) as error:  # the driver of a database may be missing
-            raise ConfigError(
-                f"MLflow cannot use the tracking store of MLFLOW_TRACKING_URI. Received: {error}"
-            ) from None
+        self.client = open_client(uri)
         self.experiment_id = ensure_experiment(
             project, settings.tracking.experiment, EXPERIMENT_NOTE
         )

@@ -8,7 +8,9 @@ import re
 import shutil
 import socket
 import sqlite3
+import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -21,7 +23,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from chapterflow.environment import Project
-from chapterflow.errors import ChapterflowError, StoreError, StoreUnavailable, disk_full
+from chapterflow.errors import (
+    ChapterflowError,
+    ConfigError,
+    StoreError,
+    StoreUnavailable,
+    disk_full,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,6 +44,9 @@ ANSWER_SECONDS = 5.0
 ANSWERED_SECONDS = 2.0
 #: Ports of databases whose address does not name one.
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+#: Variable with the address below which experiments of a shared database keep artifacts; it is
+#: the one that `mlflow server` reads.
+ARTIFACT_ROOT = "MLFLOW_DEFAULT_ARTIFACT_ROOT"
 #: Creating or upgrading takes longer than the longest sane transaction.
 PREPARATION = 6
 
@@ -234,14 +245,26 @@ def open_client(uri: str | None = None) -> "MlflowClient":
 
     Args:
         uri: Address of the store; by default the one that MLflow was pointed at.
+
+    Raises:
+        ConfigError: If MLflow has no store for the address, or lacks its driver.
     """
-    import mlflow
+    import mlflow.exceptions
 
     # MLflow logs a traceback with the SQL of each error that it raises.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL + 1)
     # With a server, it logs that it waits for each version.
     logging.getLogger("mlflow.store.model_registry.abstract_store").setLevel(logging.WARNING)
-    return _client(uri or mlflow.get_tracking_uri())
+    try:
+        return _client(uri or mlflow.get_tracking_uri())
+    except (mlflow.exceptions.MlflowException, ImportError) as error:
+        remedy = ""
+        if isinstance(error, ImportError):
+            remedy = " Install the database's driver: `pip install 'chapterflow[postgres]'`, say."
+        raise ConfigError(
+            "MLflow cannot use the tracking store of MLFLOW_TRACKING_URI. "
+            f"Received: {error}.{remedy}"
+        ) from None
 
 
 @cache
@@ -652,7 +675,7 @@ def ensure_experiment(
 
     Raises:
         StoreUnavailable: If the store is locked.
-        StoreError: If MLflow refuses the name.
+        StoreError: If MLflow refuses the name, or other machines could not reach the artifacts.
     """
     from mlflow.exceptions import MlflowException
 
@@ -664,9 +687,8 @@ def ensure_experiment(
     with store_errors(place), quiet():
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
-            folder = database(project).parent / "artifacts" / _folder_name(name)
             try:
-                client.create_experiment(name, str(folder) if is_local(project) else None)
+                client.create_experiment(name, _artifact_location(project, uri, name))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -684,10 +706,82 @@ def ensure_experiment(
                     raise
         if description and experiment.tags.get("mlflow.note.content") != description:
             client.set_experiment_tag(experiment.experiment_id, "mlflow.note.content", description)
+        if not is_local(project):
+            _check_location(uri, experiment.artifact_location)
         experiment_id = str(experiment.experiment_id)
     if not is_local(project):
         _experiments[uri, name] = experiment_id
     return experiment_id
+
+
+def _artifact_location(project: Project, uri: str, name: str) -> str | None:
+    """Return where a new experiment keeps its artifacts; None leaves it to the server."""
+    if is_local(project):
+        return str(database(project).parent / "artifacts" / _folder_name(name))
+    if not _is_shared_database(uri):
+        return None
+    root = os.environ.get(ARTIFACT_ROOT, "").strip()
+    if not root:
+        # MLflow would take a folder of this machine.
+        raise _unshared(uri, "no place for artifacts")
+    return f"{root.rstrip('/')}/{_folder_name(name)}"
+
+
+def _is_shared_database(uri: str) -> bool:
+    return urlsplit(uri).scheme.partition("+")[0] in PORTS
+
+
+def _check_location(uri: str, location: str) -> None:
+    """Raise a `StoreError` if an experiment keeps its artifacts in a folder of another machine."""
+    if urlsplit(location).scheme in ("", "file"):
+        folder = Path(_local_path(location))
+        # MLflow would create the folder here, and write what no other machine sees.
+        if not folder.is_dir() and not folder.parent.is_dir():
+            raise _unshared(uri, f"artifacts in {folder}, a folder that this machine does not have")
+
+
+def _unshared(uri: str, received: str) -> StoreError:
+    return StoreError(
+        "The artifacts of a shared tracking store must be in a place that every machine reaches. "
+        f"Received: {uri} with {received}. Start an MLflow server for the store (`mlflow server "
+        "--backend-store-uri ... --artifacts-destination ...`) and set MLFLOW_TRACKING_URI to its "
+        f"address; or, with a new experiment (`tracking.experiment`), set {ARTIFACT_ROOT} to an "
+        "address such as s3://bucket/folder or to a folder that all machines mount."
+    )
+
+
+def check_artifacts(uri: str, location: str) -> None:
+    """Write, read and delete a file where an experiment keeps its artifacts.
+
+    Args:
+        uri: Address of the store.
+        location: The experiment's place for artifacts.
+
+    Raises:
+        StoreError: If a step fails or the file comes back with other content.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    _check_location(uri, location)
+    content = uuid.uuid4().hex
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "check.txt"
+        file.write_text(content, encoding="utf-8")
+        try:
+            place = get_artifact_repository(f"{location}/check-{content}", tracking_uri=uri)
+            place.log_artifact(str(file))
+            back = Path(place.download_artifacts(file.name)).read_text(encoding="utf-8")
+            place.delete_artifacts()
+        except Exception as error:  # each kind of place has its own errors
+            raise StoreError(
+                f"Artifacts must be writable and readable. Received: {location} of {uri} ("
+                f"{type(error).__name__}: {' '.join(str(error).split())[:300]}). Check its "
+                "credentials and, for S3 or another cloud, its package (`pip install boto3`)."
+            ) from None
+    if back != content:
+        raise StoreError(
+            f"Artifacts must come back as written. Received: other content from {location}"
+        )
 
 
 #: When servers answered last, by address.
