@@ -22,6 +22,7 @@ COMMANDS: dict[str, list[str]] = {
     "compare": [],
     "layers": ["dnn"],
     "explain": ["dnn", "digits:0"],
+    "play": ["dnn"],
     "report": [],
     "promote": ["dnn"],
     "rollback": ["dnn"],

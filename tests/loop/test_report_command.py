@@ -92,3 +92,25 @@ def test_damaged_artifacts_are_named(
     assert "predictions.npz" in refused.stderr
     assert run_id in refused.stderr
     record_property("saw", f"{commands + 1} commands, exit 1, the artifact is named")
+
+
+@pytest.mark.slow
+def test_play_writes_the_registered_models_to_one_page(finished: Finished) -> None:
+    root, _, _ = finished
+    result = invoke(root, "play", "--json")
+    assert result.returncode == 0, result.stderr
+    made = json.loads(result.stdout)
+    assert made["models"] == ["dnn/1", "cnn/1", "lenet5/1"]
+    assert made["left_out"] == []
+    assert Path(made["page"]) == root / "playground" / "index.html"
+    assert made["size"] < 2_000_000
+    refused = invoke(root, "play", "cnn/9", "--out", "other")
+    assert (refused.returncode, "cnn has version 1" in refused.stderr) == (2, True)
+    assert not (root / "other").exists()
+
+
+def test_play_without_models_says_what_to_do(project: Project) -> None:
+    refused = invoke(project.root, "play")
+    assert refused.returncode == 2
+    assert "`chapterflow run dnn cnn` makes them" in refused.stderr
+    assert not (project.root / "playground").exists()

@@ -1,7 +1,5 @@
 """The page in a real browser: it loads nothing, works by keyboard, and everybody can read it."""
 
-import shutil
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,17 +9,7 @@ import pytest
 from chapterflow.page.report import render, write
 from tests.page import page_runs
 
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine"),
-]
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-]  # fmt: skip
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -31,15 +19,6 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     for entry in material.entries[1:]:
         page_runs.explain(entry.facts)
     return write(render(material), root / "report").as_uri()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        launched = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield launched
-        launched.close()
 
 
 def opened(browser: Any, address: str, **options: Any) -> Any:

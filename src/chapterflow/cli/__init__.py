@@ -16,6 +16,7 @@ from chapterflow.cli import (
     layers,
     lineage,
     operate,
+    play,
     predict,
     promote,
     report,
@@ -38,7 +39,7 @@ app = typer.Typer(
 # In the order of use, which is the order in the help.
 for command in (
     run.run, run.compare, layers.layers,
-    explain.explain, report.report,
+    explain.explain, play.play, report.report,
     promote.promote, promote.rollback, promote.history,
     lineage.why, lineage.reproduce,
     serve.serve, predict.predict,

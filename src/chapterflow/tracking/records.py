@@ -104,3 +104,34 @@ class Reported(Strict):
             f"{self.page.as_uri()}\n{len(self.models)} models, {self.size / 1e6:.1f} MB, "
             f"{self.seconds:.1f} s; also in MLflow: run {self.run_id}, {self.artifact}"
         )
+
+
+class LeftOut(Strict):
+    """A model that the playground does not show; `reason` completes "it is left out: "."""
+
+    model: str
+    reason: str
+
+
+class Played(Strict):
+    """A playground that was written.
+
+    Attributes:
+        page: The file.
+        size: Its bytes.
+        models: Versions on it.
+        seconds: What it took.
+    """
+
+    page: Path
+    size: int
+    models: list[str]
+    left_out: list[LeftOut]
+    seconds: float
+
+    def summary(self) -> str:
+        """Return what was written and where, with an address that a browser opens."""
+        lines = [f"left out: {item.model}: {item.reason}" for item in self.left_out]
+        lines.append(self.page.as_uri())
+        lines.append(f"{', '.join(self.models)}: {self.size / 1e6:.2f} MB, {self.seconds:.1f} s")
+        return "\n".join(lines)
