@@ -307,6 +307,18 @@ def test_folds_have_a_table_with_both_protocols(console: Console) -> None:
     print_results(console, [model])
     assert "Cross-validation" in console.export_text()
     assert "| gcn | blind | 0.710 +- 0.050 |" in results_markdown([model])
+    # The mean over all graphs comes before the score on a small test split.
+    assert model.summary() == "accuracy 0.7761 +- 0.0782 over the folds"
+    headings, (row,) = results_table([model], CLASSIFICATION)
+    cells = dict(zip(headings, row, strict=True))
+    assert (cells["accuracy"], cells["95 % interval"]) == ("0.7761", "+- 0.078 (folds)")
+    assert "no better" not in results_markdown([model])
+    equal = {"beside/blind/cv_inner_accuracy_mean": 0.78}
+    model = model.model_copy(update={"metrics": model.metrics | equal})
+    note = "gcn (0.776 over the folds) is no better than its variant blind (0.780)."
+    assert note in results_markdown([model])
+    print_results(console, [model])
+    assert note in console.export_text()
 
 
 def test_variants_are_listed_with_their_model(console: Console) -> None:

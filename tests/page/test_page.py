@@ -18,6 +18,7 @@ from chapterflow.page.parts import Album, Cell, Table, as_image
 from chapterflow.page.plots import Point, pareto_front
 from chapterflow.page.questions_section import questions
 from chapterflow.page.report import render, write
+from chapterflow.page.results_section import groups
 from chapterflow.page.side_by_side_section import probes
 from chapterflow.page.svg import Pen, figure, plain_ticks
 from tests.page import page_runs
@@ -320,6 +321,25 @@ def test_variants_answer_the_other_questions(fresh: Material, tmp_path: Path) ->
     assert "intervals are disjoint" in readouts.answer
     assert "The best is readout sum." in readouts.answer
     assert f"structure blind 0.5000 ({(0.5 - own) * 100:+.1f} points" in readouts.answer
+
+
+def test_a_model_with_folds_has_their_mean_as_its_score(fresh: Material, tmp_path: Path) -> None:
+    folds = {
+        "cv/inner/accuracy_mean": 0.755, "cv/inner/accuracy_std": 0.1,
+        "beside/structure_blind/accuracy": 0.5,
+        "beside/structure_blind/cv_inner_accuracy_mean": 0.777,
+        "beside/structure_blind/cv_inner_accuracy_std": 0.08,
+    }  # fmt: skip
+    dataset = page_runs.make_data(tmp_path / "again")
+    facts = page_runs.make_run(dataset, tmp_path / "more", "gcn", wrong=0.4, more=folds)
+    alone = replace(fresh, entries=[Entry(facts, fresh.entries[0].data)], differences=[])
+    (group,) = groups(alone, Pen())
+    assert "0.7550" in group.lead
+    assert "mean and deviation over the folds" in group.lead
+    assert [cell.text for cell in group.table.rows[0][1:3]] == ["0.7550", "0.655 to 0.855"]
+    readouts = questions(alone)[-1]
+    assert "gcn reaches accuracy 0.7550 over the folds of all graphs" in readouts.answer
+    assert "structure blind 0.7770 (+2.2 points" in readouts.answer
 
 
 def test_any_model_can_take_part_in_a_question(material: Material) -> None:

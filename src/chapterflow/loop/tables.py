@@ -10,14 +10,20 @@ from rich.text import Text
 
 from chapterflow.evaluation.significance import Difference
 from chapterflow.kinds.dataset import TASKS, Task, task_of
-from chapterflow.tracking.records import SCORES, Outcome
+from chapterflow.tracking.records import SCORES, Outcome, over_folds
 
 Cells = list[str]
 Column = Callable[[dict[str, float]], str]
 #: Headings and texts of the columns of results: scores, then costs.
-ACCURACY: dict[str, Column] = {"accuracy": lambda m: f"{m['test/accuracy']:.4f}"}
+ACCURACY: dict[str, Column] = {
+    "accuracy": lambda m: f"{(over_folds(m) or [m['test/accuracy']])[0]:.4f}"
+}
 CLASSES: dict[str, Column] = {
-    "95 % interval": lambda m: f"{m['test/accuracy_low']:.3f}-{m['test/accuracy_high']:.3f}",
+    "95 % interval": lambda m: (
+        f"+- {folds[1]:.3f} (folds)"
+        if (folds := over_folds(m))
+        else f"{m['test/accuracy_low']:.3f}-{m['test/accuracy_high']:.3f}"
+    ),
     "log-loss": lambda m: f"{m['test/log_loss']:.3f}",
 }
 #: Shown if it differs from the accuracy of a model by this much: some classes are rare, and some
@@ -129,6 +135,23 @@ def folds_table(outcomes: Sequence[Outcome]) -> list[Cells]:
     return rows
 
 
+def folds_notes(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return a sentence for each model whose mean over the folds is not above that of a variant."""
+    notes = []
+    for outcome in outcomes:
+        metrics = outcome.metrics
+        own = over_folds(metrics)
+        names = [key.split("/")[1] for key in metrics if key.endswith("/cv_inner_accuracy_mean")]
+        means = {name: (over_folds(metrics, name) or (0.0, 0.0))[0] for name in names}
+        if own and (equals := [name for name in names if means[name] >= own[0]]):
+            variants = ", ".join(f"{name.replace('_', ' ')} ({means[name]:.3f})" for name in equals)
+            notes.append(
+                f"{outcome.model} ({own[0]:.3f} over the folds) is no better than its "
+                f"{'variants' if len(equals) > 1 else 'variant'} {variants}."
+            )
+    return notes
+
+
 def difference_row(pair: Difference) -> Cells:
     """Return one pair's cells under `DIFFERENCE_HEADINGS`."""
     verdict = {
@@ -180,6 +203,7 @@ def results_markdown(outcomes: Sequence[Outcome], *, timings: bool = True) -> st
         text += f"\nBeside the models:\n\n{table}"
     if folds := folds_table(outcomes):
         text += f"\n{FOLDS_TITLE}:\n\n" + markdown(FOLDS_HEADINGS, folds)
+        text += "".join(f"\n{note}\n" for note in folds_notes(outcomes))
     return text + errors
 
 
@@ -223,6 +247,8 @@ def print_results(
             table.add_row(*row)
         if rows:
             console.print(table)
+    for note in folds_notes(outcomes):
+        console.print(note, soft_wrap=True)
     for names, error in failures(outcomes):
         console.print(Text(f"{names} failed: {error}", style="red"), soft_wrap=True)
 

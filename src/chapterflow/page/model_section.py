@@ -23,6 +23,7 @@ from chapterflow.page.parts import (
 )
 from chapterflow.page.plots import calibration, curve, learning_curve
 from chapterflow.page.svg import Drawing, Pen
+from chapterflow.tracking.records import over_folds
 
 #: With more classes, the page lists the largest confusions instead of the whole matrix.
 MATRIX_CLASSES = 12
@@ -136,7 +137,10 @@ def _summary(entry: Entry) -> str:
 
 def _facts(entry: Entry) -> dict[str, str]:
     metrics, task = entry.facts.metrics, entry.task
-    facts = {SCORE_NAMES[task.score]: f"{metrics[task.metric]:.4f}"}
+    facts = {}
+    if folds := over_folds(metrics):
+        facts["accuracy over the folds"] = f"{folds[0]:.4f} ± {folds[1]:.4f}"
+    facts[SCORE_NAMES[task.score]] = f"{metrics[task.metric]:.4f}"
     low, high = (entry.metric(f"{task.metric}_{end}") for end in ("low", "high"))
     if low is not None and high is not None:
         digits = 3 if task.classes else 4

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from chapterflow.evaluation.significance import SIGNIFICANCE, Difference
 from chapterflow.page.material import SCORE_NAMES, Entry, Material
 from chapterflow.page.parts import Cell, Table, interval, number, ratio, times
+from chapterflow.tracking.records import over_folds
 
 if TYPE_CHECKING:
     from chapterflow.config.settings import QuestionParams
@@ -133,13 +134,22 @@ class _Variant:
         return self.entry.metric(name)
 
     @property
+    def folds(self) -> tuple[float, float] | None:
+        """Mean and deviation of the accuracy over the folds; None without a cross-validation."""
+        return over_folds(self.entry.facts.metrics, self.scores.partition("/")[2])
+
+    @property
     def score(self) -> float | None:
-        """The score; None if the variant was not trained."""
+        """The score, over the folds if there are any; None if the variant was not trained."""
+        if folds := self.folds:
+            return folds[0]
         return self.metric(f"{self.scores}/{self.entry.task.score}")
 
     @property
     def bounds(self) -> tuple[float | None, float | None]:
-        """Lower and upper end of the score's interval."""
+        """Lower and upper end of the score's interval; one deviation of the folds."""
+        if folds := self.folds:
+            return folds[0] - folds[1], folds[0] + folds[1]
         name = f"{self.scores}/{self.entry.task.score}"
         return self.metric(f"{name}_low"), self.metric(f"{name}_high")
 
@@ -254,8 +264,9 @@ def _answer(own: _Variant, variants: Sequence[_Variant]) -> str:
         return f"Compared with {own.name}, {'; '.join(parts)}."
     sign = 1 if task.higher_is_better else -1
     best = max(scored, key=lambda variant: sign * (variant.score or 0.0))
+    on = "over the folds of all graphs" if own.folds else f"on {examples:,.0f} test examples"
     return (
-        f"{own.name} reaches {name} {own.score:.4f} on {examples:,.0f} test examples; "
+        f"{own.name} reaches {name} {own.score:.4f} {on}; "
         f"{'; '.join(parts)}. The best is {best.name}."
     )
 

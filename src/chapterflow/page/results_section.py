@@ -11,6 +11,7 @@ from chapterflow.page.parts import Cell, Table, interval, number, times
 from chapterflow.page.plots import Point, intervals, pareto_front, trade_off
 from chapterflow.page.svg import Drawing, Pen
 from chapterflow.tracking import runs
+from chapterflow.tracking.records import over_folds
 
 #: Metric, heading, unit, decimals.
 COSTS = (
@@ -74,13 +75,23 @@ def _group(entries: Sequence[Entry], material: Material, pen: Pen) -> Group:
 
 
 def _score(entry: Entry) -> float:
-    return entry.facts.metrics[entry.task.metric]
+    """Return the score of a model: the mean over its folds, if it has any."""
+    folds = over_folds(entry.facts.metrics)
+    return folds[0] if folds else entry.facts.metrics[entry.task.metric]
+
+
+def _bounds(entry: Entry) -> tuple[float | None, float | None]:
+    """Return the interval of the score: one deviation of the folds, or 95 %."""
+    folds = over_folds(entry.facts.metrics)
+    if folds:
+        return folds[0] - folds[1], folds[0] + folds[1]
+    return entry.metric(f"{entry.task.metric}_low"), entry.metric(f"{entry.task.metric}_high")
 
 
 def _point(entry: Entry, cost: str) -> Point:
-    metrics, name, score = entry.facts.metrics, entry.task.metric, _score(entry)
-    low, high = metrics.get(f"{name}_low", score), metrics.get(f"{name}_high", score)
-    return Point(entry.label, max(metrics.get(cost, 0.0), 1e-9), score, low, high)
+    score = _score(entry)
+    low, high = (score if end is None else end for end in _bounds(entry))
+    return Point(entry.label, max(entry.metric(cost) or 0.0, 1e-9), score, low, high)
 
 
 def _lead(entries: Sequence[Entry], pairs: Sequence[Difference], examples: float) -> str:
@@ -92,6 +103,11 @@ def _lead(entries: Sequence[Entry], pairs: Sequence[Difference], examples: float
         if len(entries) > 1
         else f"{best.label} reaches {score} {_score(best):.4f} on {examples:,.0f} test examples."
     ]
+    if folded := [entry.label for entry in entries if over_folds(entry.facts.metrics)]:
+        sentences.append(
+            f"Accuracy and interval of {', '.join(folded)} are mean and deviation over the "
+            "folds of all graphs."
+        )
     golay = best.metric("baseline/savitzky_golay/rmse")
     if not best.task.classes and golay is not None:
         sentences.append(f"The best Savitzky-Golay filter reaches {golay:.4f}; lower is better.")
@@ -153,10 +169,8 @@ def _leaderboard(entries: Sequence[Entry], title: str) -> Table:
         rows.append(
             [
                 Cell(entry.label, href=f"#{entry.anchor}"),
-                number(m(task.metric), 4),
-                interval(
-                    m(f"{task.metric}_low"), m(f"{task.metric}_high"), 3 if task.classes else 4
-                ),
+                number(_score(entry), 4),
+                interval(*_bounds(entry), 3 if task.classes else 4),
                 *quality,
                 *costs,
                 Cell(entry.facts.run_id[:8], code=True, href="#lineage"),

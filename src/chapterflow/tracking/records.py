@@ -1,6 +1,6 @@
 """Records of what became of datasets, runs and reports: names, ids and metrics, no arrays."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal, Self
 
@@ -12,6 +12,24 @@ from chapterflow.types import Strict
 
 #: What models are judged by: accuracy where the target is a class.
 SCORES = tuple(task.score for task in TASKS)
+
+
+def over_folds(metrics: Mapping[str, float], variant: str = "") -> tuple[float, float] | None:
+    """Return mean and deviation of the accuracy over folds, under the inner protocol.
+
+    It covers all examples, so it is a better estimate than the accuracy on a small test split.
+
+    Args:
+        metrics: Metrics of a run.
+        variant: Name of a variant of the model; empty for the model itself.
+
+    Returns:
+        None without a cross-validation.
+    """
+    start = f"beside/{variant}/cv_inner_accuracy" if variant else "cv/inner/accuracy"
+    if f"{start}_mean" not in metrics:
+        return None
+    return metrics[f"{start}_mean"], metrics[f"{start}_std"]
 
 
 class Outcome(Strict):
@@ -35,6 +53,8 @@ class Outcome(Strict):
 
     def summary(self) -> str:
         """Return the score that the model is judged by, in a few words."""
+        if folds := over_folds(self.metrics):
+            return f"accuracy {folds[0]:.4f} +- {folds[1]:.4f} over the folds"
         task = task_of(self.metrics)
         return f"test {task.score} {self.metrics[task.metric]:.4f}"
 
