@@ -110,9 +110,7 @@ def count_old_flow_runs(older: timedelta) -> int:
 def delete_old_flow_runs(older: timedelta) -> None:
     """Delete the flow runs of the project's own database that ended before a duration ago.
 
-    Their task runs, logs and events go with them. A Prefect server does so by itself if
-    `PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED` names `flow_runs`, but only once it has run for an
-    hour.
+    Their task runs, logs and events go with them.
 
     Args:
         older: More than an hour, as Prefect demands.

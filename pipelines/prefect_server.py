@@ -104,6 +104,8 @@ def _start(
                 "PREFECT_UI_ENABLED": str(ui).lower(),
                 "PREFECT_UI_API_URL": address,
                 "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+                # A server of `schedule` lives for months; flow runs go after 90 days.
+                "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs" if ui else "events",
             },
             stdout=out,
             stderr=out,
