@@ -1,1 +1,1 @@
-"""Comparisons with peers and costs, run by hand or by `make bench`; never part of the tests."""
+"""Comparisons with peers, costs and growth: `python -m benchmarks --help`; not part of tests."""

@@ -94,14 +94,14 @@ class Clone:
         return True
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Run the cycles, and print what was killed and what was lost."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--cycles", type=int, default=25, help="about 8 kills each")
     parser.add_argument("--seed", type=int, default=5)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     source = find_project().root
     rng = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:

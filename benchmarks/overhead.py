@@ -24,7 +24,7 @@ from chapterflow.models.catalog import get_model
 PAIRS = 3
 
 
-def main() -> None:
+def main(_words: list[str] | None = None) -> None:
     """Train the CNN both ways in `PAIRS` pairs, and print the ratio and the accuracies."""
     project = find_project()
     configure(project)

@@ -24,14 +24,14 @@ from chapterflow.models.base import ChapterModel, ModelParams
 from chapterflow.models.catalog import get_model
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Print a table of the parts of an epoch, for one model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--profile", default="embedded")
     parser.add_argument("--set", action="append", default=[], metavar="PARAMETER=VALUE")
     parser.add_argument("--turns", type=int, default=3)
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     project = find_project()
     configure(project)
     load_tensorflow()

@@ -1,0 +1,234 @@
+"""Medians, ratios, the table in markdown, and the plots, from `results.json`.
+
+python -m benchmarks.results
+
+Writes RESULTS.md and the plots again from the results that are there.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+FILE = ROOT / "benchmarks" / "results.json"
+TABLE = ROOT / "benchmarks" / "RESULTS.md"
+IMAGES = ROOT / "docs" / "images"
+OURS = "chapterflow"
+
+Document = dict[str, Any]
+
+
+def read() -> Document:
+    """Return the results so far: `peers`, `growth`, or none."""
+    return json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {}
+
+
+def write(part: str, measured: Document) -> None:
+    """Replace a part of the results, and write the table and the plots."""
+    document = {**read(), part: measured}
+    FILE.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    TABLE.write_text(markdown(document), encoding="utf-8")
+    draw(document)
+
+
+def ratio(fits: Mapping[str, Sequence[Mapping[str, float]]]) -> float:
+    """Return our median time, divided by the median time of the fastest peer."""
+    medians = {name: median(fit["seconds"] for fit in runs) for name, runs in fits.items()}
+    ours = medians.pop(OURS)
+    return ours / min(medians.values())
+
+
+def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """Return the slope of log(value) over log(size): 1 is linear growth, 0 is none."""
+    x = [math.log(size) for size in sizes]
+    y = [math.log(value) for value in values]
+    center, level = mean(x), mean(y)
+    covariance = sum((a - center) * (b - level) for a, b in zip(x, y, strict=True))
+    return covariance / sum((a - center) ** 2 for a in x)
+
+
+def markdown(document: Document) -> str:
+    """Return the text of RESULTS.md."""
+    lines = ["# Results of the benchmarks", ""]
+    lines += ["`make bench` and `python -m benchmarks growth` write this page; do not edit it.", ""]
+    if peers := document.get("peers"):
+        lines += _peers(peers)
+    if growth := document.get("growth"):
+        lines += _growth(growth)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _peers(measured: Document) -> list[str]:
+    speeds = measured["speeds"]
+    lines = ["## Side by side with peers", "", *_machine(measured), ""]
+    lines += [
+        f"Products of matrices: {speeds['float32'] / 1e9:.0f} GFLOP/s in float32, "
+        f"{speeds['bfloat16'] / 1e9:.0f} in bfloat16. Memory: {speeds['memory'] / 1e9:.1f} GB/s "
+        "read and written. The limit of a fit is its floating-point operations at the first, or "
+        "its bytes at the second, whichever takes longer.",
+        "",
+        "Seconds are wall times of fitting, without imports, reading and scoring: median (range). "
+        "Ratios are ours to the fastest peer. Every fit is a fresh process with a seed of its own; "
+        "contestants alternate. Accuracies are means on the same test set.",
+        "",
+        "| work | contestant | epochs | seconds | accuracy | limit | ratio |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for subject in measured["subjects"]:
+        title, fits = subject["title"], subject["fits"]
+        for name, runs in fits.items():
+            cells = [
+                title if name == OURS else "",
+                name,
+                f"{runs[0]['epochs']:.0f}",
+                span([run["seconds"] for run in runs]),
+                f"{mean(run['accuracy'] for run in runs):.4f}",
+                number(subject["limits"][name]),
+                f"**{ratio(fits):.2f}**" if name == OURS and len(fits) > 1 else "",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    notes = [f"- {subject['title']}: {subject['note']}" for subject in measured["subjects"]]
+    missing = [f"- Not measured: {line}" for line in measured["missing"]]
+    return [*lines, "", "![Seconds of fitting](../docs/images/peers.svg)", "", *notes, *missing, ""]
+
+
+def _growth(measured: Document) -> list[str]:
+    lines = ["## Growth", "", *_machine(measured), ""]
+    lines += [
+        "CPU seconds over all processes and threads, and peak memory of the largest process; every "
+        "point is a fresh process. The exponent is the slope of a line through the logarithms of "
+        "sizes and of seconds: 1 is linear.",
+        "",
+        "| what grows | measured | size: seconds (peak memory) | exponent |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, curve in measured["curves"].items():
+        what, _, part = name.partition(": ")
+        points = curve["points"]
+        cells = ", ".join(
+            f"{size:,}: {number(point['seconds'])}"
+            + (f" ({point['peak'] / 1e6:.0f} MB)" if "peak" in point else "")
+            for size, point in points
+        )
+        slope = "" if curve["exponent"] is None else f"{curve['exponent']:.2f}"
+        lines.append(f"| {what} | {part} | {cells} | {slope} |")
+    missing = [f"- Not measured: {line}" for line in measured["missing"]]
+    return [*lines, "", "![Growth](../docs/images/growth.svg)", "", *missing, ""]
+
+
+def _machine(measured: Document) -> list[str]:
+    machine = measured["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    short = " Quick: fewer repetitions and subjects than a full run." if measured["quick"] else ""
+    return [
+        f"{measured['date']}, {machine['processor']}, {machine['cores']} cores, "
+        f"{machine['memory'] / 2**30:.0f} GiB, load {machine['load']:.1f} at the start; "
+        f"{measured['repetitions']} repetitions.{short}",
+        "",
+        f"{versions}.",
+    ]
+
+
+def span(seconds: Sequence[float]) -> str:
+    """Return median and range: `4.3 s (4.1-4.9)`."""
+    return f"{number(median(seconds))} s ({number(min(seconds))}-{number(max(seconds))})"
+
+
+def number(seconds: float) -> str:
+    """Return seconds with two significant digits, or one decimal."""
+    if seconds == 0 or not math.isfinite(seconds):
+        return f"{seconds:g}"
+    decimals = max(1, 1 - math.floor(math.log10(abs(seconds))))
+    return f"{seconds:.{decimals}f}"
+
+
+def draw(document: Document) -> None:
+    """Draw the plots of the parts that were measured."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    # Equal results give equal files.
+    mpl.rcParams["svg.hashsalt"] = "chapterflow"
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    if peers := document.get("peers"):
+        _draw_peers(peers, IMAGES / "peers.svg")
+    if growth := document.get("growth"):
+        _draw_growth(growth, IMAGES / "growth.svg")
+
+
+COLOURS = {
+    OURS: "#0072b2",
+    "PyTorch": "#e69f00",
+    "Keras": "#cc79a7",
+    "PyTorch Geometric": "#e69f00",
+    "PyTorch Geometric, sparse features": "#009e73",
+}
+
+
+def _draw_peers(measured: Document, path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    bars = [
+        (subject, name, [run["seconds"] for run in runs])
+        for subject in measured["subjects"]
+        for name, runs in subject["fits"].items()
+    ]
+    figure, axes = plt.subplots(figsize=(9, 0.34 * len(bars) + 1.4), layout="constrained")
+    place, ticks, marked = 0.0, [], False
+    before = None
+    for subject, name, seconds in bars:
+        place += 1.0 if subject is before else 1.7
+        before = subject
+        middle = median(seconds)
+        errors = [[middle - min(seconds)], [max(seconds) - middle]]
+        axes.barh(place, middle, 0.85, xerr=errors, color=COLOURS.get(name, "grey"), capsize=2)
+        axes.text(max(seconds) * 1.08, place, f"{number(middle)} s", va="center", fontsize=8)
+        label = None if marked else "physical limit"
+        axes.plot([subject["limits"][name]] * 2, [place - 0.42, place + 0.42], "k", label=label)
+        marked = True
+        title = f"{subject['title']}\n" if name == OURS else ""
+        ticks.append((place, f"{title}{name}"))
+    axes.set_yticks([tick for tick, _ in ticks], [text for _, text in ticks], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.margins(x=0.12)
+    axes.set_xlabel("seconds of fitting (median and range; logarithmic)")
+    axes.legend(loc="upper right", fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def _draw_growth(measured: Document, path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 5), layout="constrained")
+    for name, curve in measured["curves"].items():
+        sizes = [size for size, _ in curve["points"]]
+        slope = "" if curve["exponent"] is None else f" ({curve['exponent']:.2f})"
+        line = left.plot(
+            sizes, [point["seconds"] for _, point in curve["points"]], "o-", label=f"{name}{slope}"
+        )
+        peaks = [(size, point["peak"] / 1e6) for size, point in curve["points"] if "peak" in point]
+        if peaks:
+            right.plot(*zip(*peaks, strict=True), "o-", color=line[0].get_color())
+    for axes, text in ((left, "CPU seconds"), (right, "peak memory, MB")):
+        axes.set(xscale="log", yscale="log", xlabel="size", title=text)
+        axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, title="curve (exponent)")
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def main(_words: list[str] | None = None) -> None:
+    """Write table and plots from `results.json`."""
+    document = read()
+    TABLE.write_text(markdown(document), encoding="utf-8")
+    draw(document)
+
+
+if __name__ == "__main__":
+    main()
