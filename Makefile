@@ -36,7 +36,7 @@ format: $(VENV)/.dev
 	ruff check --fix .
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 repro: $(VENV)/.run
 	@chapterflow data fetch

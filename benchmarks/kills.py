@@ -5,7 +5,7 @@ until it ends. A cycle trains a new `dnn`, promotes it, predicts with it, writes
 dataset, fetches the embedded ones, rolls back and, in every fourth cycle, calls `dvc repro`. The
 project is a clone in a temporary folder.
 
-python -m benchmarks.kills --cycles 25
+python -m benchmarks kills --cycles 25
 """
 
 import argparse

@@ -4,22 +4,19 @@ The benchmark trains a model in a temporary project, then predicts arrays and fo
 of growing size, each in a new process. It compares the peak memory (of the largest process) with
 the peak for a single image.
 
-python -m benchmarks.memory [--arrays 20000 80000 320000] [--pictures 2000 8000 32000]
+python -m benchmarks memory [--arrays 20000 80000 320000] [--pictures 2000 8000 32000]
 """
 
 import argparse
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.growth import CLI, call
 from chapterflow.environment import find_project
 
 MODEL = "dnn@challenger"
@@ -78,22 +75,8 @@ def _folder(root: Path, digits: np.ndarray, count: int) -> Path:
 
 def _call(root: Path, words: Sequence[str]) -> tuple[float, float]:
     """Run a command and return its peak memory in MB and its time in seconds."""
-    started = time.monotonic()
-    with (root / "output.txt").open("w+") as output:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "chapterflow.cli", *words],
-            cwd=root,
-            env={**os.environ, "CHAPTERFLOW_PROJECT": str(root)},
-            stdout=output,
-            stderr=output,
-        )
-        _, status, used = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode:
-            output.seek(0)
-            raise SystemExit(output.read())
-    unit = 1 if sys.platform == "darwin" else 1024
-    return used.ru_maxrss * unit / 1e6, time.monotonic() - started
+    _, point = call(root, [*CLI, *words], more={"CHAPTERFLOW_PROJECT": str(root)}, patience=3600)
+    return point["peak"] / 1e6, point["wall"]
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ The peer trains as in a notebook: the same model, optimizer, schedule and epochs
 memory, without checkpoints or seeds by epoch. Both run in turn in the same process; each ratio is
 taken over a pair.
 
-python -m benchmarks.overhead
+python -m benchmarks overhead
 """
 
 import tempfile

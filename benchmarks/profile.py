@@ -4,7 +4,7 @@ Each part is a compiled loop over the batches of the train split that does more 
 it, so that differences are parts. The loops run in turn, and each figure is the median of the
 turns. Wall times of a busy machine say little; processor times stay comparable.
 
-python -m benchmarks.profile cnn [--profile book] [--set batch_size=64] [--turns 3]
+python -m benchmarks profile cnn [--profile book] [--set batch_size=64] [--turns 3]
 """
 
 import argparse

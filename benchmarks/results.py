@@ -1,6 +1,6 @@
 """Medians, ratios, the table in markdown, and the plots, from `results.json`.
 
-python -m benchmarks.results
+python -m benchmarks results
 
 Writes RESULTS.md and the plots again from the results that are there.
 """
@@ -100,7 +100,7 @@ def _growth(measured: Document) -> list[str]:
     lines += [
         "CPU seconds over all processes and threads, and peak memory of the largest process; every "
         "point is a fresh process. The exponent is the slope of a line through the logarithms of "
-        "sizes and of seconds: 1 is linear.",
+        "sizes and of seconds, for the three largest sizes: 1 is linear.",
         "",
         "| what grows | measured | size: seconds (peak memory) | exponent |",
         "| --- | --- | --- | --- |",

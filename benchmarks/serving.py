@@ -3,7 +3,7 @@
 Both servers run; 8 connections on loopback load them in turn, with a real test image per request.
 Responses are compared with the images' labels and with direct predictions.
 
-python -m benchmarks.serving [--seconds 60]
+python -m benchmarks serving [--seconds 60]
 """
 
 import argparse

@@ -1,12 +1,12 @@
 """CPU seconds of each command of `chapterflow` in a small project, from start to end.
 
-python -m benchmarks.startup [--project FOLDER]
+python -m benchmarks startup [--project FOLDER]
 """
 
 import argparse
 from pathlib import Path
 
-from benchmarks.store_growth import cpu, scratch_project
+from benchmarks.growth import call, scratch_project
 
 #: Commands by what they load.
 COMMANDS = {
@@ -29,8 +29,8 @@ def main(words: list[str] | None = None) -> None:
         print("| loads | command | CPU seconds |\n| --- | --- | --- |")
         for loads, commands in COMMANDS.items():
             for command in commands:
-                seconds = cpu(root, ["-m", "chapterflow.cli", *command.split()], CODES)
-                print(f"| {loads} | `{command}` | {seconds:.1f} |", flush=True)
+                _, point = call(root, ["-m", "chapterflow.cli", *command.split()], CODES)
+                print(f"| {loads} | `{command}` | {point['seconds']:.1f} |", flush=True)
 
 
 if __name__ == "__main__":

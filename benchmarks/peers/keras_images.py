@@ -62,6 +62,7 @@ def main(words: Sequence[str] | None = None) -> None:
         optimizer="adam",
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
+        jit_compile=False,  # On two cores, XLA takes half as long again.
     )
     seconds, _ = timed(lambda: model.fit(x, y, batch_size=BATCH, epochs=chosen.epochs, verbose=0))
     _, accuracy = model.evaluate(pixels[split == TEST], labels[split == TEST], verbose=0)
