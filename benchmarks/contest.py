@@ -238,7 +238,7 @@ def _environments(home: Path, subjects: Sequence[Subject]) -> tuple[dict[str, st
         tell("installing PyTorch and PyTorch Geometric (once)")
         shutil.rmtree(folder, ignore_errors=True)
         # pip, not uv: it follows the same configuration everywhere, wheels on this disk included.
-        install = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+        install = [str(folder / "bin" / "python"), "-m", "pip", "install", "-qq"]
         try:
             subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
             subprocess.run(

@@ -17,6 +17,7 @@ largest size of each. Results are part of RESULTS.md.
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -104,7 +105,7 @@ def main(words: list[str] | None = None) -> None:
         try:
             for size, part, point in measure(what, sizes, options):
                 curves.setdefault(part, []).append((size, point))
-                peak = f", {point['peak'] / 1e6:.0f} MB" if "peak" in point else ""
+                peak = f", {results.memory(point)}" if "peak" in point else ""
                 tell(
                     f"{size:,} {what}, {part}: {point['seconds']:.2f} s of CPU, "
                     f"{point['wall']:.2f} s{peak}"
@@ -295,7 +296,7 @@ def _flows(_what: str, sizes: Sequence[int], options: argparse.Namespace) -> Poi
             paths = [str(package), os.environ.get("PYTHONPATH", "")]
             more = {"CHAPTERFLOW_PROJECT": str(root), "PYTHONPATH": os.pathsep.join(paths)}
             _, point = call(root, [*CLI, "run"], patience=options.patience, more=more)
-            yield size, "run", point
+            yield size, "run", _of_largest(point)
 
 
 def _write_models(package: Path, names: Sequence[str]) -> None:
@@ -320,8 +321,13 @@ def _stores(_what: str, sizes: Sequence[int], options: argparse.Namespace) -> Po
             grow(database(Project(root)), size)
             for command in ("run", "compare", "report"):
                 _, point = call(root, [*CLI, command], patience=options.patience)
-                yield size, command, point
+                yield size, command, _of_largest(point)
             yield size, "ui", _ui(root)
+
+
+def _of_largest(point: Point) -> Point:
+    """Return a point without the memory of the first process, where another may be larger."""
+    return {name: value for name, value in point.items() if name != "own"}
 
 
 @contextmanager
@@ -447,8 +453,8 @@ def call(
         more: More environment variables.
 
     Returns:
-        What it printed; CPU seconds of the process and its children, `wall` seconds, and the peak
-        memory of the largest of them in bytes.
+        What it printed; CPU seconds of the process and its children, `wall` seconds, the `peak`
+        memory of the largest of them in bytes, and its `own` peak without pages of files.
 
     Raises:
         Failed: If it ends with another code, or takes longer.
@@ -463,7 +469,9 @@ def call(
             env={**os.environ, **(more or {})},
             start_new_session=True,
         )
+        own = 0
         while True:
+            own = max(own, _own_memory(child.pid))
             ended, status, used = os.wait4(child.pid, os.WNOHANG)
             wall = time.monotonic() - started
             if ended:
@@ -483,7 +491,20 @@ def call(
             raise Failed(f"`{' '.join(words)}` ends with {child.returncode}: {said[-1]}")
     unit = 1 if sys.platform == "darwin" else 1024
     cpu = used.ru_utime + used.ru_stime
-    return printed, {"seconds": cpu, "wall": wall, "peak": used.ru_maxrss * unit}
+    return printed, {"seconds": cpu, "wall": wall, "peak": used.ru_maxrss * unit, "own": own}
+
+
+def _own_memory(process: int) -> int:
+    """Return the memory of a process without pages of mapped files, in bytes; 0 if unknown.
+
+    The kernel takes such pages back when it needs memory, and memory-mapped arrays have many.
+    """
+    try:
+        text = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+    except OSError:
+        return 0
+    match = re.search(r"^RssAnon:\s+(\d+) kB$", text, re.MULTILINE)
+    return int(match[1]) * 1024 if match else 0
 
 
 def _ui(root: Path) -> Point:

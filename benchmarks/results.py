@@ -98,7 +98,8 @@ def _peers(measured: Document) -> list[str]:
 def _growth(measured: Document) -> list[str]:
     lines = ["## Growth", "", *_machine(measured), ""]
     lines += [
-        "CPU seconds over all processes and threads, and peak memory of the largest process; every "
+        "CPU seconds over all processes and threads, and peak memory of the largest process: its "
+        "own, of all with the pages of mapped files, which the kernel takes back at need. Every "
         "point is a fresh process. The exponent is the slope of a line through the logarithms of "
         "sizes and of seconds, for the three largest sizes: 1 is linear.",
         "",
@@ -110,7 +111,7 @@ def _growth(measured: Document) -> list[str]:
         points = curve["points"]
         cells = ", ".join(
             f"{size:,}: {number(point['seconds'])}"
-            + (f" ({point['peak'] / 1e6:.0f} MB)" if "peak" in point else "")
+            + (f" ({memory(point)})" if "peak" in point else "")
             for size, point in points
         )
         slope = "" if curve["exponent"] is None else f"{curve['exponent']:.2f}"
@@ -130,6 +131,12 @@ def _machine(measured: Document) -> list[str]:
         "",
         f"{versions}.",
     ]
+
+
+def memory(point: Mapping[str, float]) -> str:
+    """Return the peak memory of a point in MB: its own, and with the pages of mapped files."""
+    own = f"{point['own'] / 1e6:.0f} of " if point.get("own") else ""
+    return f"{own}{point['peak'] / 1e6:.0f} MB"
 
 
 def span(seconds: Sequence[float]) -> str:
@@ -212,10 +219,14 @@ def _draw_growth(measured: Document, path: Path) -> None:
         line = left.plot(
             sizes, [point["seconds"] for _, point in curve["points"]], "o-", label=f"{name}{slope}"
         )
-        peaks = [(size, point["peak"] / 1e6) for size, point in curve["points"] if "peak" in point]
+        peaks = [
+            (size, (point.get("own") or point["peak"]) / 1e6)
+            for size, point in curve["points"]
+            if "peak" in point
+        ]
         if peaks:
             right.plot(*zip(*peaks, strict=True), "o-", color=line[0].get_color())
-    for axes, text in ((left, "CPU seconds"), (right, "peak memory, MB")):
+    for axes, text in ((left, "CPU seconds"), (right, "peak memory without mapped files, MB")):
         axes.set(xscale="log", yscale="log", xlabel="size", title=text)
         axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=3, fontsize=8, title="curve (exponent)")
