@@ -33,6 +33,8 @@ ROOT = Path(__file__).parent.parent
 REQUIREMENTS = ROOT / "benchmarks" / "peers" / "requirements.txt"
 #: Seeds of the repetitions: others than those that recipes were chosen with.
 FIRST_SEED = 11
+#: Variables that limit the threads of a contestant.
+THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 #: Seconds after which a fit is given up.
 PATIENCE = 900
 
@@ -272,6 +274,8 @@ def machine(environments: dict[str, str]) -> dict[str, Any]:
         "cores": psutil.cpu_count(),
         "memory": psutil.virtual_memory().total,
         "load": os.getloadavg()[0],
+        # What a user has set counts for all contestants.
+        "threads": {name: os.environ[name] for name in THREADS if name in os.environ},
         "versions": versions,
     }
 

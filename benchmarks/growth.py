@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,8 @@ OF_RUNS = {"tags": "run_uuid", "params": "run_uuid", "latest_metrics": "run_uuid
            "metrics": "run_uuid"}  # fmt: skip
 #: Sizes, the largest ones, that an exponent is fitted to: small ones measure fixed costs.
 LAST = 3
+#: Seconds in which the server of `ui` must answer, and end.
+PATIENCE = 180
 #: Examples that are written at a time.
 BLOCK = 10_000
 
@@ -519,20 +521,28 @@ def _ui(root: Path) -> Point:
         [sys.executable, "-m", "chapterflow.cli", "ui", "--port", str(port)],
         cwd=root,
         stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         for _ in _until_answer(port):
             if server.poll() is not None:
                 raise Failed("`chapterflow ui` has ended")
+            if time.monotonic() - started > PATIENCE:
+                raise Failed(f"`chapterflow ui` does not answer after {PATIENCE} s")
         answer = requests.post(
             f"http://127.0.0.1:{port}/ajax-api/2.0/mlflow/runs/search",
             json={"experiment_ids": ["1"], "max_results": 100},
-            timeout=60,
+            timeout=PATIENCE,
         )
         answer.raise_for_status()
-    finally:
         server.send_signal(signal.SIGTERM)
-        server.wait(30)
+        server.wait(PATIENCE)
+    except (requests.RequestException, subprocess.TimeoutExpired) as error:
+        raise Failed(f"`chapterflow ui`: {error}") from error
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
     after = os.times()
     cpu = sum(after[2:4]) - sum(before[2:4])
     return {"seconds": cpu, "wall": time.monotonic() - started}

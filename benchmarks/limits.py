@@ -19,7 +19,7 @@ PASSES = 3
 #: Adam reads and writes a weight, its gradient and two moments, in float32.
 BYTES_PER_PARAMETER = 8 * 4
 #: Side of the matrices, and megabytes of the copied array.
-SIDE, MEGABYTES = 2048, 512
+SIDE, MEGABYTES = 2048, 256
 REPEATS = 8
 
 

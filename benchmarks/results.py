@@ -124,10 +124,11 @@ def _machine(measured: Document) -> list[str]:
     machine = measured["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     short = " Quick: fewer repetitions and subjects than a full run." if measured["quick"] else ""
+    threads = "".join(f" {name}={count}." for name, count in machine.get("threads", {}).items())
     return [
         f"{measured['date']}, {machine['processor']}, {machine['cores']} cores, "
         f"{machine['memory'] / 2**30:.0f} GiB, load {machine['load']:.1f} at the start; "
-        f"{measured['repetitions']} repetitions.{short}",
+        f"repetitions: {measured['repetitions']}.{threads}{short}",
         "",
         f"{versions}.",
     ]
@@ -203,7 +204,7 @@ def _draw_peers(measured: Document, path: Path) -> None:
     axes.set_xscale("log")
     axes.margins(x=0.12)
     axes.set_xlabel("seconds of fitting (median and range; logarithmic)")
-    axes.legend(loc="upper right", fontsize=8)
+    figure.legend(loc="outside upper right", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)

@@ -61,6 +61,7 @@ def document() -> dict[str, Any]:
             "cores": 2,
             "memory": 24 << 30,
             "load": 0.1,
+            "threads": {"OMP_NUM_THREADS": "1"},
             "versions": {"torch": "2.13.0"},
         },
     }
@@ -93,6 +94,7 @@ def test_the_page_has_medians_ranges_ratios_accuracies_and_limits() -> None:
     assert "20.0 GB/s" in page
     assert "AMD EPYC, 2 cores, 24 GiB" in page
     assert "torch 2.13.0" in page
+    assert "OMP_NUM_THREADS=1" in page
     assert "Not measured: Keras: exit 1" in page
     assert "| images | epoch | 10: 1.0 (300 MB), 100: 9.0 | 0.95 |" in page
     # Only the growth was measured quickly.
