@@ -76,7 +76,7 @@ def _images(model: str, title: str, *, quick: bool) -> Subject:
     )
 
 
-GIN = ("folds=0", "epochs=30", "convolution=gin", "class_weight=none")
+GIN = ("folds=0", "epochs=30", "convolution=gin", "normalize=false")
 SUBJECTS = (
     _images("dnn", "DNN on MNIST", quick=True),
     _images("cnn", "the book's CNN on MNIST", quick=False),
