@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from chapterflow.environment import end_with
+from chapterflow.environment import collect_rarely, end_with
 from chapterflow.errors import ChapterflowError, redacted
 
 HOST = "127.0.0.1"
@@ -289,6 +289,7 @@ def _is_healthy(server: subprocess.Popen[bytes], address: str) -> bool:
 def main(port: int, parent: int) -> None:
     """Serve Prefect's API until terminated, or until the process `parent` is gone."""
     end_with(parent)
+    collect_rarely()
     import uvicorn
     from prefect.server.api.server import create_app
 

@@ -136,8 +136,18 @@ def find_project(start: Path | None = None) -> Project:
     )
 
 
+def collect_rarely() -> None:
+    """Let Python look for unreachable cycles of objects less often.
+
+    Importing the libraries creates a million objects that all stay; with Python's own threshold of
+    700 new objects, scanning them takes an eighth of all imports. Call it before imports.
+    """
+    gc.set_threshold(50_000, 10, 10)
+
+
 def configure(project: Project) -> None:
     """Set the environment variables of this process and its children."""
+    collect_rarely()
     for name, value in QUIET_AND_PRIVATE.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_HOME", str(project.root / ".prefect"))

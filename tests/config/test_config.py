@@ -24,6 +24,19 @@ def test_the_committed_file_is_valid_in_both_profiles() -> None:
     assert embedded.params("cnn").epochs != book.params("cnn").epochs
 
 
+def test_a_file_that_changes_or_is_overridden_is_read_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS.read_text())
+    # Parsed texts are kept: changes of one call are not those of the next.
+    changes = ["models.cnn.epochs=3", "evaluation.latency_batch=7"]
+    assert load_settings(path, overrides=changes).params("cnn").epochs == 3
+    kept = load_settings(path)
+    assert kept.params("cnn").epochs != 3
+    assert kept.evaluation.latency_batch != 7
+    path.write_text(PARAMS.read_text().replace("latency_batch: 64", "latency_batch: 8"))
+    assert load_settings(path).evaluation.latency_batch == 8
+
+
 @pytest.mark.parametrize(
     ("override", "path", "received", "hint"),
     [

@@ -24,7 +24,7 @@ def image_model(name: str) -> Any:
 
 
 def compiled(model: Any) -> Any:
-    from chapterflow.evaluation.cost import compiled_forward
+    from chapterflow.training.batches import compiled_forward
 
     return compiled_forward(model, ((None, 28, 28, 1), "float32"))
 
@@ -126,7 +126,8 @@ def test_costs_by_name() -> None:
     images = np.zeros((4, 28, 28, 1), np.uint8)
     card = digits.card.model_copy(update={"shape": [28, 28, 1]})
     dataset = with_arrays(dataclasses.replace(digits, card=card), images=images)
-    costs = cost_metrics(image_model("cnn"), dataset, file_bytes=1234, batch=4, repeats=5)
+    model = image_model("cnn")
+    costs = cost_metrics(model, dataset, compiled(model), file_bytes=1234, batch=4, repeats=5)
     check_metrics(costs)
     assert costs["cost/parameters"] == 421_642
     assert costs["cost/file_bytes"] == 1234

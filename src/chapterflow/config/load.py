@@ -1,5 +1,7 @@
 """Read, override and check `params.yaml` and `datasets.yaml`."""
 
+import copy
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,10 @@ def parse_yaml(text: str, name: str) -> Any:
     return document
 
 
+#: A command reads the same files many times, and parsing takes most of each time.
+_parsed = functools.lru_cache(maxsize=4)(parse_yaml)
+
+
 def shown(value: Any) -> str:
     """Return a received value for a message, cut to a length that a person reads."""
     text = repr(value)
@@ -125,7 +131,7 @@ def read_params(path: Path) -> dict[str, Any]:
             text = file.read(MAX_BYTES + 1).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError, DataError) as error:
         raise ConfigError(f"{path.name} cannot be read: {error}") from None
-    document = parse_yaml(text, path.name)
+    document = copy.deepcopy(_parsed(text, path.name))
     if document is None:
         raise ConfigError(f"{path.name} is empty. `git checkout {path.name}` restores it.")
     if not isinstance(document, dict):

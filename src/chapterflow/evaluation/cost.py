@@ -11,7 +11,6 @@ import numpy as np
 
 from chapterflow.evaluation.scores import Metrics
 from chapterflow.kinds.dataset import Dataset
-from chapterflow.training.batches import forward as whole_forward
 from chapterflow.training.batches import sparse_inputs
 
 if TYPE_CHECKING:
@@ -100,26 +99,6 @@ def _register_sparse_operations() -> None:
         return ops.OpStats("flops", 2 * entries[0] * dense[1])
 
 
-def compiled_forward(model: keras.Model, shapes: Any) -> Callable[[Any], Any]:
-    """Return a model as a compiled function that is traced once for all batch sizes.
-
-    Args:
-        model: Model with any inputs.
-        shapes: Shape and dtype of each input, in the structure of `Dataset.input_shapes`.
-    """
-    import tensorflow as tf
-
-    specs = (
-        {name: tf.TensorSpec(*spec) for name, spec in shapes.items()}
-        if isinstance(shapes, dict)
-        else tf.TensorSpec(*shapes)
-    )
-    compiled: Callable[[Any], Any] = tf.function(
-        lambda values: model(values, training=False), input_signature=[specs]
-    )
-    return compiled
-
-
 def latency(forward: Callable[[Any], Any], inputs: Any, repeats: int) -> tuple[float, float]:
     """Return the median and 95th percentile of a batch's latency in milliseconds.
 
@@ -148,25 +127,27 @@ def latency(forward: Callable[[Any], Any], inputs: Any, repeats: int) -> tuple[f
 
 
 def cost_metrics(
-    model: keras.Model, dataset: Dataset, *, file_bytes: int, batch: int, repeats: int
+    model: keras.Model,
+    dataset: Dataset,
+    forward: Callable[[Any], Any],
+    *,
+    file_bytes: int,
+    batch: int,
+    repeats: int,
 ) -> Metrics:
     """Return the cost metrics of a model (`cost/...`); latencies are in milliseconds.
 
     Args:
         model: A trained model.
         dataset: Its dataset; latencies are measured on its test examples.
+        forward: The model, compiled for the dataset (`training.batches.compiled`).
         file_bytes: Size of the model's file.
         batch: Number of examples per call for the batch latency.
         repeats: Number of timed calls for each latency.
     """
     test = dataset.indices("test")
-    if dataset.kind.whole:
-        example = sparse_inputs(dataset)
-        single: Any = latency(whole_forward(model), example, repeats)
-    else:
-        example = dataset.inputs(test[:1])
-        forward = compiled_forward(model, dataset.input_shapes())
-        single = latency(forward, example, repeats)
+    example = sparse_inputs(dataset) if dataset.kind.whole else dataset.inputs(test[:1])
+    single: Any = latency(forward, example, repeats)
     metrics = {
         "cost/parameters": float(model.count_params()),
         "cost/flops": float(flops(model, example)),

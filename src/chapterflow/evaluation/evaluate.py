@@ -20,8 +20,8 @@ from chapterflow.evaluation.scores import (
     majority_accuracy,
 )
 from chapterflow.kinds.dataset import Dataset, Split
-from chapterflow.models.base import ChapterModel, ModelParams, with_softmax
-from chapterflow.training.batches import load_model, predict, sized_for
+from chapterflow.models.base import ChapterModel, ModelParams
+from chapterflow.training.batches import compiled, load_model, predict, sized_for
 from chapterflow.training.history import Training
 from chapterflow.types import Strict
 
@@ -56,6 +56,8 @@ def evaluate(
     training: Training,
     dataset: Dataset,
     params: EvaluationParams,
+    *,
+    model: keras.Model | None = None,
 ) -> Evaluation:
     """Score `model_file` on the test split of `dataset`.
 
@@ -66,6 +68,7 @@ def evaluate(
         training: Record of its training.
         dataset: Its dataset.
         params: Calibration bins, latency batch and repeats.
+        model: The model of the file, if it is loaded already.
 
     Raises:
         DataError: If the dataset has no test split.
@@ -73,9 +76,8 @@ def evaluate(
     """
     check_held_out(dataset)
     dataset = sized_for(entry, chosen, dataset)
-    evaluation = score(
-        load_model(model_file), dataset, params, file_bytes=model_file.stat().st_size
-    )
+    model = load_model(model_file) if model is None else model
+    evaluation = score(model, dataset, params, file_bytes=model_file.stat().st_size)
     metrics = evaluation.metrics | {
         "train/seconds": training.seconds,
         "train/epochs": float(len(training.history)),
@@ -100,12 +102,16 @@ def score(
     Raises:
         ImplausibleMetric: If a metric is impossible.
     """
+    import keras
+
     test = dataset.indices("test")
     classes: list[ClassScore] = []
     confusion: list[list[int]] = []
     arrays: dict[str, Any]
+    forward = compiled(model, dataset)
+    predictions = predict(forward, dataset, "test")
     if dataset.card.task.classes:
-        predictions = predict(with_softmax(model), dataset, "test")
+        predictions = np.asarray(keras.ops.softmax(predictions))
         labels = np.asarray(dataset.labels[test])
         metrics, classes, counts = classification_metrics(
             labels, predictions, dataset.card.classes, bins=params.calibration_bins
@@ -116,12 +122,12 @@ def score(
         confusion = counts.tolist()
         arrays = {"label": labels, "probability": predictions.astype(np.float32)}
     else:
-        predictions = predict(model, dataset, "test")
         metrics = _curve_scores(dataset, predictions)
         arrays = {"prediction": predictions.astype(np.float32)}
     metrics |= cost_metrics(
         model,
         dataset,
+        forward,
         file_bytes=file_bytes,
         batch=params.latency_batch,
         repeats=params.latency_repeats,

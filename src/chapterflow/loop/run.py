@@ -6,7 +6,7 @@ import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,8 @@ from chapterflow.training.history import MODEL_FILE
 from chapterflow.types import Tell, silent
 
 if TYPE_CHECKING:
+    import keras
+
     from chapterflow.config.settings import Settings
 
 
@@ -144,6 +146,19 @@ class Run:
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(model_file(client, trained), path)
         return path
+
+    def trained_model(self) -> keras.Model:
+        """Return the trained model; steps that follow each other in a process load it once.
+
+        A step that changes its weights restores them.
+        """
+        path = self.model_file()
+        return _loaded(path, path.stat().st_mtime_ns)
+
+    def discard(self) -> None:
+        """Remove the run's folder and forget the trained model: the store has all of it."""
+        _loaded.cache_clear()
+        shutil.rmtree(self.folder)
 
     def find_logged_model(self) -> str:
         """Return the id of the run's logged model, also where another process logged it."""
@@ -288,3 +303,11 @@ class Run:
         summary = f": {entry.summary}" if entry.summary else ""
         section = f" Book chapter 5, “{entry.section}”." if entry.section else ""
         return f"**{entry.name}**{summary}.{section}"
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: Path, modified: int) -> keras.Model:
+    """Return a saved model, by the path of its file and the time of its last change."""
+    from chapterflow.training.batches import load_model
+
+    return load_model(path)

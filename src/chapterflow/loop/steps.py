@@ -203,7 +203,7 @@ def train(run: Run, *, tell: Tell = silent) -> Training:
             tell("train", f"continuing an interrupted training{after}")
         tell("train", "starting TensorFlow")
         load_tensorflow()
-        from chapterflow.training.batches import load_model, sized_for
+        from chapterflow.training.batches import sized_for
         from chapterflow.training.fit import fit
 
         dataset = run.open_dataset()
@@ -221,7 +221,7 @@ def train(run: Run, *, tell: Tell = silent) -> Training:
         sized = sized_for(run.entry, params, dataset)
         run.logged_model = log_trained_model(
             run.session.client,
-            load_model(run.model_file()),
+            run.trained_model(),
             run_id=run.id,
             name=run.model,
             input_example=sized.example(),
@@ -265,7 +265,13 @@ def evaluate(run: Run, training: Training, *, tell: Tell = silent) -> Evaluation
     with run.ending_on_error():
         dataset = run.open_dataset()
         evaluation = score(
-            entry, params, run.model_file(), training, dataset, run.settings.evaluation
+            entry,
+            params,
+            run.model_file(),
+            training,
+            dataset,
+            run.settings.evaluation,
+            model=run.trained_model(),
         )
         more = score_variants(
             entry,
@@ -305,14 +311,14 @@ def explain(run: Run, evaluation: Evaluation, *, tell: Tell = silent) -> Explana
     """
     load_tensorflow()
     from chapterflow.explain.explain import explain as explain_model
-    from chapterflow.training.batches import load_model, sized_for
+    from chapterflow.training.batches import sized_for
 
     started = time.monotonic()
     folder = run.folder / EXPLANATION
     with run.ending_on_error():
         dataset = sized_for(run.entry, run.params, run.open_dataset())
         explanation = explain_model(
-            load_model(run.model_file()),
+            run.trained_model(),
             dataset,
             folder,
             seed=run.settings.seed,
@@ -363,7 +369,7 @@ def log(
         runs.close_run(client, run.id, "FINISHED")
         finished = client.get_run(run.id)
         run.session.challenge(finished)
-    shutil.rmtree(run.folder)
+    run.discard()
     return outcome_of(finished, "trained")
 
 

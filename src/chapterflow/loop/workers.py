@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
 
-from chapterflow.environment import Project, end_with, load_tensorflow
+from chapterflow.environment import Project, collect_rarely, end_with, load_tensorflow
 from chapterflow.errors import ChapterflowError, describe
 from chapterflow.models.catalog import FOLDER
 from chapterflow.types import Tell
@@ -207,6 +207,7 @@ def main(descriptor: int, parent: int) -> None:
     """Serve steps over a pipe that the process `parent` has opened."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with(parent)
+    collect_rarely()
     load_tensorflow()
     import chapterflow.loop.steps
     import chapterflow.training.fit  # noqa: F401

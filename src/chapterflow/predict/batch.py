@@ -22,7 +22,6 @@ from chapterflow.data.build import recipe
 from chapterflow.data.versioning import data_version
 from chapterflow.environment import Project, load_tensorflow, machine, project_lock
 from chapterflow.errors import ConfigError, DataError
-from chapterflow.evaluation.cost import compiled_forward
 from chapterflow.files import publish
 from chapterflow.kinds.dataset import CARD, DatasetCard, open_dataset, read_card
 from chapterflow.kinds.likeness import Likeness
@@ -485,6 +484,8 @@ def _forward(
     network: keras.Model, card: DatasetCard, sources: Sequence[Source], shape: tuple[int, ...]
 ) -> Callable[[Any], Any]:
     """Return the model as a function of batches; the model itself if it reads a whole dataset."""
+    from chapterflow.training.batches import compiled_forward
+
     model: Any = with_softmax(network) if card.task.classes else network
     shapes: Any = ((None, *shape), "float32")
     for source in sources:

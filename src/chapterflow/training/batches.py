@@ -281,22 +281,54 @@ def reads_edges(model: keras.Model) -> keras.Model:
     return graph_convolution.reads_edges(model)
 
 
-def predict(model: keras.Model, dataset: Dataset, split: Split) -> NDArray[Any]:
-    """Return a model's predictions `(n, ...)` for the examples of a split, in stored order."""
-    if dataset.kind.whole:
-        return predict_full(model, dataset)[dataset.indices(split)]
+def compiled_forward(model: keras.Model, shapes: Any) -> Callable[[Any], Any]:
+    """Return a model as a compiled function that is traced once for all batch sizes.
+
+    Args:
+        model: Model with any inputs.
+        shapes: Shape and dtype of each input, in the structure of `Dataset.input_shapes`.
+    """
     import tensorflow as tf
 
+    specs = (
+        {name: tf.TensorSpec(*spec) for name, spec in shapes.items()}
+        if isinstance(shapes, dict)
+        else tf.TensorSpec(*shapes)
+    )
+    compiled: Callable[[Any], Any] = tf.function(
+        lambda values: model(values, training=False), input_signature=[specs], autograph=False
+    )
+    return compiled
+
+
+def compiled(model: keras.Model, dataset: Dataset) -> Callable[[Any], Any]:
+    """Return a model as a compiled function of the inputs of a dataset, traced once."""
+    return forward(model) if dataset.kind.whole else compiled_forward(model, dataset.input_shapes())
+
+
+def predict(
+    model: keras.Model | Callable[[Any], Any], dataset: Dataset, split: Split
+) -> NDArray[Any]:
+    """Return a model's predictions `(n, ...)` for the examples of a split, in stored order.
+
+    Args:
+        model: A model, or what `compiled` returned.
+    """
+    import keras
+    import tensorflow as tf
+
+    answers = compiled(model, dataset) if isinstance(model, keras.Model) else model
+    if dataset.kind.whole:
+        answered = np.asarray(answers(sparse_inputs(dataset)), np.float32)
+        return answered[dataset.indices(split)]
     source = source_of(dataset, split, batch_size=FORWARD_BATCH)
-
-    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
-    def answers(state: Any, number: Any) -> Any:
-        return model(source.batch(state, number)[0], training=False)
-
     state = source.start(np.arange(source.count))
     with faults_of(source):
         return np.concatenate(
-            [np.asarray(answers(state, tf.constant(number))) for number in range(source.steps)]
+            [
+                np.asarray(answers(source.batch(state, tf.constant(number))[0]))
+                for number in range(source.steps)
+            ]
         )
 
 
@@ -355,5 +387,7 @@ def forward(model: Any) -> Callable[[Any], Any]:
     """Return a model as a compiled function of sparse inputs."""
     import tensorflow as tf
 
-    compiled: Callable[[Any], Any] = tf.function(lambda inputs: model(inputs, training=False))
+    compiled: Callable[[Any], Any] = tf.function(
+        lambda inputs: model(inputs, training=False), autograph=False
+    )
     return compiled
