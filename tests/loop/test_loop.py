@@ -150,7 +150,10 @@ def test_a_run_ends_with_a_page_that_everything_leads_to(done: Any) -> None:
     assert page.as_uri() in stderr
     flow, *_ = stores.mlflow_runs(root)
     assert flow["tags"]["chapterflow.kind"] == "flow"
-    assert stores.artifacts(root, flow["id"], "report") == ["report/index.html"]
+    written = ["report/index.html", "report/playground.html"]
+    assert stores.artifacts(root, flow["id"], "report") == written
+    assert '<a href="playground.html">' in text
+    assert (root / "report" / "playground.html").stat().st_size < 2_000_000
     ((data,),) = stores.query(
         root / ".prefect" / "prefect.db", "SELECT data FROM artifact WHERE key = 'results'"
     )

@@ -23,7 +23,10 @@ def test_a_named_run_is_the_only_one_shown_and_holds_the_page(finished: Finished
     assert Path(made["page"]) == root / "one" / "page" / "index.html"
     text = Path(made["page"]).read_text()
     assert cnn in text
-    assert stores.artifacts(root, cnn, "report") == ["report/index.html"]
+    playground = Path(made["page"]).with_name("playground.html")
+    assert '"name":"cnn"' in playground.read_text()
+    written = ["report/index.html", "report/playground.html"]
+    assert stores.artifacts(root, cnn, "report") == written
     for other in (dnn, lenet5):
         assert other not in text
         assert stores.artifacts(root, other, "report") == []

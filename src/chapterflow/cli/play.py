@@ -44,14 +44,16 @@ def play(
     from chapterflow.errors import ConfigError
     from chapterflow.loop import progress as live
     from chapterflow.page.playground import write_playground
+    from chapterflow.tracking.session import Session
 
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out must be a folder. Received: the file {out}")
     console = live.console(stderr=as_json)
-    with live.shown(console, ["playground"]):
+    with live.shown(console, ["playground"]), Session(project, settings) as session:
         made = write_playground(
             project,
             settings,
+            session,
             out / "index.html",
             wanted=models or [],
             on_version=say_version,

@@ -134,6 +134,7 @@ class Material:
         questions: Questions to answer, by key.
         docs: Data Docs of each dataset, relative to the page, by dataset digest.
         facts: Further facts at the head of the page.
+        playground: Models of the playground next to the page; none if there is no playground.
     """
 
     profile: str
@@ -143,6 +144,7 @@ class Material:
     questions: Mapping[str, QuestionParams] = field(default_factory=dict)
     docs: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
+    playground: Sequence[str] = ()
 
     def by_test_set(self) -> list[list[Entry]]:
         """Return the models in groups that were scored on the same test examples."""

@@ -21,7 +21,7 @@ from chapterflow.errors import ConfigError, DataError
 from chapterflow.files import staged
 from chapterflow.kinds.dataset import Dataset, DatasetCard, open_dataset, shape_text
 from chapterflow.page.network import Network, Unsupported, read_network
-from chapterflow.tracking.artifacts import REPORT, Artifacts
+from chapterflow.tracking.artifacts import Artifacts
 from chapterflow.tracking.records import LeftOut, Played
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.versions import (
@@ -54,6 +54,10 @@ MOST_PIXELS = 64
 DISAGREEMENTS, COUNTED = 6, 100
 #: Training images from which size and place of a drawing are measured.
 MEASURED = 500
+
+
+class NothingToShow(ConfigError):
+    """None of the models can be on the page."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +101,10 @@ class Loaded:
 def write_playground(
     project: Project,
     settings: Settings,
+    session: Session,
     path: Path,
     *,
     wanted: Sequence[str] = (),
-    flow_run_id: str | None = None,
     on_version: OnVersion = ignore,
     tell: Tell = silent,
 ) -> Played:
@@ -110,62 +114,58 @@ def write_playground(
         path: The file.
         wanted: `NAME`, `NAME/VERSION`, `NAME@ALIAS` or the id of a run; by default all models of
             `params.yaml` that are registered.
-        flow_run_id: MLflow run that the page is logged to, if any.
         on_version: Called with each version on the page.
 
     Raises:
-        ConfigError: If a wanted model does not exist, or the page can show none.
+        ConfigError: If a wanted model does not exist.
+        NothingToShow: If the page can show none of the models.
     """
     started = time.monotonic()
     path = path.absolute()
+    client, experiment = session.client, session.experiment_id
+    tell("playground", "looking up models")
+    names = wanted or _registered(client, settings)
+    versions = [find_version(client, name, experiment_id=experiment) for name in names]
+    models: list[Loaded] = []
     left_out: list[LeftOut] = []
-    with Session(project, settings) as session:
-        client, experiment = session.client, session.experiment_id
-        tell("playground", "looking up models")
-        names = wanted or _registered(client, settings)
-        versions = [find_version(client, name, experiment_id=experiment) for name in names]
-        models: list[Loaded] = []
-        nodes: Loaded | None = None
-        for version in versions:
-            tell("playground", f"reading {version.name}")
-            try:
-                loaded = _load(client, version)
-                if loaded.card.kind == "citations":
-                    nodes = nodes or loaded
-                else:
-                    _check_drawable(loaded, models)
-                    models.append(loaded)
-            except Unsupported as reason:
-                left_out.append(LeftOut(model=version.uri(), reason=str(reason)))
-        if nodes is None:
-            nodes = _node_model(client, left_out, {version.name for version in versions})
-        if not models:
-            reasons = "; ".join(f"{item.model}: {item.reason}" for item in left_out)
-            raise ConfigError(
-                "The playground needs a registered model of small images, such as dnn or cnn; "
-                f"`chapterflow run dnn cnn` makes them. Received: {reasons or 'no model'}"
-            )
-        tell("playground", "choosing test images")
-        dataset = _dataset(project, models[0].card)
-        page, models, too_large = fitted(
-            models,
-            {
-                "examples": examples(dataset, models) if dataset is not None else None,
-                "pen": pen(dataset),
-                "valueMax": models[0].card.value_max,
-                "graph": graph(nodes, _dataset(project, nodes.card) if nodes else None),
-            },
-            left_out,
+    nodes: Loaded | None = None
+    for version in versions:
+        tell("playground", f"reading {version.name}")
+        try:
+            loaded = _load(client, version)
+            if loaded.card.kind == "citations":
+                nodes = nodes or loaded
+            else:
+                _check_drawable(loaded, models)
+                models.append(loaded)
+        except Unsupported as reason:
+            left_out.append(LeftOut(model=version.uri(), reason=str(reason)))
+    if nodes is None:
+        nodes = _node_model(client, left_out, {version.name for version in versions})
+    if not models:
+        reasons = "; ".join(f"{item.model}: {item.reason}" for item in left_out)
+        raise NothingToShow(
+            "The playground needs a registered model of small images, such as dnn or cnn; "
+            f"`chapterflow run dnn cnn` makes them. Received: {reasons or 'no model'}"
         )
-        left_out += too_large
-        for loaded in models:
-            on_version(loaded.version)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with staged(path) as new:
-            new.write_text(page, encoding="utf-8")
-        if flow_run_id:
-            tell("playground", "logging the page")
-            client.log_artifact(flow_run_id, str(path), REPORT)
+    tell("playground", "choosing test images")
+    dataset = _dataset(project, models[0].card)
+    page, models, too_large = fitted(
+        models,
+        {
+            "examples": examples(dataset, models) if dataset is not None else None,
+            "pen": pen(dataset),
+            "valueMax": models[0].card.value_max,
+            "graph": graph(nodes, _dataset(project, nodes.card) if nodes else None),
+        },
+        left_out,
+    )
+    left_out += too_large
+    for loaded in models:
+        on_version(loaded.version)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with staged(path) as new:
+        new.write_text(page, encoding="utf-8")
     return Played(
         page=path,
         size=path.stat().st_size,

@@ -12,13 +12,14 @@ from pathlib import Path
 from chapterflow.checks import stylesheet, templates
 from chapterflow.config.settings import Settings
 from chapterflow.environment import Project
-from chapterflow.errors import ConfigError
+from chapterflow.errors import ChapterflowError, ConfigError
 from chapterflow.files import staged
 from chapterflow.kinds.dataset import CARD
 from chapterflow.page.data_section import data_sections, lineage
 from chapterflow.page.material import Entry, Material
 from chapterflow.page.model_section import ATTRIBUTIONS, model_section
 from chapterflow.page.parts import PAGE_BYTES, Album
+from chapterflow.page.playground import NothingToShow, write_playground
 from chapterflow.page.questions_section import questions
 from chapterflow.page.results_section import groups
 from chapterflow.page.side_by_side_section import side_by_side
@@ -34,6 +35,8 @@ from chapterflow.types import Tell, silent
 from chapterflow.validation.docs import COLUMNS
 
 _TEMPLATES = Path(__file__).parent / "templates"
+#: The playground, next to the page.
+PLAYGROUND = "playground.html"
 
 
 def render(material: Material, *, tell: Tell = silent, limit: int = PAGE_BYTES) -> str:
@@ -58,6 +61,7 @@ def render(material: Material, *, tell: Tell = silent, limit: int = PAGE_BYTES) 
     page = template.render(
         profile=material.profile,
         facts=material.facts,
+        playground={"href": PLAYGROUND, "models": material.playground},
         groups=results,
         questions=answers,
         side_by_side=comparisons,
@@ -143,6 +147,7 @@ def write_report(
                 for digest, docs in _data_docs(project, settings, facts).items()
             },
             facts=_head(facts),
+            playground=_playground(project, settings, session, out, facts, tell),
         )
         page = write(render(material, tell=tell), out)
         run_id = (
@@ -152,7 +157,8 @@ def write_report(
             or max(facts, key=lambda fact: fact.started).run_id
         )
         tell("report", "logging the page")
-        client.log_artifact(run_id, str(page), REPORT)
+        for file in (page, *([out / PLAYGROUND] if material.playground else [])):
+            client.log_artifact(run_id, str(file), REPORT)
     return Reported(
         page=page,
         size=page.stat().st_size,
@@ -161,6 +167,32 @@ def write_report(
         artifact=f"{REPORT}/{page.name}",
         seconds=round(time.monotonic() - started, 3),
     )
+
+
+def _playground(
+    project: Project,
+    settings: Settings,
+    session: Session,
+    out: Path,
+    facts: Sequence[RunFacts],
+    tell: Tell,
+) -> list[str]:
+    """Write the playground of the runs' models next to the page, and return these models.
+
+    Returns:
+        None of them if the playground can show none; an earlier playground is then removed.
+    """
+    ids = [fact.run_id for fact in facts]
+    try:
+        return write_playground(
+            project, settings, session, out / PLAYGROUND, wanted=ids, tell=tell
+        ).models
+    except NothingToShow:
+        pass
+    except ChapterflowError as error:  # The report shows the results all the same.
+        tell("report", f"without playground: {error}")
+    (out / PLAYGROUND).unlink(missing_ok=True)
+    return []
 
 
 def _data_docs(project: Project, settings: Settings, facts: Sequence[RunFacts]) -> dict[str, Path]:

@@ -316,7 +316,7 @@ function showColumn(column) {
   column.outputs = run(model, drawing.input);
   column.milliseconds = performance.now() - started;
   const accuracy = document.accuracy === null ? "?" : percent(document.accuracy);
-  column.about.textContent = t("about", { parameters: document.parameters.toLocaleString("en"), accuracy });
+  column.about.textContent = t("about", { version: document.version, parameters: document.parameters.toLocaleString("en"), accuracy });
   const probabilities = softmax(column.outputs.get(network.output).data);
   const best = probabilities.indexOf(Math.max(...probabilities));
   const blank = isBlank();
