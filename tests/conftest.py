@@ -32,9 +32,12 @@ for name in USERS_OWN:
     os.environ.pop(name, None)
 
 from chapterflow.environment import QUIET_AND_PRIVATE, Project, load_tensorflow  # noqa: E402
+from tests.forks import Forks  # noqa: E402
 from tests.loop import stores  # noqa: E402
 
 os.environ.update(QUIET_AND_PRIVATE)
+
+FORKS = Forks(os.environ)
 
 # How long an example takes depends on what else the machine does; no test is about that.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -52,6 +55,11 @@ FIRST = ("test_loop.py", "test_bad_input.py")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option of `make faults`."""
     parser.addoption("--faults", action="store_true", help="print a table of the injected faults")
+
+
+def pytest_unconfigure() -> None:
+    """End the server of forks."""
+    FORKS.close()
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -117,6 +125,10 @@ def mirror() -> Path:
     return (REPOSITORY / named).resolve()
 
 
+#: For a command that is to be a new process, not a fork.
+REAL_PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
 def command_environment(root: Path) -> dict[str, str]:
     """Return the environment of a user's shell in a checkout at `root`."""
     return {
@@ -126,7 +138,7 @@ def command_environment(root: Path) -> dict[str, str]:
             for name, value in os.environ.items()
             if name not in {*QUIET_AND_PRIVATE, *USERS_OWN}
         },
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join((str(FORKS.folder), REAL_PATH)),
         # The checkout's own sources, and nothing but loopback connections.
         "PYTHONPATH": os.pathsep.join(map(str, (root / "src", root, GUARD))),
         "CHAPTERFLOW_TEST_NETWORK_LOG": str(root.parent / f"{root.name}-network.log"),
@@ -186,10 +198,20 @@ def checkout(tmp_path: Path) -> Path:
     return copy_checkout(root)
 
 
+def _start_forks(words: tuple[str, ...]) -> None:
+    if words[0] not in {"git", sys.executable}:
+        FORKS.start()
+
+
 def call(
     root: Path, *words: str, timeout: float = HUNG, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in `root` as a user would, and return what it said."""
+    """Run a command in `root` as a user would, and return what it said.
+
+    `chapterflow` and `python` are forks, also where a shell or DVC calls them, unless PATH is
+    `REAL_PATH`; `sys.executable` is a new process.
+    """
+    _start_forks(words)
     return subprocess.run(
         words,
         cwd=root,
@@ -217,13 +239,14 @@ sys.exit(max(codes))
 
 
 def call_several(root: Path, *commands: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run commands of `chapterflow` in one new process, which imports the libraries once."""
-    return call(root, sys.executable, "-c", SEVERAL, *commands, **variables)
+    """Run commands of `chapterflow` one after the other in one process."""
+    return call(root, "python", "-c", SEVERAL, *commands, **variables)
 
 
 def begin(root: Path, *words: str, **options: Any) -> subprocess.Popen[str]:
     """Start a command in `root` as a user would in a terminal, where Ctrl-C reaches it."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    _start_forks(words)
     return subprocess.Popen(
         words,
         cwd=root,
@@ -479,7 +502,8 @@ def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         copy_checkout(root)
         stores.set_param(root, "models.lenet5.epochs", 3)
         call(root, "git", "commit", "-qam", "few epochs")
-        done = call(root, "chapterflow", "run", *FINISHED, "--json")
+        # As a user would: a new process, which starts workers.
+        done = call(root, "chapterflow", "run", *FINISHED, "--json", PATH=REAL_PATH)
         assert done.returncode == 0, done.stderr
         (folder / "said.json").write_text(json.dumps([json.loads(done.stdout), done.stderr]))
         shutil.copytree(root, folder / "copy", symlinks=True)

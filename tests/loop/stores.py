@@ -134,13 +134,13 @@ def mlflow_at(root: Path) -> Iterator[None]:
                 os.environ[key] = value
 
 
-def processes_of(root: Path) -> list[str]:
-    """Return the command lines of live processes that work in a checkout."""
-    actual = []
+def processes_of(root: Path) -> dict[str, psutil.Process]:
+    """Return the live processes that work in a checkout, by their command lines."""
+    actual = {}
     for process in psutil.process_iter():
         try:
             if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()) == root:
-                actual.append(" ".join(process.cmdline()))
+                actual[" ".join(process.cmdline())] = process
         except (psutil.Error, OSError):
             continue
     return actual

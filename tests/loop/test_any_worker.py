@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -64,7 +63,7 @@ def test_each_step_in_a_process_and_checkout_of_its_own(
         shutil.copytree(original, checkout)
         done = call(
             checkout,
-            *(sys.executable, str(worker), step, str(wire)),
+            *("python", str(worker), step, str(wire)),
             MLFLOW_TRACKING_URI=mlflow_server,
         )
         assert done.returncode == 0, done.stderr

@@ -279,7 +279,7 @@ def test_a_full_disk_in_mid_fetch_is_reported_and_the_fetch_resumes(
         "sys.argv = ['chapterflow', 'data', 'fetch', 'mnist']; "
         "runpy.run_module('chapterflow.cli', run_name='__main__')"
     )
-    result = call(root, sys.executable, "-c", limited, CHAPTERFLOW_MIRROR=str(mirror))
+    result = call(root, "python", "-c", limited, CHAPTERFLOW_MIRROR=str(mirror))
     fails(result, 1, "train-images-idx3-ubyte.gz")
     assert not (root / "data" / "mnist").exists()
     assert fetch(root, str(mirror)).returncode == 0

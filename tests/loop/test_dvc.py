@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from chapterflow.environment import Project
-from tests.conftest import Run, call
+from tests.conftest import REAL_PATH, Run, call
 from tests.loop import stores
 
 
@@ -191,7 +191,8 @@ def test_results_hold_no_time() -> None:
     "`dvc exp run --temp`, whose folder DVC deletes", "Run and model are in the project's store"
 )
 def test_a_temporary_experiment_keeps_its_run(checkout: Path, run: Run) -> None:
-    done = run("dvc", "exp", "run", "--temp", "-s", "run@dnn", "-S", "models.dnn.epochs=2")
+    words = ("dvc", "exp", "run", "--temp", "-s", "run@dnn", "-S", "models.dnn.epochs=2")
+    done = run(*words, PATH=REAL_PATH)
     assert done.returncode == 0, done.stdout + done.stderr
     trained = stores.run_of(checkout, "dnn")
     assert trained["status"] == "FINISHED"

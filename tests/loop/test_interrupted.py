@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -94,7 +93,7 @@ def test_a_killed_training_ends_as_an_undisturbed_one(both: Any, prepared: Path)
     done = epochs_done(prepared)
     assert 5 <= done < EPOCHS
     # The server of the killed process sees that its parent is gone, and ends too.
-    wait_until(lambda: stores.processes_of(prepared) == [])
+    wait_until(lambda: stores.processes_of(prepared) == {})
     (interrupted,) = stores.model_runs(prepared)
     assert interrupted["status"] == "RUNNING"
 
@@ -110,7 +109,7 @@ def test_a_killed_training_ends_as_an_undisturbed_one(both: Any, prepared: Path)
     assert sorted(statuses) == ["FINISHED", "FINISHED", "KILLED"]  # killed: the first flow
     assert stores.flow_states(prepared) == ["CRASHED", "COMPLETED"]
     assert "RUNNING" not in {state for _, state in stores.task_states(prepared)}
-    assert stores.processes_of(prepared) == []
+    assert stores.processes_of(prepared) == {}
     assert not list(prepared.glob(".chapterflow/work/*"))
     # Each epoch once, in order, none from before the kill missing.
     rows = stores.query(
@@ -131,7 +130,7 @@ def test_ctrl_c_ends_at_once_and_is_resumed(prepared: Path, run_flow: Run) -> No
     assert "resumes after the last finished epoch" in stderr
     assert "Traceback" not in stderr
     assert {run["status"] for run in stores.mlflow_runs(prepared)} == {"KILLED"}
-    assert stores.processes_of(prepared) == []
+    assert stores.processes_of(prepared) == {}
     killed = stores.model_runs(prepared)[0]["id"]
     assert run_to_end(prepared, run_flow)["run_id"] == killed
 
@@ -232,7 +231,7 @@ def test_a_flow_that_was_killed_at_its_start_is_ended(
     fetched: Path, prefect_once: Path, record_property: Any
 ) -> None:
     shutil.copytree(prefect_once, fetched / ".prefect")
-    done = call(fetched, sys.executable, "-c", UNSIGNED)
+    done = call(fetched, "python", "-c", UNSIGNED)
     assert done.returncode == 0, done.stderr
     code, at_once, later = json.loads(done.stdout.strip().splitlines()[-1])
     assert code == -signal.SIGKILL

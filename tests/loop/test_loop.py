@@ -53,7 +53,7 @@ def test_nothing_left_this_machine(done: Any) -> None:
 def test_the_checkout_stays_clean_and_no_process_is_left(done: Any) -> None:
     root, _, _ = done
     assert call(root, "git", "status", "--porcelain").stdout == ""
-    assert stores.processes_of(root) == []
+    assert stores.processes_of(root) == {}
 
 
 def test_one_flow_run_with_the_models_nested_in_it(done: Any) -> None:

@@ -193,7 +193,7 @@ def test_ctrl_c_and_a_kill_cost_no_more_than_a_part(
     assert done["run_id"] == batch["id"]
     assert {run["status"] for run in stores.mlflow_runs(root)} == {"FINISHED"}
     assert set(stores.flow_states(root)) <= {"COMPLETED", "CRASHED", "FAILED"}
-    assert stores.processes_of(root) == []
+    assert stores.processes_of(root) == {}
 
     whole = predict(str(array), "--out", str(tmp_path / "whole.parquet"))
     assert whole["resumed"] == 0

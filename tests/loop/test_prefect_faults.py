@@ -110,8 +110,6 @@ def test_a_killed_schedule_does_not_block_the_next(
 def test_a_server_lost_during_a_flow(
     fetched: Path, prefect_once: Path, record_property: Any
 ) -> None:
-    import psutil
-
     root = fetched
     shutil.copytree(prefect_once, root / ".prefect")
     stores.set_param(root, "models.dnn.epochs", 10)
@@ -121,8 +119,9 @@ def test_a_server_lost_during_a_flow(
     while not list(root.glob(".chapterflow/work/*/checkpoints/epoch-*")):
         assert process.poll() is None
         time.sleep(0.05)
-    (server,) = psutil.Process(process.pid).children()
-    server.kill()
+    processes = stores.processes_of(root)
+    (server,) = [words for words in processes if "pipelines.prefect_server" in words]
+    processes[server].kill()
     stdout, stderr = process.communicate(timeout=150)
     assert process.returncode == 0, stderr
     (model,) = json.loads(stdout)["models"]

@@ -53,7 +53,7 @@ def test_a_schedule_fires_and_stops_cleanly(checkout: Path) -> None:
     assert f"http://127.0.0.1:{port}" in text
     assert process.returncode == 0, text
     assert len(stores.model_runs(checkout)) == 1  # the second time it is reused
-    assert stores.processes_of(checkout) == []
+    assert stores.processes_of(checkout) == {}
 
 
 def test_a_port_that_is_taken_and_a_cron_that_is_none(checkout: Path) -> None:

@@ -38,7 +38,7 @@ def test_the_ui_answers_and_stops_cleanly(checkout: Path) -> None:
     assert not [words for words in processes if "mlflow.server.jobs" in words]
     assert "mlflow" in page.text.lower()
     assert process.returncode == 0
-    assert stores.processes_of(checkout) == []
+    assert stores.processes_of(checkout) == {}
     assert taken.returncode == 2
     assert f"Port {port} on 127.0.0.1 is taken" in taken.stderr
 

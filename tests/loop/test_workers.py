@@ -143,12 +143,12 @@ def test_interrupted_side_by_side_ends_as_one_after_the_other(
     assert process.returncode == 130
     assert "Traceback" not in stderr
     assert {run["status"] for run in stores.mlflow_runs(root)} == {"KILLED"}
-    assert stores.processes_of(root) == []
+    assert stores.processes_of(root) == {}
 
     process = train_until(4)
     process.kill()
     process.communicate()
-    wait_until(lambda: stores.processes_of(root) == [])
+    wait_until(lambda: stores.processes_of(root) == {})
 
     done = call(root, "chapterflow", *SIDE_BY_SIDE, "--workers", "2", "--json")
     assert done.returncode == 0, done.stderr

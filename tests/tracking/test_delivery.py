@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-import sys
 import threading
 import time
 import uuid
@@ -162,7 +161,7 @@ def test_a_server_that_fails_during_training(
         threading.Thread(target=break_down, daemon=True).start()
         canary = uuid.uuid4().hex
         address = server.address.replace("://", f"://user:{canary}@")
-        words = (sys.executable, "-c", IMPATIENT, "run", "dnn")
+        words = ("python", "-c", IMPATIENT, "run", "dnn")
         # MLflow must have given up before the command does.
         variables = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_TRACKING_URI": address}
         failed = call(root, *words, **variables, **prefect_api)

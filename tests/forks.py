@@ -1,0 +1,238 @@
+"""Commands in forks of a process that has imported the libraries, which takes seconds of CPU.
+
+`Forks` makes a folder for PATH, whose `chapterflow` and `python` ask a server to run the command.
+The server imports only libraries, runs no operation of TensorFlow, opens no store and has no
+threads of Python's; its forks import the sources of their own PYTHONPATH. What was asked
+waits for its fork, forwards signals to it, and ends as it does; killed, it takes the fork with it.
+The fork is a child of the server, in a session of its own.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+#: Imported once by the server. Prefect is not: on import, it reads PREFECT_API_URL.
+LIBRARIES = (
+    *("tensorflow", "keras", "mlflow.keras", "mlflow.pyfunc", "mlflow.store.db.utils"),
+    *("mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store"),
+    *("great_expectations.expectations", "sklearn.metrics", "sklearn.model_selection"),
+    *("scipy.stats", "scipy.signal", "scipy.ndimage", "pyarrow.parquet", "matplotlib.pyplot"),
+    *("networkx", "PIL.Image", "h5py", "typer.rich_utils", "rich.progress", "jinja2", "psutil"),
+    *("httpx", "fastapi", "uvicorn", "pydantic_settings", "filelock", "yaml", "requests"),
+)
+#: Signals that reach the fork through what was asked.
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+LENGTH = 8
+
+
+class Forks:
+    """A server of forks, started by the first command; it ends with this process.
+
+    Attributes:
+        folder: To put first on PATH.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """Make the folder.
+
+        Args:
+            environment: Variables that the libraries read on import.
+        """
+        self._temporary = tempfile.TemporaryDirectory(prefix="forks-")
+        self.folder = Path(self._temporary.name)
+        # Forks import from the folders of their own PYTHONPATH only.
+        self._environment = {**environment}
+        self._environment.pop("PYTHONPATH", None)
+        self._server: subprocess.Popen[bytes] | None = None
+        for name in ("chapterflow", "python"):
+            # Isolated and without site-packages, the interpreter starts in some milliseconds.
+            script = (
+                f"#!{sys.executable} -IS\nimport runpy\nrunpy.run_path({__file__!r})['ask']()\n"
+            )
+            (self.folder / name).write_text(script)
+            (self.folder / name).chmod(0o755)
+
+    def start(self) -> None:
+        """Start the server, unless it runs."""
+        if self._server is not None:
+            return
+        with socket.socket(socket.AF_UNIX) as listener, (self.folder / "log").open("w") as log:
+            listener.bind(str(self.folder / "socket"))
+            listener.listen(64)
+            self._server = subprocess.Popen(
+                [sys.executable, __file__, str(listener.fileno())],
+                env=self._environment,
+                cwd="/",
+                # The server ends when this end of the pipe is closed, however that happens.
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                pass_fds=[listener.fileno()],
+                start_new_session=True,
+            )
+
+    def close(self) -> None:
+        """End the server, and remove the folder."""
+        if self._server is not None:
+            self._server.communicate()
+        self._temporary.cleanup()
+
+
+def ask() -> NoReturn:
+    """Let the server run this process's command, and end as it does.
+
+    Without a server, the command itself is run.
+    """
+    folder, name = Path(sys.argv[0]).parent, Path(sys.argv[0]).name
+    real = Path(sys.executable).parent / name
+    request = {"argv": [str(real), *sys.argv[1:]], "cwd": os.getcwd(), "environ": {**os.environ}}
+    body = json.dumps(request).encode()
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(str(folder / "socket"))
+    except OSError:
+        os.execv(real, request["argv"])
+    for number in FORWARDED:
+        signal.signal(number, lambda number, _: connection.sendall(bytes([number])))
+    header = len(body).to_bytes(LENGTH, "big")
+    socket.send_fds(connection, [header], [0, 1, 2])
+    connection.sendall(body)
+    status = connection.recv(LENGTH)
+    if not status:
+        sys.exit(f"The server of forks has ended:\n{(folder / 'log').read_text()}")
+    code = int.from_bytes(status, "big", signed=True)
+    if code < 0:
+        with contextlib.suppress(OSError):  # of SIGKILL
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
+def serve(listener: socket.socket) -> dict[str, Any]:
+    """Fork for each request until stdin is closed.
+
+    Returns:
+        In a fork, the request.
+    """
+    base = [*sys.path[1:]]
+    ended, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    asking: dict[int, socket.socket] = {}
+    while True:
+        ready = select.select([0, ended, listener, *asking.values()], [], [])[0]
+        if 0 in ready:
+            for child in asking:
+                os.kill(child, signal.SIGKILL)
+            os._exit(0)
+        # First signals: the number of a child is its own until it is waited for.
+        for child, connection in asking.items():
+            if connection in ready:
+                _forward(child, connection)
+        if ended in ready:
+            os.read(ended, 1000)
+            _tell_ends(asking)
+        if listener in ready:
+            connection, _ = listener.accept()
+            header, streams, *_ = socket.recv_fds(connection, LENGTH, 3)
+            with connection.makefile("rb") as body:
+                request = json.loads(body.read(int.from_bytes(header, "big")))
+            if child := os.fork():
+                asking[child] = connection
+                for stream in streams:
+                    os.close(stream)
+                continue
+            signal.set_wakeup_fd(-1)
+            for other in (listener, connection, *asking.values()):
+                other.close()
+            os.close(ended)
+            os.close(wake)
+            for number, stream in enumerate(streams):
+                os.dup2(stream, number)
+                os.close(stream)
+            return {"base": base, **request}
+
+
+def _forward(child: int, connection: socket.socket) -> None:
+    with contextlib.suppress(ConnectionError):
+        if numbers := connection.recv(1):
+            os.kill(child, numbers[0])
+            return
+    os.kill(child, signal.SIGKILL)
+
+
+def _tell_ends(asking: dict[int, socket.socket]) -> None:
+    while asking:
+        child, status = os.waitpid(-1, os.WNOHANG)
+        if not child:
+            return
+        with contextlib.suppress(ConnectionError), asking.pop(child) as connection:
+            code = os.waitstatus_to_exitcode(status)
+            connection.sendall(code.to_bytes(LENGTH, "big", signed=True))
+
+
+def become(argv: list[str], cwd: str, environ: dict[str, str], base: list[str]) -> None:
+    """Make this fork what a new process is that runs a script, or Python's `-c` and its code."""
+    import time
+
+    import numpy as np
+
+    os.setsid()
+    for number in (signal.SIGCHLD, *FORWARDED):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environ)
+    time.tzset()
+    tempfile.tempdir = None
+    np.random.seed()
+    words = argv[1:] if argv[0] == sys.executable else argv
+    if words[0] == "-c":
+        name, code, start = "<string>", words.pop(1), ""
+    else:
+        name, code, start = words[0], Path(words[0]).read_text(), str(Path(words[0]).parent)
+    sys.argv = words
+    sys.path[:] = [start, *filter(None, environ.get("PYTHONPATH", "").split(os.pathsep)), *base]
+    importlib.invalidate_caches()
+    with contextlib.suppress(ModuleNotFoundError):
+        importlib.import_module("sitecustomize")
+    module = ModuleType("__main__")
+    if start:
+        module.__file__ = name
+    sys.modules["__main__"] = module
+    exec(compile(code, name, "exec"), module.__dict__)
+
+
+def main() -> None:
+    """Import the libraries, and serve."""
+    import gc
+
+    before = {**os.environ}
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    # TensorFlow and OpenCV set variables.
+    imported = dict(os.environ.items() - before.items())
+    sys.modules.pop("sitecustomize", None)
+    gc.collect()
+    gc.freeze()  # Collections in forks would copy the pages of what they look at.
+    with socket.socket(fileno=int(sys.argv[1])) as listener:
+        request = serve(listener)
+    request["environ"] |= imported
+    become(**request)
+
+
+if __name__ == "__main__":
+    main()
