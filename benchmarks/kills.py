@@ -9,6 +9,7 @@ python -m benchmarks kills --cycles 25
 """
 
 import argparse
+import contextlib
 import os
 import random
 import re
@@ -20,14 +21,14 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from chapterflow.environment import Project, configure, find_project, quiet
+from chapterflow.environment import Project, configure, find_project
+from tests.forks import Forks
 
 #: Margins that let every new version of dnn pass.
 WIDE = ["promotion.margin=1", "promotion.worst_class_margin=1", "promotion.floor.digits=0"]
@@ -37,36 +38,29 @@ UNFINISHED = (".chapterflow/work/*", ".chapterflow/predict/*", "data/.*", "**/*.
 
 
 class Clone:
-    """A clone of the repository in which commands are called in forks of this process."""
+    """A clone of the repository in which commands are called as forks."""
 
-    def __init__(self, root: Path, log: Path) -> None:
-        self.root, self.log = root, log
+    def __init__(self, root: Path, forks: Forks) -> None:
+        forks.start()
+        self.root = root
         self.seconds: dict[str, float] = {}
+        self._environment = {
+            **os.environ,
+            "PATH": f"{forks.folder}{os.pathsep}{os.environ['PATH']}",
+        }
 
-    def start(self, words: list[str]) -> int:
-        """Start a command in a process group of its own; return its process id."""
-        child = os.fork()
-        if child:
-            return child
-        os.setsid()
-        with self.log.open("w") as log:
-            os.dup2(log.fileno(), 1)
-            os.dup2(log.fileno(), 2)
-        os.chdir(self.root)
-        if words[0] != "chapterflow":
-            os.execvp(words[0], words)  # noqa: S606
-        sys.argv = words
-        from chapterflow import cli
-
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = ended.code or 0
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code if isinstance(code, int) else 1)
+    def start(self, words: list[str]) -> subprocess.Popen[str]:
+        """Start a command in a process group of its own."""
+        return subprocess.Popen(
+            words,
+            cwd=self.root,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
 
     def finish(self, words: list[str], codes: Sequence[int] = (0,)) -> str:
         """Call a command to its end; return what it wrote.
@@ -75,23 +69,23 @@ class Clone:
             SystemExit: If it ends with another exit code.
         """
         since = time.monotonic()
-        _, status = os.waitpid(self.start(words), 0)
+        process = self.start(words)
+        text, _ = process.communicate()
         self.seconds[words[1]] = time.monotonic() - since
-        text = self.log.read_text(errors="replace")
-        if (code := os.waitstatus_to_exitcode(status)) not in codes:
-            sys.exit(f"`{' '.join(words)}` ends with {code}:\n{text}")
+        if process.returncode not in codes:
+            sys.exit(f"`{' '.join(words)}` ends with {process.returncode}:\n{text}")
         return text
 
     def kill(self, words: list[str], after: float) -> bool:
         """Kill a command after some seconds; return whether it was still running."""
         process = self.start(words)
-        time.sleep(after)
-        ended, _ = os.waitpid(process, os.WNOHANG)
-        if ended:
-            return False
-        os.killpg(process, signal.SIGKILL)
-        os.waitpid(process, 0)
-        return True
+        try:
+            process.communicate(timeout=after)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            return True
+        return False
 
 
 def main(words: list[str] | None = None) -> None:
@@ -111,16 +105,10 @@ def main(words: list[str] | None = None) -> None:
         project = Project(root)
         os.environ["CHAPTERFLOW_PROJECT"] = str(root)
         configure(project)
-        # Forks inherit these modules, but no threads: no operation of TensorFlow may run here.
-        with quiet():
-            import mlflow  # noqa: F401
         from pipelines.prefect_server import prefect_server
 
-        with prefect_server(project.scratch):
-            import prefect.main  # noqa: F401
-
-            clone = Clone(root, Path(folder) / "log")
-            kills = _cycles(clone, arguments.cycles, rng, Path(folder) / "photos")
+        with contextlib.closing(Forks(os.environ)) as forks, prefect_server(project.scratch):
+            kills = _cycles(Clone(root, forks), arguments.cycles, rng, Path(folder) / "photos")
         losses = _losses(project)
     _print(kills, losses)
 

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -62,6 +63,12 @@ class Forks:
             )
             (self.folder / name).write_text(script)
             (self.folder / name).chmod(0o755)
+
+    @property
+    def python(self) -> str:
+        """A Python for `-c` or a script, whose processes are forks."""
+        self.start()
+        return str(self.folder / "python")
 
     def start(self) -> None:
         """Start the server, unless it runs."""
@@ -226,6 +233,7 @@ def main() -> None:
     # TensorFlow and OpenCV set variables.
     imported = dict(os.environ.items() - before.items())
     sys.modules.pop("sitecustomize", None)
+    assert threading.active_count() == 1
     gc.collect()
     gc.freeze()  # Collections in forks would copy the pages of what they look at.
     with socket.socket(fileno=int(sys.argv[1])) as listener:

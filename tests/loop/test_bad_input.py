@@ -117,7 +117,7 @@ def test_data_that_break_expectations_stop_the_run_and_are_documented(
 ) -> None:
     shutil.copytree(prefect_once, root / ".prefect")
     _spoil(root / "data" / "digits", divided_with_nan)
-    result = call(root, "chapterflow", "run", "dnn", "cnn", "--json")
+    result = call(root, "chapterflow", "run", "dnn", "cnn", "--json", "--workers", "1")
     text = fails(result, 3, "expectations failed")
     document = json.loads(result.stdout)
     assert [model["status"] for model in document["models"]] == ["failed", "failed"]

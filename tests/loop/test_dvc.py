@@ -24,7 +24,9 @@ def checkout(fetched: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_repro_runs_what_changed_and_nothing_else(checkout: Path, run: Run) -> None:
+def test_repro_runs_what_changed_and_nothing_else(
+    checkout: Path, run: Run, prefect_api: dict[str, str]
+) -> None:
     assert call(checkout, "git", "diff", "--quiet", "data.dvc").returncode == 0
     stores.keep_models(checkout, "dnn", "cnn")
     for model in ("dnn", "cnn"):
@@ -81,14 +83,14 @@ def test_repro_runs_what_changed_and_nothing_else(checkout: Path, run: Run) -> N
     # Repeated, a training gives other times and the same metrics.
     run("git", "add", "-A")
     run("git", "commit", "-qm", "a new model")
-    repeated = run("chapterflow", "run", "wide", "--force")
+    repeated = run("chapterflow", "run", "wide", "--force", **prefect_api)
     assert repeated.returncode == 0, repeated.stderr
     assert run("dvc", "repro", "--force", "--single-item", "run@wide").returncode == 0
     assert run("dvc", "metrics", "diff").stdout.strip() == ""
     assert run("git", "diff", "--stat", "--", "results/models").stdout == ""
 
     # The flow reuses what DVC trained.
-    result = run("chapterflow", "run", "dnn", "--json")
+    result = run("chapterflow", "run", "dnn", "--json", **prefect_api)
     (model,) = json.loads(result.stdout)["models"]
     assert model["status"] == "reused"
 

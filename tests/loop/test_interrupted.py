@@ -89,7 +89,7 @@ def test_a_killed_training_ends_as_an_undisturbed_one(both: Any, prepared: Path)
     process = start(prepared, "dnn")
     wait_until(lambda: epochs_done(prepared) >= 5)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     done = epochs_done(prepared)
     assert 5 <= done < EPOCHS
     # The server of the killed process sees that its parent is gone, and ends too.

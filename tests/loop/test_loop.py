@@ -221,7 +221,7 @@ def test_the_flow_and_dvc_yaml_have_the_same_edges(fetched: Path, prefect_once: 
         stores.set_param(root, f"models.{model}.epochs", 1)
         stores.set_param(root, f"models.{model}.beside", {})
     settings = load_settings(root / "params.yaml", profile="embedded")
-    result = call(root, "chapterflow", "run", "--json")
+    result = call(root, "chapterflow", "run", "--json", "--workers", "1")
     assert result.returncode == 0, result.stderr
 
     def stage(task: str) -> str:
@@ -275,7 +275,7 @@ def test_a_lost_artifact_is_not_reused(done: Any, run_flow: Run) -> None:
     assert model["model_version"] == "2"
 
 
-def test_one_failing_model_does_not_stop_the_others(done: Any) -> None:
+def test_one_failing_model_does_not_stop_the_others(done: Any, prefect_api: dict[str, str]) -> None:
     root, _, _ = done
     broken = root / "src" / "chapterflow" / "models" / "broken.py"
     source = (root / "src" / "chapterflow" / "models" / "dnn.py").read_text()
@@ -288,7 +288,8 @@ def test_one_failing_model_does_not_stop_the_others(done: Any) -> None:
     params = (root / "params.yaml").read_text()
     stores.set_param(root, "models.broken", {"role": "digits"})
     try:
-        result = call(root, "chapterflow", "run", "broken", "cnn", "--json")
+        words = ("run", "broken", "cnn", "--json", "--workers", "1")
+        result = call(root, "chapterflow", *words, **prefect_api)
     finally:
         broken.unlink()
         (root / "params.yaml").write_text(params)

@@ -17,7 +17,7 @@ from chapterflow.registry import aliases
 from chapterflow.registry.aliases import Changed, swap
 from chapterflow.tracking import store
 from chapterflow.tracking.versions import holder
-from tests.conftest import HUNG
+from tests.conftest import FORKS, HUNG
 
 #: One process: waits for the starting shot, then tries to make its version champion.
 CONTENDER = """
@@ -77,10 +77,10 @@ def aliases_of(client: Any) -> dict[str, str]:
 
 
 def contend(uri: str, expected: str, versions: list[str]) -> list[str]:
-    start = time.time() + 4
+    start = time.time() + 2
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", CONTENDER, uri, expected, version, str(start)],
+            [FORKS.python, "-c", CONTENDER, uri, expected, version, str(start)],
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -2,6 +2,7 @@
 
 import shutil
 import warnings
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -48,6 +49,18 @@ def log(model: Any, run_id: str, **options: Any) -> Any:
     from chapterflow.loop.logged_model import log_keras_model
 
     return log_keras_model(model, run_id=run_id, name="dnn", input_example=EXAMPLE, **options)
+
+
+@pytest.fixture
+def log_trained(model: Any, run_id: str, opened: Project) -> tuple[Any, Callable[[], str]]:
+    """The store's client, and a function that logs the run's trained model and returns its id."""
+    from mlflow import MlflowClient
+
+    from chapterflow.loop.logged_model import log_trained_model
+
+    client = MlflowClient(store.tracking_uri(opened))
+    options = {"run_id": run_id, "name": "dnn", "input_example": EXAMPLE}
+    return client, lambda: log_trained_model(client, model, **options)
 
 
 def test_logged_model_comes_back_with_all_that_serving_needs(
@@ -228,21 +241,19 @@ def names_of(root: Path, project: Project) -> set[tuple[str, str]]:
     "Process killed after a model was logged and before the run names it",
     "The model is adopted; others of the run are deleted",
 )
-def test_a_run_has_one_logged_model(model: Any, run_id: str, opened: Project) -> None:
-    from mlflow import MlflowClient
-
-    from chapterflow.loop.logged_model import log_trained_model
+def test_a_run_has_one_logged_model(
+    log_trained: tuple[Any, Callable[[], str]], run_id: str
+) -> None:
     from chapterflow.tracking import runs
     from chapterflow.tracking.versions import register
 
-    client = MlflowClient(store.tracking_uri(opened))
-    options = {"run_id": run_id, "name": "dnn", "input_example": EXAMPLE}
-    first = log_trained_model(client, model, **options)
+    client, log_again = log_trained
+    first = log_again()
     client.delete_tag(run_id, runs.LOGGED_MODEL)
     half = client.create_logged_model(
         client.get_run(run_id).info.experiment_id, "dnn", source_run_id=run_id
     )
-    assert log_trained_model(client, model, **options) == first
+    assert log_again() == first
     run = client.get_run(run_id)
     assert run.data.tags[runs.LOGGED_MODEL] == first
     assert [logged.model_id for logged in runs.models_of(client, run)] == [first]
@@ -254,18 +265,16 @@ def test_a_run_has_one_logged_model(model: Any, run_id: str, opened: Project) ->
     "Logged model damaged before its killed run resumes",
     "It is not adopted; the model is logged again",
 )
-def test_a_damaged_model_is_logged_again(model: Any, run_id: str, opened: Project) -> None:
-    from mlflow import MlflowClient
-
-    from chapterflow.loop.logged_model import log_trained_model
+def test_a_damaged_model_is_logged_again(
+    log_trained: tuple[Any, Callable[[], str]], run_id: str, opened: Project
+) -> None:
     from chapterflow.tracking import runs
 
-    client = MlflowClient(store.tracking_uri(opened))
-    options = {"run_id": run_id, "name": "dnn", "input_example": EXAMPLE}
-    first = log_trained_model(client, model, **options)
+    client, log_again = log_trained
+    first = log_again()
     (file,) = opened.mlruns.glob(f"artifacts/*/models/{first}/**/*.keras")
     file.write_bytes(file.read_bytes()[:-1])
-    second = log_trained_model(client, model, **options)
+    second = log_again()
     assert second != first
     run = client.get_run(run_id)
     assert run.data.tags[runs.LOGGED_MODEL] == second

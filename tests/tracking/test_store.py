@@ -21,6 +21,7 @@ from chapterflow.environment import Project
 from chapterflow.errors import StoreError, StoreUnavailable
 from chapterflow.tracking import store
 from chapterflow.tracking.store import Relocation, Schema, database, relocate, relocation, schema
+from tests.conftest import FORKS
 
 #: The last but one schema of MLflow 3.17.
 OLDER = "75868b020152"
@@ -71,9 +72,11 @@ def read_artifact(project: Project, run_id: str) -> str:
     return Path(client.download_artifacts(run_id, "note.txt")).read_text()
 
 
-def start(code: str, *words: str | Path, **options: object) -> subprocess.Popen[str]:
+def start(
+    code: str, *words: str | Path, python: str = sys.executable, **options: object
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, words)],
+        [python, "-c", textwrap.dedent(code), *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -183,7 +186,7 @@ OPEN_AND_LOG = """
 
 @pytest.mark.slow
 def test_four_processes_may_make_the_store_at_once(project: Project) -> None:
-    processes = [start(OPEN_AND_LOG, project.root) for _ in range(4)]
+    processes = [start(OPEN_AND_LOG, project.root, python=FORKS.python) for _ in range(4)]
     assert [p.communicate() for p in processes] == [("", "")] * 4
     assert [p.returncode for p in processes] == [0] * 4
     assert sql(project, "SELECT name FROM experiments") == [("Default",), ("same",)]
@@ -192,7 +195,7 @@ def test_four_processes_may_make_the_store_at_once(project: Project) -> None:
 
 @pytest.mark.slow
 def test_store_is_made_after_its_creator_was_killed(project: Project) -> None:
-    process = start(OPEN_AND_LOG, project.root)
+    process = start(OPEN_AND_LOG, project.root, python=FORKS.python)
     partial = project.mlruns / "mlflow.db.partial"
     while not (partial.exists() and partial.stat().st_size > 100_000):
         assert process.poll() is None

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 
 from chapterflow.errors import ChapterflowError, DataError
 from chapterflow.kinds.dataset import Dataset
+from tests.conftest import FORKS
 from tests.small_images import colours
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
@@ -168,14 +168,14 @@ features(Slow(), open_dataset(Path(sys.argv[1])), Path(sys.argv[2]))
 def test_killed_while_writing(dataset: Dataset, tmp_path: Path) -> None:
     folder = tmp_path / "f"
     with subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(dataset.folder), str(folder)],
+        [FORKS.python, "-c", KILLED, str(dataset.folder), str(folder)],
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parents[2],
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"half\n"
         process.send_signal(signal.SIGKILL)
-        process.wait(timeout=30)
+        process.communicate(timeout=30)  # The fork has ended, too.
     assert list(folder.glob("*.part/features.npy"))  # it really was in the middle
     assert not [p for p in folder.glob("*/features.npy") if p.parent.suffix != ".part"]
     frozen = Frozen()

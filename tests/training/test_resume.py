@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from chapterflow.kinds.dataset import Dataset
 from chapterflow.models.base import ModelParams
 from chapterflow.models.catalog import get_model
 from chapterflow.training.history import EpochRecord, append_records, read_history
+from tests.conftest import FORKS
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
@@ -312,7 +312,7 @@ def test_processes_killed_at_any_moment(
     while kills < 4 and not (work / "model.keras").exists():
         earlier, _ = Checkpoints(work / "checkpoints").newest()
         with subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, *arguments], stdout=subprocess.PIPE, text=True
+            [FORKS.python, "-c", SCRIPT, *arguments], stdout=subprocess.PIPE, text=True
         ) as process:
             assert process.stdout is not None
             for line in process.stdout:  # old epochs are told first
@@ -320,6 +320,7 @@ def test_processes_killed_at_any_moment(
                     break
             time.sleep(float(random.uniform(0, 0.3)))
             process.kill()
+            process.communicate()  # The fork has ended, too.
         kills += 1
     assert kills >= 2
     training = calm.fit(work)
