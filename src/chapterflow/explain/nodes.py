@@ -66,7 +66,7 @@ class NodeModel:
 
     Variants of small graphs are joined into one graph, so that no padding is needed. Variants of a
     node's neighbourhood share its features and differ in their edges, since a node without edges
-    affects no other. All passes share one compiled function.
+    affects no other; TensorFlow computes them side by side. All passes share one compiled function.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -99,28 +99,19 @@ class NodeModel:
                 total = tf.reduce_sum(tf.gather(chosen, targets, axis=1, batch_dims=1))
             return tf.reduce_sum(tape.gradient(total, scaled) * scaled, axis=1)
 
+        variants = [specs["features"], tf.TensorSpec((None, None, 2), tf.int32)]
+
         @tf.function(  # type: ignore[untyped-decorator]
-            autograph=False,
-            input_signature=[
-                *(specs["features"], specs["edges"]),
-                *(tf.TensorSpec((None, None), tf.bool), tf.TensorSpec((), tf.int32)),
-            ],
+            autograph=False, input_signature=[*variants, tf.TensorSpec((), tf.int32)]
         )
-        def focus_logits(features: Any, edges: Any, kept: Any, focus: Any) -> Any:
-            # Cora's features have 1.3 % entries that are not 0; those with noise have all.
+        def focus_logits(features: Any, edges: Any, focus: Any) -> Any:
             entries = tf.sparse.from_dense(features)
-            few = tf.size(entries.values) < tf.size(features) // 10
 
-            def of(inputs: Any) -> Any:
-                def one_variant(kept: Any) -> Any:
-                    remaining = tf.boolean_mask(
-                        edges, tf.reduce_all(tf.gather(kept, edges), axis=1)
-                    )
-                    return model({"features": inputs, "edges": remaining}, training=False)[focus]
+            def one_variant(edges: Any) -> Any:
+                return model({"features": entries, "edges": edges}, training=False)[focus]
 
-                return tf.map_fn(one_variant, kept, fn_output_signature=tf.float32)
-
-            return tf.cond(few, lambda: of(entries), lambda: of(features))
+            # What depends on the features alone is computed once for all variants.
+            return tf.vectorized_map(one_variant, edges, warn=False)
 
         self._logits, self._products, self._focus_logits = logits, products, focus_logits
 
@@ -130,17 +121,17 @@ class NodeModel:
 
     def all_logits(self, variants: Sequence[tuple[NodeProbe, NDArray[np.bool_]]]) -> NDArray[Any]:
         """Return logits of the variants of several probes, one probe after the other."""
-        if "sizes" not in self.model.input:
-            return np.concatenate(
-                [
-                    self._focus_logits(probe.features, probe.edges, kept, probe.focus)
-                    for probe, kept in variants
-                ]
-            )
         parts = []
         for probe, kept in variants:
             step = max(1, NODES // len(probe.nodes))
             parts += [(probe, kept[start : start + step]) for start in range(0, len(kept), step)]
+        if "sizes" not in self.model.input:
+            return np.concatenate(
+                [
+                    self._focus_logits(*_edges_of_variants(probe, kept), probe.focus)
+                    for probe, kept in parts
+                ]
+            )
         logits = []
         while parts:
             batch: list[tuple[NodeProbe, NDArray[np.bool_]]] = []
@@ -200,6 +191,27 @@ def _variants(probe: NodeProbe, kept: NDArray[np.bool_]) -> _Variants:
     features = probe.features[np.nonzero(kept)[1]]
     focus = places[:, 0 if probe.focus is None else probe.focus]
     return _Variants(features, np.stack(ends, axis=1), kept.sum(axis=1), focus)
+
+
+def _edges_of_variants(
+    probe: NodeProbe, kept: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Return the features of a probe and one more node, and the edges `(m, e, 2)` of its variants.
+
+    The edges of removed nodes lead from the additional node to itself. They are last, since edges
+    are sorted.
+
+    Args:
+        kept: Nodes that each variant keeps, `(m, n)`.
+    """
+    remaining = kept[:, probe.edges].all(axis=2)
+    order = np.argsort(~remaining, axis=1, kind="stable")
+    edges = np.where(
+        np.take_along_axis(remaining, order, axis=1)[..., np.newaxis],
+        probe.edges[order],
+        len(probe.nodes),
+    )
+    return np.pad(probe.features, [(0, 1), (0, 0)]), edges.astype(np.int32)
 
 
 def node_probes(

@@ -48,7 +48,9 @@ def offsets(sizes: ArrayLike) -> NDArray[np.int64]:
 def rows_of(begins: NDArray[np.integer], sizes: NDArray[np.integer]) -> NDArray[np.int64]:
     """Return the positions of parts of a flat array, one part after the other."""
     ends = np.cumsum(sizes, dtype=np.int64)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(begins - (ends - sizes), sizes)
+    rows = np.repeat(np.asarray(begins, np.int64) - (ends - sizes), sizes)
+    rows += np.arange(len(rows))
+    return rows
 
 
 def padded(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -67,12 +67,13 @@ class Data(Dataset):
         nodes = np.asarray(self.arrays["node_offsets"])
         edges, begins = self._edges
         sizes, counts = (x[chosen + 1] - x[chosen] for x in (nodes, begins))
-        pairs = edges[rows_of(begins[chosen], counts)]
-        pairs = pairs + np.repeat(offsets(sizes)[:-1], counts)[:, np.newaxis]
+        pairs = edges[rows_of(begins[chosen], counts)].astype(np.int32, copy=False)
+        # In its own memory: a copy in int64 would take twice as much as the edges.
+        pairs += np.repeat(offsets(sizes)[:-1].astype(np.int32), counts)[:, np.newaxis]
         features = np.asarray(self.arrays["features"])[rows_of(nodes[chosen], sizes)]
         return {
             "features": np.asarray(features, np.float32),
-            "edges": pairs.astype(np.int32),
+            "edges": pairs,
             "sizes": sizes.astype(np.int32),
         }
 

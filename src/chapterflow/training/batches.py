@@ -187,8 +187,9 @@ def joined(dataset: Dataset, batches: Sequence[NDArray[np.intp]]) -> Any:
     inputs, targets = dataset.inputs(chosen), dataset.targets(chosen)
     first = offsets([len(batch) for batch in batches])
     nodes = offsets(inputs["sizes"])[first]
-    # Edges are sorted by their source, so those of a batch are next to each other.
-    edges = np.searchsorted(inputs["edges"][:, 0], nodes)
+    # Edges are sorted by their source, so those of a batch are next to each other. Numbers of
+    # another type would be compared with a copy of all edges.
+    edges = np.searchsorted(inputs["edges"][:, 0], nodes.astype(np.int32))
     cuts = np.stack([nodes, edges, first], axis=1).astype(np.int32)
     return {name: tf.constant(array) for name, array in inputs.items()} | {
         "targets": tf.constant(targets),
