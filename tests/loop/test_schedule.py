@@ -29,7 +29,7 @@ def test_a_schedule_fires_and_stops_cleanly(checkout: Path) -> None:
 
     stores.set_param(checkout, "models.dnn.epochs", 2)
     port = free_port()
-    words = ["chapterflow", "schedule", "--every", "10", "--model", "dnn", "--port", str(port)]
+    words = ["chapterflow", "schedule", "dnn", "--every", "10", "--port", str(port)]
     process = begin(checkout, *words, stderr=subprocess.STDOUT, start_new_session=True)
     database = checkout / ".prefect" / "prefect.db"
     try:

@@ -31,6 +31,10 @@ MODEL_HELP = (
     "first promotion its challenger, or else its newest version."
 )
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+ModelsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[MODEL]...", help="Models of params.yaml; all by default."),
+]
 InvertOption = Annotated[
     bool,
     typer.Option("--invert", help="Exchange light and dark: for black ink on white paper, say."),

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from chapterflow.cli.common import ProfileOption, SetOption, say, start
+from chapterflow.cli.common import ModelsArgument, ProfileOption, SetOption, say, start
 from chapterflow.environment import Project, configure, find_project
 from chapterflow.errors import ConfigError, nearest, redacted
 
@@ -143,6 +143,7 @@ def time_zone(name: str | None) -> str:
 
 
 def schedule(
+    models: ModelsArgument = None,
     cron: Annotated[
         str | None,
         typer.Option(help='Five fields: minute, hour, day, month, weekday; such as "0 2 * * *".'),
@@ -152,10 +153,6 @@ def schedule(
         typer.Option(help="Time zone of --cron, such as Asia/Seoul; by default this machine's."),
     ] = None,
     every: Annotated[int | None, typer.Option(help="Seconds between runs.", min=5)] = None,
-    models: Annotated[
-        list[str] | None,
-        typer.Option("--model", help="Model of params.yaml; repeatable; all by default."),
-    ] = None,
     profile: ProfileOption = None,
     set_: SetOption = None,
     port: Annotated[

@@ -12,7 +12,15 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from chapterflow.cli.common import JsonOption, ProfileOption, SetOption, print_json, say, start
+from chapterflow.cli.common import (
+    JsonOption,
+    ModelsArgument,
+    ProfileOption,
+    SetOption,
+    print_json,
+    say,
+    start,
+)
 from chapterflow.errors import SMALL_RUN, ConfigError, check_space
 
 if TYPE_CHECKING:
@@ -20,13 +28,8 @@ if TYPE_CHECKING:
     from chapterflow.environment import Project
 
 
-MODELS_HELP = "Models of params.yaml; all by default."
-
-
 def run(
-    models: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODEL]...", help=MODELS_HELP)
-    ] = None,
+    models: ModelsArgument = None,
     profile: ProfileOption = None,
     set_: SetOption = None,
     force: Annotated[bool, typer.Option(help="Train again, even if nothing has changed.")] = False,
@@ -172,9 +175,7 @@ def print_next_steps(
 
 
 def compare(
-    models: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODEL]...", help=MODELS_HELP)
-    ] = None,
+    models: ModelsArgument = None,
     profile: ProfileOption = None,
     set_: SetOption = None,
     as_json: JsonOption = False,
