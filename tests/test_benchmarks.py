@@ -1,6 +1,7 @@
 """What the benchmarks compute from measurements, and peers on tiny data."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -182,6 +183,8 @@ def test_a_peer_fits_and_scores_the_test_split(peer: str, tmp_path: Path) -> Non
     done = subprocess.run(
         [python, "-m", f"benchmarks.peers.{module}", str(folder), "--epochs", "2", *rest],
         cwd=ROOT,
+        # Threads of PyTorch that wait for each other take minutes on a busy machine.
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
