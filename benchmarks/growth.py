@@ -472,18 +472,20 @@ def call(
             start_new_session=True,
         )
         own = 0
-        while True:
-            own = max(own, _own_memory(child.pid))
-            ended, status, used = os.wait4(child.pid, os.WNOHANG)
-            wall = time.monotonic() - started
-            if ended:
-                break
-            if wall > patience:
-                os.killpg(child.pid, signal.SIGKILL)
-                os.wait4(child.pid, 0)
-                child.returncode = -signal.SIGKILL
-                raise Failed(f"`{' '.join(words)}` has not ended after {patience:.0f} s")
-            time.sleep(0.02)
+        try:
+            while True:
+                own = max(own, _own_memory(child.pid))
+                ended, status, used = os.wait4(child.pid, os.WNOHANG)
+                wall = time.monotonic() - started
+                if ended:
+                    break
+                if wall > patience:
+                    raise Failed(f"`{' '.join(words)}` has not ended after {patience:.0f} s")
+                time.sleep(0.02)
+        except BaseException:  # Ctrl-C does not reach a session of its own.
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            raise
         child.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
         errors.seek(0)
@@ -520,6 +522,7 @@ def _ui(root: Path) -> Point:
     server = subprocess.Popen(
         [sys.executable, "-m", "chapterflow.cli", "ui", "--port", str(port)],
         cwd=root,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
