@@ -15,6 +15,8 @@ class Strict(BaseModel):
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+#: Standard deviations of noise.
+NoiseLevels = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=100)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]

@@ -154,6 +154,25 @@ def test_a_hidden_sample_becomes_the_mean_of_its_neighbours() -> None:
     assert actual.tolist() == [1, 1, 3, 5, 6, 7, 8]
 
 
+def test_noise_makes_the_measured_values_the_clean_curve(tmp_path: Path) -> None:
+    rows = "".join(f"{n},{n},{-n}\n" for n in range(400))
+    source = series(tmp_path, f"t,a,b\n{rows}", noise=[0.1, 0.4])
+    arrays = source.arrays
+    assert arrays["targets"][:4, 0, 0].tolist() == [0, 0, 0, 0]
+    assert arrays["noise"][:4] == pytest.approx([0.1, 0.4, 0.1, 0.4])
+    assert (arrays["weights"] == 1).all()
+    difference = (arrays["inputs"] - arrays["targets"])[..., 0]
+    for level in (0.1, 0.4):
+        assert difference[arrays["noise"] == np.float32(level)].std() == pytest.approx(
+            level, rel=0.05
+        )
+    # Each window has its own noise, also where windows overlap.
+    assert difference[0, 1] != difference[4, 0]
+    assert np.abs(arrays["inputs"]).max() <= source.value_max
+    assert source.facts["noise_levels"] == [0.1, 0.4]
+    assert source.facts["truth"] == "measured values, before noise was added"
+
+
 BAD: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     ("column missing", table(), {"values": ["c"]}, r"name the column 'c' once.*Received: t, a, b"),
     ("column twice", "t,a,a\n", {"values": ["a"]}, r"column 'a' once"),

@@ -18,7 +18,14 @@ from chapterflow.data.fetch import open_decompressed
 from chapterflow.data.source import Fetch, Source, SourceData, UserData
 from chapterflow.errors import DataError
 from chapterflow.kinds.dataset import SPLITS
-from chapterflow.types import DatasetBlock, PositiveInt, RemoteFile, Seed, SplitShare
+from chapterflow.types import (
+    DatasetBlock,
+    NoiseLevels,
+    PositiveInt,
+    RemoteFile,
+    Seed,
+    SplitShare,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +33,10 @@ if TYPE_CHECKING:
 
 class CsvSeries(DatasetBlock):
     """Windows of one or more series in the columns of a CSV file.
+
+    A window gives several examples. Without `noise`, a part of its samples is hidden from the input
+    of each, and that part is the target: the clean curve is unknown. With `noise`, the measured
+    values are the clean curve, and the input of each example is that curve under noise.
 
     Attributes:
         mirror: Folder of the file below `CHAPTERFLOW_MIRROR`; null for a file that no mirror has,
@@ -46,8 +57,10 @@ class CsvSeries(DatasetBlock):
         window: Samples in a window.
         stride: Samples between the starts of train windows, which may overlap. Windows of the
             other splits never overlap.
-        parts: Number of random parts of a window. A window gives one example for each part: that
-            part is hidden from the input, and only that part is scored.
+        parts: Number of random parts of a window, each hidden in one example, in which only that
+            part is scored; without effect with `noise`.
+        noise: Standard deviations of noise that is added to the values, after logarithms and
+            scaling: a window gives one example for each. Null hides parts instead.
         validation: Share of the time span, after the train share.
         test: Share of the time span at its end.
     """
@@ -67,6 +80,7 @@ class CsvSeries(DatasetBlock):
     window: Annotated[int, Field(ge=8)] = 32
     stride: PositiveInt = 1
     parts: Annotated[int, Field(ge=2, le=50)] = 5
+    noise: NoiseLevels | None = None
     validation: SplitShare
     test: SplitShare
     title: str = "Series from a CSV file"
@@ -329,37 +343,43 @@ def read(params: CsvSeries, fetch: Fetch) -> SourceData:
             for column, c, s in zip(params.values, centre, spread, strict=True)
         }
     rng = np.random.default_rng(params.seed)
-    inputs, targets, weights, times, split = [], [], [], [], []
+    inputs, targets, weights, noise, times, split = [], [], [], [], [], []
     for code, (first, end) in enumerate(bounds):
         stride = params.stride if SPLITS[code] == "train" else params.window
         for start in range(first, end - params.window + 1, stride):
             part = slice(start, start + params.window)
             for column in series.values.T:
-                for hidden in divided(params.window, params.parts, rng):
-                    inputs.append(concealed(column[part], hidden))
+                for given, scored, level in _examples(column[part], params, rng):
+                    inputs.append(given)
                     targets.append(column[part])
-                    weights.append(hidden)
+                    weights.append(scored)
+                    noise.append(level)
                     times.append(series.times[part])
                     split.append(code)
     curves = np.stack(targets).astype(np.float32)[..., np.newaxis]
+    given_curves = np.stack(inputs).astype(np.float32)[..., np.newaxis]
     return SourceData(
         arrays={
-            "inputs": np.stack(inputs).astype(np.float32)[..., np.newaxis],
+            "inputs": given_curves,
             "targets": curves,
             "weights": np.stack(weights).astype(np.float32),
-            "noise": np.zeros(len(curves), np.float32),
+            "noise": np.array(noise, np.float32),
             "times": np.stack(times),
             "split": np.array(split, np.uint8),
         },
         shape=(params.window, 1),
         classes=[],
-        value_max=float(np.ceil(np.abs(curves).max())) or 1.0,
+        value_max=float(np.ceil(max(np.abs(curves).max(), np.abs(given_curves).max()))) or 1.0,
         title=params.title,
         source=f"CSV file: {params.file.name}, columns {', '.join(params.values)}",
         licence=params.licence,
         facts={
-            "truth": "measured value, hidden from the input",
-            "noise_levels": [0.0],
+            "truth": (
+                "measured values, before noise was added"
+                if params.noise
+                else "measured value, hidden from the input"
+            ),
+            "noise_levels": sorted(set(params.noise or [0.0])),
             "time_unit": series.unit,
             "constant_step": params.step != "irregular",
             **({"mean_and_deviation_of_columns": scales} if scales else {}),
@@ -369,6 +389,19 @@ def read(params: CsvSeries, fetch: Fetch) -> SourceData:
             },
         },
     )
+
+
+def _examples(
+    values: NDArray[np.float64], params: CsvSeries, rng: np.random.Generator
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.bool_], float]]:
+    """Yield input, scored samples and noise level of each example of a window."""
+    if params.noise:
+        for level in params.noise:
+            noisy = values + level * rng.standard_normal(len(values))
+            yield noisy, np.ones(len(values), np.bool_), level
+        return
+    for hidden in divided(len(values), params.parts, rng):
+        yield concealed(values, hidden), hidden, 0.0
 
 
 def split_bounds(count: int, params: CsvSeries, name: str) -> list[tuple[int, int]]:

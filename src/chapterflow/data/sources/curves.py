@@ -10,7 +10,7 @@ from pydantic import Field
 
 from chapterflow.data.source import Fetch, Source, SourceData
 from chapterflow.data.splits import stratified_split
-from chapterflow.types import DatasetBlock, Seed, SplitShare
+from chapterflow.types import DatasetBlock, NoiseLevels, Seed, SplitShare
 
 
 class Curves(DatasetBlock):
@@ -29,7 +29,7 @@ class Curves(DatasetBlock):
     seed: Seed
     count: Annotated[int, Field(ge=10)]
     length: Annotated[int, Field(ge=16)]
-    noise: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=100)]
+    noise: NoiseLevels
     validation: SplitShare
     test: SplitShare
 
