@@ -298,9 +298,11 @@ def test_options_out_of_range_are_refused(name: str, options: dict[str, Any]) ->
 
 def test_the_book_recipe_replaces_the_parameters_of_a_block() -> None:
     options = {"epochs": 2, "batch_size": 256, "learning_rate": 0.004, "precision": "bfloat16"}
+    options |= {"beta_2": 0.99, "label_smoothing": 0.1}
     book = get_model("cnn").params(role="digits", dense=64, recipe="book", **options)
     assert (book.epochs, book.batch_size, book.learning_rate) == (5, 32, 0.001)
     assert (book.schedule, book.patience, book.precision) == ("constant", None, "float32")
+    assert (book.beta_2, book.label_smoothing) == (0.999, 0.0)
     assert book.dense == 64
     variant = {"beside": {"book": {"change": {"recipe": "book"}}}}
     fast = get_model("cnn").params(role="digits", **(options | variant))

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
-from chapterflow.errors import ChapterflowError
+from chapterflow.errors import ChapterflowError, ConfigError
 from chapterflow.kinds.dataset import Dataset
 from chapterflow.models.base import ModelParams
 from chapterflow.models.catalog import get_model
@@ -135,13 +135,37 @@ def test_adam_takes_the_steps_of_keras() -> None:
     results = []
     for make in (adam, keras.optimizers.Adam):
         variables = [keras.Variable(np.ones((3, 2), np.float32)), keras.Variable([1.0, 2.0])]
-        optimizer = make(keras.optimizers.schedules.CosineDecay(0.1, 5))
+        optimizer = make(keras.optimizers.schedules.CosineDecay(0.1, 5), beta_2=0.9)
         optimizer.build(variables)
         for gradient in gradients:
             optimizer.apply([tf.constant(gradient), tf.constant(gradient[0])], variables)
         results.append([np.asarray(state) for state in (*variables, *optimizer.variables)])
     for ours, theirs in zip(*results, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_label_smoothing_changes_the_training_loss_only(params_of: ParamsOf) -> None:
+    import keras
+
+    from chapterflow.training.epochs import Learner
+
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, inputs)
+    params = params_of("dnn", label_smoothing=0.3)
+    logits = np.array([[2, 0, -1], [0.5, 1, 3]], np.float32)
+    targets = np.array([0, 1], np.int32)
+    learner = Learner(model, params, steps=1, classes=True)
+    logs = log_softmax(logits.astype(np.float64), axis=1)
+    plain = -logs[[0, 1], targets]
+    # 0.3 of the target is spread over all three classes.
+    spread = 0.7 * plain - 0.3 * logs.mean(axis=1)
+    _, sums = learner.gradients(logits, targets)
+    assert np.asarray(sums) == pytest.approx([spread.sum(), 1, 2], rel=1e-5)
+    assert np.asarray(learner.validate(logits, targets)) == pytest.approx(
+        [plain.sum(), 1, 2], rel=1e-5
+    )
+    with pytest.raises(ConfigError, match=r"label_smoothing must be 0 .* Received: 0\.3"):
+        Learner(model, params, steps=1, classes=False)
 
 
 def test_bfloat16_trains_weights_of_float32(

@@ -35,6 +35,8 @@ BOOK: dict[str, Any] = {
     "batch_size": 32,
     "learning_rate": 1e-3,
     "schedule": "constant",
+    "beta_2": 0.999,
+    "label_smoothing": 0.0,
     "patience": None,
     "precision": "float32",
 }
@@ -53,6 +55,11 @@ class ModelParams(Strict):
         schedule: `constant`, or `cosine`: linear warm-up, then cosine decay to zero
             (Loshchilov & Hutter 2017).
         warmup: Fraction of all steps used for warm-up (`cosine` only).
+        beta_2: Decay of Adam's mean of squared gradients. 0.99 forgets the large gradients of the
+            first steps in time for trainings of fewer than about 1,000 steps.
+        label_smoothing: Share of the targets that is spread evenly over all classes (Szegedy et al.
+            2016, "Rethinking the Inception architecture"), in the training loss only. Confidences
+            drop by about this share and more.
         beside: Variants to train and score along with this model, by name.
         folds: Folds of a cross-validation in addition to the fixed split; 0 for none.
         patience: Epochs without a better validation loss before training stops; null disables
@@ -74,6 +81,8 @@ class ModelParams(Strict):
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
     schedule: Literal["constant", "cosine"] = "cosine"
     warmup: Fraction = 0.1
+    beta_2: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    label_smoothing: Fraction = 0.0
     patience: PositiveInt | None = None
     steps_per_execution: PositiveInt | None = None
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -3,7 +3,7 @@
 Book: chapter 5, "DNN and CNN on MNIST".
 Paper: LeCun et al., "Backpropagation applied to handwritten zip code recognition",
 Neural Computation 1 (1989).
-Expected: 0.99 on `digits` in 2 s, 0.99 on `mnist` in 15 s, on two cores.
+Expected: 0.99 on `digits` in 2 s, 0.99 on `mnist` in 7 s, on two cores.
 Command: chapterflow run cnn
 """
 

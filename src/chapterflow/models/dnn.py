@@ -3,7 +3,7 @@
 Book: chapter 5, "DNN and CNN on MNIST".
 Paper: Rumelhart, Hinton & Williams, "Learning representations by back-propagating errors",
 Nature 323 (1986); dropout: Srivastava et al., JMLR 15 (2014).
-Expected: 0.98 on `digits` in 1 s, 0.98 on `mnist` in 3 s, on two cores.
+Expected: 0.98 on `digits` in 1 s, 0.98 on `mnist` in 2 s, on two cores.
 Command: chapterflow run dnn
 """
 

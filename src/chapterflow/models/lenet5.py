@@ -4,7 +4,7 @@ Book: chapter 5, "LeNet-5".
 Paper: LeCun, Bottou, Bengio & Haffner, "Gradient-based learning applied to document recognition",
 Proc. IEEE 86 (1998), section II.B. Its trainable pooling coefficients, sparse C3 connections and
 RBF output are replaced by plain pooling, full connections and logits, as is usual today.
-Expected: 0.96 on `digits` in 3 s, 0.99 on `mnist` in 10 s, on two cores.
+Expected: 0.96 on `digits` in 3 s, 0.99 on `mnist` in 6 s, on two cores.
 Command: chapterflow run lenet5
 """
 

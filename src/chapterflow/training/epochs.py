@@ -300,7 +300,8 @@ class Learner:
             if classes
             else keras.losses.MeanSquaredError()
         )
-        self.optimizer = adam(learning_rate(params, steps))
+        self.training_loss = smoothed(params, classes) or self.loss
+        self.optimizer = adam(learning_rate(params, steps), params.beta_2)
         self._bfloat16 = params.precision == "bfloat16" and has_bfloat16()
         # If the first step created these variables, TensorFlow would trace that step twice, which
         # takes a large part of a short training.
@@ -315,7 +316,9 @@ class Learner:
     def gradients(
         self, inputs: Any, targets: Any, weights: Any = None, *, rows: Any = None
     ) -> tuple[list[Any], Any]:
-        """Return the gradients of a batch, whose loss includes the model's penalties, and its sums.
+        """Return the gradients of a batch and its sums.
+
+        The loss includes the model's penalties and any label smoothing.
 
         Args:
             inputs: Inputs of the model.
@@ -328,17 +331,19 @@ class Learner:
         with tf.GradientTape() as tape:
             with in_bfloat16(self.model) if self._bfloat16 else nullcontext():
                 outputs = self.model(inputs, training=True)
-            loss, hits = self._score(outputs, targets, weights, rows)
+            loss, hits = self._score(self.training_loss, outputs, targets, weights, rows)
             for penalty in self.model.losses:
                 loss += tf.cast(penalty, loss.dtype)
         return tape.gradient(loss, self.model.trainable_variables), _sums(loss, hits, targets)
 
     def validate(self, inputs: Any, targets: Any, weights: Any = None, *, rows: Any = None) -> Any:
-        """Return the sums of a batch without a step; the loss excludes the model's penalties."""
+        """Return the sums of a batch without a step; the loss is plain."""
         outputs = self.model(inputs, training=False)
-        return _sums(*self._score(outputs, targets, weights, rows), targets)
+        return _sums(*self._score(self.loss, outputs, targets, weights, rows), targets)
 
-    def _score(self, outputs: Any, targets: Any, weights: Any, rows: Any) -> tuple[Any, Any]:
+    def _score(
+        self, loss_of: Any, outputs: Any, targets: Any, weights: Any, rows: Any
+    ) -> tuple[Any, Any]:
         """Return the mean loss of a batch and the number of correct answers."""
         import tensorflow as tf
 
@@ -346,7 +351,7 @@ class Learner:
             outputs = tf.gather(outputs, rows)
         if self.class_weights is not None:
             weights = tf.gather(self.class_weights, targets)
-        loss = self.loss(targets, outputs, sample_weight=weights)
+        loss = loss_of(targets, outputs, sample_weight=weights)
         if not self.classes:
             return loss, tf.constant(0.0)
         hits = tf.argmax(outputs, axis=-1) == tf.cast(targets, tf.int64)
@@ -598,7 +603,30 @@ def _in_graph(inputs: Any) -> Callable[[], Any]:
     )
 
 
-def adam(rate: Any) -> keras.optimizers.Adam:
+def smoothed(params: ModelParams, classes: bool) -> Callable[..., Any] | None:
+    """Return the cross-entropy with smoothed labels; None without smoothing.
+
+    Raises:
+        ConfigError: If the data have no classes.
+    """
+    import keras
+
+    if not params.label_smoothing:
+        return None
+    if not classes:
+        raise ConfigError(
+            "label_smoothing must be 0 for data without classes. "
+            f"Received: {params.label_smoothing}. Remove label_smoothing from the model's block"
+        )
+    loss = keras.losses.CategoricalCrossentropy(
+        from_logits=True, label_smoothing=params.label_smoothing
+    )
+    return lambda targets, outputs, sample_weight: loss(
+        keras.ops.one_hot(targets, outputs.shape[-1]), outputs, sample_weight=sample_weight
+    )
+
+
+def adam(rate: Any, beta_2: float) -> keras.optimizers.Adam:
     """Return Adam whose step is one operation per variable.
 
     Keras composes it of a dozen, which take a quarter of a dense network's training and half of the
@@ -606,6 +634,7 @@ def adam(rate: Any) -> keras.optimizers.Adam:
 
     Args:
         rate: Learning rate or its schedule.
+        beta_2: Decay of the mean of squared gradients.
     """
     import keras
     import tensorflow as tf
@@ -636,7 +665,7 @@ def adam(rate: Any) -> keras.optimizers.Adam:
                 grad=tf.convert_to_tensor(gradient),
             )
 
-    return FusedAdam(rate)
+    return FusedAdam(rate, beta_2=beta_2)
 
 
 def has_bfloat16() -> bool:
