@@ -80,10 +80,10 @@ def test_a_drawing_has_the_range_size_and_place_of_training_images(opened: Any) 
     page.locator("#clear").click()
     assert answers(page) == ["Nothing drawn yet"] * 2
     box = page.locator("#pad").bounding_box()
-    # A small stroke in a corner.
+    # A short stroke in a corner.
     page.mouse.move(box["x"] + 30, box["y"] + 30)
     page.mouse.down()
-    page.mouse.move(box["x"] + 40, box["y"] + 80, steps=5)
+    page.mouse.move(box["x"] + 50, box["y"] + 150, steps=5)
     during = answers(page)
     page.mouse.up()
     assert all(text.startswith("Says ") for text in during)

@@ -28,7 +28,9 @@ from chapterflow.tracking.versions import (
     OnVersion,
     Version,
     card_of,
+    challenger_alias,
     find_version,
+    holder,
     ignore,
     model_file,
 )
@@ -124,8 +126,9 @@ def write_playground(
     path = path.absolute()
     client, experiment = session.client, session.experiment_id
     tell("playground", "looking up models")
-    names = wanted or _registered(client, settings)
-    versions = [find_version(client, name, experiment_id=experiment) for name in names]
+    versions = [find_version(client, name, experiment_id=experiment) for name in wanted]
+    if not wanted:
+        versions = _registered(client, project, settings)
     models: list[Loaded] = []
     left_out: list[LeftOut] = []
     nodes: Loaded | None = None
@@ -230,11 +233,24 @@ def assemble(data: Mapping[str, Any], left_out: Sequence[LeftOut]) -> str:
     )
 
 
-def _registered(client: MlflowClient, settings: Settings) -> list[str]:
-    """Return the registered models of `params.yaml`: `FIRST`, then in the order of the chapter."""
+def _registered(client: MlflowClient, project: Project, settings: Settings) -> list[Version]:
+    """Return versions of the registered models of `params.yaml`: `FIRST`, then in its order.
+
+    If the version that a name means learnt other data than the profile's, the challenger on the
+    profile's data is preferred.
+    """
     registered = {model.name for model in client.search_registered_models()}
     names = [*FIRST, *(name for name in settings.models if name not in FIRST)]
-    return [name for name in names if name in registered]
+    versions = []
+    for name in names:
+        if name not in registered or name not in settings.models:
+            continue
+        version, dataset = find_version(client, name), settings.dataset_of(name)
+        if card_of(client, version).name != dataset:
+            alias = challenger_alias(project, settings.params(name).role, dataset)
+            version = holder(client, name, alias) or version
+        versions.append(version)
+    return versions
 
 
 def _load(client: MlflowClient, version: Version) -> Loaded:

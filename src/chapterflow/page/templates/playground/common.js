@@ -74,7 +74,7 @@ function say(value, digits = 2) {
   return (rounded === 0 ? text.replace("-", "") : text).replace("-", "−");
 }
 
-const percent = (share) => `${(100 * share).toFixed(share > 0.0995 && share < 0.9995 ? 0 : 1)} %`;
+const percent = (share) => `${(100 * share).toFixed(share > 0.0995 ? 0 : 1)} %`;
 
 // A labelled slider. `onInput` is called with its value.
 function slider(holder, { word, min, max, step = 1, value, unit = "" }, onInput) {

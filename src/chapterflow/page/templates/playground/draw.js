@@ -352,13 +352,15 @@ function showMaps(column, entry) {
       context.fillRect(i % entry.across, Math.floor(i / entry.across), 1, 1);
     });
   } else {
-    for (let c = 0; c < entry.channels; c++) {
+    const drawOne = (c, frame) => {
       const [left, top] = [(c % entry.across) * entry.stepX, Math.floor(c / entry.across) * entry.stepY];
-      const chosen = picked.column === column && picked.layer === layer && picked.channel === c;
-      context.fillStyle = chosen ? colours.markText : colours.lineText;
+      context.fillStyle = frame;
       context.fillRect(left - 1, top - 1, entry.width + 2, entry.height + 2);
       drawMap(context, output, c, scale, left, top);
-    }
+    };
+    for (let c = 0; c < entry.channels; c++) drawOne(c, colours.lineText);
+    // Last, so that its frame is whole.
+    if (picked.column === column && picked.layer === layer) drawOne(picked.channel, colours.markText);
   }
   entry.title.replaceChildren(`${layer.name}: ${typeText(layer)} `, make("span", { className: "shape", textContent: shapeText(output.shape) }));
   const channel = pickedChannel(column, layer);
