@@ -12,7 +12,7 @@ BENCHMARKS = {
     "contest": "seconds and accuracy of fits next to PyTorch, Keras and PyTorch Geometric",
     "growth": "seconds and memory against the size of data, flows and store: an hour",
     "profile": "where the seconds of an epoch of a model go; to find out why, not how fast",
-    "overhead": "resumable, reproducible training next to a plain `fit` of the same recipe",
+    "overhead": "training next to a plain `fit`; with models, the seconds of the loop around each",
     "accuracy": "scores of models, variants and folds over several seeds: hours on book data",
     "startup": "CPU seconds of each command in a small project",
     "memory": "peak memory of `predict` against the number of examples",

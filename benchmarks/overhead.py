@@ -4,17 +4,28 @@ The peer trains as in a notebook: the same model, optimizer, schedule and epochs
 memory, without checkpoints or seeds by epoch. Both run in turn in the same process; each ratio is
 taken over a pair.
 
-python -m benchmarks overhead
+With names of models: where the seconds of the loop around each of them go, in a new project and one
+process, without Prefect. A first model, which is not shown, pays for the imports.
+
+python -m benchmarks overhead [MODEL ...] [--profile book]
 """
 
+import argparse
+import os
+import shutil
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 from chapterflow.config.load import load_settings
+from chapterflow.config.settings import Settings
 from chapterflow.data.build import ensure_dataset
 from chapterflow.environment import Project, configure, find_project, load_tensorflow
 from chapterflow.kinds.dataset import Dataset, open_dataset
@@ -22,9 +33,99 @@ from chapterflow.models.base import ModelParams
 from chapterflow.models.catalog import get_model
 
 PAIRS = 3
+#: The loop around a model, in order.
+PARTS = ("look-up", "validation", "training", "evaluation", "explanation", "logging", "register")
 
 
-def main(_words: list[str] | None = None) -> None:
+def main(words: list[str] | None = None) -> None:
+    """Print the ratio of both ways to train, or the parts of the loop around models."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--profile", default="embedded")
+    options = parser.parse_args(words)
+    if options.models:
+        loop(options.models, options.profile)
+    else:
+        compare()
+
+
+def loop(models: Sequence[str], profile: str) -> None:
+    """Take models through all steps, and print the seconds of each part."""
+    source = find_project().params
+    with tempfile.TemporaryDirectory() as folder:
+        project = Project(Path(folder))
+        shutil.copy(source, project.params)
+        os.environ["CHAPTERFLOW_PROJECT"] = folder
+        configure(project)
+        load_tensorflow()
+        settings = load_settings(project.params, profile=profile)
+        _parts(project, load_settings(project.params, overrides=["models.dnn.epochs=1"]), "dnn")
+        print("wall / processor seconds")
+        print(f"{'model':<10}" + "".join(f"{part:>15}" for part in (*PARTS, "all but fit")))
+        for model in models:
+            seconds = _parts(project, settings, model)
+            outside = np.sum([seconds[part] for part in PARTS if part != "training"], axis=0)
+            cells = [*(seconds[part] for part in PARTS), outside]
+            print(
+                f"{model:<10}"
+                + "".join(f"{f'{wall:.2f} / {cpu:.2f}':>15}" for wall, cpu in cells)
+                + f"   {outside[0] / seconds['training'][0]:.1%} of the fit",
+                flush=True,
+            )
+
+
+def _parts(project: Project, settings: Settings, model: str) -> dict[str, Any]:
+    """Take a model through all steps; return wall and processor seconds `(2,)` of each part."""
+    from chapterflow.loop import steps
+    from chapterflow.loop.run import Run
+    from chapterflow.tracking.session import Session
+    from chapterflow.training import fit
+
+    seconds = {part: np.zeros(2) for part in PARTS}
+    running: list[str] = []
+
+    @contextmanager
+    def timed(part: str) -> Iterator[None]:
+        begun = np.array([time.perf_counter(), time.process_time()])
+        running.append(part)
+        try:
+            yield
+        finally:
+            running.pop()
+            spent = np.array([time.perf_counter(), time.process_time()]) - begun
+            seconds[part] += spent
+            if running:  # a part within another one counts once
+                seconds[running[-1]] -= spent
+
+    def timing(function: Callable[..., Any], part: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            with timed(part):
+                return function(*arguments, **options)
+
+        return call
+
+    session = Session(project, settings)
+    prepared = [steps.prepare(project, settings, name) for name in settings.datasets_of(model)]
+    with ExitStack() as patches:
+        for owner, name, part in (
+            (steps, "validate", "validation"),
+            (steps, "begin", "look-up"),
+            (steps, "train", "logging"),
+            (fit, "fit", "training"),
+            (steps, "evaluate", "evaluation"),
+            (steps, "explain", "explanation"),
+            (steps, "log", "logging"),
+            (steps, "register", "register"),
+        ):
+            patches.enter_context(patch.object(owner, name, timing(getattr(owner, name), part)))
+        verdicts = [steps.validate(project, settings, each) for each in prepared]
+        with timed("look-up"):
+            run = Run(project, settings, model, session)
+        steps.run_model(run, verdicts)
+    return seconds
+
+
+def compare() -> None:
     """Train the CNN both ways in `PAIRS` pairs, and print the ratio and the accuracies."""
     project = find_project()
     configure(project)
