@@ -9,6 +9,7 @@ import numpy as np
 from chapterflow.kinds.dataset import Dataset
 from chapterflow.page.network import Network
 from chapterflow.page.playground import Loaded, examples, fitted, graph, pen
+from chapterflow.tracking.records import LeftOut
 from chapterflow.tracking.versions import Version
 from tests.page import page_runs
 
@@ -70,10 +71,12 @@ def make_models(dataset: Dataset) -> list[Loaded]:
     ]
 
 
-def make_page(folder: Path) -> str:
-    """Return the page of both models, with a graph and a model of nodes."""
+def make_page(folder: Path, third: bool = False) -> str:
+    """Return the page of both models or three, with a graph and a model of nodes."""
     dataset = page_runs.make_data(folder)
     models = make_models(dataset)
+    if third:
+        models.append(loaded("lenet5", CONVOLUTIONAL, dataset, 3, 0.3))
     club = graph(None, None)
     convolution = {"activation": "relu", "neighbours": True}
     node_layers = network(
@@ -97,5 +100,6 @@ def make_page(folder: Path) -> str:
             "valueMax": dataset.card.value_max,
             "graph": club,
         },
+        [LeftOut(model="hub/1", reason="it learnt photos")] if third else [],
     )
     return page

@@ -163,6 +163,27 @@ def test_the_calculation_shown_adds_up(opened: Any) -> None:
     assert "unit 2 of 12" in page.locator("#inspector h2").inner_text()
 
 
+def test_of_three_models_any_two_are_next_to_each_other(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "three.html"
+    path.write_text(make_page(tmp_path, third=True), encoding="utf-8")
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    page.wait_for_selector("html[data-ready]")
+    menu = page.get_by_role("combobox", name="Model").last
+    assert menu.locator("option").all_inner_texts() == ["dnn", "cnn", "lenet5"]
+    before = answers(page)
+    menu.select_option("lenet5")
+    after = answers(page)
+    assert after[0] == before[0]
+    assert after[1] != before[1]
+    assert page.evaluate("columns.map((column) => models[column.model].document.name)") == [
+        "dnn", "lenet5"
+    ]  # fmt: skip
+    page.locator("#left-out summary").click()
+    assert page.locator("#left-out li").all_inner_texts() == ["hub/1: it learnt photos"]
+    page.close()
+
+
 def test_kernel_stride_padding_and_dilation(opened: Any) -> None:
     page = opened("kernel")
 
