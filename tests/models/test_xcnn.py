@@ -1,14 +1,17 @@
 """The explainable network sees 100x100 RGB, whatever it is given."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from chapterflow.models.catalog import get_model
 from tests.models import images
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
 
@@ -33,6 +36,22 @@ def test_layers_are_those_of_the_book() -> None:
         expected += (width + 1) * units
     assert [layer.units for layer in model.layers if hasattr(layer, "units")] == [128, 64, 32, 2]
     assert model.count_params() == expected
+
+
+def test_photos_are_normalised_averaged_and_changed_in_training_only() -> None:
+    block = yaml.safe_load((REPOSITORY / "params.yaml").read_text())["models"]["xcnn"]["book"]
+    options = {name: block[name] for name in ("batch_normalisation", "pooling", "dense", "augment")}
+    model = images.build("xcnn", (100, 100, 3), classes=2, value_max=255.0, **options)
+    assert model.get_layer("pool").output.shape == (None, 32)
+    assert [layer.name for layer in model.layers if layer.name.endswith("_norm")] == [
+        f"conv{block}_norm" for block in range(1, 5)
+    ]
+    changed = until(model, "rescale")
+    x = images.pixels(2, 100, 100, 3, top=255)
+    np.testing.assert_allclose(changed(x, training=False), x / 255, rtol=1e-5, atol=1e-6)
+    seen = np.asarray(changed(x, training=True))
+    assert np.abs(seen - x / 255).mean() > 0.01
+    assert 0 <= seen.min() < seen.max() <= 1
 
 
 def test_grey_becomes_three_equal_channels() -> None:

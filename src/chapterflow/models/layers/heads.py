@@ -25,6 +25,7 @@ class Augment(Strict):
         zoom: Largest zoom in or out, as a fraction.
         flip: Whether to flip images horizontally at random.
         brightness: Largest change of brightness, as a fraction of the value range.
+        contrast: Largest change of contrast, as a fraction.
     """
 
     passes: Annotated[int, Field(ge=0, le=100)] = 0
@@ -34,6 +35,7 @@ class Augment(Strict):
     zoom: Fraction = 0
     flip: bool = False
     brightness: Fraction = 0
+    contrast: Fraction = 0
 
 
 class HeadParams(ModelParams):
@@ -142,6 +144,8 @@ def augmented(params: Augment, x: Any, value_max: float) -> Any:
         x = layers.RandomZoom((-params.zoom, params.zoom), **fill, name="zoom")(x)
     if params.flip:
         x = layers.RandomFlip("horizontal", name="flip")(x)
+    if params.contrast:
+        x = layers.RandomContrast(params.contrast, (0, value_max), name="contrast")(x)
     if params.brightness:
         x = layers.RandomBrightness(params.brightness, (0, value_max), name="brightness")(x)
     return x
