@@ -180,14 +180,15 @@ def _secrets() -> list[str]:
 def nearest(name: object, valid: Iterable[str]) -> str:
     """Return ` Did you mean ...?`, or the valid names if none is similar."""
     valid = sorted(valid)
-    given = str(name)[:100]
+    lower = {candidate.lower(): candidate for candidate in valid}
+    given = str(name)[:100].lower()
 
     def likeness(candidate: str) -> tuple[float, bool]:
         # The first letter breaks ties: `cn` is more likely `cnn` than `gcn`.
         ratio = difflib.SequenceMatcher(None, candidate, given).ratio()
         return ratio, candidate[:1] == given[:1]
 
-    close = difflib.get_close_matches(given, valid, cutoff=0.5)
+    close = difflib.get_close_matches(given, lower, cutoff=0.5)
     if close:
-        return f" Did you mean {max(close, key=likeness)!r}?"
+        return f" Did you mean {lower[max(close, key=likeness)]!r}?"
     return f" Valid: {', '.join(valid)}." if valid else ""

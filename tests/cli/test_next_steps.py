@@ -31,7 +31,7 @@ FAILED = {"model": "vgg", "dataset": "digits", "status": "failed"}
 def test_one_finished_model_is_explained_and_several_are_compared(
     models: list[dict[str, Any]], expected: str
 ) -> None:
-    console = Console(file=io.StringIO(), width=80)
+    console = Console(file=io.StringIO(), width=200)
     print_next_steps(
         console, models, load_settings(PARAMS), ["seed=7"], project=Project(PARAMS.parent)
     )

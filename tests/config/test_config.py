@@ -155,6 +155,12 @@ def test_a_model_without_a_block_is_reported_what_it_lacks() -> None:
         settings.check_names(["cnn", "vgg"], settings.models.keys() - {"vgg"}, "model")
 
 
+def test_a_name_in_capitals_is_recognised() -> None:
+    settings = load_settings(PARAMS)
+    with pytest.raises(ConfigError, match="Did you mean 'cnn'"):
+        settings.check_names(["CNN"], settings.models, "model")
+
+
 def test_all_faults_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         load_settings(PARAMS, overrides=["models.cnn.epochs=0", "models.dnn.hiden=3", "seed=x"])
@@ -170,6 +176,7 @@ def test_all_faults_are_reported_at_once() -> None:
         ("seed: [1\n", "line 2, column 1: not valid YAML"),
         ("seed: 1\nseed: 2\n", "line 2: duplicate key 'seed'"),
         ("seed: !!python/object/apply:os.system [true]\n", "not valid YAML"),
+        (f"%YAML 1.{'1' * 5000}\n", "not valid YAML: Exceeds the limit"),
     ],
 )
 def test_a_file_that_holds_no_settings(tmp_path: Path, text: str, says: str) -> None:

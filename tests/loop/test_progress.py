@@ -103,6 +103,19 @@ def test_the_time_of_what_is_done_stands_still(clock: Clock, piped: Console, sta
     assert result == [f"cnn {status} 3.0 s", "dnn train 63.0 s"]
 
 
+def test_the_start_of_prefect_does_not_count_as_time_of_a_dataset(
+    clock: Clock, piped: Console
+) -> None:
+    lively = Lively(["digits"])
+    lively.update("digits", "starting", "Prefect")
+    clock.now += 30
+    lively.update("digits", "validate", "")
+    clock.now += 2
+    lively.update("digits", "checked", "")
+    piped.print(lively)
+    assert [" ".join(line.split()) for line in lines(piped)] == ["digits checked 2.0 s"]
+
+
 def test_a_subject_that_nobody_announced_gets_a_line(clock: Clock, piped: Console) -> None:
     lively = Lively(["cnn"])
     lively.update("mnist", "fetch", "3 MB")

@@ -104,6 +104,8 @@ def _main() -> None:
 def _resumption(words: list[str]) -> str:
     """Return where an interrupted command resumes; nothing if it starts over."""
     command = next((word for word in words if not word.startswith("-")), "")
+    if command == "run" and "--force" in words:
+        return "With --force, the next run begins again."
     return {
         "run": "The next run resumes after the last finished epoch.",
         "step": "The next run resumes after the last finished epoch.",

@@ -168,10 +168,7 @@ def print_next_steps(
         name = f"{model['model']}/{model['model_version']}" if elsewhere else model["model"]
         first = f"explain {name} {model['dataset']}` shows what the model looks at"
         runs = "run"
-    console.print(
-        Text(f"Next: `chapterflow {first}; `chapterflow ui` opens the {runs} in MLflow."),
-        soft_wrap=True,
-    )
+    console.print(Text(f"Next: `chapterflow {first}; `chapterflow ui` opens the {runs} in MLflow."))
 
 
 def compare(

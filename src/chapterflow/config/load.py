@@ -89,6 +89,10 @@ def parse_yaml(text: str, name: str) -> Any:
         raise ConfigError(
             f"{name}{where}: not valid YAML: {problem or 'cannot be parsed'}."
         ) from None
+    except ValueError as error:
+        # The scanner converts the version of a `%YAML` directive, however many digits it has.
+        reason = str(error).partition(";")[0]
+        raise ConfigError(f"{name}: not valid YAML: {reason}.") from None
     except RecursionError:
         raise ConfigError(f"{name}: nested too deeply. Received: hundreds of levels") from None
     finally:

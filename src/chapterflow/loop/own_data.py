@@ -116,7 +116,11 @@ def role_overrides(settings: Settings, models: Sequence[str], dataset: str) -> l
     roles = {model: settings.params(model).role for model in models}
     for model, role in roles.items():
         check_fits(settings, dataset, role, model)
-    value = dataset if yaml.safe_load(dataset) == dataset else f'"{dataset}"'
+    try:
+        is_text = yaml.safe_load(dataset) == dataset
+    except (ValueError, yaml.YAMLError):  # such as 2001-99-99, which looks like a date
+        is_text = False
+    value = dataset if is_text else f'"{dataset}"'
     return [f"roles.{role}.{settings.profile}={value}" for role in dict.fromkeys(roles.values())]
 
 

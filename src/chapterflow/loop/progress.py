@@ -17,6 +17,8 @@ from chapterflow.types import Tell
 
 #: Seconds between two plain lines about the same step of the same subject.
 PLAIN_EVERY = 5.0
+#: Steps before the work on a subject begins.
+WAITING = ("waiting", "starting")
 #: Steps after which nothing more happens to a subject.
 DONE = ("trained", "reused", "failed", "checked", "built", "here")
 
@@ -63,6 +65,9 @@ class Lively:
 
     def update(self, subject: str, step: str, detail: str) -> None:
         """Store the step; the next redraw shows it."""
+        # What a subject waits for is not its own time.
+        if self._lines.get(subject, ("waiting", ""))[0] in WAITING:
+            self._started[subject] = time.monotonic()
         self._lines[subject] = (step, detail)
         started = self._started.setdefault(subject, time.monotonic())
         if step in DONE:

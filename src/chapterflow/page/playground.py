@@ -125,7 +125,7 @@ def write_playground(
     started = time.monotonic()
     path = path.absolute()
     client, experiment = session.client, session.experiment_id
-    tell("playground", "looking up models")
+    tell("look up", "models")
     versions = [find_version(client, name, experiment_id=experiment) for name in wanted]
     if not wanted:
         versions = _registered(client, project, settings)
@@ -133,7 +133,7 @@ def write_playground(
     left_out: list[LeftOut] = []
     nodes: Loaded | None = None
     for version in versions:
-        tell("playground", f"reading {version.name}")
+        tell("read", version.name)
         try:
             loaded = _load(client, version)
             if loaded.card.kind == "citations":
@@ -151,7 +151,7 @@ def write_playground(
             "The playground needs a registered model of small images, such as dnn or cnn; "
             f"`chapterflow run dnn cnn` makes them. Received: {reasons or 'no model'}"
         )
-    tell("playground", "choosing test images")
+    tell("write", "test images")
     dataset = _dataset(project, models[0].card)
     page, models, too_large = fitted(
         models,

@@ -48,15 +48,15 @@ def render(material: Material, *, tell: Tell = silent, limit: int = PAGE_BYTES) 
         limit: Largest size in bytes; pictures lose quality to keep it.
     """
     album, pen = Album(), Pen()
-    tell("report", "results")
+    tell("write", "results")
     results, answers = groups(material, pen), questions(material)
-    tell("report", "the same examples for all models")
+    tell("write", "the same examples for all models")
     comparisons = side_by_side(material, album)
     models = []
     for entry in material.entries:
-        tell("report", entry.label)
+        tell("write", entry.label)
         models.append(model_section(entry, material.bins, album, pen))
-    tell("report", "data and lineage")
+    tell("write", "data and lineage")
     template = templates(_TEMPLATES).get_template("page.html.jinja")
     page = template.render(
         profile=material.profile,
@@ -73,7 +73,7 @@ def render(material: Material, *, tell: Tell = silent, limit: int = PAGE_BYTES) 
         style=(_TEMPLATES / "page.css").read_text(encoding="utf-8") + stylesheet("checks"),
         script=(_TEMPLATES / "page.js").read_text(encoding="utf-8"),
     )
-    tell("report", "pictures")
+    tell("write", "pictures")
     return album.fill(page, limit)
 
 
@@ -114,7 +114,7 @@ def write_report(
     out = out.absolute()
     with Session(project, settings) as session, tempfile.TemporaryDirectory() as copies:
         client, experiment = session.client, session.experiment_id
-        tell("report", "looking up runs")
+        tell("look up", "runs")
         if wanted:
             chosen = find_runs(client, experiment, wanted)
         elif comparison is not None:
@@ -156,7 +156,7 @@ def write_report(
             or (None if wanted else newest_flow_run(client, experiment, settings.profile))
             or max(facts, key=lambda fact: fact.started).run_id
         )
-        tell("report", "logging the page")
+        tell("log", "the page")
         for file in (page, *([out / PLAYGROUND] if material.playground else [])):
             client.log_artifact(run_id, str(file), REPORT)
     return Reported(
@@ -190,7 +190,7 @@ def _playground(
     except NothingToShow:
         pass
     except ChapterflowError as error:  # The report shows the results all the same.
-        tell("report", f"without playground: {error}")
+        tell("write", f"without playground: {error}")
     (out / PLAYGROUND).unlink(missing_ok=True)
     return []
 

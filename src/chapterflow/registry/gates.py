@@ -197,8 +197,8 @@ def _not_withdrawn(trial: Trial) -> Check:
         "not-withdrawn",
         "Was not rolled back, or is reinstated",
         passed=why == "" or (bool(why) and trial.reinstate),
-        threshold="--reinstate" if trial.reinstate else "not",
-        challenger=None if why is None else ("rolled back" if why else "not"),
+        threshold="--reinstate" if trial.reinstate else "not rolled back",
+        challenger=None if why is None else ("rolled back" if why else "not rolled back"),
         note=note,
     )
 

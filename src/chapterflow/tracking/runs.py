@@ -580,7 +580,7 @@ def read_run(
     client: MlflowClient, run: Run, label: str, into: Path, *, tell: Tell = silent
 ) -> RunFacts:
     """Copy a run's small artifacts into a folder of its own below `into`, and return its facts."""
-    tell("report", f"run of {label}")
+    tell("read", f"run of {label}")
     run_id = str(run.info.run_id)
     folder = into / run_id
     folder.mkdir(parents=True, exist_ok=True)
