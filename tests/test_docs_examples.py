@@ -55,6 +55,24 @@ def test_the_examples_have_types(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def cells(text: str, edge: str) -> list[list[str]]:
+    """Return the cells of the rows of a table that begin with an edge."""
+    lines = [line for line in text.splitlines() if line.startswith(edge)]
+    return [[cell.strip() for cell in line.strip(edge).split(edge)] for line in lines]
+
+
+@pytest.mark.parametrize("guide", ["README.md", "README.ko.md"])
+def test_the_results_in_a_guide_are_the_recorded_ones(guide: str) -> None:
+    recorded = cells((REPOSITORY / "results" / "comparison.md").read_text("utf-8"), "|")
+    # Guides leave out the status and the id of the run.
+    scores = [[*row[:2], *row[3:7]] for row in recorded if len(row) == 8]
+    shown = [
+        row for row in cells((REPOSITORY / guide).read_text("utf-8"), "│") if len(row) in (6, 7)
+    ]
+    assert len(shown) == 14
+    assert [row for row in shown if row not in scores + recorded] == []
+
+
 def marked_faults() -> list[str]:
     """Return a row of docs/reliability.md for each fault that tests inject, in their order."""
     rows = {}

@@ -36,14 +36,15 @@ def test_models_learn_another_dataset_of_their_kind_for_a_call() -> None:
         role_overrides(settings, ["cnn"], "mnits")
 
 
-def test_a_name_that_yaml_reads_otherwise_stays_a_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["17", "2001-99-99", "yes"])
+def test_a_name_that_yaml_reads_otherwise_stays_a_name(name: str, tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(PARAMS.read_text())
     (tmp_path / "datasets.yaml").write_text(
-        'datasets:\n  "17": {kind: sklearn-digits, seed: 5, validation: 0.1, test: 0.1}\n'
+        f'datasets:\n  "{name}": {{kind: sklearn-digits, seed: 5, validation: 0.1, test: 0.1}}\n'
     )
     path = tmp_path / "params.yaml"
-    overrides = role_overrides(load_settings(path), ["cnn"], "17")
-    assert load_settings(path, overrides=overrides).dataset_of("cnn") == "17"
+    overrides = role_overrides(load_settings(path), ["cnn"], name)
+    assert load_settings(path, overrides=overrides).dataset_of("cnn") == name
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 Book: chapter 5, "Explainable CNN".
 Paper: Zeiler & Fergus, "Visualizing and understanding convolutional networks", ECCV (2014), which
 visualises feature maps of a trained network, the purpose of this model.
-Expected: 0.98 on `digits` in 15 s, on two cores; chance is 0.10. On cats and dogs 0.75 in four
+Expected: 0.97 on `digits` in 5 s, on two cores; chance is 0.10. On cats and dogs 0.75 in four
 minutes; chance is 0.50.
 Command: chapterflow run xcnn
 """
