@@ -4,6 +4,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -451,6 +452,14 @@ def test_other_stores(project: Project, monkeypatch: pytest.MonkeyPatch) -> None
         store.open_store(project)
     assert not store.is_local(project)
     assert not project.mlruns.exists()
+
+    # A database that accepts connections and says nothing, or something else.
+    monkeypatch.setattr(store, "ANSWER_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"postgresql://me:secret@127.0.0.1:{silent.getsockname()[1]}/mlflow"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        with pytest.raises(StoreUnavailable, match=r"does not answer \(no answer in time"):
+            store.open_store(project)
 
     elsewhere = f"sqlite:///{project.root}/elsewhere.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", elsewhere)

@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import sqlite3
+import struct
 import tempfile
 import time
 import uuid
@@ -825,11 +826,25 @@ def check_remote(uri: str) -> None:
     elif (address := urlsplit(uri)).hostname and (
         port := address.port or PORTS.get(scheme.partition("+")[0])
     ):
-        # MLflow would try to connect to a database for half an hour.
+        # MLflow would try to connect to a database for half an hour, and a driver waits for ever
+        # for a server that accepts the connection and says nothing.
         try:
-            socket.create_connection((address.hostname, port), ANSWER_SECONDS).close()
+            with socket.create_connection((address.hostname, port), ANSWER_SECONDS) as connection:
+                if scheme.partition("+")[0] == "postgresql":
+                    _check_greeting(connection)
         except OSError as error:
             raise unavailable(uri, _reason(error)) from None
+
+
+def _check_greeting(connection: socket.socket) -> None:
+    """Raise an `OSError` unless a PostgreSQL server answers within the time-out.
+
+    Source: PostgreSQL 15, chapter 55.2.10, "SSL Session Encryption": a client may first ask whether
+    the server encrypts, which it answers with one letter.
+    """
+    connection.sendall(struct.pack("!ii", 8, 80877103))
+    if connection.recv(1) not in (b"S", b"N"):
+        raise OSError("it is no PostgreSQL server")
 
 
 def _prepare(project: Project, on_note: Note, wait: float) -> None:
