@@ -238,7 +238,8 @@ def main() -> None:
     gc.freeze()  # Collections in forks would copy the pages of what they look at.
     with socket.socket(fileno=int(sys.argv[1])) as listener:
         request = serve(listener)
-    request["environ"] |= imported
+    # A caller that has imported them, too, has its own values.
+    request["environ"] = imported | request["environ"]
     become(**request)
 
 
