@@ -1,7 +1,9 @@
 """Look-ups of runs: they ask for the newest run of a model, however many the store has."""
 
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 
 from chapterflow.config.load import load_settings
@@ -10,6 +12,7 @@ from chapterflow.errors import ConfigError
 from chapterflow.tracking import runs
 from chapterflow.tracking.comparison import newest_runs
 from chapterflow.tracking.session import Session
+from tests.digits import digits_card
 
 #: Runs of each model on each test set.
 REPEATS = 6
@@ -78,3 +81,27 @@ def test_a_run_by_the_beginning_of_its_id(session: Session) -> None:
     first = next(letter for letter in "0123456789abcdef" if sum(i[0] == letter for i in ids) > 1)
     with pytest.raises(ConfigError, match="the ids of several runs begin with this"):
         find(first)
+
+
+def test_two_runs_may_log_the_same_dataset_at_once(session: Session, project: Project) -> None:
+    """Workers of a flow do, where both train the first model on it."""
+    from sqlalchemy import event, orm
+
+    card, folder = digits_card(np.repeat([0, 1, 2], 3)), project.data / "digits"
+    first, second = (add_run(session, model, "new") for model in ("dnn", "cnn"))
+    log = partial(runs.log_dataset, session.client, card=card, folder=folder)
+    waiting = [second]
+
+    def log_meanwhile(*_: Any) -> None:
+        # The first has seen that the dataset is not there yet.
+        if waiting:
+            log(waiting.pop())
+
+    event.listen(orm.Session, "before_flush", log_meanwhile)
+    try:
+        log(first)
+    finally:
+        event.remove(orm.Session, "before_flush", log_meanwhile)
+    for run_id in (first, second):
+        (logged,) = session.client.get_run(run_id).inputs.dataset_inputs
+        assert logged.dataset.name == "digits"

@@ -192,6 +192,7 @@ def log_metrics(
 def log_dataset(client: MlflowClient, run_id: str, card: DatasetCard, folder: Path) -> None:
     """Log a dataset as the run's input."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.exceptions import MlflowException
 
     dataset = Dataset(
         name=card.name,
@@ -200,8 +201,14 @@ def log_dataset(client: MlflowClient, run_id: str, card: DatasetCard, folder: Pa
         source=json.dumps({"uri": f"data/{folder.name}", "origin": card.source}),
         profile=json.dumps({"shape": card.shape, **card.counts}),
     )
-    context = InputTag("mlflow.data.context", "training")
-    client.log_inputs(run_id, [DatasetInput(dataset, [context])])
+    inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
+    try:
+        client.log_inputs(run_id, inputs)
+    except MlflowException as error:
+        # Another process has logged its first run on the dataset at the same time. Now it is there.
+        if "IntegrityError" not in str(error):
+            raise
+        client.log_inputs(run_id, inputs)
 
 
 class Epoch(Strict):
