@@ -25,3 +25,13 @@ def browser() -> Iterator[Any]:
         launched = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield launched
         launched.close()
+
+
+def serious_faults(page: Any) -> list[tuple[str, list[str]]]:
+    """Return the serious faults of accessibility that axe finds, with what they are about."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    return [
+        (fault["id"], [node["html"][:200] for node in fault["nodes"][:3]])
+        for fault in axe.Axe().run(page).response["violations"]
+        if fault["impact"] in ("serious", "critical")
+    ]

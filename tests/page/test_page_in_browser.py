@@ -8,6 +8,7 @@ import pytest
 
 from chapterflow.page.report import render, write
 from tests.page import page_runs
+from tests.page.conftest import serious_faults
 
 pytestmark = pytest.mark.slow
 
@@ -93,16 +94,9 @@ def test_without_script_it_is_a_plain_page(browser: Any, address: str) -> None:
 def test_no_serious_fault_of_accessibility(
     browser: Any, address: str, width: int, scheme: str
 ) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     page = opened(browser, address, viewport={"width": width, "height": 900}, color_scheme=scheme)
     page.locator("summary").first.click()
-    actual = axe.Axe().run(page).response["violations"]
-    serious = [
-        (fault["id"], [node["html"][:200] for node in fault["nodes"][:3]])
-        for fault in actual
-        if fault["impact"] in ("serious", "critical")
-    ]
-    assert serious == []
+    assert serious_faults(page) == []
 
 
 def test_a_phone_scrolls_down_only(browser: Any, address: str) -> None:

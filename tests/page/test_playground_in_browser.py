@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.page import page_runs
+from tests.page.conftest import serious_faults
 from tests.page.play_page import make_page
 
 pytestmark = pytest.mark.slow
@@ -243,15 +244,8 @@ def test_the_language_changes_every_word(opened: Any) -> None:
 def test_no_serious_fault_of_accessibility(
     tab: str, width: int, scheme: str, language: str, opened: Any
 ) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     page = opened(
         tab, viewport={"width": width, "height": 900}, color_scheme=scheme, locale=language
     )
     assert page.evaluate("document.documentElement.scrollWidth") == width
-    actual = axe.Axe().run(page).response["violations"]
-    serious = [
-        (fault["id"], [node["html"][:200] for node in fault["nodes"][:3]])
-        for fault in actual
-        if fault["impact"] in ("serious", "critical")
-    ]
-    assert serious == []
+    assert serious_faults(page) == []

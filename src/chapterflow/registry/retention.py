@@ -10,7 +10,7 @@ import logging
 import re
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -33,7 +33,6 @@ from chapterflow.types import Tell, silent
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-    from mlflow.entities.model_registry import ModelVersion
 
 _log = logging.getLogger(__name__)
 #: What is younger may still be in use; Prefect keeps its history for more than an hour.
@@ -133,7 +132,7 @@ def _opened(project: Project, on_note: Note) -> Iterator[tuple[MlflowClient, lis
 def find_unneeded(
     project: Project, *, older: timedelta, keep: int, on_note: Note = _log.warning
 ) -> Unneeded:
-    """Return what is not needed and older than a duration; changes nothing.
+    """Return what is not needed and older than a duration; removes nothing.
 
     Args:
         project: The project.
@@ -141,23 +140,25 @@ def find_unneeded(
         keep: Newest finished runs to keep of each type, for each model, profile and dataset.
         on_note: Receives a sentence for each thing that had to be done to open the store.
     """
+    import mlflow
+
     limit = datetime.now(UTC) - older
     with _opened(project, on_note) as (client, experiments):
-        active = _runs(client, experiments)
+        active = _runs(experiments)
         needed = _needed(client, active, keep)
         unneeded = Unneeded()
         for run in active:
             if run.info.run_id not in needed and _is_older(run, limit):
                 unneeded.runs[run.data.tags.get(runs.RUN_TYPE, "other")].append(run)
         going = {run.info.run_id for members in unneeded.runs.values() for run in members}
-        for version in _versions(client):
+        for version in mlflow.search_model_versions():
             if version.run_id in going:
                 unneeded.versions.append((str(version.name), str(version.version)))
         for run in unneeded.runs.get("model", ()):
             for model in runs.models_of(client, run):
                 unneeded.models[str(model.model_id)] = str(model.artifact_location)
         if is_local(project):
-            deleted = _runs(client, experiments, deleted=True)
+            deleted = _runs(experiments, deleted=True)
             unneeded.deleted = [run for run in deleted if _is_older(run, limit)]
             store = _store(client)
             age_in_ms = int(older.total_seconds() * 1000)
@@ -173,42 +174,26 @@ def _is_older(run: Run, limit: datetime) -> bool:
     return bool(run.info.start_time < limit.timestamp() * 1000)
 
 
-def _runs(client: MlflowClient, experiments: Sequence[str], *, deleted: bool = False) -> list[Run]:
+def _runs(experiments: Sequence[str], *, deleted: bool = False) -> list[Run]:
     """Return all runs of experiments, newest first."""
+    import mlflow
     from mlflow.entities import ViewType
 
-    return list(
-        _pages(
-            lambda token: client.search_runs(
-                list(experiments),
-                run_view_type=ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY,
-                order_by=["attributes.start_time DESC"],
-                page_token=token,
-            )
-        )
+    listed: list[Run] = mlflow.search_runs(
+        list(experiments),
+        run_view_type=ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY,
+        order_by=["attributes.start_time DESC"],
+        output_format="list",
     )
-
-
-def _versions(client: MlflowClient) -> Iterator[ModelVersion]:
-    return _pages(lambda token: client.search_model_versions(page_token=token))
-
-
-def _pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
-    """Yield the results of a search, page by page."""
-    page = search(None)
-    yield from page
-    while page.token:
-        page = search(page.token)
-        yield from page
+    return listed
 
 
 def _with_alias(client: MlflowClient) -> set[tuple[str, str]]:
     """Return name and number of each version that has an alias."""
+    import mlflow
+
     # Search results carry no aliases in MLflow 3.
-    names = [
-        model.name
-        for model in _pages(lambda token: client.search_registered_models(page_token=token))
-    ]
+    names = [str(model.name) for model in mlflow.search_registered_models()]
     return {(name, number) for name in names for number in check_registered(client, name).values()}
 
 
@@ -220,6 +205,8 @@ def _needed(client: MlflowClient, active: Sequence[Run], keep: int) -> set[str]:
         active: All runs that are not deleted, newest first.
         keep: Newest finished runs of a group that stay.
     """
+    import mlflow
+
     needed = {run.info.run_id for run in active if run.info.status in ("RUNNING", "SCHEDULED")}
     kept_versions = _with_alias(client)
     group_sizes: Counter[tuple[str, ...]] = Counter()
@@ -236,7 +223,7 @@ def _needed(client: MlflowClient, active: Sequence[Run], keep: int) -> set[str]:
             group_sizes[group] += 1
             if group_sizes[group] <= keep:
                 needed.add(run.info.run_id)
-    for version in _versions(client):
+    for version in mlflow.search_model_versions():
         if (str(version.name), str(version.version)) in kept_versions:
             needed.add(str(version.run_id))
         if version.run_id in needed and VERDICT_RUN in version.tags:
