@@ -1,10 +1,13 @@
 """Flow runs that a killed process left RUNNING or PENDING, and old ones."""
 
+from __future__ import annotations
+
 import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from prefect import runtime, tags
 from prefect.client.orchestration import get_client
@@ -13,6 +16,9 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Crashed
 
 from chapterflow.environment import process_identity, process_is_gone
+
+if TYPE_CHECKING:
+    from prefect.server.database import PrefectDBInterface
 
 PROCESS_TAG = "process="
 #: This project's flows: others on the same server sign nothing.
@@ -83,14 +89,22 @@ def has_own_history() -> bool:
     )
 
 
+@contextmanager
+def own_database() -> Iterator[PrefectDBInterface]:
+    """Open the database of the current settings; Prefect would keep the first of the process."""
+    from prefect.server.database import provide_database_interface
+    from prefect.server.database.dependencies import temporary_database_config
+
+    with temporary_database_config(None):
+        yield provide_database_interface()
+
+
 def count_old_flow_runs(older: timedelta) -> int:
     """Return how many flow runs of the project's own database ended before a duration ago."""
     import sqlalchemy
-    from prefect.server.database import provide_database_interface
     from prefect.server.schemas.states import TERMINAL_STATES
 
-    async def count() -> int:
-        database = provide_database_interface()
+    async def count(database: PrefectDBInterface) -> int:
         table = database.FlowRun
         query = (
             sqlalchemy.select(sqlalchemy.func.count())
@@ -104,7 +118,8 @@ def count_old_flow_runs(older: timedelta) -> int:
         async with database.session_context() as session:
             return int((await session.execute(query)).scalar_one())
 
-    return asyncio.run(count())
+    with own_database() as database:
+        return asyncio.run(count(database))
 
 
 def delete_old_flow_runs(older: timedelta) -> None:
@@ -115,7 +130,6 @@ def delete_old_flow_runs(older: timedelta) -> None:
     Args:
         older: More than an hour, as Prefect demands.
     """
-    from prefect.server.database import provide_database_interface
     from prefect.server.services import db_vacuum
     from prefect.settings import (
         PREFECT_SERVER_EVENTS_RETENTION_PERIOD,
@@ -123,8 +137,7 @@ def delete_old_flow_runs(older: timedelta) -> None:
         temporary_settings,
     )
 
-    async def delete() -> None:
-        database = provide_database_interface()
+    async def delete(database: PrefectDBInterface) -> None:
         await db_vacuum.vacuum_old_flow_runs(db=database)
         await db_vacuum.vacuum_old_events(db=database)
 
@@ -132,5 +145,5 @@ def delete_old_flow_runs(older: timedelta) -> None:
         PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD: older,
         PREFECT_SERVER_EVENTS_RETENTION_PERIOD: older,
     }
-    with temporary_settings(settings):
-        asyncio.run(delete())
+    with temporary_settings(settings), own_database() as database:
+        asyncio.run(delete(database))

@@ -30,6 +30,8 @@ GUARD = Path(__file__).resolve().parent / "loop" / "guard"
 USERS_OWN = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "PREFECT_API_URL", "CHAPTERFLOW_PROJECT")
 for name in USERS_OWN:
     os.environ.pop(name, None)
+#: Libraries that tests import set variables of their own, OpenCV for one.
+USERS_SHELL = {**os.environ}
 
 from chapterflow.environment import QUIET_AND_PRIVATE, Project, load_tensorflow  # noqa: E402
 from tests.forks import Forks  # noqa: E402
@@ -132,12 +134,7 @@ REAL_PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 def command_environment(root: Path) -> dict[str, str]:
     """Return the environment of a user's shell in a checkout at `root`."""
     return {
-        # MLflow writes its address into the environment of who uses it, as tests here do.
-        **{
-            name: value
-            for name, value in os.environ.items()
-            if name not in {*QUIET_AND_PRIVATE, *USERS_OWN}
-        },
+        **{name: value for name, value in USERS_SHELL.items() if name not in QUIET_AND_PRIVATE},
         "PATH": os.pathsep.join((str(FORKS.folder), REAL_PATH)),
         # The checkout's own sources, and nothing but loopback connections.
         "PYTHONPATH": os.pathsep.join(map(str, (root / "src", root, GUARD))),

@@ -8,7 +8,7 @@ import shutil
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,6 +21,9 @@ from chapterflow.tracking import runs
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.versions import VERDICT_RUN
 from tests.conftest import invoke, using_prefect
+
+if TYPE_CHECKING:
+    from prefect.server.database import PrefectDBInterface
 
 MONTH = timedelta(days=30)
 
@@ -206,20 +209,18 @@ def test_command(store: Store, in_project: Project) -> None:
     assert "Nothing to remove" in again.stderr
 
 
-def test_old_flow_runs_of_prefect_go(prefect_once: Path, tmp_path: Path) -> None:
-    home = shutil.copytree(prefect_once, tmp_path / ".prefect")
+@pytest.mark.parametrize("project", ["one project", "another in the same process"])
+def test_old_flow_runs_of_prefect_go(prefect_once: Path, tmp_path: Path, project: str) -> None:
+    home = shutil.copytree(prefect_once, tmp_path / project / ".prefect")
     with using_prefect({"PREFECT_HOME": str(home)}):
-        from prefect.server.database import provide_database_interface
-
         from pipelines.housekeeping import (
             count_old_flow_runs,
             delete_old_flow_runs,
             has_own_history,
+            own_database,
         )
 
-        database = provide_database_interface()
-
-        async def add_flow_runs() -> None:
+        async def add_flow_runs(database: PrefectDBInterface) -> None:
             async with database.session_context(begin_transaction=True) as session:
                 flow = database.Flow(name="chapter")
                 session.add(flow)
@@ -229,7 +230,8 @@ def test_old_flow_runs_of_prefect_go(prefect_once: Path, tmp_path: Path) -> None
                     values = {"state_type": "COMPLETED", "state_name": "Completed"}
                     session.add(database.FlowRun(flow_id=flow.id, end_time=ended, **values))
 
-        asyncio.run(add_flow_runs())
+        with own_database() as database:
+            asyncio.run(add_flow_runs(database))
         assert has_own_history()
         assert count_old_flow_runs(MONTH) == 2
         delete_old_flow_runs(MONTH)
