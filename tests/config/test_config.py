@@ -76,7 +76,7 @@ def test_a_file_that_changes_or_is_overridden_is_read_as_it_is(tmp_path: Path) -
         ("sead=1", "sead", "", "'seed'"),
         ("models=[]", "models", "[]", "mapping"),
         ("questions.transfer.model=transfr", "transfer.model", "'transfr'", "'transfer'"),
-        ("questions.transfer.against=hub", "questions.transfer", "hub", "not both"),
+        ("questions.transfer.against=hub", "questions.transfer", "hub", "not two of"),
     ],
 )
 def test_a_fault_is_one_line_with_path_value_and_hint(

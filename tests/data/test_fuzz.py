@@ -425,6 +425,7 @@ PATHS = [
     *(
         "tracking.experiment",
         "questions",
+        "questions.x.baselines",
         "questions.x.variants",
         "evaluation.latency_repeats",
         "",

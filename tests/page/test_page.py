@@ -49,11 +49,12 @@ def test_every_model_has_its_score_interval_and_lineage(material: Material, page
         m = entry.facts.metrics
         assert f"{m['test/accuracy']:.4f}" in text
         assert f"{m['test/accuracy_low']:.3f} to {m['test/accuracy_high']:.3f}" in text
-        assert entry.facts.run_id in text
+        assert f'title="{entry.facts.run_id}"' in page
+        assert entry.facts.run_id[:10] in text
         assert entry.facts.tags["chapterflow.fingerprint"][:10] in text
-    assert material.entries[0].facts.tags["chapterflow.dataset_digest"] in text
+    assert material.entries[0].facts.tags["chapterflow.dataset_digest"][:10] in text
     assert "6e5cca3bbe + changes" in text
-    assert "3277d0195f7e1b58" in text
+    assert "3277d0195f" in text
 
 
 def test_a_real_difference_is_named_and_luck_is_not(material: Material, page: str) -> None:
@@ -162,13 +163,13 @@ def test_the_same_examples_are_put_to_all_models(material: Material) -> None:
     assert probes(material.entries[:1], Album()) == []
 
 
-def test_explanations_are_shown_with_their_scores_and_side_by_side(fresh: Material) -> None:
+def test_explanations_are_shown_once_with_their_scores(fresh: Material) -> None:
     for entry in fresh.entries:
         page_runs.explain(entry.facts)
     page = render(fresh)
     assert page.count('alt="walk of dnn"') == 1
     assert "A walk through the feature maps" in page
-    assert 'alt="cnn: attributions of cnn"' in page  # beside the others
+    assert page.count('alt="attributions of cnn"') == 1
     assert page.count("Can the attributions of") == len(fresh.entries)
     assert page.count("does not beat random orders") == len(fresh.entries)
     assert "0.654" in page
@@ -255,19 +256,28 @@ def test_an_axis_of_logarithms_has_several_plain_ticks(low: float, high: float) 
 
 
 def test_questions_say_which_runs_they_lack(material: Material) -> None:
-    asked = {question.anchor: question for question in questions(material)}
+    asked = {question.anchor: question for question in questions(material, Album())}
     assert asked["question-dnn-cnn"].table is not None
     assert asked["question-transfer"].table is None
-    assert "`chapterflow run transfer`" in asked["question-transfer"].answer
-    assert "`chapterflow run gcn`" in asked["question-readout"].answer
+    assert asked["question-transfer"].bars == []
+    assert "`chapterflow run transfer`" in asked["question-transfer"].verdict
+    assert "`chapterflow run gcn`" in asked["question-readout"].verdict
+    assert "`chapterflow run conv1d`" in asked["question-filter"].verdict
 
 
 def test_models_of_different_test_sets_are_not_set_against_each_other(material: Material) -> None:
     moved = material.entries[1].facts
     moved = moved.model_copy(update={"tags": moved.tags | {"chapterflow.test_digest": "other"}})
     entries = [material.entries[0], Entry(moved, material.entries[1].data)]
-    asked = questions(replace(material, entries=entries, differences=[]))[0]
+    asked = questions(replace(material, entries=entries, differences=[]), Album())[0]
     assert asked.table is None
+
+
+def test_the_questions_are_the_first_on_the_page(page: str) -> None:
+    order = ["questions", "question-dnn-cnn", "results", "side-by-side", "models", "data"]
+    places = [page.index(f'id="{anchor}"') for anchor in [*order, "lineage"]]
+    assert places == sorted(places)
+    assert page.index("Git commit" if "Git commit" in page else "Written (UTC)") > places[-1]
 
 
 @pytest.mark.parametrize("swapped", [False, True])
@@ -275,20 +285,56 @@ def test_dense_or_convolution_counts_from_the_dense_network(
     material: Material, swapped: bool
 ) -> None:
     pair = next(p for p in material.differences if {p.a, p.b} == {"dnn", "cnn"})
+    only = pair.only_b, pair.only_a
     if swapped:
         pair = pair.model_copy(
             update={
                 "a": pair.b, "b": pair.a, "accuracy_difference": -pair.accuracy_difference,
                 "low": -pair.high, "high": -pair.low, "verdict": "a better",
+                "only_a": pair.only_b, "only_b": pair.only_a,
             }
         )  # fmt: skip
-    gain = material.entries[1].facts.metrics["test/accuracy"]
-    gain -= material.entries[0].facts.metrics["test/accuracy"]
-    answer = questions(replace(material, differences=[pair]))[0].answer
-    assert f"cnn minus dnn: {gain * 100:+.2f} percentage points" in answer
-    assert "a significant difference" in answer
-    low, high = map(float, re.findall(r"interval (\S+) to (\S+?)\)", answer)[0])
-    assert low < gain * 100 < high
+    card = questions(replace(material, differences=[pair]), Album())[0]
+    dnn, cnn = (entry.facts.metrics["test/accuracy"] for entry in material.entries[:2])
+    assert card.verdict == (
+        f"cnn beats dnn: {cnn * 100:.1f} % against {dnn * 100:.1f} % of 80 test examples right."
+    )
+    assert f"cnn alone is right on {only[0]} examples, dnn alone on {only[1]}" in card.why
+    assert [bar.label for bar in card.bars] == ["dnn", "cnn"]
+    assert card.bars[0].length / card.bars[1].length == pytest.approx((1 - dnn) / (1 - cnn))
+    assert card.bars[0].high == 1.0  # the longest whisker fills the card
+    assert all(bar.low < bar.length < bar.high for bar in card.bars if bar.low and bar.high)
+
+
+def test_luck_is_explained_in_a_sentence(material: Material) -> None:
+    pair = next(p for p in material.differences if {p.a, p.b} == {"dnn", "cnn"})
+    others = [p for p in material.differences if p is not pair]
+
+    def why(**changed: Any) -> tuple[str, str]:
+        other = pair.model_copy(update=changed)
+        card = questions(replace(material, differences=[other, *others]), Album())[0]
+        return card.verdict, card.why
+
+    # The interval leaves 0 out, and yet many pairs were compared.
+    verdict, reason = why(low=0.002, high=0.031, p_value=0.02, p_adjusted=0.06)
+    assert verdict.endswith("but that may be luck.")
+    assert "As the only pair it would count (p = 0.02), but 3 pairs" in reason
+    assert "+0.2 to +3.1 points, is of this pair alone" in reason
+    verdict, reason = why(low=-0.01, high=0.031, p_value=0.125, p_adjusted=1.0)
+    assert "luck splits them so unevenly with a probability of 0.12." in reason
+    assert "of this pair alone" not in reason
+    verdict, reason = why(only_a=0, only_b=0, low=0.0, high=0.0, p_value=1.0, p_adjusted=1.0)
+    assert "are level" in verdict
+    assert "No example is right for one of them alone." in reason
+
+
+def test_a_card_shows_what_only_one_model_gets_right(material: Material) -> None:
+    card = questions(material, Album())[0]
+    pair = next(p for p in material.differences if {p.a, p.b} == {"dnn", "cnn"})
+    headings = [heading for heading, _ in card.examples]
+    assert headings[0] == f"Only cnn is right ({pair.only_b})"
+    assert len(card.examples[0][1]) == min(6, pair.only_b)
+    assert re.fullmatch(r"\d, not \d", card.examples[0][1][0].caption)
 
 
 def test_variants_answer_the_other_questions(fresh: Material, tmp_path: Path) -> None:
@@ -309,18 +355,37 @@ def test_variants_answer_the_other_questions(fresh: Material, tmp_path: Path) ->
         for name, more in variants.items()
     ]
     entries = [Entry(fact, fresh.entries[0].data) for fact in facts]
-    _, saving, transfer, readouts = questions(replace(fresh, entries=entries))
+    asked = questions(replace(fresh, entries=entries), Album())
+    cards = {card.anchor.removeprefix("question-"): card for card in asked}
     ratio = 96100.0 / facts[0].metrics["cost/parameters"]
-    assert f"{ratio:.1f} times the parameters" in saving.answer
-    assert "counted, not trained" in saving.answer
+    assert f"it would have 96,100, {ratio:.1f} times as many" in cards["1x1"].verdict
+    assert "was not trained" in cards["1x1"].why
+    assert [bar.length for bar in cards["1x1"].bars] == pytest.approx([1 / ratio, 1])
     own = facts[1].metrics["test/accuracy"]
-    assert f"from scratch 0.2000 ({(0.2 - own) * 100:+.1f} points" in transfer.answer
-    assert "intervals are disjoint" in transfer.answer
-    own = facts[2].metrics["test/accuracy"]
-    assert f"readout sum 1.0000 ({(1 - own) * 100:+.1f} points" in readouts.answer
-    assert "intervals are disjoint" in readouts.answer
-    assert "The best is readout sum." in readouts.answer
-    assert f"structure blind 0.5000 ({(0.5 - own) * 100:+.1f} points" in readouts.answer
+    assert f"transfer gets {own * 100:.1f} % of 80 test examples right; from scratch 20.0 % " in (
+        cards["transfer"].verdict
+    )
+    assert "(clearly worse)" in cards["transfer"].verdict
+    assert "readout sum 100.0 % (clearly better)" in cards["readout"].verdict
+    # It has no interval, so nothing is claimed.
+    assert "structure blind 50.0 % (may be luck)" in cards["structure"].verdict
+
+
+def test_filters_answer_for_curves(fresh: Material, tmp_path: Path) -> None:
+    facts = page_runs.make_run(page_runs.make_data(tmp_path / "again"), tmp_path / "more", "conv1d")
+    metrics = {
+        "test/examples": 600.0, "test/rmse": 0.05, "test/rmse_low": 0.04, "test/rmse_high": 0.06,
+        "baseline/savitzky_golay/rmse": 0.12, "baseline/moving_average/rmse": 0.15,
+    }  # fmt: skip
+    entry = Entry(facts.model_copy(update={"metrics": metrics}), tmp_path)
+    card = questions(replace(fresh, entries=[entry], differences=[]), Album())[-1]
+    assert card.verdict == (
+        "conv1d leaves an error (RMSE) of 0.050 on 600 test curves; the Savitzky-Golay filter "
+        "leaves 0.120, 2.4 times as much; the moving average leaves 0.150, 3.0 times as much."
+    )
+    assert [bar.length for bar in card.bars] == pytest.approx([1 / 3, 0.8, 1])
+    assert card.bars[0].low == pytest.approx(0.04 / 0.15)
+    assert card.bars[1].low is None
 
 
 def test_a_model_with_folds_has_their_mean_as_its_score(fresh: Material, tmp_path: Path) -> None:
@@ -337,9 +402,11 @@ def test_a_model_with_folds_has_their_mean_as_its_score(fresh: Material, tmp_pat
     assert "0.7550" in group.lead
     assert "mean and deviation over the folds" in group.lead
     assert [cell.text for cell in group.table.rows[0][1:3]] == ["0.7550", "0.655 to 0.855"]
-    readouts = questions(alone)[-1]
-    assert "gcn reaches accuracy 0.7550 over the folds of all graphs" in readouts.answer
-    assert "structure blind 0.7770 (+2.2 points" in readouts.answer
+    card = next(c for c in questions(alone, Album()) if c.anchor == "question-structure")
+    assert card.verdict == (
+        "gcn gets 75.5 % of the examples of all folds right; structure blind 77.7 % (may be luck)."
+    )
+    assert "over the folds" in card.why
 
 
 def test_any_model_can_take_part_in_a_question(material: Material) -> None:
@@ -347,15 +414,15 @@ def test_any_model_can_take_part_in_a_question(material: Material) -> None:
         "mine": QuestionParams(title="Old or new?", model="lenet5", against="cnn"),
         "none": QuestionParams(title="Deeper?", model="cnn", variants=["deep"]),
     }
-    mine, none = questions(replace(material, questions=asked))
+    mine, none = questions(replace(material, questions=asked), Album())
     assert mine.title == "Old or new?"
     assert mine.table is not None
     assert mine.table.headings[1:3] == ["cnn", "lenet5"]
-    assert "lenet5 minus cnn" in mine.answer
-    assert "no significant difference" in mine.answer
+    assert "may be luck" in mine.verdict
+    assert "lenet5 has 1.5 times the parameters of cnn" in mine.why
     assert none.table is None
-    assert "`chapterflow run cnn`" in none.answer
-    assert "`deep…`" in none.answer
+    assert "`chapterflow run cnn`" in none.verdict
+    assert "`deep…`" in none.verdict
     assert 'href="#questions"' not in render(replace(material, questions={}))
 
 

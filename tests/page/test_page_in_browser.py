@@ -11,6 +11,8 @@ from tests.page import page_runs
 from tests.page.conftest import serious_faults
 
 pytestmark = pytest.mark.slow
+#: The table of results.
+RESULTS = "table[data-sortable] >> nth=0"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def opened(browser: Any, address: str, **options: Any) -> Any:
 
 def column(page: Any, number: int) -> list[str]:
     actual: list[str] = (
-        page.locator("table").first.locator(f"tbody tr > :nth-child({number})").all_inner_texts()
+        page.locator(RESULTS).locator(f"tbody tr > :nth-child({number})").all_inner_texts()
     )
     return actual
 
@@ -49,6 +51,7 @@ def test_nothing_is_fetched_and_nothing_goes_wrong(browser: Any, address: str) -
 
 def test_every_picture_and_plot_is_there(browser: Any, address: str) -> None:
     page = opened(browser, address)
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     sizes = page.evaluate("[...document.images].map(i => [i.naturalWidth, i.width, i.alt.length])")
     assert len(sizes) > 40
     assert all(min(size) > 0 for size in sizes)
@@ -61,7 +64,7 @@ def test_every_picture_and_plot_is_there(browser: Any, address: str) -> None:
 
 def test_a_table_is_sorted_by_click_and_by_key(browser: Any, address: str) -> None:
     page = opened(browser, address)
-    head = page.locator("table").first.locator("th", has_text="accuracy").first
+    head = page.locator(RESULTS).locator("th", has_text="accuracy").first
     assert head.get_attribute("aria-sort") == "none"
     scores = [float(text) for text in column(page, 2)]
     head.locator("button").click()
@@ -71,21 +74,21 @@ def test_a_table_is_sorted_by_click_and_by_key(browser: Any, address: str) -> No
     page.keyboard.press("Enter")
     assert head.get_attribute("aria-sort") == "descending"
     assert [float(text) for text in column(page, 2)] == sorted(scores, reverse=True)
-    page.locator("table").first.locator("th button", has_text="model").click()
+    page.locator(RESULTS).locator("th button", has_text="model").click()
     assert column(page, 1) == sorted(page_runs.MODELS)
     assert head.get_attribute("aria-sort") == "none"
 
 
 def test_thousands_are_sorted_as_numbers(browser: Any, address: str) -> None:
     page = opened(browser, address)
-    page.locator("table").first.locator("th button", has_text="parameters").click()
+    page.locator(RESULTS).locator("th button", has_text="parameters").click()
     shown = [text.split()[0] for text in column(page, 10)]
     assert shown == ["9,610", "19,220", "28,830"]
 
 
 def test_without_script_it_is_a_plain_page(browser: Any, address: str) -> None:
     page = opened(browser, address, java_script_enabled=False)
-    assert page.locator("table").first.locator("tbody tr").count() == len(page_runs.MODELS)
+    assert page.locator(RESULTS).locator("tbody tr").count() == len(page_runs.MODELS)
     assert page.locator("th button").count() == 0
 
 
@@ -95,8 +98,30 @@ def test_no_serious_fault_of_accessibility(
     browser: Any, address: str, width: int, scheme: str
 ) -> None:
     page = opened(browser, address, viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page.locator("summary").first.click()
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert serious_faults(page) == []
+
+
+@pytest.mark.parametrize(("width", "height"), [(1400, 900), (390, 844)])
+def test_the_first_screen_answers_the_question_of_the_chapter(
+    browser: Any, address: str, width: int, height: int
+) -> None:
+    page = opened(browser, address, viewport={"width": width, "height": height})
+    for part in (".verdict", ".bars"):
+        box = page.locator(f".card {part}").first.bounding_box()
+        assert box["y"] + box["height"] < height
+
+
+def test_a_link_opens_the_folded_model(browser: Any, address: str) -> None:
+    page = opened(browser, address)
+    model = page.locator("details.model").nth(1)
+    assert model.get_attribute("open") is None
+    page.locator(f".card a[href='#{model.get_attribute('id')}']").first.click()
+    page.wait_for_selector("details.model:nth-of-type(2)[open]")
+    assert model.locator(".facts").is_visible()
+    # The address alone opens it, too.
+    again = opened(browser, page.url)
+    assert again.locator("details.model").nth(1).locator(".facts").is_visible()
 
 
 def test_a_phone_scrolls_down_only(browser: Any, address: str) -> None:

@@ -154,19 +154,21 @@ class ComparisonParams(Strict):
 
 
 class QuestionParams(Strict):
-    """A question that the report answers: one model against another, or against its variants.
+    """A question that the report answers: a model against another, its variants, or filters.
 
     Attributes:
         title: The question.
         model: The chapter model.
         against: The model that it is compared with, on one test set.
         variants: Variants that it is compared with: names below `beside:`, or their first letters.
+        baselines: Filters that a model of curves is compared with.
     """
 
     title: Annotated[str, Field(min_length=1)]
     model: str
     against: str | None = None
     variants: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    baselines: list[Literal["savitzky_golay", "moving_average"]] = Field(default_factory=list)
 
     @field_validator("model", "against")
     @classmethod
@@ -177,8 +179,11 @@ class QuestionParams(Strict):
 
     @model_validator(mode="after")
     def _one_comparison(self) -> Self:
-        if bool(self.against) == bool(self.variants):
-            raise ValueError("needs `against: MODEL` or `variants: [NAME]`, and not both")
+        if [bool(self.against), bool(self.variants), bool(self.baselines)].count(True) != 1:
+            raise ValueError(
+                "needs `against: MODEL`, `variants: [NAME]` or `baselines: [NAME]`, and not two of "
+                "them"
+            )
         return self
 
 

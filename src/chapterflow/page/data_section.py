@@ -20,6 +20,8 @@ from chapterflow.tracking import runs
 THUMBNAILS = 12
 #: More classes have no bars, which would fill a page.
 BARS = 40
+#: Characters of a hash on the page; a run's whole id is the title of its cell.
+SHORT = 10
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,8 @@ def _facts(card: DatasetCard, entry: Entry, digest: str) -> dict[str, str]:
         "Classes": f"{len(card.classes)}: {', '.join(card.classes)}" if card.classes else "none",
         **{name.replace("_", " ").capitalize(): _text(fact) for name, fact in card.facts.items()},
         **({"Accepted": card.accepted_text} if card.accepted else {}),
-        "Digest": digest,
-        "Version of data/": entry.facts.tags.get(runs.DATA_VERSION, "none"),
+        "Digest": digest[:SHORT],
+        "Version of data/": entry.facts.tags.get(runs.DATA_VERSION, "none")[:SHORT],
     }
 
 
@@ -155,16 +157,17 @@ def lineage(entries: Sequence[Entry]) -> Table:
         commit = tags.get(runs.COMMIT, "")
         dirty = " + changes" if tags.get(runs.DIRTY) == "true" else ""
         digest = tags.get(runs.DIGEST, "")
+        data = f"#data-{digest[:12]}" if digest else ""
         when = datetime.fromtimestamp(entry.facts.started / 1000, UTC)
         version = tags.get(runs.MODEL_VERSION)
         rows.append(
             [
                 Cell(entry.label, href=f"#{entry.anchor}"),
-                Cell(entry.facts.run_id, code=True),
-                Cell(tags.get(runs.FINGERPRINT, NONE)[:10], code=True),
-                Cell(digest[:10] or NONE, code=True, href=f"#data-{digest[:12]}" if digest else ""),
-                Cell(tags.get(runs.DATA_VERSION, NONE)[:10], code=True),
-                Cell((commit[:10] or NONE) + dirty, code=True),
+                Cell(entry.facts.run_id[:SHORT], code=True, title=entry.facts.run_id),
+                Cell(tags.get(runs.FINGERPRINT, NONE)[:SHORT], code=True),
+                Cell(digest[:SHORT] or NONE, code=True, href=data),
+                Cell(tags.get(runs.DATA_VERSION, NONE)[:SHORT], code=True),
+                Cell((commit[:SHORT] or NONE) + dirty, code=True),
                 Cell(entry.facts.params.get("seed", NONE)),
                 Cell(f"{entry.facts.model} {version}" if version else NONE),
                 Cell(tags.get("mlflow.parentRunId", NONE)[:8], code=True),

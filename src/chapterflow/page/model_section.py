@@ -77,6 +77,7 @@ class ModelSection:
 
     Attributes:
         entry: The model.
+        line: Score and size, next to the name of the folded section.
         summary: What the model is.
         facts: Score and costs.
         drawings: Learning curves and calibration.
@@ -88,6 +89,7 @@ class ModelSection:
     """
 
     entry: Entry
+    line: str
     summary: str
     facts: dict[str, str]
     drawings: list[Drawing]
@@ -118,6 +120,7 @@ def model_section(entry: Entry, bins: int, album: Album, pen: Pen) -> ModelSecti
     confusion, is_matrix = _confusion(entry)
     return ModelSection(
         entry=entry,
+        line=_line(entry),
         summary=_summary(entry),
         facts=_facts(entry),
         drawings=drawings,
@@ -133,6 +136,16 @@ def _summary(entry: Entry) -> str:
     """Return what the model is: the note of its run without Markdown."""
     note = entry.facts.tags.get("mlflow.note.content", "")
     return note.replace("**", "").replace("`", "")
+
+
+def _line(entry: Entry) -> str:
+    """Return score, data and size in one line."""
+    folds = over_folds(entry.facts.metrics)
+    score = folds[0] if folds else entry.facts.metrics[entry.task.metric]
+    parts = [f"{SCORE_NAMES[entry.task.score]} {score:.4f} on {entry.facts.dataset}"]
+    if (parameters := entry.metric("cost/parameters")) is not None:
+        parts.append(f"{parameters:,.0f} parameters")
+    return ", ".join(parts)
 
 
 def _facts(entry: Entry) -> dict[str, str]:

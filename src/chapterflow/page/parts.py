@@ -39,6 +39,7 @@ class Cell:
         tone: `good`, `bad`, `dim` or empty: a colour that only repeats what the text says.
         share: From 0 to 1, the strength of the background.
         code: Whether the text is an id or a hash.
+        title: The whole of a text that is shortened.
     """
 
     text: str
@@ -47,6 +48,7 @@ class Cell:
     tone: str = ""
     share: float | None = None
     code: bool = False
+    title: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,26 @@
-"""The section of questions: what `questions:` in `params.yaml` asks, answered from the runs."""
+"""The cards of questions: what `questions:` in `params.yaml` asks, answered from the runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from chapterflow.evaluation.significance import SIGNIFICANCE, Difference
 from chapterflow.page.material import SCORE_NAMES, Entry, Material
-from chapterflow.page.parts import Cell, Table, interval, number, ratio, times
+from chapterflow.page.parts import (
+    Album,
+    Cell,
+    Picture,
+    Table,
+    example_images,
+    interval,
+    number,
+    ratio,
+    times,
+)
 from chapterflow.tracking.records import over_folds
 
 if TYPE_CHECKING:
@@ -26,99 +38,130 @@ MEASURES = (
     ("cost/flops", "MFLOPs per example", 1e6, 3),
     ("cost/latency_ms_median", "latency (ms per example)", 1.0, 2),
 )
+#: Examples that one of two models alone gets right, on a card.
+EXAMPLES = 6
+#: Names of the filters that a model of curves is compared with.
+FILTERS = {"savitzky_golay": "Savitzky-Golay filter", "moving_average": "moving average"}
+
+#: Every sentence of the cards. Probabilities are rounded as `_p` does.
+WORDS = {
+    "no_pair": "No runs on this page answer this: `chapterflow run {a} {b}` makes them.",
+    "no_variant": "No run on this page answers this: `chapterflow run {model}` makes one, if the "
+    "profile has a variant {variants} of the model.",
+    "no_baseline": "No run on this page answers this: `chapterflow run {model}` makes one.",
+    "better": "{best} beats {other}: {high} against {low} of {examples} test examples right.",
+    "luck": "{best} is ahead of {other}, {high} against {low} of {examples} test examples right, "
+    "but that may be luck.",
+    "equal": "{best} and {other} are level: {high} of {examples} test examples right.",
+    "decided": "{best} alone is right on {most} examples, {other} alone on {least}: luck would "
+    "split them so unevenly with a probability of {p}{corrected}.",
+    "corrected": ", corrected for {pairs} pairs of models",
+    "few": "{most} examples are right for {best} alone and {least} for {other} alone; luck splits "
+    "them so unevenly with a probability of {p}.",
+    "many": "As the only pair it would count (p = {p}), but {pairs} pairs of models were compared, "
+    "and the luckiest of so many often looks like this (p = {p_adjusted} after correction).",
+    "alone": "The 95 % interval of the difference, {low} to {high} points, is of this pair alone, "
+    "without a correction for the {pairs} pairs.",
+    "never": "No example is right for one of them alone.",
+    "cost": "{model} has {parameters} times the parameters of {other} and takes {seconds} times as "
+    "long to train.",
+    "error": "{model} leaves an error (RMSE) of {score} on {examples} test curves; {others}.",
+    "error_other": "the {name} leaves {score}, {ratio} times as much",
+    "score": "{model} gets {score} of {examples} right; {others}.",
+    "score_other": "{name} {score} ({verdict})",
+    "count": "{model} has {parameters} parameters; {others}.",
+    "count_other": "{name} it would have {parameters}, {ratio} times as many, and need "
+    "{operations} times the operations",
+    "on_examples": "{examples} test examples",
+    "on_folds": "the examples of all folds",
+    "is_better": "clearly better",
+    "is_worse": "clearly worse",
+    "is_unclear": "may be luck",
+    "is_same": "the same",
+    "by_intervals": "A difference is clear where the 95 % intervals do not overlap.",
+    "by_folds": "A difference is clear where the ranges of one standard deviation over the folds "
+    "do not overlap.",
+    "by_filters": "The windows of the filters were chosen on the training curves, so they are the "
+    "best filters of their kind.",
+    "by_count": "The numbers follow from the layers; the variant was not trained, so this says "
+    "nothing about its accuracy.",
+    "wrong": "Wrong answers on {on}, in percent; whiskers: {range}. Shorter is better.",
+    "rmse": "Error (RMSE) on {examples} test curves; whiskers: 95 % interval. Shorter is better.",
+    "parameters": "Parameters. Shorter is better.",
+    "interval": "95 % interval",
+    "deviation": "one standard deviation over the folds",
+    "only": "Only {model} is right ({count})",
+    "only_caption": "{true}, not {answer}",
+    "only_alt": "Test example {index}: {true}; {model} answers {answer}",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a card: a length from 0 to 1, and where its whiskers begin and end.
+
+    Attributes:
+        text: The value with its interval.
+        href: Section of the model; empty for what has none.
+        low: Lower end of the interval; None without an interval.
+    """
+
+    label: str
+    text: str
+    length: float
+    href: str = ""
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its answer; no table if the page has no run that answers it."""
+    """A question with its answer; no bars and no table if the page has no run that answers it.
+
+    Attributes:
+        title: The question.
+        verdict: The answer in one sentence.
+        why: How far to trust the answer, in a sentence or two.
+        chart: What the bars show.
+        bars: One for each model, variant or filter.
+        examples: Pictures that one of two models alone gets right, below their headings.
+        table: All measures.
+    """
 
     title: str
     anchor: str
-    answer: str
+    verdict: str
+    why: str = ""
+    chart: str = ""
+    bars: list[Bar] = field(default_factory=list)
+    examples: list[tuple[str, list[Picture]]] = field(default_factory=list)
     table: Table | None = None
 
 
-def questions(material: Material) -> list[Question]:
-    """Return the questions with their answers."""
+def questions(material: Material, album: Album) -> list[Question]:
+    """Return the questions with their answers.
+
+    Args:
+        material: Runs and data.
+        album: Collects the pictures.
+    """
     return [
-        (_against if question.against else _variants)(f"question-{key}", question, material)
+        _against(f"question-{key}", question, material, album)
+        if question.against
+        else _baselines(f"question-{key}", question, material)
+        if question.baselines
+        else _variants(f"question-{key}", question, material)
         for key, question in material.questions.items()
     ]
 
 
-def _against(anchor: str, question: QuestionParams, material: Material) -> Question:
-    """Compare two models; without a shared test set there is no answer."""
-    for group in material.by_test_set():
-        entries = {entry.facts.model: entry for entry in reversed(group)}
-        if question.model in entries and question.against in entries:
-            first, second = entries[question.against], entries[question.model]
-            break
-    else:
-        return Question(
-            question.title,
-            anchor,
-            f"No runs on this page answer this: `chapterflow run {question.against} "
-            f"{question.model}` makes them.",
-        )
-    rows = []
-    for key, name, unit, digits in MEASURES:
-        a, b = (_measure(entry, key) for entry in (first, second))
-        if a is not None or b is not None:
-            cells = (number(None if v is None else v / unit, digits) for v in (a, b))
-            rows.append([Cell(name), *cells, times(ratio(b, a))])
-    answers = [
-        _difference(pair, first.label, second.label)
-        for pair in material.differences
-        if {pair.a, pair.b} == {first.label, second.label}
-    ]
-    slower = ratio(second.metric("train/seconds"), first.metric("train/seconds"))
-    if slower is not None:
-        answers.append(f"Training {second.label} takes {slower:.2f} times as long.")
-    return Question(
-        question.title,
-        anchor,
-        " ".join(answers),
-        Table(
-            f"{first.label} and {second.label} on {first.facts.dataset}",
-            ["", first.label, second.label, f"{second.label} / {first.label}"],
-            rows,
-            [False, True, True, True],
-            sortable=False,
-            small=True,
-        ),
-    )
-
-
-def _measure(entry: Entry, key: str) -> float | None:
-    if key == "errors":
-        examples, correct = entry.metric("test/examples"), entry.metric("test/correct")
-        return None if examples is None or correct is None else examples - correct
-    return entry.metric(key)
-
-
-def _difference(pair: Difference, first: str, second: str) -> str:
-    sign = 1 if pair.b == second else -1
-    low, high = sorted((sign * pair.low * 100, sign * pair.high * 100))
-    verdict = (
-        "a significant difference"
-        if pair.p_adjusted < SIGNIFICANCE
-        else "no significant difference"
-    )
-    return (
-        f"{second} minus {first}: {sign * pair.accuracy_difference * 100:+.2f} percentage points "
-        f"of accuracy on the same {pair.examples:,} examples (95 % interval {low:+.2f} to "
-        f"{high:+.2f}), {verdict} (McNemar p = {pair.p_value:.3g}, after Holm "
-        f"{pair.p_adjusted:.3g})."
-    )
-
-
 @dataclass(frozen=True)
-class _Variant:
-    """A model or one of its variants, by its metrics.
+class _Option:
+    """A model, one of its variants or a filter, by its metrics.
 
     Attributes:
         entry: The run.
-        name: Name in the table.
+        name: Name on the card.
         scores: Start of the metric names of its scores.
         costs: Start of the metric names of its costs.
         seconds: Metric of its training time.
@@ -126,12 +169,16 @@ class _Variant:
 
     entry: Entry
     name: str
-    scores: str
-    costs: str
-    seconds: str
+    scores: str = "test"
+    costs: str = "cost"
+    seconds: str = "train/seconds"
 
     def metric(self, name: str) -> float | None:
         return self.entry.metric(name)
+
+    @property
+    def href(self) -> str:
+        return f"#{self.entry.anchor}" if self.scores == "test" else ""
 
     @property
     def folds(self) -> tuple[float, float] | None:
@@ -149,31 +196,171 @@ class _Variant:
     def bounds(self) -> tuple[float | None, float | None]:
         """Lower and upper end of the score's interval; one deviation of the folds."""
         if folds := self.folds:
-            return folds[0] - folds[1], folds[0] + folds[1]
+            return folds[0] - folds[1], min(1.0, folds[0] + folds[1])
         name = f"{self.scores}/{self.entry.task.score}"
         return self.metric(f"{name}_low"), self.metric(f"{name}_high")
 
     def cost(self, name: str) -> float | None:
         return self.metric(f"{self.costs}/{name}")
 
-    def is_apart(self, other: _Variant) -> bool:
-        """Return whether the intervals of two scores are disjoint."""
+    def verdict(self, other: _Option) -> str:
+        """Say whether the score is better than another's: only if their intervals are disjoint."""
+        if self.score == other.score:
+            return WORDS["is_same"]
         (low, high), (other_low, other_high) = self.bounds, other.bounds
         if low is None or high is None or other_low is None or other_high is None:
-            return False
-        return high < other_low or low > other_high
+            return WORDS["is_unclear"]
+        if high >= other_low and low <= other_high:
+            return WORDS["is_unclear"]
+        higher = low > other_high
+        return WORDS["is_better" if higher == self.entry.task.higher_is_better else "is_worse"]
 
     def row(self) -> list[Cell]:
         """Return score, interval, training time, parameters and operations as cells."""
         flops = self.cost("flops")
         return [
-            Cell(self.name),
+            Cell(self.name, href=self.href),
             number(self.score, 4),
             interval(*self.bounds, 3),
             number(self.metric(self.seconds), 1),
             number(self.cost("parameters"), 0),
             number(None if flops is None else flops / 1e6, 3),
         ]
+
+
+def _against(anchor: str, question: QuestionParams, material: Material, album: Album) -> Question:
+    """Compare two models; without a shared test set there is no answer."""
+    for group in material.by_test_set():
+        entries = {entry.facts.model: entry for entry in reversed(group)}
+        if question.model in entries and question.against in entries:
+            first, second = entries[question.against], entries[question.model]
+            break
+    else:
+        verdict = WORDS["no_pair"].format(a=question.against, b=question.model)
+        return Question(question.title, anchor, verdict)
+    options = [_Option(entry, entry.label) for entry in (first, second)]
+    labels = {entry.label for entry in group}
+    pairs = [pair for pair in material.differences if {pair.a, pair.b} <= labels]
+    pair = next((pair for pair in pairs if {pair.a, pair.b} == {first.label, second.label}), None)
+    if pair is not None:
+        verdict, why = _decided(pair, first, second, len(pairs))
+    else:
+        verdict, why = _scored(options[1], options[:1])
+    chart, bars = _score_bars(options)
+    return Question(
+        question.title,
+        anchor,
+        verdict,
+        " ".join(filter(None, (why, _cost(first, second)))),
+        chart,
+        bars,
+        _examples(first, second, album),
+        _measures(first, second),
+    )
+
+
+def _decided(pair: Difference, first: Entry, second: Entry, pairs: int) -> tuple[str, str]:
+    """Return the verdict on two models, and why: McNemar's test, corrected for all pairs."""
+    sign = 1 if pair.b == second.label else -1
+    only = (pair.only_a, pair.only_b)[::sign]
+    scores = [entry.facts.metrics["test/accuracy"] for entry in (first, second)]
+    best = 0 if only[0] > only[1] else 1
+    entries = first, second
+    real = pair.p_adjusted < SIGNIFICANCE
+    facts = {
+        "best": entries[best].label,
+        "other": entries[1 - best].label,
+        "high": _percent(scores[best]),
+        "low": _percent(scores[1 - best]),
+        "examples": f"{pair.examples:,}",
+        "most": f"{only[best]:,}",
+        "least": f"{only[1 - best]:,}",
+        "pairs": f"{pairs:,}",
+        "p": _p(pair.p_value),
+        "p_adjusted": _p(pair.p_adjusted),
+    }
+    if real:
+        corrected = WORDS["corrected"].format(**facts) if pairs > 1 else ""
+        why = WORDS["decided"].format(**facts | {"p": facts["p_adjusted"], "corrected": corrected})
+        return WORDS["better"].format(**facts), why
+    reasons = [
+        WORDS["never" if not sum(only) else "many" if pair.p_value < SIGNIFICANCE else "few"]
+    ]
+    low, high = sorted((sign * pair.low * 100, sign * pair.high * 100))
+    if pairs > 1 and (low > 0 or high < 0):
+        reasons.append(WORDS["alone"])
+    facts |= {"low": _percent(scores[1 - best])}
+    verdict = WORDS["equal" if only[0] == only[1] else "luck"].format(**facts)
+    facts |= {"low": f"{low:+.1f}", "high": f"{high:+.1f}"}
+    return verdict, " ".join(reason.format(**facts) for reason in reasons)
+
+
+def _cost(first: Entry, second: Entry) -> str:
+    """Say what the second model costs more than the first; empty if a run lacks its costs."""
+    factors = [
+        ratio(second.metric(name), first.metric(name))
+        for name in ("cost/parameters", "train/seconds")
+    ]
+    if any(factor is None for factor in factors):
+        return ""
+    parameters, seconds = (f"{factor:.1f}" for factor in factors)
+    return WORDS["cost"].format(
+        model=second.label, other=first.label, parameters=parameters, seconds=seconds
+    )
+
+
+def _examples(first: Entry, second: Entry, album: Album) -> list[tuple[str, list[Picture]]]:
+    """Return the test examples that one of two models alone gets right, as pictures."""
+    if not all(e.task.classes and e.predictions and e.card for e in (first, second)):
+        return []
+    card, dataset = first.card, first.dataset
+    if card is None or dataset is None or dataset.kind.look != "picture":
+        return []
+    label, index = first.predictions["label"], first.predictions["index"]
+    answers = [entry.predictions["probability"].argmax(axis=1) for entry in (first, second)]
+    result = []
+    for own, other, entry, loser in ((1, 0, second, first), (0, 1, first, second)):
+        places = np.flatnonzero((answers[own] == label) & (answers[other] != label))
+        if not len(places):
+            continue
+        pictures = []
+        images = example_images(dataset, index[places[:EXAMPLES]])
+        for place, image in zip(places, images, strict=False):
+            facts = {
+                "true": card.classes[label[place]],
+                "answer": card.classes[answers[other][place]],
+                "index": index[place],
+                "model": loser.label,
+            }
+            caption, alt = (WORDS[key].format(**facts) for key in ("only_caption", "only_alt"))
+            pictures.append(album.picture(image, alt, caption))
+        result.append((WORDS["only"].format(model=entry.label, count=len(places)), pictures))
+    return result
+
+
+def _measures(first: Entry, second: Entry) -> Table:
+    """Return all measures of two models as a table."""
+    rows = []
+    for key, name, unit, digits in MEASURES:
+        a, b = (_measure(entry, key) for entry in (first, second))
+        if a is not None or b is not None:
+            cells = (number(None if v is None else v / unit, digits) for v in (a, b))
+            rows.append([Cell(name), *cells, times(ratio(b, a))])
+    return Table(
+        f"{first.label} and {second.label} on {first.facts.dataset}",
+        ["", first.label, second.label, f"{second.label} / {first.label}"],
+        rows,
+        [False, True, True, True],
+        sortable=False,
+        small=True,
+    )
+
+
+def _measure(entry: Entry, key: str) -> float | None:
+    if key == "errors":
+        examples, correct = entry.metric("test/examples"), entry.metric("test/correct")
+        return None if examples is None or correct is None else examples - correct
+    return entry.metric(key)
 
 
 def _variants(anchor: str, question: QuestionParams, material: Material) -> Question:
@@ -184,43 +371,41 @@ def _variants(anchor: str, question: QuestionParams, material: Material) -> Ques
         if names:
             break
     else:
-        return Question(
-            question.title,
-            anchor,
-            f"No run on this page answers this: `chapterflow run {question.model}` makes one, if "
-            f"the profile has a variant {' or '.join(f'`{start}…`' for start in starts)} of the "
-            "model.",
-        )
+        named = " or ".join(f"`{start}…`" for start in starts)
+        verdict = WORDS["no_variant"].format(model=question.model, variants=named)
+        return Question(question.title, anchor, verdict)
     # Variants like `readout_sum` change the parameter `readout`; the model has a value of its own.
     params = entry.facts.params
     values = ", ".join(f"{name} {params[name]}" for name in starts if name in params)
-    label = f"{entry.label} ({values})" if values else entry.label
-    own = _Variant(entry, label, "test", "cost", "train/seconds")
+    own = _Option(entry, f"{entry.label} ({values})" if values else entry.label)
     variants = [
-        _Variant(
+        _Option(
             entry,
             name.replace("_", " "),
             *(f"beside/{name}", f"beside/{name}", f"beside/{name}/train_seconds"),
         )
         for name in names
     ]
+    trained = [variant for variant in variants if variant.score is not None]
+    if trained:
+        verdict, why = _scored(own, trained)
+        chart, bars = _score_bars([own, *trained])
+    else:
+        verdict, why = _counted(own, variants)
+        chart, bars = _parameter_bars([own, *variants])
     rows = [own.row(), *(variant.row() for variant in variants)]
     majority = entry.metric("baseline/majority_accuracy")
     if majority is not None:
         rows.append([Cell("majority class"), number(majority, 4), *(number(None, 0),) * 4])
     score = SCORE_NAMES[entry.task.score]
-    return Question(
-        question.title,
-        anchor,
-        _answer(own, variants),
-        Table(
-            f"{entry.label} and its variants on {entry.facts.dataset}: same data, same seed",
-            ["", score, "95 % interval", "training time (s)", "parameters", "MFLOPs per example"],
-            rows,
-            [False, True, True, True, True, True],
-            small=True,
-        ),
+    table = Table(
+        f"{entry.label} and its variants on {entry.facts.dataset}: same data, same seed",
+        ["", score, "95 % interval", "training time (s)", "parameters", "MFLOPs per example"],
+        rows,
+        [False, True, True, True, True, True],
+        small=True,
     )
+    return Question(question.title, anchor, verdict, why, chart, bars, table=table)
 
 
 def _variant_names(entry: Entry, starts: tuple[str, ...]) -> list[str]:
@@ -230,46 +415,119 @@ def _variant_names(entry: Entry, starts: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
-def _answer(own: _Variant, variants: Sequence[_Variant]) -> str:
-    """Say in sentences how the variants differ from the model, and which score is the best."""
+def _baselines(anchor: str, question: QuestionParams, material: Material) -> Question:
+    """Compare a model of curves with filters."""
+    for entry in material.entries:
+        if entry.facts.model == question.model:
+            named = [(name, entry.metric(f"baseline/{name}/rmse")) for name in question.baselines]
+            scored = [(name, score) for name, score in named if score is not None]
+            if scored:
+                break
+    else:
+        verdict = WORDS["no_baseline"].format(model=question.model)
+        return Question(question.title, anchor, verdict)
+    own = _Option(entry, entry.label)
+    filters = [
+        _Option(entry, FILTERS.get(name, name.replace("_", " ")), f"baseline/{name}", "", "")
+        for name, _ in scored
+    ]
+    verdict, _ = _scored(own, filters)
+    chart, bars = _score_bars([own, *filters])
+    return Question(question.title, anchor, verdict, WORDS["by_filters"], chart, bars)
+
+
+def _scored(own: _Option, others: Sequence[_Option]) -> tuple[str, str]:
+    """Return a sentence with the scores of a model and of others, and how they are judged."""
     task = own.entry.task
-    name = SCORE_NAMES[task.score]
-    examples = own.metric("test/examples") or 0
+    examples = f"{own.metric('test/examples') or 0:,.0f}"
+    score = own.score or 0.0
+    if not task.classes:
+        parts = [
+            WORDS["error_other"].format(
+                name=other.name,
+                score=f"{other.score:.3f}",
+                ratio=f"{(other.score or 0) / score:.1f}",
+            )
+            for other in others
+            if other.score is not None
+        ]
+        verdict = WORDS["error"].format(
+            model=own.name, score=f"{score:.3f}", examples=examples, others="; ".join(parts)
+        )
+        return verdict, WORDS["by_intervals"]
+    parts = [
+        WORDS["score_other"].format(
+            name=other.name, score=_percent(other.score or 0.0), verdict=other.verdict(own)
+        )
+        for other in others
+    ]
+    on = WORDS["on_folds" if own.folds else "on_examples"].format(examples=examples)
+    verdict = WORDS["score"].format(
+        model=own.name, score=_percent(score), examples=on, others=", ".join(parts)
+    )
+    return verdict, WORDS["by_folds" if own.folds else "by_intervals"]
+
+
+def _counted(own: _Option, variants: Sequence[_Option]) -> tuple[str, str]:
+    """Return a sentence with the sizes of a model and of variants that were not trained."""
     parts = []
     for variant in variants:
-        sizes = (
-            (ratio(variant.cost("parameters"), own.cost("parameters")), "parameters"),
-            (ratio(variant.cost("flops"), own.cost("flops")), "operations"),
-        )
-        trained = variant.score is not None
-        costs = [
-            f"{factor:.1f} times the {what}"
-            for factor, what in sizes
-            if factor is not None and (_differs(factor) or not trained)
-        ]
-        if variant.score is None or own.score is None:
-            parts.append(f"{variant.name}: {' and '.join(costs)} (counted, not trained)")
-            continue
-        slower = ratio(variant.metric(variant.seconds), own.metric(own.seconds))
-        gain = variant.score - own.score
-        facts = [
-            f"{gain * 100:+.1f} points" if task.classes else f"{gain:+.4f}",
-            *([f"{slower:.1f} times the training time"] if _differs(slower) else []),
-            *costs,
-            "intervals are disjoint" if variant.is_apart(own) else "intervals overlap",
-        ]
-        parts.append(f"{variant.name} {variant.score:.4f} ({', '.join(facts)})")
-    scored = [variant for variant in (own, *variants) if variant.score is not None]
-    if len(scored) < 2:
-        return f"Compared with {own.name}, {'; '.join(parts)}."
-    sign = 1 if task.higher_is_better else -1
-    best = max(scored, key=lambda variant: sign * (variant.score or 0.0))
-    on = "over the folds of all graphs" if own.folds else f"on {examples:,.0f} test examples"
-    return (
-        f"{own.name} reaches {name} {own.score:.4f} {on}; "
-        f"{'; '.join(parts)}. The best is {best.name}."
+        factors = [ratio(variant.cost(name), own.cost(name)) for name in ("parameters", "flops")]
+        facts = {
+            "ratio": "—" if factors[0] is None else f"{factors[0]:.1f}",
+            "operations": "—" if factors[1] is None else f"{factors[1]:.1f}",
+            "parameters": f"{variant.cost('parameters') or 0:,.0f}",
+        }
+        parts.append(WORDS["count_other"].format(name=variant.name, **facts))
+    verdict = WORDS["count"].format(
+        model=own.name, parameters=f"{own.cost('parameters') or 0:,.0f}", others="; ".join(parts)
     )
+    return verdict, WORDS["by_count"]
 
 
-def _differs(factor: float | None) -> bool:
-    return factor is not None and f"{factor:.1f}" != "1.0"
+def _score_bars(options: Sequence[_Option]) -> tuple[str, list[Bar]]:
+    """Return what the bars show, and the bars: errors, because they begin at 0.
+
+    Accuracies of 0.96 and 0.99 would look the same on an axis that begins at 0, and on another one
+    lengths would mislead.
+    """
+    own = options[0]
+    task = own.entry.task
+    rows = []
+    for option in options:
+        score, (low, high) = option.score or 0.0, option.bounds
+        if task.classes:
+            score, low, high = 1 - score, *(None if v is None else 1 - v for v in (high, low))
+        rows.append((option, score, low, high))
+    longest = max((high or score for _, score, _, high in rows), default=0.0) or 1.0
+    bars = []
+    for option, score, low, high in rows:
+        scale, digits = (100, 1) if task.classes else (1, 3)
+        text = f"{score * scale:.{digits}f}"
+        if low is not None and high is not None:
+            text += f" ({low * scale:.{digits}f} to {high * scale:.{digits}f})"
+        ends = [None if end is None else end / longest for end in (low, high)]
+        bars.append(Bar(option.name, text, score / longest, option.href, *ends))
+    examples = f"{own.metric('test/examples') or 0:,.0f}"
+    if not task.classes:
+        return WORDS["rmse"].format(examples=examples), bars
+    on = WORDS["on_folds" if own.folds else "on_examples"].format(examples=examples)
+    spread = WORDS["deviation" if own.folds else "interval"]
+    return WORDS["wrong"].format(on=on, range=spread), bars
+
+
+def _parameter_bars(options: Sequence[_Option]) -> tuple[str, list[Bar]]:
+    counts = [option.cost("parameters") or 0.0 for option in options]
+    longest = max(counts, default=0.0) or 1.0
+    return WORDS["parameters"], [
+        Bar(option.name, f"{count:,.0f}", count / longest, option.href)
+        for option, count in zip(options, counts, strict=True)
+    ]
+
+
+def _percent(score: float) -> str:
+    return f"{score * 100:.1f} %"
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}" if value >= 0.001 else "less than 0.001"

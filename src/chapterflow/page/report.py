@@ -49,7 +49,7 @@ def render(material: Material, *, tell: Tell = silent, limit: int = PAGE_BYTES) 
     """
     album, pen = Album(), Pen()
     tell("write", "results")
-    results, answers = groups(material, pen), questions(material)
+    results, answers = groups(material, pen), questions(material, album)
     tell("write", "the same examples for all models")
     comparisons = side_by_side(material, album)
     models = []

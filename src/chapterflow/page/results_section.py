@@ -213,7 +213,7 @@ def _differences(pairs: Sequence[Difference], title: str) -> Table:
         )
     headings = [
         "A and B", "accuracy, B minus A", "95 % interval", "only A / B right",
-        "McNemar p", "p after Holm", "training time, B of A", "verdict",
+        "McNemar p", "p after Holm", "training time, B / A", "verdict",
     ]  # fmt: skip
     return Table(
         f"{title}: is the difference real? McNemar's test on the same {pairs[0].examples:,} "

@@ -33,7 +33,6 @@ class SideBySide:
 
     title: str
     probes: list[Probe]
-    attributions: list[Picture]
 
 
 def side_by_side(material: Material, album: Album) -> list[SideBySide]:
@@ -43,12 +42,12 @@ def side_by_side(material: Material, album: Album) -> list[SideBySide]:
         examples = probes(entries, album)
         if examples:
             title = f"{entries[0].facts.dataset}: {len(entries)} models, the same examples"
-            sections.append(SideBySide(title, examples, _attributions(entries, album)))
+            sections.append(SideBySide(title, examples))
     return sections
 
 
 def probes(entries: Sequence[Entry], album: Album) -> list[Probe]:
-    """Return three test examples with the answers of all models; none for a single model.
+    """Return up to three test examples with the answers of all models; none for a single model.
 
     The first test example, the one on which the models differ most, and the hardest for all models
     together.
@@ -60,10 +59,15 @@ def probes(entries: Sequence[Entry], album: Album) -> list[Probe]:
     label, index = first.predictions["label"], first.predictions["index"]
     probabilities = np.stack([entry.predictions["probability"] for entry in entries])
     true = probabilities[:, np.arange(len(label)), label]
-    places = {
+    reasons = {
         "the first of the test split": 0,
         "the models differ most here": int(true.std(axis=0).argmax()),
         "the hardest for all models together": int(true.mean(axis=0).argmin()),
+    }
+    # One example may be two of them.
+    places = {
+        " and ".join(reason for reason, own in reasons.items() if own == place): place
+        for place in dict.fromkeys(reasons.values())
     }
     classes = first.card.classes if first.card else []
     result = []
@@ -94,19 +98,3 @@ def probes(entries: Sequence[Entry], album: Album) -> list[Probe]:
         )
         result.append(Probe(picture, table))
     return result
-
-
-def _attributions(entries: Sequence[Entry], album: Album) -> list[Picture]:
-    """Return the pictures of attributions of several models, which show the same examples."""
-    pictures = [
-        (entry, picture)
-        for entry in entries
-        for picture in entry.explanation.pictures
-        if picture.key == "attributions"
-    ]
-    if len(pictures) < 2:
-        return []
-    return [
-        album.picture(picture.path, f"{entry.label}: {picture.caption}", entry.label)
-        for entry, picture in pictures
-    ]

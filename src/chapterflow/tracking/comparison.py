@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 
 def newest_runs(project: Project, settings: Settings, session: Session) -> list[Run]:
-    """Return the runs that represent the models of the active profile, by dataset and model."""
+    """Return the runs that represent the models of the active profile.
+
+    Runs of one dataset follow each other; datasets and models have the order of `params.yaml`,
+    which is the chapter's.
+    """
     client = session.client
     # All that have finished runs, also those that params.yaml no longer has.
     registered = [model.name for model in client.search_registered_models()]
@@ -39,13 +43,13 @@ def newest_runs(project: Project, settings: Settings, session: Session) -> list[
             runs.newest_by_test_set(client, session.experiment_id, settings.profile, model, digests)
         )
     order = {name: position for position, name in enumerate(settings.models)}
-    return sorted(
-        newest,
-        key=lambda run: (
-            run.data.tags[runs.DATASET],
-            order.get(run.data.tags[runs.MODEL], len(order)),
-        ),
-    )
+
+    def place(run: Run) -> int:
+        return order.get(run.data.tags[runs.MODEL], len(order))
+
+    newest.sort(key=place)
+    datasets = list(dict.fromkeys(run.data.tags[runs.DATASET] for run in newest))
+    return sorted(newest, key=lambda run: (datasets.index(run.data.tags[runs.DATASET]), place(run)))
 
 
 def differences_of(

@@ -31,6 +31,20 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
     });
   });
 }
+// A link to a folded model opens it.
+const reveal = () => {
+  const target = document.getElementById(location.hash.slice(1));
+  const folded = target?.closest("details");
+  if (!folded || folded.open) return;
+  folded.open = true;
+  target.scrollIntoView();
+};
+addEventListener("hashchange", reveal);
+for (const link of document.querySelectorAll('main a[href^="#"]')) {
+  // The same link twice changes no hash.
+  link.addEventListener("click", () => setTimeout(reveal));
+}
+reveal();
 const links = [...document.querySelectorAll("nav a")];
 const seen = new IntersectionObserver(
   () => {
