@@ -20,7 +20,7 @@ from chapterflow.predict.explain_input import explain_with
 from chapterflow.predict.inputs import read_version
 from chapterflow.registry.judge import Request, judge_request
 from chapterflow.tracking import runs, store
-from chapterflow.tracking.versions import Version, find_version
+from chapterflow.tracking.versions import Version, find_version, registered_models
 from tests.conftest import REPOSITORY
 
 
@@ -185,3 +185,12 @@ def test_what_is_not_there_is_reported(client: Any, reference: str, says: str) -
 def test_a_version_without_files_is_reported(client: Any, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="not in the tracking store"):
         read_version(client, find_version(client, "cnn/1"))
+
+
+def test_all_pages_of_registered_models_are_read(client: Any) -> None:
+    for number in range(100):  # MLflow's page
+        client.create_registered_model(f"a{number:03}")
+    client.create_registered_model("zebra")
+    with pytest.raises(ConfigError, match="Did you mean 'zebra'"):
+        find_version(client, "zebre")
+    assert registered_models()[-1] == "zebra"

@@ -33,6 +33,7 @@ from chapterflow.tracking.versions import (
     holder,
     ignore,
     model_file,
+    registered_models,
 )
 from chapterflow.types import Tell, silent
 
@@ -239,7 +240,7 @@ def _registered(client: MlflowClient, project: Project, settings: Settings) -> l
     If the version that a name means learnt other data than the profile's, the challenger on the
     profile's data is preferred.
     """
-    registered = {model.name for model in client.search_registered_models()}
+    registered = registered_models()
     names = [*FIRST, *(name for name in settings.models if name not in FIRST)]
     versions = []
     for name in names:

@@ -27,7 +27,7 @@ from chapterflow.registry import ledger
 from chapterflow.tracking import runs
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.store import Note, is_local
-from chapterflow.tracking.versions import VERDICT_RUN, check_registered
+from chapterflow.tracking.versions import VERDICT_RUN, check_registered, registered_models
 from chapterflow.types import Tell, silent
 
 if TYPE_CHECKING:
@@ -190,11 +190,12 @@ def _runs(experiments: Sequence[str], *, deleted: bool = False) -> list[Run]:
 
 def _with_alias(client: MlflowClient) -> set[tuple[str, str]]:
     """Return name and number of each version that has an alias."""
-    import mlflow
-
     # Search results carry no aliases in MLflow 3.
-    names = [str(model.name) for model in mlflow.search_registered_models()]
-    return {(name, number) for name in names for number in check_registered(client, name).values()}
+    return {
+        (name, number)
+        for name in registered_models()
+        for number in check_registered(client, name).values()
+    }
 
 
 def _needed(client: MlflowClient, active: Sequence[Run], keep: int) -> set[str]:

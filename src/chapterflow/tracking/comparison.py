@@ -14,6 +14,7 @@ from chapterflow.tracking import runs
 from chapterflow.tracking.artifacts import Artifacts
 from chapterflow.tracking.fingerprint import fingerprint, fingerprint_parts
 from chapterflow.tracking.session import Session
+from chapterflow.tracking.versions import registered_models
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -29,7 +30,7 @@ def newest_runs(project: Project, settings: Settings, session: Session) -> list[
     """
     client = session.client
     # All that have finished runs, also those that params.yaml no longer has.
-    registered = [model.name for model in client.search_registered_models()]
+    registered = registered_models()
     current = {
         run.data.tags[runs.MODEL]: run
         for run in current_runs(

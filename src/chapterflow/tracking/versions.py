@@ -167,6 +167,13 @@ def find_version(
         ) from None
 
 
+def registered_models() -> list[str]:
+    """Return the names of all registered models; a client's own search ends after a page."""
+    import mlflow
+
+    return [str(model.name) for model in mlflow.search_registered_models()]
+
+
 def check_registered(client: MlflowClient, name: str) -> dict[str, str]:
     """Return the aliases of a registered model, each with the number of its version.
 
@@ -184,7 +191,7 @@ def check_registered(client: MlflowClient, name: str) -> dict[str, str]:
             raise ConfigError(
                 f"No version of {name} is registered yet. `chapterflow run {name}` registers one."
             ) from None
-        names = {model.name for model in client.search_registered_models()} | {*model_names()}
+        names = {*registered_models(), *model_names()}
         hint = nearest(name, names)
         raise ConfigError(f"No registered model is called {name!r}.{hint}") from None
 
