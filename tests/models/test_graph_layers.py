@@ -137,6 +137,25 @@ def test_gradients_of_undirected_edges_are_those_of_their_matrix(kind: str) -> N
             np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("width", [31, 32, 45])
+@pytest.mark.parametrize("directed", [True, False])
+def test_wide_features_are_summed_like_narrow_ones(width: int, directed: bool) -> None:
+    import tensorflow as tf
+
+    from chapterflow.models.layers.graph_convolution import sum_of_neighbours
+
+    _, adjacency = graph(9, 2, directed=directed)
+    x = tf.random.stateless_normal((9, width), (5, 5))
+    edges = tf.constant(np.argwhere(adjacency), tf.int32)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        total = sum_of_neighbours(edges, x, directed)
+        score = tf.reduce_sum(total**2)
+    np.testing.assert_allclose(total, adjacency @ x, rtol=1e-5, atol=1e-6)
+    wanted = 2 * adjacency.T @ (adjacency @ x)
+    np.testing.assert_allclose(tape.gradient(score, x), wanted, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("units", [4, 8])
 def test_the_order_of_kernel_and_neighbours_does_not_matter(units: int) -> None:
     made, (x, adjacency) = layer("gcn", units), graph(7, 1)
@@ -377,17 +396,29 @@ def test_rows_are_normalized_and_empty_ones_stay() -> None:
     np.testing.assert_allclose(tf.sparse.to_dense(RowNormalization()(sparse(x))), wanted)
 
 
-def test_dropout_of_sparse_features_keeps_their_mean() -> None:
+@pytest.mark.parametrize("rate", [0.5, 0.3, 0.999999, 1.0])
+@pytest.mark.parametrize("is_sparse", [True, False])
+def test_dropout_keeps_a_share_of_the_features_and_their_mean(rate: float, is_sparse: bool) -> None:
     import tensorflow as tf
 
     from chapterflow.models.layers.graph_convolution import FeatureDropout
 
-    x, dropout = sparse(np.ones((50, 40), np.float32)), FeatureDropout(0.5, seed=5)
-    assert dropout(x, training=False) is x or np.array_equal(dropout(x).values, x.values)
-    out = dropout(x, training=True)
-    assert isinstance(out, tf.SparseTensor)
-    assert set(np.unique(out.values)) == {0.0, 2.0}
-    assert np.mean(out.values) == pytest.approx(1, abs=0.1)
+    ones = np.ones((101, 41), np.float32)
+    x, dropout = sparse(ones) if is_sparse else tf.constant(ones), FeatureDropout(rate, seed=5)
+
+    def values(training: bool) -> NDArray[np.float32]:
+        out = dropout(x, training=training)
+        assert isinstance(out, tf.SparseTensor) == is_sparse
+        return np.asarray(out.values if is_sparse else out)
+
+    np.testing.assert_array_equal(values(False), np.ravel(ones) if is_sparse else ones)
+    first, second = values(True), values(True)
+    if rate > 0.99:
+        assert not first.any()
+        return
+    assert set(np.unique(first)) == {0.0, np.float32(1 / (1 - rate))}
+    assert np.mean(first > 0) == pytest.approx(1 - rate, abs=0.03)
+    assert not np.array_equal(first, second)
 
 
 @pytest.mark.parametrize("kind", LAYERS)

@@ -125,6 +125,29 @@ def test_an_interrupt_ends_a_long_pass_within_seconds(dataset: Dataset) -> None:
     assert time.monotonic() - started < 20
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_cross_entropy_is_that_of_keras(weighted: bool, smoothing: float) -> None:
+    import keras
+    import tensorflow as tf
+
+    from chapterflow.training.epochs import cross_entropy
+
+    rng = np.random.default_rng(5)
+    logits = tf.constant(rng.normal(size=(6, 4)).astype(np.float32) * 3)
+    targets = rng.integers(0, 4, 6).astype(np.int32)
+    weights = rng.random(6).astype(np.float32) if weighted else None
+    theirs = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(logits)
+        actual = 2 * cross_entropy(targets, logits, weights, smoothing)
+        expected = 2 * theirs(np.eye(4)[targets], logits, sample_weight=weights)
+    assert float(actual) == pytest.approx(float(expected), rel=1e-5)
+    np.testing.assert_allclose(
+        tape.gradient(actual, logits), tape.gradient(expected, logits), rtol=1e-4, atol=1e-6
+    )
+
+
 def test_adam_takes_the_steps_of_keras() -> None:
     import keras
     import tensorflow as tf

@@ -306,6 +306,7 @@ class Fold(ShortEpochs):
         self.graphs, self.learner, self.seed = graphs, learner, seed
         self._epochs = graphs.epochs
         self._train, self._size = train, graphs.params.batch_size
+        self.steps = -(-len(train) // self._size)
         self._held = joined(graphs.dataset, [validation, test])
 
     def state(self, epochs: Sequence[int]) -> Any:
@@ -320,7 +321,7 @@ class Fold(ShortEpochs):
             batches += [
                 order[start : start + self._size] for start in range(0, len(order), self._size)
             ]
-        first = np.arange(len(epochs) + 1) * (len(batches) // len(epochs))
+        first = np.arange(len(epochs) + 1) * self.steps
         return {
             "train": joined(self.graphs.dataset, batches),
             "first": tf.constant(first, tf.int32),
