@@ -285,7 +285,7 @@ def _run_models(
         needed = [verdicts[dataset] for dataset in settings.datasets_of(name)]
         broken = next((verdict for verdict in needed if not verdict.is_completed()), None)
         outcome = (
-            _failure(settings, name, broken)
+            _failure(settings, name, error_of(broken))
             if broken
             else _run_model(Run(project, settings, name, session), needed, flow_run_id, force, kept)
         )
@@ -329,7 +329,7 @@ def _run_model(run: Run, verdicts: Any, flow_run_id: str, force: bool, kept: lis
         return state
 
     try:
-        with run.claim(tell_about(run.model)):
+        with run.claim(tell_about(run.model)) as claim:
             begun = step(begin, quote(run), verdicts, flow_run_id, force)
             ready = begun.result()
             if ready.finished:
@@ -338,10 +338,13 @@ def _run_model(run: Run, verdicts: Any, flow_run_id: str, force: bool, kept: lis
             training = step(train, begun)
             evaluation = step(evaluate, begun, training)
             explanation = step(explain, begun, evaluation)
+            claim.check()
             logged: Outcome = step(log, begun, verdicts[0], evaluation, explanation).result()
             return logged
     except _StepFailed as failed:
-        return _failure(run.settings, run.model, failed.state)
+        return _failure(run.settings, run.model, error_of(failed.state))
+    except ChapterflowError as error:  # of the claim
+        return _failure(run.settings, run.model, error)
 
 
 class _StepFailed(Exception):
@@ -411,8 +414,7 @@ def _shows(page: Path, outcomes: Sequence[Outcome]) -> bool:
     return all(str(outcome.run_id) in text for outcome in outcomes)
 
 
-def _failure(settings: Settings, name: str, state: State[Any]) -> Outcome:
-    error = error_of(state)
+def _failure(settings: Settings, name: str, error: BaseException | None) -> Outcome:
     return Outcome(
         model=name,
         dataset=settings.dataset_of(name),

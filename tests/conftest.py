@@ -242,15 +242,14 @@ def call_several(root: Path, *commands: str, **variables: str) -> subprocess.Com
 
 def begin(root: Path, *words: str, **options: Any) -> subprocess.Popen[str]:
     """Start a command in `root` as a user would in a terminal, where Ctrl-C reaches it."""
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    usual: dict[str, Any] = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "env": command_environment(root),
+    }
     _start_forks(words)
     return subprocess.Popen(
-        words,
-        cwd=root,
-        env=command_environment(root),
-        text=True,
-        preexec_fn=heed_interrupts,
-        **pipes | options,
+        words, cwd=root, text=True, preexec_fn=heed_interrupts, **usual | options
     )
 
 

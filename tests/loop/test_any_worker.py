@@ -3,10 +3,11 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.conftest import call, copy_checkout, invoke
+from tests.conftest import HUNG, begin, call, command_environment, copy_checkout, invoke
 from tests.loop.stores import set_param
 
 #: Takes one step; what steps hand to each other crosses a folder as pickles.
@@ -88,3 +89,41 @@ def test_each_step_in_a_process_and_checkout_of_its_own(
     }
     assert len(compared) > 10
     assert {name: outcome["metrics"][name] for name in compared} == compared
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    "One model run at once in two clones that share a tracking server",
+    "One trains and registers it, the other reuses it",
+)
+def test_two_clones_train_and_register_a_model_once(
+    fetched: Path, tmp_path: Path, mlflow_server: str, record_property: Any
+) -> None:
+    from mlflow import MlflowClient
+
+    set_param(fetched, "models.dnn.epochs", 3)
+    clones = [fetched, tmp_path / "clone"]
+    shutil.copytree(fetched, clones[1])
+
+    words = ("chapterflow", "step", "run", "dnn", "--profile", "embedded")
+    processes = [
+        begin(
+            clone,
+            *words,
+            env=command_environment(clone) | {"MLFLOW_TRACKING_URI": mlflow_server},
+        )
+        for clone in clones
+    ]
+    for process in processes:
+        _, stderr = process.communicate(timeout=HUNG)
+        assert process.returncode == 0, stderr
+    first, second = (clone / "results" / "models" / "dnn" / "metrics.json" for clone in clones)
+    assert first.read_bytes() == second.read_bytes()
+    client = MlflowClient(mlflow_server, mlflow_server)
+    experiment = client.get_experiment_by_name("chapterflow")
+    assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == [
+        "FINISHED"
+    ]
+    assert [version.version for version in client.search_model_versions("name = 'dnn'")] == ["1"]
+    assert not [key for key in experiment.tags if key.startswith("chapterflow.claim")]
+    record_property("saw", "1 run, 1 version, equal metrics")

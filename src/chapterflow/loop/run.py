@@ -26,6 +26,7 @@ from chapterflow.models.base import ChapterModel, ModelParams
 from chapterflow.models.catalog import get_model
 from chapterflow.tracking import runs
 from chapterflow.tracking.artifacts import CARD, FINGERPRINT, LOGGED_IMAGES, Artifacts
+from chapterflow.tracking.claims import Claim
 from chapterflow.tracking.fingerprint import fingerprint, fingerprint_parts
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.versions import model_file, model_folder, unregistered, version_of_run
@@ -167,18 +168,24 @@ class Run:
         return self.logged_model
 
     @contextmanager
-    def claim(self, tell: Tell = silent) -> Iterator[None]:
-        """Hold the fingerprint from look-up to registration.
+    def claim(self, tell: Tell = silent) -> Iterator[Claim]:
+        """Hold the fingerprint from look-up to registration, and the run's folder.
 
-        Two processes of this machine that want the same run do it once: the second waits, then
-        reuses it.
+        Two processes that want the same run do it once, on whatever machines that share the
+        tracking store: the second waits, then reuses it. Check the claim before registration.
         """
-        with project_lock(
-            self.project,
-            f"run-{self.fingerprint[:16]}",
-            lambda: tell("waiting", "another process trains this model"),
-        ):
-            yield
+
+        def on_wait() -> None:
+            tell("waiting", "another process trains this model")
+
+        name = f"run-{self.fingerprint[:16]}"
+        # The lock is for the folder, which processes of this checkout share.
+        with project_lock(self.project, name, on_wait):
+            # Within seconds: with a store that does not answer, each model would wait for longer.
+            self.session.check_reachable()
+            claim = Claim(self.session.client, self.session.experiment_id, name, on_wait)
+            with claim.held():
+                yield claim
 
     @contextmanager
     def ending_on_error(self) -> Iterator[None]:

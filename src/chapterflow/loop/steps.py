@@ -175,8 +175,6 @@ def begin(
     """
     for verdict in verdicts:
         verdict.raise_for_failure()
-    # Within seconds: with a store that does not answer, each model would wait for longer.
-    run.session.check_reachable()
     tell("look up", "is there a finished run?")
     if not force and run.reuse(tell):
         # A process that was killed at its very end has left it.
@@ -405,13 +403,14 @@ def reuse(run: Run, *, tell: Tell = silent) -> Outcome:
 
 def run_model(run: Run, verdicts: Sequence[Verdict], *, tell: Tell = silent) -> Outcome:
     """Take a run through all steps, or reuse the finished one."""
-    with run.claim(tell):
+    with run.claim(tell) as claim:
         run = begin(run, verdicts, tell=tell)
         if run.finished:
             return reuse(run, tell=tell)
         training = train(run, tell=tell)
         evaluation = evaluate(run, training, tell=tell)
         explanation = explain(run, evaluation, tell=tell)
+        claim.check()
         return log(run, verdicts[0], evaluation, explanation, tell=tell)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from chapterflow.config.load import load_settings
-from chapterflow.environment import Project, process_is_gone
+from chapterflow.environment import Project
 from chapterflow.errors import StoreError
 from chapterflow.registry.aliases import is_transactional, put, swap
 from chapterflow.registry.decision import FOLDER, PAGE, Decision, render_page
@@ -295,7 +295,7 @@ class Ledger:
         if experiment is None:
             return
         for run in self._runs(experiment.experiment_id, model, "attributes.status = 'RUNNING' and"):
-            if process_is_gone(run.data.tags.get(runs.PROCESS, "")):
+            if runs.is_abandoned(self.client, run):
                 self._on_note(self._settle(run))
 
     def _settle(self, run: Run) -> str:

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from pydantic import ValidationError
 
-from chapterflow.environment import Project, process_identity, process_is_gone, project_lock
+from chapterflow.environment import Project, process_identity, project_lock
 from chapterflow.errors import ConfigError, StoreError, StoreUnavailable, redacted
 from chapterflow.kinds.dataset import DatasetCard
+from chapterflow.tracking import claims
 from chapterflow.tracking.artifacts import REPORTED, REQUIRED
 from chapterflow.tracking.records import RunFacts
 from chapterflow.training.history import EpochRecord
@@ -127,22 +128,31 @@ def open_run(
 ) -> str:
     """Start a run, or continue `run_id` if the store still has it, and return its id.
 
-    The run is tagged with this process, so another process can tell when it has ended.
+    The run is tagged with this process, which signs the experiment until the run is closed
+    (`claims.Heart`), so another process can tell when it has ended.
     """
     from mlflow.entities import RunStatus
     from mlflow.exceptions import MlflowException
 
     owned = {**tags, PROCESS: process_identity()}
+    heart = claims.heart(client, experiment_id)
     if run_id is not None:
+        heart.add(run_id)
         try:
+            # First of all, so that nobody takes the run for that of a process that has ended. A
+            # continued run stays below the flow run that started it.
+            set_tags(client, run_id, {key: owned[key] for key in owned if key != PARENT})
             client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
         except MlflowException:
-            pass
+            heart.discard(run_id)
         else:
-            # A continued run stays below the flow run that started it.
-            set_tags(client, run_id, {key: owned[key] for key in owned if key != PARENT})
             return run_id
-    run = client.create_run(experiment_id, run_name=name, tags=owned)
+    heart.add(name)
+    try:
+        run = client.create_run(experiment_id, run_name=name, tags=owned)
+        heart.add(run.info.run_id)
+    finally:
+        heart.discard(name)
     return str(run.info.run_id)
 
 
@@ -152,6 +162,7 @@ def close_run(client: MlflowClient, run_id: str, status: str, error: str | None 
     if error:
         client.set_tag(run_id, ERROR, redacted(error)[:5000])
     client.set_terminated(run_id, status)
+    claims.end(run_id)
 
 
 @unbroken()
@@ -398,7 +409,7 @@ def finished_runs_of(client: MlflowClient, experiment_id: str, fingerprint: str)
 def find_interrupted(
     client: MlflowClient, experiment_id: str, fingerprint: str, machine: str
 ) -> str | None:
-    """Return the newest run of a fingerprint that a process of this host left unfinished.
+    """Return the newest run of a fingerprint that was left unfinished; call it within its claim.
 
     Training it again on the same machine gives the model that it has logged, so that model and its
     version are used again. None if there is no such run.
@@ -416,12 +427,8 @@ def find_interrupted(
         order_by=["attributes.start_time DESC"],
         max_results=20,
     )
-    for run in unfinished:
-        owner = run.data.tags.get(PROCESS, "")
-        ended = owner == process_identity() or process_is_gone(owner)
-        if ended and run.data.tags.get(MACHINE) == machine:
-            return str(run.info.run_id)
-    return None
+    same = (run for run in unfinished if run.data.tags.get(MACHINE) == machine)
+    return next((str(run.info.run_id) for run in same), None)
 
 
 def is_whole(client: MlflowClient, run: Run) -> bool:
@@ -490,13 +497,22 @@ def end_dead_runs(client: MlflowClient, experiment_ids: Iterable[str]) -> list[s
     """
     ended = []
     for run in client.search_runs(list(experiment_ids), "attributes.status = 'RUNNING'"):
-        if process_is_gone(run.data.tags.get(PROCESS, "")):
+        if is_abandoned(client, run):
             for model in models_of(client, run):
                 if model.model_id != run.data.tags.get(LOGGED_MODEL):
                     client.delete_logged_model(model.model_id)
             close_run(client, run.info.run_id, "KILLED")
             ended.append(str(run.info.run_id))
     return ended
+
+
+def is_abandoned(client: MlflowClient, run: Run) -> bool:
+    """Tell whether a RUNNING run's process has ended, on this machine or another."""
+    tags = client.get_experiment(run.info.experiment_id).tags
+    if not claims.has_ended(tags, run.data.tags.get(PROCESS, "")):
+        return False
+    # The process may have closed the run in the meantime.
+    return bool(client.get_run(run.info.run_id).info.status == "RUNNING")
 
 
 def models_of(client: MlflowClient, run: Run) -> list[LoggedModel]:
@@ -518,6 +534,7 @@ def sweep(client: MlflowClient, project: Project, experiment_id: str) -> None:
     from mlflow.exceptions import MlflowException
 
     end_dead_runs(client, [experiment_id])
+    claims.forget_dead(client, experiment_id)
     for marker in project.scratch.glob(f"work/*/{RUN_ID}"):
         with (
             suppress(_Busy, MlflowException, OSError),
