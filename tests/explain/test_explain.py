@@ -120,6 +120,20 @@ def test_one_input(axes: int, tmp_path: Path) -> None:
     assert image.imread(result.pictures[1].path)[150:, :, :3].std() > 0.05
 
 
+def test_an_input_outside_of_what_the_model_knows_is_marked(tmp_path: Path) -> None:
+    from chapterflow.explain.explain import explain_input
+
+    unlike = "unlike the training data: mean 3, there at most 1"
+    picture = explain_input(
+        *(convolutional(SHAPES[2]), values(1, SHAPES[2]), ["a", "b", "c"], 1.0, tmp_path),
+        methods=["grad-cam"],
+        unlike=unlike,
+    ).pictures[-1]
+    assert f"so the answer may mean nothing: it is {unlike}." in picture.caption
+    band = image.imread(picture.path)[106:150, :, :3]
+    assert ((band[..., 0] > 0.6) & (band[..., 1] < 0.3)).sum() > 100  # written in red
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -33,11 +33,12 @@ def print_explained(console: Console, document: Mapping[str, Any]) -> None:
     console.print(Text(f"{document['model']}: {document['input']}{notes}"), soft_wrap=True)
     for row in document["details"].get("probes", []):
         console.print(Text("  " + _answer(row)), soft_wrap=True)
-    if document["unlike"]:
-        console.print(Text(f"  {document['unlike']}.", "yellow"), soft_wrap=True)
     from chapterflow.checks import print_checks
+    from chapterflow.explain.explain import OUTSIDE
     from chapterflow.explain.sanity import verdicts
 
+    if document["unlike"]:
+        console.print(Text(f"  {OUTSIDE.format(document['unlike'])}", "yellow"), soft_wrap=True)
     checks = verdicts(document["metrics"])
     if not checks:
         return

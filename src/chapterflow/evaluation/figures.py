@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chapterflow.evaluation.evaluate import Evaluation
+from chapterflow.fonts import families
 from chapterflow.kinds.dataset import Dataset
 from chapterflow.training.history import EpochRecord, Training
 
@@ -53,23 +54,25 @@ def confusion_matrix(
         title: Title of the figure.
         path: Image file to write.
     """
+    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    side = max(4.5, 0.52 * len(classes) + 1.4)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.subplots()
-    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.argwhere(confusion > 0):
-        colour = "white" if shares[row, column] > 0.5 else "black"
-        axes.text(
-            column, row, confusion[row, column], ha="center", va="center", color=colour, fontsize=9
-        )
-    ticks = range(len(classes))
-    axes.set_xticks(ticks, classes)
-    axes.set_yticks(ticks, classes)
-    axes.set(xlabel="predicted", ylabel="true", title=title)
-    figure.savefig(path, dpi=120)
+    with mpl.rc_context({"font.family": families([*classes, title])}):
+        side = max(4.5, 0.52 * len(classes) + 1.4)
+        figure = Figure(figsize=(side, side), layout="constrained")
+        axes = figure.subplots()
+        shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for row, column in np.argwhere(confusion > 0):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            count = confusion[row, column]
+            axes.text(column, row, count, ha="center", va="center", color=colour, fontsize=9)
+        ticks = range(len(classes))
+        long = max(map(len, classes), default=0) > 3
+        axes.set_xticks(ticks, classes, rotation=90 if long else 0)
+        axes.set_yticks(ticks, classes)
+        axes.set(xlabel="predicted", ylabel="true", title=title)
+        figure.savefig(path, dpi=120)
 
 
 def smoothed_curves(

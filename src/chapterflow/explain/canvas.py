@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import functools
-import io
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from chapterflow.fonts import segments
+
+if TYPE_CHECKING:
+    from PIL.ImageDraw import ImageDraw
+    from PIL.ImageFont import FreeTypeFont
 
 #: Left, top, width, height in pixels.
 Box = tuple[int, int, int, int]
@@ -17,8 +23,6 @@ DPI = 100
 #: Pixels around the whole picture.
 MARGIN = 20
 GREY, RED = "#5f5f5f", "#b3261e"
-#: A larger PNG, in bytes, is written with fewer colours.
-LARGE = 100_000
 #: Pillow's letters for the alignments of matplotlib.
 ANCHORS = {"left": "l", "center": "m", "right": "r", "top": "a", "bottom": "d"}
 
@@ -128,31 +132,17 @@ class Canvas:
 
     def save(self, path: Path) -> None:
         """Write the PNG."""
-        from PIL import Image, ImageDraw
+        from PIL import Image
+        from PIL.ImageDraw import Draw
 
         image = Image.fromarray(self.pixels)
         if self._curves or self._lines or self._nodes:
             image = Image.fromarray(self._with_lines())
-        draw = ImageDraw.Draw(image)
-        for x, y, text, size, anchor, colour, weight in self._texts:
-            # Pillow needs a tenth of matplotlib's time for a picture with hundreds of numbers.
-            draw.multiline_text(
-                (x, y),
-                text,
-                fill=colour,
-                font=_font(weight, round(size * DPI / 72, 1)),
-                anchor=anchor,
-                align={"l": "left", "m": "center", "r": "right"}[anchor[0]],
-                spacing=5,
-            )
-        file = io.BytesIO()
-        image.save(file, "PNG", compress_level=6)
-        if file.tell() > LARGE and not self._nodes:
-            # Smooth edges of curves and large maps compress badly, and 200 colours look the same.
-            # Small nodes of a strong colour would lose it.
-            file = io.BytesIO()
-            image.quantize(200, method=Image.Quantize.MEDIANCUT).save(file, "PNG")
-        path.write_bytes(file.getvalue())
+        draw = Draw(image)
+        for text in self._texts:
+            _write(draw, *text)
+        # In true colour: a palette would take the colours of photos.
+        image.save(path, "PNG", compress_level=6)
 
     def _with_lines(self) -> NDArray[np.uint8]:
         """Return the tiles with curves, lines and graphs over them, smooth at their edges."""
@@ -198,13 +188,55 @@ class Canvas:
         return sheet
 
 
+#: Pixels between two lines of text.
+SPACING = 5
+
+
+def _write(
+    draw: ImageDraw,
+    x: float,
+    y: float,
+    text: str,
+    size: float,
+    anchor: str,
+    colour: str,
+    weight: str,
+) -> None:
+    """Write lines of text, each letter with a font that has it.
+
+    Pillow needs a tenth of matplotlib's time for a picture with hundreds of numbers.
+
+    Args:
+        anchor: Pillow's letters for the point's place in the text.
+    """
+    pixels, bold = round(size * DPI / 72, 1), weight == "bold"
+    # Folders of macOS decompose Hangul into letters that fonts draw next to each other.
+    lines = [segments(line, bold=bold) for line in unicodedata.normalize("NFC", text).split("\n")]
+    plain = _font(segments("A", bold=bold)[0][1], pixels)
+    height = plain.getbbox("A")[3] + SPACING
+    ascent, descent = plain.getmetrics()
+    # The baseline of the first line is so far below the point.
+    first = {
+        "a": ascent,
+        "m": (ascent - descent) / 2 - height * (len(lines) - 1) / 2,
+        "d": -descent - height * (len(lines) - 1),
+    }[anchor[1]]
+    for number, line in enumerate(lines):
+        parts = [(part, _font(file, pixels)) for part, file in line]
+        wide = sum(font.getlength(part) for part, font in parts)
+        left = x - wide * {"l": 0.0, "m": 0.5, "r": 1.0}[anchor[0]]
+        for part, font in parts:
+            draw.text(
+                (left, y + first + number * height), part, fill=colour, font=font, anchor="ls"
+            )
+            left += font.getlength(part)
+
+
 @functools.cache
-def _font(weight: str, size: float) -> Any:
-    import matplotlib as mpl
+def _font(file: Path, size: float) -> FreeTypeFont:
     from PIL import ImageFont
 
-    name = "DejaVuSans-Bold.ttf" if weight == "bold" else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / name), size)
+    return ImageFont.truetype(str(file), size)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 #: Values that all layers may compute for one part of an explanation. A large network is explained
 #: on fewer probes, so it takes no longer than a small one.
 BUDGET = 2e8
+#: Sentence on an input unlike the training data.
+OUTSIDE = "The input lies outside what the model knows, so the answer may mean nothing: it is {}."
 #: Forward passes for each probe: for its maps with deletion and insertion, and for sanity checks.
 MAP_PASSES, SANITY_PASSES = 300, 600
 #: Fewest and most probes with maps, and fewest and most probes with sanity checks.
@@ -290,6 +292,7 @@ def explain_input(
     target: int | str | None = None,
     title: str = "",
     seed: int = 0,
+    unlike: str = "",
 ) -> Explanation:
     """Explain a trained model's output for one input.
 
@@ -305,6 +308,7 @@ def explain_input(
             predicted class or the middle of the curve by default.
         title: First words of all headings.
         seed: Seed of the random orders.
+        unlike: What makes the input unlike the training data, for the picture.
 
     Raises:
         ConfigError: If an option or the shape of the input is wrong.
@@ -348,8 +352,11 @@ def explain_input(
         captions=[caption],
         faithful=faithful,
         targets=None if is_classifier(model) else targets,
+        warning=OUTSIDE.format(unlike) if unlike else "",
     )
     caption = f"The input with the attributions of the answer by {', '.join(maps)}."
+    if unlike:
+        caption += f" {OUTSIDE.format(unlike)}"
     pictures.append(Picture(key="attributions", step=0, path=path, caption=caption))
     explanation = _explanation(pictures, rows, layers, faithful)
     details = {**explanation.details, "explained": int(targets[0])}

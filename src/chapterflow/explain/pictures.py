@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.cells import cell_len, set_cell_size
 
 from chapterflow.explain.canvas import (
     GREY,
@@ -43,6 +45,8 @@ CLASSES = 10
 REACTIONS = {"surest": "surest, and right", "doubtful": "least sure", "wrong": "wrong, and sure"}
 #: Nodes are numbered in graphs of at most this size.
 NUMBERED = 40
+#: Pixels of a warning of two lines.
+WARNING = 44
 SLICES_NOTE = "\nVolumes are shown as slices, front to back."
 
 
@@ -314,6 +318,7 @@ def draw_attributions(
     faithful: Mapping[str, Faithfulness] | None = None,
     doubts: Mapping[str, Sequence[str]] | None = None,
     targets: NDArray[Any] | None = None,
+    warning: str = "",
 ) -> None:
     """Draw a row for each input: the input, then the map of each method over it.
 
@@ -330,11 +335,13 @@ def draw_attributions(
         faithful: Deletion and insertion of the first inputs, by method.
         doubts: Reasons not to believe each method.
         targets: For curves, the position of the sample that is explained, `(n,)`.
+        warning: A sentence in red below the heading.
     """
     curves = inputs.ndim == 3
     grid = Grid(
-        MARGIN + 160, 160, round(118 * OVERLAY_ASPECT) if curves else 118, 118, gap=40, row_gap=42
-    )
+        MARGIN + 160, 160 + (WARNING if warning else 0),
+        round(118 * OVERLAY_ASPECT) if curves else 118, 118, gap=40, row_gap=42,
+    )  # fmt: skip
     canvas = grid.canvas(len(inputs), 1 + len(maps), least=850, bottom=6)
     what = "the score of the class" if targets is None else "the value at the dotted line"
     canvas.heading(
@@ -344,6 +351,9 @@ def draw_attributions(
         "ins: while they are added first (high is good)."
         + (SLICES_NOTE if inputs.ndim == 5 else ""),
     )
+    if warning:
+        text = wrapped(warning, canvas.pixels.shape[1] // 7, 2)
+        canvas.text(MARGIN, grid.top - 50 - WARNING, text, color=RED)
     for column, name in enumerate(["input", *maps]):
         left, top, width, _ = grid.box(0, column)
         canvas.text(left + width / 2, top - 50, name, size=10, ha="center", weight="bold")
@@ -531,7 +541,7 @@ def _scale(axes: int, of: str = "map") -> str:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 7 else f"{name[:6]}…"
+    return name if cell_len(name) <= 7 else f"{set_cell_size(name, 6).rstrip()}…"
 
 
 def spread(names: Sequence[str], most: int = LAYERS) -> list[str]:
@@ -549,5 +559,8 @@ def wrapped(name: str, width: int, lines: int = 3) -> str:
     """Return a name in at most `lines` lines, broken after its underscores."""
     import textwrap
 
+    name = unicodedata.normalize("NFC", name)
+    # Letters of Korean, Chinese and Japanese are as wide as two others.
+    width = max(1, width * len(name) // max(1, cell_len(name)))
     parts = textwrap.wrap(name.replace("_", "_ "), width, break_long_words=True)
     return "\n".join(line.replace("_ ", "_") for line in parts[:lines])

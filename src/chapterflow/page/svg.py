@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
+
+from rich.cells import cell_len
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
@@ -87,7 +90,10 @@ class Pen:
         self._count += 1
         name = f"g{self._count}"
         file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+        with warnings.catch_warnings():
+            # Browsers have letters that matplotlib's font lacks.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
         text = file.getvalue()
         text = text[text.index("<svg") :]
         text = re.sub(
@@ -141,7 +147,7 @@ def figure(width: float, height: float, *, left: float = 0.62, top: float = 0.12
 
 def label_margin(labels: Sequence[str]) -> float:
     """Return the inches that labels of a vertical axis need."""
-    return 0.15 + 0.086 * max(map(len, labels), default=0)
+    return 0.15 + 0.086 * max(map(cell_len, labels), default=0)
 
 
 def plain_ticks(axis: Axis, low: float, high: float) -> None:

@@ -26,6 +26,7 @@ from pydantic import Field
 from chapterflow.checks import Check, State, markdown
 from chapterflow.environment import Project
 from chapterflow.errors import DataError, StoreError
+from chapterflow.fonts import families
 from chapterflow.kinds.dataset import DatasetCard, get_kind, open_dataset
 from chapterflow.tracking.artifacts import Artifacts
 from chapterflow.tracking.versions import Version
@@ -311,6 +312,7 @@ def draw_drift(drifts: Sequence[Drift], title: str, path: Path) -> bool:
     Returns:
         Whether there was a figure with shares to draw.
     """
+    import matplotlib as mpl
     from matplotlib.figure import Figure
 
     drawn = [drift for drift in drifts if drift.bins and sum(drift.observed)]
@@ -319,38 +321,40 @@ def draw_drift(drifts: Sequence[Drift], title: str, path: Path) -> bool:
     columns = min(2, len(drawn))
     lines = -(-len(drawn) // columns)
     widest = max(len(drift.bins) for drift in drawn)
-    figure = Figure(
-        figsize=(columns * max(4.6, 0.42 * widest + 1), 3.4 * lines + 0.6), layout="constrained"
-    )
-    figure.suptitle(title)
-    panels = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axes, drift in zip(panels, drawn, strict=False):
-        places = np.arange(len(drift.bins))
-        axes.bar(places - 0.2, drift.expected, 0.4, color=_EXPECTED_COLOUR, label="test data")
-        axes.bar(places + 0.2, drift.observed, 0.4, color=_OBSERVED_COLOUR, label="these data")
-        long = len(drift.bins) > _LEVEL_LABELS and max(map(len, drift.bins)) > 3
-        axes.set_xticks(
-            places,
-            drift.bins,
-            rotation=40 if long else 0,
-            ha="right" if long else "center",
-            rotation_mode="anchor" if long else None,
-            fontsize=8,
+    texts = [title, *(name for drift in drawn for name in (drift.name, *drift.bins))]
+    with mpl.rc_context({"font.family": families(texts)}):
+        figure = Figure(
+            figsize=(columns * max(4.6, 0.42 * widest + 1), 3.4 * lines + 0.6), layout="constrained"
         )
-        index = "" if drift.psi is None else f", PSI {drift.psi:.2f}"
-        reason = "" if drift.why is None else f" ({drift.why})"
-        unshifted = drift.psi is None or STATES[drift.reading] == "passed"
-        axes.set_title(
-            f"{drift.name}{index}\n{drift.reading}{reason}",
-            fontsize=10,
-            color="black" if unshifted else _SHIFTED_COLOUR,
-        )
-        axes.set_ylabel("share")
-        axes.grid(axis="y", alpha=0.3)
-        axes.set_axisbelow(True)
-    for axes in panels[len(drawn) :]:
-        axes.set_visible(False)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
-    figure.savefig(path, dpi=110)
+        figure.suptitle(title)
+        panels = figure.subplots(lines, columns, squeeze=False).ravel()
+        for axes, drift in zip(panels, drawn, strict=False):
+            places = np.arange(len(drift.bins))
+            axes.bar(places - 0.2, drift.expected, 0.4, color=_EXPECTED_COLOUR, label="test data")
+            axes.bar(places + 0.2, drift.observed, 0.4, color=_OBSERVED_COLOUR, label="these data")
+            long = len(drift.bins) > _LEVEL_LABELS and max(map(len, drift.bins)) > 3
+            axes.set_xticks(
+                places,
+                drift.bins,
+                rotation=40 if long else 0,
+                ha="right" if long else "center",
+                rotation_mode="anchor" if long else None,
+                fontsize=8,
+            )
+            index = "" if drift.psi is None else f", PSI {drift.psi:.2f}"
+            reason = "" if drift.why is None else f" ({drift.why})"
+            unshifted = drift.psi is None or STATES[drift.reading] == "passed"
+            axes.set_title(
+                f"{drift.name}{index}\n{drift.reading}{reason}",
+                fontsize=10,
+                color="black" if unshifted else _SHIFTED_COLOUR,
+            )
+            axes.set_ylabel("share")
+            axes.grid(axis="y", alpha=0.3)
+            axes.set_axisbelow(True)
+        for axes in panels[len(drawn) :]:
+            axes.set_visible(False)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+        figure.savefig(path, dpi=110)
     return True

@@ -128,6 +128,7 @@ def explain_with(
         target=target,
         title=f"{version}: {what}",
         seed=settings.seed,
+        unlike=unlike,
     )
     return Explained(version, what, notes, explanation, unlike)
 
