@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,53 @@ def test_each_step_in_a_process_and_checkout_of_its_own(
     }
     assert len(compared) > 10
     assert {name: outcome["metrics"][name] for name in compared} == compared
+
+
+#: Keeps the work of a training after every epoch.
+EAGER = """
+from chapterflow.tracking import artifacts
+artifacts.KEEP_SECONDS = artifacts.KEEP_SHARE = 0
+from chapterflow import cli
+cli.main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    "Process killed during training, and its machine lost",
+    "Another machine continues the run after the last epoch that was kept",
+)
+def test_a_training_continues_in_another_clone(
+    fetched: Path, tmp_path: Path, mlflow_server: str, record_property: Any
+) -> None:
+    from mlflow import MlflowClient
+
+    set_param(fetched, "models.dnn.epochs", 300)
+    set_param(fetched, "models.dnn.patience", 300)
+    lost = tmp_path / "lost"
+    shutil.copytree(fetched, lost)
+    words = ("step", "run", "dnn", "--profile", "embedded")
+    server = {"MLFLOW_TRACKING_URI": mlflow_server}
+    process = begin(lost, *("python", "-c", EAGER), *words, env=command_environment(lost) | server)
+    work = tmp_path / "server" / "artifacts"
+    while not list(work.glob("*/*/artifacts/work/epoch-*.zip")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    shutil.rmtree(lost)
+
+    done = call(fetched, "chapterflow", *words, **server)
+    assert done.returncode == 0, done.stderr
+    client = MlflowClient(mlflow_server, mlflow_server)
+    experiment = client.get_experiment_by_name("chapterflow")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    (file,) = work.glob("*/*/artifacts/training.json")
+    training = json.loads(file.read_text())
+    assert 0 < training["resumed_from"] < len(training["history"]) == 300
+    assert not list(work.glob("*/*/artifacts/work/*"))
+    record_property("saw", "continued in the same run; nothing kept in the end")
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ from chapterflow.tracking.artifacts import CARD, FINGERPRINT, LOGGED_IMAGES, Art
 from chapterflow.tracking.claims import Claim
 from chapterflow.tracking.fingerprint import fingerprint, fingerprint_parts
 from chapterflow.tracking.session import Session
+from chapterflow.tracking.store import is_local
 from chapterflow.tracking.versions import model_file, model_folder, unregistered, version_of_run
 from chapterflow.training.history import MODEL_FILE
 from chapterflow.types import Tell, silent
@@ -92,6 +93,11 @@ class Run:
     def artifacts(self) -> Artifacts:
         """The artifacts of the run, by name and type."""
         return Artifacts(self.id, self.folder)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other machines may use the tracking store, and continue the run."""
+        return not is_local(self.project)
 
     @property
     def fingerprint(self) -> str:
@@ -230,10 +236,11 @@ class Run:
     def start(
         self, *, flow_run_id: str | None = None, restart: bool = False, tags: dict[str, str]
     ) -> None:
-        """Open the MLflow run, or continue the one that was interrupted on this machine.
+        """Open the MLflow run, or continue the one that was interrupted.
 
-        If its folder is gone, the training starts over, but in the same run: the store keeps one
-        run, one logged model and one version of a fingerprint.
+        If its folder is not here, its work is fetched from a store that machines share. Where there
+        is none, the training starts over, but in the same run: the store keeps one run, one logged
+        model and one version of a fingerprint.
 
         Args:
             flow_run_id: Run to nest this one in.
@@ -242,8 +249,6 @@ class Run:
         """
         if restart:
             shutil.rmtree(self.folder, ignore_errors=True)
-        self.resumed = self.folder.is_dir()
-        self.folder.mkdir(parents=True, exist_ok=True)
         marker = self.folder / runs.RUN_ID
         card = read_card(self.project.data / self.dataset)
         client, experiment_id = self.session.client, self.session.experiment_id
@@ -253,6 +258,10 @@ class Run:
             earlier = None
         else:
             earlier = runs.find_interrupted(client, experiment_id, self.fingerprint, machine())
+            if earlier and self.is_shared and not self.folder.is_dir():
+                Artifacts(earlier).restore_work(self.folder)
+        self.resumed = self.folder.is_dir()
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.id = runs.open_run(
             client,
             experiment_id,

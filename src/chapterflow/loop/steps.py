@@ -35,6 +35,7 @@ from chapterflow.tracking.artifacts import (
     TRAINING,
     VALIDATION,
     VERDICT,
+    WorkKeeper,
 )
 from chapterflow.tracking.comparison import current_runs, differences_of, newest_runs
 from chapterflow.tracking.fingerprint import validation_folder
@@ -193,6 +194,8 @@ def train(run: Run, *, tell: Tell = silent) -> Training:
         if record.epoch > logger.last or not run.resumed:
             progress = f"epoch {record.epoch}/{params.all_epochs()}, validation {record.summary}"
             tell("train", progress + logger.note())
+        if run.is_shared and record.epoch > logger.last:
+            keep_work(record.epoch)
 
     with run.ending_on_error():
         logger = runs.EpochLogger(run.session.client, run.id, run.folder, resumed=run.resumed)
@@ -205,7 +208,7 @@ def train(run: Run, *, tell: Tell = silent) -> Training:
         from chapterflow.training.fit import fit
 
         dataset = run.open_dataset()
-        with logger:
+        with logger, WorkKeeper(run.artifacts, run.folder) as keep_work:
             training = fit(
                 run.entry,
                 params,
@@ -364,6 +367,8 @@ def log(
             tags["chapterflow.explain"] = explanation.refusal
         # At step 0 the UI draws bars, one for each run, not single points over epochs.
         runs.log_metrics(client, run.id, metrics, 0, tags)
+        if run.is_shared:
+            run.artifacts.delete_work()
         runs.close_run(client, run.id, "FINISHED")
         finished = client.get_run(run.id)
         run.session.challenge(finished)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import threading
+import time
 import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from chapterflow.errors import StoreError
+from chapterflow.files import staged
+from chapterflow.training.history import CHECKPOINTS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,6 +40,7 @@ PREDICTIONS = "predictions.npz"
 EXPLANATION = "explain"  # a folder: `explain.json` and its pictures
 #: Tag of a run with images, for the UI (`mlflow.utils.mlflow_tags.MLFLOW_LOGGED_IMAGES`).
 LOGGED_IMAGES = {"mlflow.loggedImages": "True"}
+WORK = "work"  # a folder: what an interrupted training needs to continue, a zip file
 #: Of a flow's run.
 RESULTS, RESULTS_TABLE = "results.json", "results.md"
 VALIDATION = "validation"  # a folder: one folder a dataset
@@ -43,6 +49,10 @@ REPORT = "report"  # a folder: the page
 PROMOTION = "promotion/verdict.json"
 #: Of a reproduction's run.
 REPRODUCTION_DOCUMENT = "verdict.json"
+
+#: Seconds between two copies of the work of a training, at least, and as a multiple of the seconds
+#: that a copy takes; seconds to wait for the last copy.
+KEEP_SECONDS, KEEP_SHARE, CLOSING_SECONDS = 10.0, 4.0, 2.0
 
 #: What reading a damaged JSON document, zip archive, array or picture raises.
 DAMAGED = (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -132,6 +142,46 @@ class Artifacts:
                     compress_image_size(image).save(f"{folder}/{name}+compressed.webp")
             self.log_folder(Path(folder), "images")
 
+    def keep_work(self, folder: Path, epoch: int) -> None:
+        """Log the files of a training so far, then delete those of earlier epochs."""
+        with tempfile.TemporaryDirectory() as place:
+            # A new name each time: an upload that is cut off must not cost the earlier one.
+            archive = Path(place) / f"epoch-{epoch:06d}.zip"
+            with zipfile.ZipFile(archive, "w") as file:
+                # The training goes on. Weights and records of later epochs do no harm, so
+                # checkpoints go first.
+                for path in sorted(
+                    folder.rglob("*"), key=lambda path: path.parent.name != CHECKPOINTS
+                ):
+                    if path.is_file() and not path.name.startswith("staging-"):
+                        file.write(path, path.relative_to(folder))
+            self.log_file(archive, WORK)
+        self.delete_work(f"{WORK}/{archive.name}")
+
+    def restore_work(self, folder: Path) -> bool:
+        """Write the files of the newest whole `keep_work` into a folder that is not there yet.
+
+        Returns:
+            Whether there are any.
+        """
+        for name in reversed(self._work()):
+            with tempfile.TemporaryDirectory() as place, suppress(*DAMAGED):
+                archive = self._client.download_artifacts(self.run_id, name, place)
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                with staged(folder) as new, zipfile.ZipFile(archive) as file:
+                    file.extractall(new)
+                return True
+        return False
+
+    def delete_work(self, kept: str = "") -> None:
+        """Delete what `keep_work` logged, but one."""
+        for name in self._work():
+            if name != kept:
+                self._client.delete_artifacts(self.run_id, name)
+
+    def _work(self) -> list[str]:
+        return sorted(str(item.path) for item in self._client.list_artifacts(self.run_id, WORK))
+
     def fingerprint(self) -> dict[str, Any]:
         """Return the parts of the run's fingerprint."""
         return self._read(FINGERPRINT, _object)
@@ -195,6 +245,43 @@ class Artifacts:
             return parse(path.read_text(encoding="utf-8"))
         except DAMAGED as error:
             raise lost(self.run_id, name, error) from None
+
+
+class WorkKeeper:
+    """Keeps the work of a training where other machines find it, from a thread of its own.
+
+    Args:
+        folder: The work: checkpoints and records of epochs.
+    """
+
+    def __init__(self, artifacts: Artifacts, folder: Path) -> None:
+        self._artifacts = artifacts
+        self._folder = folder
+        self._next = time.monotonic() + KEEP_SECONDS
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread:
+            self._thread.join(CLOSING_SECONDS)
+
+    def __call__(self, epoch: int) -> None:
+        """Copy the work after an epoch, unless the last copy was made a moment ago."""
+        busy = self._thread and self._thread.is_alive()
+        if not busy and time.monotonic() >= self._next:
+            self._thread = threading.Thread(
+                target=self._keep, args=[epoch], name="work", daemon=True
+            )
+            self._thread.start()
+
+    def _keep(self, epoch: int) -> None:
+        started = time.monotonic()
+        with suppress(Exception):  # A later epoch tries again; meanwhile the training goes on.
+            self._artifacts.keep_work(self._folder, epoch)
+        now = time.monotonic()
+        self._next = now + max(KEEP_SECONDS, KEEP_SHARE * (now - started))
 
 
 def lost(run_id: str, name: str, error: Exception) -> StoreError:

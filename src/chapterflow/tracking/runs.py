@@ -412,13 +412,14 @@ def find_interrupted(
     """Return the newest run of a fingerprint that was left unfinished; call it within its claim.
 
     Training it again on the same machine gives the model that it has logged, so that model and its
-    version are used again. None if there is no such run.
+    version are used again. A run that has logged none continues on any machine. None if there is no
+    such run.
 
     Args:
         client: MLflow client.
         experiment_id: Experiment of the run.
         fingerprint: Fingerprint of the run.
-        machine: What the run must have been trained on (`environment.machine`).
+        machine: What a run with a logged model must have been trained on (`environment.machine`).
     """
     unfinished = client.search_runs(
         [experiment_id],
@@ -427,8 +428,10 @@ def find_interrupted(
         order_by=["attributes.start_time DESC"],
         max_results=20,
     )
-    same = (run for run in unfinished if run.data.tags.get(MACHINE) == machine)
-    return next((str(run.info.run_id) for run in same), None)
+    for run in unfinished:
+        if run.data.tags.get(MACHINE) == machine or LOGGED_MODEL not in run.data.tags:
+            return str(run.info.run_id)
+    return None
 
 
 def is_whole(client: MlflowClient, run: Run) -> bool:

@@ -299,6 +299,9 @@ def _client_class() -> Any:
         def download_artifacts(self, run_id: str, path: str, dst_path: str | None = None) -> str:
             return str(self._repository(run_id).download_artifacts(path, dst_path))
 
+        def delete_artifacts(self, run_id: str, path: str) -> None:
+            self._repository(run_id).delete_artifacts(path)
+
         def get_run(self, run_id: str) -> Any:
             return self._located(super().get_run(run_id))
 

@@ -31,6 +31,7 @@ from chapterflow.training.batches import (
     sparse_inputs,
 )
 from chapterflow.training.history import (
+    CHECKPOINTS,
     MODEL_FILE,
     EpochRecord,
     Training,
@@ -145,7 +146,7 @@ def run_epochs(
     size = bytes_of(state)
     # Two checkpoints, the best weights, the model, and the logged model.
     check_space(work, 5 * size + SMALL_RUN, "training")
-    checkpoints, best = Checkpoints(work / "checkpoints"), work / "best.npz"
+    checkpoints, best = Checkpoints(work / CHECKPOINTS), work / "best.npz"
     work.mkdir(parents=True, exist_ok=True)
 
     finished, arrays = checkpoints.newest()

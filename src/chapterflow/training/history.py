@@ -11,6 +11,8 @@ from chapterflow.types import Strict
 
 #: The trained model, in the folder of its training.
 MODEL_FILE = "model.keras"
+#: The folder of its checkpoints, there.
+CHECKPOINTS = "checkpoints"
 
 
 class EpochRecord(Strict):
