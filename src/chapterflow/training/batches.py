@@ -162,7 +162,9 @@ class JoinedGraphs(Source):
 
     def batch(self, state: Any, number: Any) -> tuple[Any, ...]:
         """Return inputs and targets of a batch; called in a `tf.function`."""
-        begin, end = state["cuts"][number], state["cuts"][number + 1]
+        import tensorflow as tf
+
+        begin, end = tf.unstack(state["cuts"][number]), tf.unstack(state["cuts"][number + 1])
         inputs = {
             "features": state["features"][begin[0] : end[0]],
             "edges": state["edges"][begin[1] : end[1]] - begin[0],

@@ -341,7 +341,10 @@ class Learner:
 
     def validate(self, inputs: Any, targets: Any, weights: Any = None, *, rows: Any = None) -> Any:
         """Return the sums of a batch without a step; the loss is plain."""
-        outputs = self.model(inputs, training=False)
+        return self.sums(self.model(inputs, training=False), targets, weights, rows=rows)
+
+    def sums(self, outputs: Any, targets: Any, weights: Any = None, *, rows: Any = None) -> Any:
+        """Return the sums of a batch from the outputs of the model; the loss is plain."""
         return _sums(*self._score(outputs, targets, weights, rows), targets)
 
     def _score(

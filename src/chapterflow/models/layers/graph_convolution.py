@@ -13,12 +13,16 @@ a graph in three forms, without self-loops, and normalise it themselves:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
 READOUTS = ("mean", "sum", "max")
+#: Columns of a product of a sparse matrix: from 32 on, TensorFlow computes row by row with a method
+#: that takes ten times as long for each number.
+NARROW = 31
 
 
 @keras.saving.register_keras_serializable(package="chapterflow")
@@ -218,7 +222,13 @@ class Readout(keras.layers.Layer):  # type: ignore[misc]
         """Return `(b, f)` of the nodes of all graphs, one graph after the other."""
         import tensorflow as tf
 
-        graph = graph_of_nodes(sizes, tf.shape(features)[0])
+        # Equal for all readouts of a model.
+        graph = _once(
+            sizes,
+            "_graph_of_nodes",
+            (features.shape[0],),
+            lambda: graph_of_nodes(sizes, tf.shape(features)[0]),
+        )
         if self.mode == "max":
             largest = tf.math.unsorted_segment_max(features, graph, tf.size(sizes) + 1)[:-1]
             return tf.where(sizes[:, None] > 0, largest, tf.zeros_like(largest))
@@ -386,7 +396,9 @@ def graph_of_nodes(sizes: Any, nodes: Any) -> Any:
     import tensorflow as tf
 
     ends = tf.cumsum(sizes)
-    return tf.searchsorted(ends, tf.range(nodes, dtype=ends.dtype), side="right")
+    # `tf.searchsorted` reshapes first, in a dozen operations.
+    rows = tf.range(nodes, dtype=ends.dtype)[None]
+    return tf.raw_ops.UpperBound(sorted_inputs=ends[None], values=rows)[0]
 
 
 def _sum_of_nodes(x: Any, graph: Any, graphs: Any) -> Any:
@@ -420,7 +432,7 @@ def sum_of_neighbours(structure: Any, x: Any, directed: bool = True) -> Any:
     import tensorflow as tf
 
     if not _on_gpu():
-        return _edge_product(structure, tf.ones(tf.shape(structure)[:1], x.dtype), x, directed)
+        return _edge_product(structure, None, x, directed)
     sources, targets = structure[:, 0], structure[:, 1]
     nodes = tf.shape(x, structure.dtype)[0]
 
@@ -440,29 +452,45 @@ def _on_gpu() -> bool:
     return bool(tf.config.list_logical_devices("GPU"))
 
 
+def _once(tensor: Any, name: str, options: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    """Return `make()`, which a tensor keeps for other layers that are traced in the same graph.
+
+    Small networks take as long to trace as to train, and each operation of a step takes longer to
+    start than to compute.
+
+    Args:
+        options: What else the result depends on.
+    """
+    import tensorflow as tf
+
+    context = tf.compat.v1.get_default_graph(), options
+    known = getattr(tensor, name, None)
+    if known is None or known[0] != context:
+        known = context, make()
+        setattr(tensor, name, known)
+    return known[1]
+
+
 def _normalized(edges: Any, x: Any, directed: bool) -> tuple[Any, Any]:
     """Return `D^-1/2 (A + I) D^-1/2` as edges with loops, `(e + n, 2)`, and weights `(e + n,)`.
 
     Args:
-        edges: The tensor keeps the result for the other layers that are traced in the same graph:
-            tracing takes a large part of a short training.
         x: Node features `(n, f)`, for their number and dtype.
     """
     import tensorflow as tf
 
-    context = tf.compat.v1.get_default_graph(), x.shape[0], x.dtype, directed
-    known: tuple[Any, tuple[Any, Any]] | None = getattr(edges, "_normalized", None)
-    if known is not None and known[0] == context:
-        return known[1]
-    out, into = _inverse_roots(edges, x, directed)
-    nodes = tf.range(tf.size(out), dtype=edges.dtype)
-    weights = tf.gather(out, edges[:, 0]) * tf.gather(into, edges[:, 1])
-    result = (
-        tf.concat([edges, tf.stack([nodes, nodes], axis=1)], axis=0),
-        tf.concat([weights, out * into], axis=0),
-    )
-    edges._normalized = context, result
-    return result
+    def normalized() -> tuple[Any, Any]:
+        out, into = _inverse_roots(edges, x, directed)
+        nodes = tf.range(tf.size(out), dtype=edges.dtype)
+        weights = tf.gather(out, edges[:, 0]) * tf.gather(into, edges[:, 1])
+        return (
+            tf.concat([edges, tf.stack([nodes, nodes], axis=1)], axis=0),
+            tf.concat([weights, out * into], axis=0),
+        )
+
+    options = x.shape[0], x.dtype, directed
+    matrix: tuple[Any, Any] = _once(edges, "_normalized", options, normalized)
+    return matrix
 
 
 def _edge_product(edges: Any, weights: Any, x: Any, directed: bool) -> Any:
@@ -472,35 +500,46 @@ def _edge_product(edges: Any, weights: Any, x: Any, directed: bool) -> Any:
 
     Args:
         edges: Row and column of each weight, `(e, 2)`.
+        weights: `(e,)`, or None for ones.
         directed: Whether the matrix may be asymmetric.
     """
     import tensorflow as tf
 
-    places = tf.cast(edges, tf.int64)
-    nodes = tf.shape(x, tf.int64)[0]
-    shape = tf.stack([nodes, nodes])
+    width = x.shape[-1]
+    # A node of 32 features is multiplied as two nodes of 16; see `NARROW`.
+    parts = next(p for p in range(1, width + 1) if width % p == 0 and width // p <= NARROW)
+    if parts > 8:
+        parts = 1  # such as a prime number of features
+
+    def matrix() -> dict[str, Any]:
+        places = tf.cast(edges, tf.int64)
+        values = tf.ones(tf.shape(edges)[:1], x.dtype) if weights is None else weights
+        if parts > 1:
+            part = tf.range(parts, dtype=tf.int64)[:, None]
+            places = tf.reshape(places[:, None] * parts + part, [-1, 2])
+            values = tf.reshape(values[:, None] * tf.ones([parts], values.dtype), [-1])
+        nodes = tf.shape(x, tf.int64)[0] * parts
+        return {"a_indices": places, "a_values": values, "a_shape": tf.stack([nodes, nodes])}
+
+    sparse = _once(edges, f"_matrix{parts}", (x.shape[0], x.dtype), matrix)
 
     def product(x: Any, transposed: bool = False) -> Any:
-        return _in_columns(
-            lambda part: tf.raw_ops.SparseTensorDenseMatMul(
-                a_indices=places, a_values=weights, a_shape=shape, b=part, adjoint_a=transposed
-            ),
-            x,
-        )
+        def of(part: Any) -> Any:
+            return tf.raw_ops.SparseTensorDenseMatMul(**sparse, b=part, adjoint_a=transposed)
+
+        if parts == 1:
+            return _in_columns(of, x)
+        return tf.reshape(of(tf.reshape(x, [-1, width // parts])), [-1, width])
 
     return tf.custom_gradient(lambda x: (product(x), lambda g: product(g, directed)))(x)
 
 
 def _in_columns(product: Any, dense: Any) -> Any:
-    """Return the product of a sparse matrix and a dense one, by groups of columns if it is wide.
-
-    From 32 columns on, TensorFlow computes row by row with a method that takes ten times as long
-    for each number.
-    """
+    """Return the product of a sparse matrix and a dense one, by groups of `NARROW` columns."""
     import tensorflow as tf
 
     width = dense.shape[-1]
-    if width < 32:
+    if width <= NARROW:
         return product(dense)
     parts = -(-width // 16)
     sizes = [width // parts + (part < width % parts) for part in range(parts)]
