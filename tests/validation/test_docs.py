@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from chapterflow.kinds.dataset import Dataset
@@ -109,6 +112,34 @@ def test_data_docs_keep_what_great_expectations_says(
             1 if verdict.success else 0
         )
     assert "7 unexpected values found" in results.text
+
+
+def test_data_docs_have_the_order_of_the_suite(
+    passed: tuple[Verdict, Path],
+) -> None:
+    verdict, out = passed
+    for name in ("index.html", "suite.html"):
+        html = (out / "data_docs" / name).read_text(encoding="utf-8")
+        listed = re.findall(r'href="#section-\d+">\s*(\w+)\s*</a>', html)
+        columns = dict.fromkeys(result.value("column") for result in verdict.results)
+        assert [name for name in listed if name != "id"] == [*filter(None, columns)]
+
+
+def test_equal_shares_of_named_classes_have_no_divergence(
+    corrupt: Callable[[Callable[[Any], None]], Dataset], bounds: ImageExpectations, tmp_path: Path
+) -> None:
+    def balance(arrays: Any) -> None:
+        (validation,) = np.nonzero(arrays.split == 1)
+        arrays.split[validation[170:]] = 0
+        arrays.labels[validation[:170]] = np.arange(170) % 10
+
+    digits = corrupt(balance)
+    names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    card = digits.card.model_copy(update={"classes": names})
+    validate_dataset(replace(digits, card=card), bounds, tmp_path / "out")
+    html = (tmp_path / "out" / "data_docs" / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r"KL Divergence: (\S+)", html)[1] == "0"
+    assert "label-set: 0 to 9 (zero, one, two, three, four, five, six, seven, eight, nine)." in html
 
 
 def test_the_page_tells_failures_first_with_ids(failed: tuple[Verdict, Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 2**20
 #: Split of an example with an unknown code in `split.npy`.
 UNKNOWN_SPLIT = "unknown"
+#: Classes that an expectation names.
+NAMED = 10
 
 
 def example_rows(split: NDArray[Any], columns: dict[str, Any]) -> pd.DataFrame:
@@ -230,7 +233,7 @@ def label_checks(card: DatasetCard, divergence: float) -> list[Expectation]:
         check(
             "ExpectColumnValuesToBeInSet",
             "label-set",
-            f"0 to {classes[-1]}",
+            f"0 to {classes[-1]}{_names(card.classes)}",
             f"Labels number the {len(classes)} classes from 0: other labels are off by one, text "
             "parsed as a number, or classes without an output in the model.",
             column="label",
@@ -255,6 +258,14 @@ def label_checks(card: DatasetCard, divergence: float) -> list[Expectation]:
             )
         )
     return checks
+
+
+def _names(classes: Sequence[str]) -> str:
+    """Return the classes in brackets, unless their names are their numbers."""
+    if [*classes] == [str(number) for number in range(len(classes))]:
+        return ""
+    shown = ", ".join(classes[:NAMED])
+    return f" ({shown}, and {len(classes) - NAMED} more)" if classes[NAMED:] else f" ({shown})"
 
 
 def copy_checks(duplicates: float) -> list[Expectation]:

@@ -71,6 +71,8 @@ _DEAD = {"navbar-expand-md", "btn-group", "card-header", "card-text"}
 _KEPT = {"id", "class", "colspan", "rowspan", "scope", "hidden", "name", "content", "charset"}
 #: Icons of a font that is fetched, as characters of any font.
 _ICONS = {"text-success": ("✓", "passed"), "text-danger": ("✗", "failed")}
+#: What Great Expectations writes for a divergence of zero, as for one that has no value.
+_ZERO = "None (-infinity, infinity, or NaN)"
 
 
 def write_offline_docs(site: Path, out: Path) -> None:
@@ -120,6 +122,7 @@ class _Cleaner(HTMLParser):
         # The tag of the element that is being left out, and how many of that tag are open.
         self._skipping: str | None = None
         self._depth = 0
+        self._passed = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if self._skipping:
@@ -130,6 +133,7 @@ class _Cleaner(HTMLParser):
         if tag == "i":
             for name in _ICONS.keys() & classes:
                 mark, word = _ICONS[name]
+                self._passed = word == "passed"
                 self.parts.append(f'<b class="{name}" role="img" aria-label="{word}">{mark}</b>')
         toggle = values.get("data-toggle") == "collapse"
         if tag not in _DROPPED | {"i"} and not classes & _DEAD and not toggle:
@@ -151,7 +155,8 @@ class _Cleaner(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if not self._skipping:
-            self.parts.append(data)
+            # No expectation is met without a value.
+            self.parts.append(data.replace(_ZERO, "0") if self._passed else data)
 
     def handle_entityref(self, name: str) -> None:
         self.handle_data(f"&{name};")

@@ -167,6 +167,8 @@ def _number(value: Any) -> str:
 
 
 DATA_DOCS = "data_docs"
+#: Key of an expectation's place in its suite among its `meta`.
+POSITION = "position"
 SITE = "offline"
 #: Great Expectations keeps the current context in a global, so one validation runs at a time.
 _one_at_a_time = threading.Lock()
@@ -229,7 +231,12 @@ def validate_dataset(dataset: Dataset, bounds: Strict, out: Path) -> Verdict:
 def _run_suite(suite: gx.ExpectationSuite, rows: pd.DataFrame, site: Path) -> list[Any]:
     """Run a suite on rows, build its Data Docs in `site`, return the results in suite order."""
     import great_expectations as gx
+    from great_expectations.core import RunIdentifier
 
+    from chapterflow.validation.renderers import ResultsRenderer, SuiteRenderer
+
+    for position, expectation in enumerate(suite.expectations):
+        expectation.meta = {**(expectation.meta or {}), POSITION: position}
     # An ephemeral context lives in memory: nothing is written to the user's folder.
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
@@ -240,11 +247,19 @@ def _run_suite(suite: gx.ExpectationSuite, rows: pd.DataFrame, site: Path) -> li
             "class_name": "TupleFilesystemStoreBackend",
             "base_directory": str(site),
         },
+        "site_section_builders": {
+            section: {
+                "renderer": {"module_name": renderer.__module__, "class_name": renderer.__name__}
+            }
+            for section, renderer in (
+                ("validations", ResultsRenderer),
+                ("expectations", SuiteRenderer),
+            )
+        },
     }
     context.add_data_docs_site(SITE, docs)
     source = context.data_sources.add_pandas("arrays")
     batch = source.add_dataframe_asset("rows").add_batch_definition_whole_dataframe("all")
-    order = [expectation.meta["name"] for expectation in suite.expectations if expectation.meta]
     definition = gx.ValidationDefinition(
         name=suite.name, data=batch, suite=context.suites.add(suite)
     )
@@ -258,13 +273,13 @@ def _run_suite(suite: gx.ExpectationSuite, rows: pd.DataFrame, site: Path) -> li
             "return_unexpected_index_query": False,
         },
     )
-    result = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": rows})
+    result = context.checkpoints.add(checkpoint).run(
+        batch_parameters={"dataframe": rows}, run_id=RunIdentifier(run_name=suite.name)
+    )
     context.build_data_docs(site_names=[SITE])
     (outcomes,) = (validation.results for validation in result.run_results.values())
     # Great Expectations puts those that could not be computed first.
-    return sorted(
-        outcomes, key=lambda outcome: order.index(outcome.expectation_config.meta["name"])
-    )
+    return sorted(outcomes, key=lambda outcome: outcome.expectation_config.meta[POSITION])
 
 
 def load_great_expectations() -> None:

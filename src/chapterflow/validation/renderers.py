@@ -1,0 +1,41 @@
+"""Renderers for Data Docs: columns in the order of the suite; by default they are alphabetical."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from great_expectations.render import RenderedDocumentContent
+from great_expectations.render.renderer.page_renderer import (
+    ExpectationSuitePageRenderer,
+    ValidationResultsPageRenderer,
+)
+
+from chapterflow.validation.validate import POSITION
+
+
+class ResultsRenderer(ValidationResultsPageRenderer):  # type: ignore[misc]
+    """The page of results."""
+
+    def render(self, validation_results: Any, suite_parameters: Any = None) -> Any:
+        """Return the page, its columns in the order of the suite."""
+        page = super().render(validation_results, suite_parameters)
+        return _ordered(page, (result.expectation_config for result in validation_results.results))
+
+
+class SuiteRenderer(ExpectationSuitePageRenderer):  # type: ignore[misc]
+    """The page of expectations."""
+
+    def render(self, expectations: Any) -> Any:
+        """Return the page, its columns in the order of the suite."""
+        return _ordered(super().render(expectations), expectations.expectation_configurations)
+
+
+def _ordered(page: RenderedDocumentContent, expectations: Iterable[Any]) -> RenderedDocumentContent:
+    columns: dict[str, int] = {}
+    for expectation in expectations:
+        column, position = expectation.kwargs.get("column"), expectation.meta[POSITION]
+        columns[column] = min(position, columns.get(column, position))
+    # The other sections, such as the overview, go first.
+    page.sections.sort(key=lambda section: columns.get(str(section.section_name), -1))
+    return page
