@@ -38,8 +38,7 @@ def prefect_server(
 ) -> Iterator[str]:
     """Make a Prefect API available, and yield its address.
 
-    Call it before the first import of `prefect`, which reads `PREFECT_API_URL` then. If the user
-    has set that variable, that server is used and none is started.
+    If the user has set `PREFECT_API_URL`, that server is used and none is started.
 
     Args:
         scratch: Folder for the lock and the log of the server.
@@ -79,17 +78,75 @@ def prefect_server(
                 f"{said[-1] if said else 'no answer'}. Its log: {log}"
             )
     os.environ["PREFECT_API_URL"] = address
+    _reread_settings()
     try:
         yield address
     finally:
         _send_what_waits(address, tell)
-        del os.environ["PREFECT_API_URL"]
+        os.environ.pop("PREFECT_API_URL", None)
         server.terminate()
         try:
             server.wait(10)
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
+
+
+#: The server of `kept_server`: folder of its database, address, and what ends it.
+_kept: tuple[str, str, contextlib.ExitStack] | None = None
+
+
+@contextlib.contextmanager
+def kept_server(
+    scratch: Path,
+    *,
+    meanwhile: Callable[[], None] = lambda: None,
+    tell: Callable[[str], None] = print,
+) -> Iterator[str]:
+    """Make a Prefect API available as `prefect_server` does; the server stays for the next call.
+
+    For notebooks: a start takes seconds, and the server ends with this process anyway.
+    """
+    global _kept  # noqa: PLW0603
+    if "PREFECT_API_URL" in os.environ:
+        with prefect_server(scratch, meanwhile=meanwhile, tell=tell) as address:
+            yield address
+        return
+    home = os.environ.get("PREFECT_HOME", "")
+    if _kept and not (_kept[0] == home and _still_answers(_kept[1])):
+        _kept[2].close()
+        _kept = None
+    try:
+        if _kept:
+            os.environ["PREFECT_API_URL"] = _kept[1]
+            _reread_settings()
+            meanwhile()
+        else:
+            stack = contextlib.ExitStack()
+            address = stack.enter_context(prefect_server(scratch, meanwhile=meanwhile, tell=tell))
+            _kept = (home, address, stack)
+        yield _kept[1]
+    finally:
+        if _kept:
+            _send_what_waits(_kept[1], tell)
+        # Commands that a notebook starts have servers of their own.
+        os.environ.pop("PREFECT_API_URL", None)
+
+
+def _still_answers(address: str) -> bool:
+    try:
+        answers(address)
+    except OSError:
+        return False
+    return True
+
+
+def _reread_settings() -> None:
+    """Let Prefect see the environment, which it reads at its first import."""
+    if "prefect" in sys.modules:
+        from prefect.context import refresh_global_settings_context
+
+        refresh_global_settings_context()
 
 
 def _start(

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 from urllib.parse import unquote, urlsplit
 
 from chapterflow.errors import ConfigError, redacted
@@ -63,6 +63,18 @@ class Project:
     """The folders of one project (a checkout that holds `params.yaml`)."""
 
     root: Path
+
+    @classmethod
+    def at(cls, folder: Path) -> Self:
+        """Return the project in a folder.
+
+        Raises:
+            ConfigError: If the folder has no `params.yaml`.
+        """
+        root = folder.expanduser().resolve()
+        if not (root / "params.yaml").is_file():
+            raise ConfigError(f"project must be a folder with a params.yaml. Received: {folder}")
+        return cls(root)
 
     @property
     def home(self) -> Path:
@@ -145,16 +157,43 @@ def collect_rarely() -> None:
     gc.set_threshold(50_000, 10, 10)
 
 
+#: Variables that `configure` has set for a project, with their values before.
+_of_project: dict[str, tuple[str, str | None]] = {}
+
+
 def configure(project: Project) -> None:
     """Set the environment variables of this process and its children."""
     collect_rarely()
     for name, value in QUIET_AND_PRIVATE.items():
         os.environ.setdefault(name, value)
-    os.environ.setdefault("PREFECT_HOME", str(project.root / ".prefect"))
-    os.environ["CHAPTERFLOW_PROJECT"] = str(project.root)
+    if "PREFECT_HOME" not in os.environ:
+        _set_for_project("PREFECT_HOME", str(project.root / ".prefect"))
+    _set_for_project("CHAPTERFLOW_PROJECT", str(project.root))
     _separate_login()
     if logging.getLogRecordFactory() is not _redacted_record:
         logging.setLogRecordFactory(_redacted_record)
+
+
+def _set_for_project(name: str, value: str) -> None:
+    before = os.environ.get(name)
+    if before == value:
+        return
+    if name in _of_project and _of_project[name][0] == before:
+        before = _of_project[name][1]
+    _of_project[name] = (value, before)
+    os.environ[name] = value
+
+
+def leave_project() -> None:
+    """Restore the variables that name a project, so that this process can work in another one."""
+    for name, (value, before) in _of_project.items():
+        if os.environ.get(name) != value:
+            continue
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+    _of_project.clear()
 
 
 def _separate_login() -> None:

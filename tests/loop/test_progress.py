@@ -230,3 +230,30 @@ def test_what_is_piped_is_wide_enough_for_the_tables(monkeypatch: pytest.MonkeyP
     assert progress.console(stderr=True).stderr
     monkeypatch.setenv("COLUMNS", "200")
     assert progress.console().width == 200
+
+
+def test_a_notebook_redraws_one_output(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    handle = SimpleNamespace(update=drawn.append)
+
+    def display(page: str, *, display_id: bool) -> SimpleNamespace:
+        drawn.append(page)
+        return handle
+
+    screen = SimpleNamespace(HTML=str, display=display)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=screen))
+    monkeypatch.setitem(sys.modules, "IPython.display", screen)
+    with shown(Console(file=io.StringIO(), force_jupyter=True), ["cnn", "dnn"]) as notebook:
+        assert len(drawn) == 1
+        for second, epoch in ((0, 1), (0.1, 2), (0.4, 3), (0.5, 4)):
+            clock.now = 100 + second
+            tell_about("cnn")("train", f"epoch {epoch}")
+        # A new step at once, the same one when a quarter of a second has passed.
+        assert ["epoch 1" in page for page in drawn] == [False, True, False]
+        assert "epoch 3" in drawn[-1]
+        notebook.update("dnn", "failed", "a <reason>")
+        assert '<span class="red">failed</span>' in drawn[-1]
+        assert "a &lt;reason&gt;" in drawn[-1]
+        clock.now += 0.1
+        notebook.update("cnn", "train", "epoch 5")
+    assert "epoch 5" in drawn[-1]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from chapterflow.environment import Project, configure, find_project
+from chapterflow.environment import Project, configure, find_project, leave_project
 
 if TYPE_CHECKING:
     from chapterflow.config.settings import Settings
@@ -53,21 +55,30 @@ def say_version(version: Version) -> None:
 
 
 def start(
-    profile: str | None = None, overrides: list[str] | None = None, *, models: bool = True
+    profile: str | None = None,
+    overrides: list[str] | None = None,
+    *,
+    models: bool = True,
+    project: str | os.PathLike[str] | None = None,
 ) -> tuple[Project, Settings]:
     """Prepare the project that the command runs in, and return it with its settings.
 
     Args:
+        profile: Profile; by default the one in `params.yaml`.
+        overrides: `path=value` changes of `params.yaml`.
         models: Whether the command needs the blocks of models (`load_settings`).
+        project: Its folder; by default the one around the current folder.
     """
-    project = find_project()
-    configure(project)
+    # A notebook calls this several times, for any project.
+    leave_project()
+    opened = find_project() if project is None else Project.at(Path(project))
+    configure(opened)
     from chapterflow.config.load import load_settings
 
     settings = load_settings(
-        project.params, profile=profile, overrides=overrides or [], models=models
+        opened.params, profile=profile, overrides=overrides or [], models=models
     )
-    return project, settings
+    return opened, settings
 
 
 def print_json(document: Any) -> None:

@@ -15,6 +15,9 @@ from chapterflow.cli.common import JsonOption, ProfileOption, SetOption, print_j
 if TYPE_CHECKING:
     import keras
 
+    from chapterflow.config.settings import Settings
+    from chapterflow.environment import Project
+
 #: For a value that a layer does not have, or that cannot be computed.
 NONE = "—"
 CAPTION = (
@@ -151,12 +154,30 @@ def layers(
     The model is built for the dataset of the profile, and needs no training.
     """
     project, settings = start(profile, set_)
+    from chapterflow.loop.progress import console
+
+    rows = layer_table(untrained(project, settings, model))
+    dataset = settings.dataset_of(model)
+    if as_json:
+        parameters, flops = totals(rows)
+        document = {"model": model, "dataset": dataset, "parameters": parameters, "flops": flops}
+        print_json(document | {"layers": [asdict(row) for row in rows]})
+    else:
+        print_layers(console(), rows, f"{model} for {dataset}")
+
+
+def untrained(project: Project, settings: Settings, model: str) -> keras.Model:
+    """Return a model of `params.yaml` as training starts with it.
+
+    Raises:
+        ConfigError: If there is no such model.
+        DataError: If its dataset is neither here nor embedded.
+    """
     dataset, embedded = settings.dataset_of(model), settings.profile == "embedded"
     from chapterflow.environment import load_tensorflow
     from chapterflow.errors import DataError
     from chapterflow.kinds.dataset import CARD
     from chapterflow.loop import steps
-    from chapterflow.loop.progress import console
 
     if not embedded and not (project.data / dataset / CARD).is_file():
         raise DataError(
@@ -164,10 +185,4 @@ def layers(
             f"machine. `chapterflow data fetch {dataset}` builds it."
         )
     load_tensorflow()
-    rows = layer_table(steps.untrained(project, settings, model, build=embedded))
-    if as_json:
-        parameters, flops = totals(rows)
-        document = {"model": model, "dataset": dataset, "parameters": parameters, "flops": flops}
-        print_json(document | {"layers": [asdict(row) for row in rows]})
-    else:
-        print_layers(console(), rows, f"{model} for {dataset}")
+    return steps.untrained(project, settings, model, build=embedded)

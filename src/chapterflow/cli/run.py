@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,6 +27,8 @@ from chapterflow.errors import SMALL_RUN, ConfigError, check_space
 if TYPE_CHECKING:
     from chapterflow.config.settings import Settings
     from chapterflow.environment import Project
+    from chapterflow.evaluation.significance import Difference
+    from chapterflow.tracking.records import Comparison
 
 
 def run(
@@ -56,54 +59,26 @@ def run(
     reused; an interrupted training resumes.
     """
     project, settings = start(profile, set_)
-    names = list(dict.fromkeys(models or settings.models))
-    settings.check_names(names, settings.models, "model")
-    if data is not None:
-        from chapterflow.loop.own_data import fitting_profile, role_overrides
-
-        if not models:
-            raise ConfigError(
-                f"--data needs the names of models: `chapterflow run MODEL --data {data}`"
-            )
-        if profile is None and (fit := fitting_profile(settings, names, data)) != settings.profile:
-            profile = fit
-            say(f"The profile {fit!r} fits data like {data!r}; --profile chooses another.")
-            project, settings = start(profile, set_)
-        set_ = [*(set_ or []), *role_overrides(settings, names, data)]
-        project, settings = start(profile, set_)
-    from chapterflow.tracking.store import check_reachable
-
-    # Before imports that take seconds.
-    check_reachable(project)
-    check_space(project.root, SMALL_RUN, "a run")
+    settings, names, overrides = choose(project, settings, models, data, profile, set_)
     from chapterflow.loop import progress as live
-    from chapterflow.loop import steps
     from chapterflow.loop.tables import print_results
-    from chapterflow.loop.workers import active_workers
     from chapterflow.tracking.records import Outcome
-    from pipelines.prefect_server import outcome_of, prefect_server
+    from pipelines.prefect_server import prefect_server
 
-    datasets = list(dict.fromkeys(d for name in names for d in settings.datasets_of(name)))
     exit_code = 0
     console = live.console(stderr=as_json)
-    with live.shown(console, [*datasets, *names]) as progress, contextlib.ExitStack() as stack:
-        progress.update(datasets[0], "starting", "Prefect")
+    results = run_models(
+        project,
+        settings,
+        names,
+        overrides,
+        force=force,
+        workers=workers,
+        console=console,
+        server=prefect_server,
+    )
+    from pipelines.chapter import ModelsFailed
 
-        def preload() -> None:
-            if started := steps.preload(project, settings, names, workers=workers, force=force):
-                stack.enter_context(started)
-
-        with prefect_server(project.scratch, meanwhile=preload, tell=say):
-            from pipelines.chapter import ModelsFailed, chapter
-
-            results: Any = outcome_of(
-                chapter,
-                models=names,
-                profile=settings.profile,
-                overrides=set_,
-                force=force,
-                workers=workers if active_workers() else 1,
-            )
     if isinstance(results, ModelsFailed):
         exit_code, results = results.exit_code, results.results
     elif isinstance(results, BaseException):
@@ -114,8 +89,98 @@ def run(
         outcomes = [Outcome.model_validate(model) for model in results["models"]]
         print_results(console, outcomes)
         print_accepted(console, project, [outcome.dataset for outcome in outcomes])
-        print_next_steps(console, results["models"], settings, set_ or [], project=project)
+        print_next_steps(console, results["models"], settings, overrides, project=project)
     sys.exit(exit_code)
+
+
+def choose(
+    project: Project,
+    settings: Settings,
+    models: Sequence[str] | None,
+    data: str | None,
+    profile: str | None,
+    overrides: Sequence[str] | None,
+) -> tuple[Settings, list[str], list[str]]:
+    """Return the settings, names and overrides of a run of models on their data, or on a dataset.
+
+    Args:
+        models: Names; all of `params.yaml` by default.
+        data: Dataset for the models' roles; None for the data of `params.yaml`.
+        profile: Profile that the user names; None for the one that fits.
+        overrides: `path=value` changes of `params.yaml`.
+
+    Raises:
+        ConfigError: If there is no such model or dataset, or they do not fit.
+    """
+    from chapterflow.config.load import load_settings
+
+    names = list(dict.fromkeys(models or settings.models))
+    settings.check_names(names, settings.models, "model")
+    changes = list(overrides or [])
+    if data is None:
+        return settings, names, changes
+    from chapterflow.loop.own_data import fitting_profile, role_overrides
+
+    if not models:
+        raise ConfigError(
+            f"--data needs the names of models: `chapterflow run MODEL --data {data}`"
+        )
+    if profile is None and (fit := fitting_profile(settings, names, data)) != settings.profile:
+        profile = fit
+        say(f"The profile {fit!r} fits data like {data!r}; --profile chooses another.")
+        settings = load_settings(project.params, profile=profile, overrides=changes)
+    changes += role_overrides(settings, names, data)
+    return load_settings(project.params, profile=profile, overrides=changes), names, changes
+
+
+def run_models(
+    project: Project,
+    settings: Settings,
+    names: list[str],
+    overrides: list[str],
+    *,
+    force: bool,
+    workers: int | None,
+    console: Console,
+    server: Callable[..., AbstractContextManager[str]],
+) -> Any:
+    """Run the flow with its progress on a console.
+
+    Args:
+        server: Makes a Prefect API available (`prefect_server`).
+
+    Returns:
+        Its document (`pipelines.chapter.document`), or the exception that it raised.
+    """
+    from chapterflow.tracking.store import check_reachable
+
+    # Before imports that take seconds.
+    check_reachable(project)
+    check_space(project.root, SMALL_RUN, "a run")
+    from chapterflow.loop import progress as live
+    from chapterflow.loop import steps
+    from chapterflow.loop.workers import active_workers
+    from pipelines.prefect_server import outcome_of
+
+    datasets = list(dict.fromkeys(d for name in names for d in settings.datasets_of(name)))
+    with live.shown(console, [*datasets, *names]) as progress, contextlib.ExitStack() as stack:
+        progress.update(datasets[0], "starting", "Prefect")
+
+        def preload() -> None:
+            if started := steps.preload(project, settings, names, workers=workers, force=force):
+                stack.enter_context(started)
+
+        with server(project.scratch, meanwhile=preload, tell=say):
+            from pipelines.chapter import chapter
+
+            return outcome_of(
+                chapter,
+                models=names,
+                profile=settings.profile,
+                overrides=overrides,
+                force=force,
+                workers=workers if active_workers() else 1,
+            )
 
 
 def print_accepted(console: Console, project: Project, datasets: Iterable[str]) -> None:
@@ -185,7 +250,6 @@ def compare(
     project, settings = start(profile, set_)
     from chapterflow.loop import progress as live
     from chapterflow.loop import steps
-    from chapterflow.loop.tables import print_differences, print_results
 
     settings.check_names(models or [], settings.models, "model")
     comparison = steps.compare(project, settings)
@@ -196,12 +260,26 @@ def compare(
     if as_json:
         print_json(comparison.model_dump(exclude={"models": {"__all__": {"exit_code"}}}))
         return
-    console = live.console()
+    print_comparison(live.console(), project, comparison, every)
+
+
+def print_comparison(
+    console: Console, project: Project, comparison: Comparison, among: Sequence[Difference]
+) -> None:
+    """Print the results and differences of a comparison.
+
+    Args:
+        among: All pairs that Holm's correction covers.
+    """
+    from chapterflow.loop.tables import print_differences, print_results
+
     if not comparison.models:
         console.print(
-            f"The profile {settings.profile!r} has no finished runs. `chapterflow run` starts one."
+            f"The profile {comparison.profile!r} has no finished runs. `chapterflow run` starts "
+            "one.",
+            soft_wrap=True,
         )
         return
     print_results(console, comparison.models, show_status=False)
     print_accepted(console, project, [outcome.dataset for outcome in comparison.models])
-    print_differences(console, comparison.differences, every)
+    print_differences(console, comparison.differences, among)

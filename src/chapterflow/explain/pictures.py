@@ -94,9 +94,9 @@ def draw_layers(
             key="walk",
             step=0,
             path=path,
-            caption=f"One input, {names[0]}, through {len(maps)} convolution and pooling layers, "
-            f"from {sides(inputs.shape[1:])} to {sides(last)}: the channels with the highest "
-            "activation.",
+            caption=f"One input{f', {names[0]},' if channels else ''} through {len(maps)} "
+            f"convolution and pooling layers, from {sides(inputs.shape[1:])} to {sides(last)}: "
+            "the channels with the highest activation.",
         )
     ]
     details: list[dict[str, Any]] = []
@@ -197,6 +197,28 @@ def draw_walk(
             limits = float(channel_map.min()), float(channel_map.max())
             draw_map(canvas, box, channel_map, limits)
             canvas.caption(box, text)
+    canvas.save(path)
+
+
+def draw_examples(dataset: Dataset, positions: Sequence[int], path: Path) -> None:
+    """Draw examples of a dataset in rows, each with its class, or else its position.
+
+    Args:
+        dataset: Of pictures, volumes or curves.
+        positions: Positions of the examples.
+        path: PNG to write.
+    """
+    card = dataset.card
+    axes = len(card.shape) - 1
+    grid = Grid(MARGIN, MARGIN, _width(92, axes), 92, gap=10, row_gap=30)
+    columns = min(len(positions), 10 if axes > 1 else 5)
+    canvas = grid.canvas(-(-len(positions) // columns), columns)
+    for place, position in enumerate(positions):
+        box = grid.box(*divmod(place, columns))
+        (values,) = np.asarray(dataset.inputs(np.array([position])), np.float32)
+        draw_input(canvas, box, values, card.value_max)
+        name = card.classes[int(dataset.labels[position])] if card.classes else f"curve {position}"
+        canvas.caption(box, name)
     canvas.save(path)
 
 

@@ -1,4 +1,4 @@
-"""Live progress: one line for each model, redrawn on a terminal, appended elsewhere."""
+"""Live progress: one line for each model, redrawn on a terminal or in a notebook, or appended."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.live import Live
@@ -17,6 +17,8 @@ from chapterflow.types import Tell
 
 #: Seconds between two plain lines about the same step of the same subject.
 PLAIN_EVERY = 5.0
+#: Seconds between two drawings of the same step in a notebook.
+DRAWN_EVERY = 0.25
 #: Steps before the work on a subject begins.
 WAITING = ("waiting", "starting")
 #: Steps after which nothing more happens to a subject.
@@ -91,6 +93,37 @@ class Lively:
         return table
 
 
+class Notebook(Lively):
+    """The same lines in the output of a notebook's cell."""
+
+    def __init__(self, subjects: Sequence[str]) -> None:
+        super().__init__(subjects)
+        self._drawn = time.monotonic()
+        self._handle: Any = None
+        self.draw()
+
+    def update(self, subject: str, step: str, detail: str) -> None:
+        """Store the step, and draw it unless the last drawing of this step is moments old."""
+        new = self._lines.get(subject, ("", ""))[0] != step
+        super().update(subject, step, detail)
+        if new or time.monotonic() - self._drawn >= DRAWN_EVERY:
+            self.draw()
+
+    def draw(self) -> None:
+        """Replace the output of the cell with the present lines."""
+        from IPython.display import HTML, display
+
+        from chapterflow.display import Html
+
+        self._drawn = time.monotonic()
+        page = Html()
+        page.print(self.__rich__())
+        if self._handle is None:
+            self._handle = display(HTML(page.text()), display_id=True)
+        else:
+            self._handle.update(HTML(page.text()))
+
+
 _current: ContextVar[Progress] = ContextVar("progress", default=Silent())  # noqa: B039
 
 
@@ -109,11 +142,21 @@ def console(*, stderr: bool = False) -> Console:
 @contextmanager
 def shown(console: Console, subjects: Sequence[str]) -> Iterator[Progress]:
     """Show the progress of the block on `console`."""
-    lively = console.is_terminal and not console.is_dumb_terminal
-    progress: Progress = Lively(subjects) if lively else Plain(console)
+    progress: Progress
+    if console.is_jupyter:
+        progress = Notebook(subjects)
+    elif console.is_terminal and not console.is_dumb_terminal:
+        progress = Lively(subjects)
+    else:
+        progress = Plain(console)
     token = _current.set(progress)
     try:
-        if isinstance(progress, Lively):
+        if isinstance(progress, Notebook):
+            try:
+                yield progress
+            finally:
+                progress.draw()
+        elif isinstance(progress, Lively):
             with Live(progress, console=console, refresh_per_second=8):
                 yield progress
         else:
