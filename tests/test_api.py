@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import json
 import os
 import subprocess
 import sys
@@ -16,11 +17,15 @@ import chapterflow as cf
 from chapterflow.environment import Project, leave_project
 from chapterflow.errors import ChapterflowError, ConfigError, DataError
 from tests.conftest import (
+    REAL_PATH,
+    REPOSITORY,
     Finished,
+    command_environment,
     in_checkout,
     using_prefect,
 )
 
+NOTEBOOK = REPOSITORY / "notebooks" / "chapter.ipynb"
 LIGHT = """
 import sys
 import chapterflow as cf
@@ -218,3 +223,47 @@ def test_a_flow_runs_inside_an_event_loop(finished: Finished, prefect_api: dict[
     assert "class_divergence" in note or "class-balance" in note
     results = failed.value.results  # type: ignore[attr-defined]
     assert results["models"][0]["status"] == "failed"
+
+
+def test_the_notebook_has_no_outputs() -> None:
+    cells = json.loads(NOTEBOOK.read_text("utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) > 20
+    assert not [c for c in code if c["outputs"] or c["execution_count"] is not None]
+    # Korean, then the same in English.
+    texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    assert not [text for text in texts if not text.endswith(("*", ".", "요."))]
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import nbformat
+    from nbclient import NotebookClient
+
+    folders = {"JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython"}
+    variables = {name: str(tmp_path / folder) for name, folder in folders.items()}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    notebook = nbformat.read(NOTEBOOK, 4)
+    notebook.cells = [
+        cell for cell in notebook.cells if "training" not in cell.metadata.get("tags", ())
+    ]
+    client = NotebookClient(
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(finished.root / "notebooks")}},
+    )
+    client.execute(env=command_environment(finished.root) | variables | {"PATH": REAL_PATH})
+
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert not [output for output in outputs if output.get("name") == "stderr"]
+    pages = [output.data.get("text/html", "") for output in outputs if "data" in output]
+    (results,) = [
+        page for page in pages if "Results on the test split" in page and "status" in page
+    ]
+    assert results.count("reused") == 2
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 6
+    assert sum("<img " in page for page in pages) >= 5
