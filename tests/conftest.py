@@ -205,8 +205,8 @@ def call(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command in `root` as a user would, and return what it said.
 
-    `chapterflow` and `python` are forks, also where a shell or DVC calls them, unless PATH is
-    `REAL_PATH`; `sys.executable` is a new process.
+    `chapterflow`, `mlflow`, `python` and the processes that these start are forks, also where a
+    shell or DVC calls them, unless PATH is `REAL_PATH`; `sys.executable` is a new process.
     """
     _start_forks(words)
     return subprocess.run(
@@ -269,7 +269,7 @@ def mlflow_server(tmp_path: Path) -> Iterator[str]:
     folder.mkdir()
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
+            *(FORKS.python, "-m", "mlflow", "server", "--workers", "1"),
             *("--host", "127.0.0.1", "--port", str(port)),
             *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db"),
             *("--artifacts-destination", str(folder / "artifacts")),
@@ -406,9 +406,7 @@ def prefect_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def make(folder: Path) -> None:
         shutil.copy(REPOSITORY / "params.yaml", folder)
-        done = call(
-            folder, sys.executable, "-c", START_PREFECT, PYTHONPATH=os.pathsep.join(sys.path)
-        )
+        done = call(folder, "python", "-c", START_PREFECT, PYTHONPATH=os.pathsep.join(sys.path))
         assert done.returncode == 0, done.stderr
 
     return once(tmp_path_factory, "prefect", make) / ".prefect"
@@ -423,13 +421,16 @@ def prefect_api(
 
     home = tmp_path_factory.mktemp("prefect") / ".prefect"
     shutil.copytree(prefect_once, home)
+    real = sys.executable
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(home))
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
         patch.delenv("PREFECT_API_URL", raising=False)
+        patch.setattr(sys, "executable", FORKS.python)
         with prefect_server(home) as address:
             # It is for the calls of `run_flow` alone.
             patch.delenv("PREFECT_API_URL")
+            patch.setattr(sys, "executable", real)
             yield {"PREFECT_HOME": str(home), "PREFECT_API_URL": address}
             patch.setenv("PREFECT_API_URL", address)
 

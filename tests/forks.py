@@ -1,16 +1,23 @@
 """Commands in forks of a process that has imported the libraries, which takes seconds of CPU.
 
-`Forks` makes a folder for PATH, whose `chapterflow` and `python` ask a server to run the command.
+`Forks` makes a folder for PATH, whose `chapterflow`, `mlflow` and `python` ask a server to run the
+command.
 The server imports only libraries, runs no operation of TensorFlow, opens no store and has no
 threads of Python's; its forks import the sources of their own PYTHONPATH. What was asked
 waits for its fork, forwards signals to it, and ends as it does; killed, it takes the fork with it.
-The fork is a child of the server, in a session of its own.
+The fork is a child of the server, in a session of its own. Its `sys.executable` is the folder's
+`python`, so the processes that it starts are forks, too.
 """
 
 import contextlib
+import fcntl
+import functools
 import importlib
+import importlib.abc
+import importlib.util
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -18,12 +25,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+import unittest.mock
 from collections.abc import Mapping
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-#: Imported once by the server. Prefect is not: on import, it reads PREFECT_API_URL.
+#: Imported once by the server.
 LIBRARIES = (
     *("tensorflow", "keras", "mlflow.keras", "mlflow.pyfunc", "mlflow.store.db.utils"),
     *("mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store"),
@@ -32,9 +41,13 @@ LIBRARIES = (
     *("networkx", "PIL.Image", "h5py", "typer.rich_utils", "rich.progress", "jinja2", "psutil"),
     *("httpx", "fastapi", "uvicorn", "pydantic_settings", "filelock", "yaml", "requests"),
 )
+#: Imported by the server, too; a fork has them as soon as it imports Prefect (`_Prefect`).
+PREFECT = ("prefect.main", "prefect.server.api.server")
 #: Signals that reach the fork through what was asked.
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 LENGTH = 8
+#: Files that a process can inherit.
+STREAMS = 64
 
 
 class Forks:
@@ -53,10 +66,10 @@ class Forks:
         self._temporary = tempfile.TemporaryDirectory(prefix="forks-")
         self.folder = Path(self._temporary.name)
         # Forks import from the folders of their own PYTHONPATH only.
-        self._environment = {**environment}
+        self._environment = {**environment, "PREFECT_HOME": str(self.folder)}
         self._environment.pop("PYTHONPATH", None)
         self._server: subprocess.Popen[bytes] | None = None
-        for name in ("chapterflow", "python"):
+        for name in ("chapterflow", "mlflow", "python"):
             # Isolated and without site-packages, the interpreter starts in some milliseconds.
             script = (
                 f"#!{sys.executable} -IS\nimport runpy\nrunpy.run_path({__file__!r})['ask']()\n"
@@ -103,7 +116,15 @@ def ask() -> NoReturn:
     """
     folder, name = Path(sys.argv[0]).parent, Path(sys.argv[0]).name
     real = Path(sys.executable).parent / name
-    request = {"argv": [str(real), *sys.argv[1:]], "cwd": os.getcwd(), "environ": {**os.environ}}
+    streams = _inherited()
+    request = {
+        "argv": [str(real), *sys.argv[1:]],
+        "cwd": os.getcwd(),
+        "environ": {**os.environ},
+        "executable": str(folder / "python"),
+        "pid": os.getpid(),
+        "streams": streams,
+    }
     body = json.dumps(request).encode()
     connection = socket.socket(socket.AF_UNIX)
     try:
@@ -113,7 +134,7 @@ def ask() -> NoReturn:
     for number in FORWARDED:
         signal.signal(number, lambda number, _: connection.sendall(bytes([number])))
     header = len(body).to_bytes(LENGTH, "big")
-    socket.send_fds(connection, [header], [0, 1, 2])
+    socket.send_fds(connection, [header], streams)
     connection.sendall(body)
     status = connection.recv(LENGTH)
     if not status:
@@ -124,6 +145,16 @@ def ask() -> NoReturn:
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)
+
+
+def _inherited() -> list[int]:
+    """Return the open files that this process has from the one that started it."""
+    streams = [0, 1, 2]
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # of the folder itself
+            if int(name) not in streams and os.get_inheritable(int(name)):
+                streams.append(int(name))
+    return streams
 
 
 def serve(listener: socket.socket) -> dict[str, Any]:
@@ -142,7 +173,7 @@ def serve(listener: socket.socket) -> dict[str, Any]:
         ready = select.select([0, ended, listener, *asking.values()], [], [])[0]
         if 0 in ready:
             for child in asking:
-                os.kill(child, signal.SIGKILL)
+                _kill(child)
             os._exit(0)
         # First signals: the number of a child is its own until it is waited for.
         for child, connection in asking.items():
@@ -153,7 +184,7 @@ def serve(listener: socket.socket) -> dict[str, Any]:
             _tell_ends(asking)
         if listener in ready:
             connection, _ = listener.accept()
-            header, streams, *_ = socket.recv_fds(connection, LENGTH, 3)
+            header, streams, *_ = socket.recv_fds(connection, LENGTH, STREAMS)
             with connection.makefile("rb") as body:
                 request = json.loads(body.read(int.from_bytes(header, "big")))
             if child := os.fork():
@@ -166,9 +197,13 @@ def serve(listener: socket.socket) -> dict[str, Any]:
                 other.close()
             os.close(ended)
             os.close(wake)
-            for number, stream in enumerate(streams):
-                os.dup2(stream, number)
+            numbers = request.pop("streams")
+            copies = [fcntl.fcntl(stream, fcntl.F_DUPFD, max(numbers) + 1) for stream in streams]
+            for stream in streams:
                 os.close(stream)
+            for number, copy in zip(numbers, copies, strict=True):
+                os.dup2(copy, number)
+                os.close(copy)
             return {"base": base, **request}
 
 
@@ -177,6 +212,13 @@ def _forward(child: int, connection: socket.socket) -> None:
         if numbers := connection.recv(1):
             os.kill(child, numbers[0])
             return
+    _kill(child)
+
+
+def _kill(child: int) -> None:
+    """Kill a fork and the processes that it has started in its session."""
+    with contextlib.suppress(ProcessLookupError):  # it has not made its session yet
+        os.killpg(child, signal.SIGKILL)
     os.kill(child, signal.SIGKILL)
 
 
@@ -190,8 +232,66 @@ def _tell_ends(asking: dict[int, socket.socket]) -> None:
             connection.sendall(code.to_bytes(LENGTH, "big", signed=True))
 
 
-def become(argv: list[str], cwd: str, environ: dict[str, str], base: list[str]) -> None:
-    """Make this fork what a new process is that runs a script, or Python's `-c` and its code."""
+class _Prefect(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Prefect's modules, which a fork has as soon as it imports one.
+
+    Imported there, Prefect would read its settings and set up logging; it does both then.
+    """
+
+    def __init__(self) -> None:
+        with unittest.mock.patch("logging.config.dictConfig"):
+            for module in PREFECT:
+                importlib.import_module(module)
+        names = [name for name in sys.modules if name.partition(".")[0] == "prefect"]
+        self._modules = {name: sys.modules.pop(name) for name in names}
+        self._spec = self._modules["prefect"].__spec__
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        """Return a specification of Prefect."""
+        if name != "prefect":
+            return None
+        sys.meta_path.remove(self)
+        return importlib.util.spec_from_loader(name, self)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Return Prefect."""
+        sys.modules.update(self._modules)
+        return self._modules["prefect"]
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Do again what depends on the process."""
+        module.__spec__ = self._spec
+        self._modules["prefect.context"].refresh_global_settings_context()
+        configuration = self._modules["prefect.logging.configuration"]
+        configuration.PROCESS_LOGGING_CONFIG.clear()
+        configuration.setup_logging()
+
+
+def _parent_of(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def become(
+    argv: list[str],
+    cwd: str,
+    environ: dict[str, str],
+    executable: str,
+    pid: int,
+    base: list[str],
+) -> None:
+    """Make this fork what a new process is that runs a script, a module (`-m`) or code (`-c`).
+
+    Args:
+        argv: Its command; the first word is a real path.
+        cwd: Its working directory.
+        environ: Its environment.
+        executable: Python for the processes that it starts.
+        pid: The process that asked for it, whose parent is its own.
+        base: What follows PYTHONPATH in `sys.path`.
+    """
     import time
 
     import numpy as np
@@ -207,15 +307,23 @@ def become(argv: list[str], cwd: str, environ: dict[str, str], base: list[str]) 
     tempfile.tempdir = None
     np.random.seed()
     words = argv[1:] if argv[0] == sys.executable else argv
+    name, code, start = words[0], "", str(Path(words[0]).parent)
     if words[0] == "-c":
         name, code, start = "<string>", words.pop(1), ""
+    elif words[0] == "-m":
+        name, start = words.pop(1), cwd
     else:
-        name, code, start = words[0], Path(words[0]).read_text(), str(Path(words[0]).parent)
+        code = Path(name).read_text()
     sys.argv = words
+    sys.executable = executable
+    os.getppid = functools.partial(_parent_of, pid)
     sys.path[:] = [start, *filter(None, environ.get("PYTHONPATH", "").split(os.pathsep)), *base]
     importlib.invalidate_caches()
     with contextlib.suppress(ModuleNotFoundError):
         importlib.import_module("sitecustomize")
+    if words[0] == "-m":
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+        return
     module = ModuleType("__main__")
     if start:
         module.__file__ = name
@@ -228,11 +336,13 @@ def main() -> None:
     import gc
 
     before = {**os.environ}
+    prefect = _Prefect()
     for library in LIBRARIES:
         importlib.import_module(library)
     # TensorFlow and OpenCV set variables.
     imported = dict(os.environ.items() - before.items())
     sys.modules.pop("sitecustomize", None)
+    sys.meta_path.insert(0, prefect)
     assert threading.active_count() == 1
     gc.collect()
     gc.freeze()  # Collections in forks would copy the pages of what they look at.

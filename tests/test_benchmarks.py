@@ -14,6 +14,7 @@ from benchmarks import contest, growth, limits, results
 from benchmarks.results import OURS
 from chapterflow.environment import find_project
 from chapterflow.errors import ConfigError
+from tests.conftest import FORKS
 
 ROOT = Path(__file__).parent.parent
 
@@ -179,7 +180,7 @@ def test_a_peer_fits_and_scores_the_test_split(peer: str, tmp_path: Path) -> Non
     split = np.load(folder / "split.npy")
     np.save(tmp_path / "parts.npy", np.stack([split, split]))
     rest = [str(tmp_path / "parts.npy") if word == "PARTS" else word for word in PEERS[peer]]
-    python = sys.executable if module.startswith("keras") else str(_peer_python())
+    python = FORKS.python if module.startswith("keras") else str(_peer_python())
     done = subprocess.run(
         [python, "-m", f"benchmarks.peers.{module}", str(folder), "--epochs", "2", *rest],
         cwd=ROOT,

@@ -1,6 +1,7 @@
 """A command in a fork is what it is in a new process."""
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -24,6 +25,29 @@ print("to stderr", file=sys.stderr)
 sys.exit(7)
 """
 RANDOM = "import random, numpy; print(random.random(), numpy.random.random())"
+#: Whether Prefect is imported, then its settings and what it does to logging.
+PREFECT = """
+import logging, os, sys
+print("prefect" in sys.modules, logging.root.handlers)
+os.environ["PREFECT_API_URL"] = "http://127.0.0.1:9/api"
+os.environ["PREFECT_LOGGING_LEVEL"] = "ERROR"
+import prefect.settings
+settings = prefect.settings.get_current_settings()
+print(settings.api.url, settings.home, prefect.__spec__.origin, prefect.flow.__module__)
+for name in ("", "prefect", "prefect.flow_runs"):
+    logger = logging.getLogger(name or None)
+    print(name, logger.level, [type(handler).__name__ for handler in logger.handlers])
+"""
+STARTING = """
+import os, subprocess, sys
+ours, theirs = os.pipe()
+subprocess.run([sys.executable, "-m", "started", str(theirs)], pass_fds=[theirs], check=True)
+print(os.getpid(), os.read(ours, 1000).decode())
+"""
+STARTED = """
+import os, sys
+os.write(int(sys.argv[1]), f"{os.getppid()} {__name__} {'tensorflow' in sys.modules}".encode())
+"""
 SLEEPING = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
 
 
@@ -58,3 +82,29 @@ def test_a_signal_ends_it(tmp_path: Path, number: signal.Signals) -> None:
     process.communicate(timeout=HUNG)
     assert process.returncode == -number
     fork.wait(HUNG)
+
+
+def test_prefect_reads_its_settings_where_it_is_imported(tmp_path: Path) -> None:
+    variables = {"PREFECT_HOME": str(tmp_path / "home")}
+    fork, new = (
+        call(tmp_path, python, "-c", PREFECT, **variables) for python in ("python", sys.executable)
+    )
+    assert fork.stdout == new.stdout, fork.stderr
+    assert fork.stdout.startswith(f"False []\nhttp://127.0.0.1:9/api {tmp_path}/home ")
+
+
+def test_what_a_fork_starts_is_a_fork_with_its_open_files(tmp_path: Path) -> None:
+    (tmp_path / "started.py").write_text(STARTED)
+    done = call(tmp_path, "python", "-c", STARTING)
+    pid, *answer = done.stdout.split()
+    assert answer == [pid, "__main__", "True"], done.stderr
+
+
+def test_a_killed_group_takes_what_its_forks_started(tmp_path: Path) -> None:
+    starting = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SLEEPING!r}])"
+    process = begin(tmp_path, "python", "-c", starting, start_new_session=True)
+    assert process.stdout is not None
+    started = psutil.Process(int(process.stdout.readline()))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=HUNG)
+    started.wait(HUNG)

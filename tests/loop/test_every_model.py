@@ -18,7 +18,7 @@ from chapterflow.data.build import ensure_dataset
 from chapterflow.environment import Project
 from chapterflow.kinds.dataset import Dataset, open_dataset
 from chapterflow.models.catalog import get_model, model_names
-from tests.conftest import REPOSITORY
+from tests.conftest import FORKS, REPOSITORY
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
@@ -239,7 +239,7 @@ def logged(
 def elsewhere(logged: dict[str, Path]) -> dict[str, Any]:
     """What became of every model in one process that has none of this package."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", ELSEWHERE, *map(str, logged.values())],
+        [FORKS.python, "-c", ELSEWHERE, *map(str, logged.values())],
         capture_output=True,
         text=True,
         check=False,
@@ -264,7 +264,7 @@ def test_a_fresh_process_takes_the_installed_package_and_gets_the_same_answers(
 ) -> None:
     folders = map(str, (logged["gcn"], *trained.values()))
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", RELOAD, *folders],
+        [FORKS.python, "-c", RELOAD, *folders],
         capture_output=True,
         text=True,
         check=False,

@@ -28,7 +28,7 @@ def test_a_damaged_database_is_set_aside(
     for file in database.parent.glob("prefect.db-*"):  # SQLite would mend the database from it
         file.unlink()
     database.write_bytes(b"garbage" * 1000)
-    done = call(tmp_path, sys.executable, "-c", START_PREFECT, PYTHONPATH=REPOSITORY_PATHS)
+    done = call(tmp_path, "python", "-c", START_PREFECT, PYTHONPATH=REPOSITORY_PATHS)
     assert done.returncode == 0, done.stderr
     assert "Prefect's database was damaged" in done.stdout
     kept = database.with_name("prefect.db.damaged")

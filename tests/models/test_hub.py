@@ -3,7 +3,6 @@
 import io
 import os
 import subprocess
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 
 from chapterflow.errors import ConfigError, DataError, FetchError
 from chapterflow.models.base import InputSpec
-from tests.conftest import HUNG, REPOSITORY
+from tests.conftest import FORKS, HUNG, REPOSITORY
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
@@ -106,7 +105,7 @@ def test_a_saved_model_needs_no_handle(exported: Path, tmp_path: Path) -> None:
     module.rename(away / "module")
     paths = [str(tmp_path / name) for name in ("model.keras", "x.npy", "y.npy", "again.keras")]
     subprocess.run(
-        [sys.executable, "-c", FRESH, *paths],
+        [FORKS.python, "-c", FRESH, *paths],
         check=True,
         timeout=HUNG,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},

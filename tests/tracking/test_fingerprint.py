@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from chapterflow.tracking.fingerprint import (
     fingerprint_parts,
     source_hashes,
 )
+from tests.conftest import FORKS
 
 MODELS = ("dnn", "cnn", "lenet5")
 
@@ -273,7 +273,7 @@ for name in set(sys.modules) - known:
 @pytest.mark.slow
 def test_every_file_that_really_ran_is_among_the_sources(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, card().to_json(), str(tmp_path)],
+        [FORKS.python, "-c", SCRIPT, card().to_json(), str(tmp_path)],
         capture_output=True,
         text=True,
         check=False,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 
 from chapterflow.models.catalog import get_model
+from tests.conftest import FORKS
 from tests.digits import digits_dataset
 from tests.graphs import rings_and_stars, two_circles
 
@@ -95,7 +95,7 @@ with draws_elsewhere():
 def of_child(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Hashes of the models that a child process trains."""
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(tmp_path_factory.mktemp("child"))],
+        [FORKS.python, "-c", CHILD, str(tmp_path_factory.mktemp("child"))],
         capture_output=True,
         text=True,
         check=False,
