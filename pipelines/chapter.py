@@ -374,13 +374,23 @@ def _report(
     comparison: Comparison | None,
     flow_run_id: str,
 ) -> str:
-    """Write the page of all results, and return a line about it, or about why there is none."""
+    """Write the page of all results, and return a line about it, or about why there is none.
+
+    Models of data other than those of `params.yaml` (`run --data`) have a page of their own, below
+    the chapter's, with all models of these data.
+    """
     from chapterflow.page.report import write_report
 
     if all(outcome.status == "failed" for outcome in outcomes):
         return ""
     tell = tell_about("report")
-    page = project.root / "report" / "index.html"
+    usual = load_settings(project.params, profile=settings.profile)
+    own = sorted({o.dataset for o in outcomes if o.dataset != usual.dataset_of(o.model)})
+    page = project.root / "report" / "-".join(own) / "index.html"
+    models = comparison.models if comparison else [o for o in outcomes if o.status != "failed"]
+    wanted = [str(outcome.run_id) for outcome in models if outcome.dataset in own]
+    if own and not wanted:
+        return ""
     if _shows(page, outcomes):
         tell("reused", page.as_uri())
         return (
@@ -391,6 +401,7 @@ def _report(
             project,
             settings,
             out=page.parent,
+            wanted=wanted,
             comparison=comparison,
             flow_run_id=flow_run_id,
             tell=tell,

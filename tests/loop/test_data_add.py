@@ -65,6 +65,9 @@ def test_own_graphs_are_added_and_learnt(run_flow: Run, checkout: Path, mirror: 
     assert result.returncode == 0, result.stderr
     assert "133 train, 19 validation, 36 test" in result.stdout
     assert f"after a change of {path}: `chapterflow data fetch --force own`" in result.stdout
+    chapter = checkout / "report" / "index.html"
+    chapter.parent.mkdir(exist_ok=True)
+    chapter.write_text("the chapter's page")
     result = run_flow(
         checkout,
         *("run", "gcn", "--data", "own", "--json"),
@@ -79,6 +82,9 @@ def test_own_graphs_are_added_and_learnt(run_flow: Run, checkout: Path, mirror: 
     # So few epochs do not lift the accuracy on 36 molecules above that of the larger class. The
     # probabilities must know more than how frequent the classes are: two thirds are mutagenic.
     assert model["metrics"]["test/log_loss"] < 0.6365
+    # The page of one's own data leaves the chapter's as it is.
+    assert chapter.read_text() == "the chapter's page"
+    assert model["run_id"] in (checkout / "report" / "own" / "index.html").read_text()
 
 
 def test_own_photos_are_transferred_to_without_another_word(
