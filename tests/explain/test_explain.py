@@ -68,6 +68,10 @@ def test_all_of_it(digits: Any, tmp_path: Path) -> None:
             assert np.isfinite(result.metrics[f"explain/{method}/{measure}"])
     details = json.loads(json.dumps(result.details))
     assert [row["class"] for row in details["probes"]] == digits.card.classes
+    layers = details["architecture"]
+    assert [layer["name"] for layer in layers] == [layer.name for layer in model.layers]
+    assert sum(layer["parameters"] for layer in layers) == model.count_params()
+    assert layers[-1]["output_shape"] == [10]
     answer = np.asarray(model(digits.inputs(np.array([details["probes"][3]["index"]])))).argmax()
     assert details["probes"][3]["predicted"] == digits.card.classes[int(answer)]
     again = explain(model, digits, tmp_path / "again", **options)

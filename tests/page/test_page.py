@@ -1,5 +1,7 @@
 """The page: every number is there and traceable, and what is missing is told, not invented."""
 
+import base64
+import io
 import json
 import re
 from dataclasses import replace
@@ -9,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from chapterflow import files
 from chapterflow.config.settings import QuestionParams
+from chapterflow.explain.canvas import GREY, Canvas
 from chapterflow.page.material import Entry, Material
 from chapterflow.page.model_section import hardest, model_section
 from chapterflow.page.parts import Album, Cell, Table, as_image
@@ -174,6 +178,47 @@ def test_explanations_are_shown_once_with_their_scores(fresh: Material) -> None:
     assert page.count("does not beat random orders") == len(fresh.entries)
     assert "0.654" in page
     assert "This run has no pictures" not in page
+
+
+def test_the_layers_of_a_model_are_a_strip_from_input_to_output(fresh: Material) -> None:
+    page_runs.explain(fresh.entries[0].facts)
+    layers = model_section(fresh.entries[0], 10, Album(), Pen()).layers
+    facts = [(layer.kind, layer.shape, layer.parameters) for layer in layers]
+    assert facts == [
+        ("InputLayer", "8 × 8 × 1", ""), ("Conv2D", "8 × 8 × 32", "320"),
+        ("Flatten", "2048", ""), ("Dense", "10", "20,490"),
+    ]  # fmt: skip
+    assert layers[0].height == layers[1].height > layers[2].height
+    assert layers[0].width < layers[1].width < layers[2].width
+    strip = render(fresh).partition('<ol class="strip">')[2].partition("</ol>")[0]
+    assert "Conv2D 8 × 8 × 32 320 parameters" in text_of(strip)
+
+
+def test_text_of_a_picture_is_apart_from_its_tiles(tmp_path: Path) -> None:
+    canvas = Canvas(200, 120)
+    canvas.tile((20, 20, 64, 64), np.full((8, 8, 3), (10, 200, 30), np.uint8))
+    canvas.text(100, 40, "grey", color=GREY, size=20)
+    canvas.save(tmp_path / "a.png")
+    album = Album()
+    picture = album.picture(tmp_path / "a.png", "a", "b")
+    page = album.fill(f"{picture.src} {picture.ink}")
+    tiles, ink = (
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))).convert("RGBA"))
+        for address in page.split()
+    )
+    # The paper is transparent, so the page's own shows in light and in dark mode.
+    assert (tiles[20:84, 20:84, 3] == 255).all()
+    assert (tiles[..., 3] == 255).sum() == 64 * 64
+    np.testing.assert_allclose(tiles[50, 50, :3], (10, 200, 30), atol=8)
+    assert not ink[20:84, 20:84, 3].any()
+    assert ink[..., 3].max() == pytest.approx(255 - int(GREY[1:3], 16), abs=2)
+    # Both layers together on white are the picture.
+    together = np.full((120, 200, 3), 255.0)
+    for layer in (tiles, ink):
+        share = layer[..., 3:] / 255
+        together = together * (1 - share) + layer[..., :3] * share
+    whole = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"), float)
+    assert np.abs(together - whole).mean() < 1
 
 
 def test_a_list_of_pictures_cannot_name_files_elsewhere(fresh: Material) -> None:

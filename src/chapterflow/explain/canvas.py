@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ Box = tuple[int, int, int, int]
 DPI = 100
 #: Pixels around the whole picture.
 MARGIN = 20
+#: Key of the text chunk of a PNG with the boxes of its tiles, `[[left, top, width, height], ...]`.
+TILES = "tiles"
 GREY, RED = "#5f5f5f", "#b3261e"
 #: Pillow's letters for the alignments of matplotlib.
 ANCHORS = {"left": "l", "center": "m", "right": "r", "top": "a", "bottom": "d"}
@@ -40,6 +43,7 @@ class Canvas:
 
     def __init__(self, width: int, height: int) -> None:
         self.pixels = np.full((height, width, 3), 255, np.uint8)
+        self._tiles: list[Box] = []
         self._texts: list[tuple[float, float, str, float, str, str, str]] = []
         self._curves: list[tuple[NDArray[Any], str]] = []
         self._lines: list[tuple[list[float], list[float], dict[str, Any]]] = []
@@ -76,6 +80,7 @@ class Canvas:
         resampling = Image.Resampling.NEAREST if enlarged else Image.Resampling.BOX
         image = Image.fromarray(np.ascontiguousarray(colours)).resize((width, height), resampling)
         self.pixels[top : top + height, left : left + width] = np.asarray(image)
+        self._tiles.append(box)
 
     def frame(self, box: Box, colour: tuple[int, ...]) -> None:
         """Draw a frame one pixel wide around a box."""
@@ -108,6 +113,8 @@ class Canvas:
         self, places: NDArray[Any], edges: NDArray[np.intp], colours: NDArray[Any], size: float
     ) -> None:
         """Draw nodes at `places` `(n, 2)` in their colours `(n, 3 or 4)`, and edges `(e, 2)`."""
+        (left, top), (right, bottom) = (places.min(axis=0) - 12, places.max(axis=0) + 12)
+        self._tiles.append((int(left), int(top), int(right - left), int(bottom - top)))
         self._edges.append(places[edges])
         self._nodes.append((places, colours, size))
 
@@ -131,8 +138,11 @@ class Canvas:
         self._texts.append((x, y, text, size, ANCHORS[ha] + ANCHORS[va], color, weight))
 
     def save(self, path: Path) -> None:
-        """Write the PNG."""
-        from PIL import Image
+        """Write the PNG, with the boxes of its tiles as the text chunk `TILES`.
+
+        Outside of them is only text on white paper, which the report draws in its own colours.
+        """
+        from PIL import Image, PngImagePlugin
         from PIL.ImageDraw import Draw
 
         image = Image.fromarray(self.pixels)
@@ -142,7 +152,9 @@ class Canvas:
         for text in self._texts:
             _write(draw, *text)
         # In true colour: a palette would take the colours of photos.
-        image.save(path, "PNG", compress_level=6)
+        chunks = PngImagePlugin.PngInfo()
+        chunks.add_text(TILES, json.dumps(self._tiles))
+        image.save(path, "PNG", compress_level=6, pnginfo=chunks)
 
     def _with_lines(self) -> NDArray[np.uint8]:
         """Return the tiles with curves, lines and graphs over them, smooth at their edges."""

@@ -21,8 +21,8 @@ from chapterflow.explain.attributions import (
 )
 from chapterflow.explain.explanation import Explanation, Picture
 from chapterflow.explain.faithfulness import Faithfulness, faithfulness, pixel_score
-from chapterflow.explain.feature_maps import has_feature_maps
-from chapterflow.explain.nodes import node_maps, node_probes, node_score, padded
+from chapterflow.explain.feature_maps import architecture, has_feature_maps
+from chapterflow.explain.nodes import NodeProbe, node_maps, node_probes, node_score, padded
 from chapterflow.explain.outputs import (
     default_targets,
     is_classifier,
@@ -100,6 +100,8 @@ def explain(
     explanation = (_explain_nodes if graphs else _explain_pixels)(
         model, dataset, folder, seed, title, tell
     )
+    details = explanation.details | {"architecture": architecture(model)}
+    explanation = explanation.model_copy(update={"details": details})
     classes = dataset.card.classes
     if probabilities is None or not dataset.card.task.classes:
         return explanation
@@ -195,7 +197,8 @@ def _explain_pixels(
         targets=None if card.task.classes else targets,
     )
     caption = (
-        f"{len(mapped)} inputs with the attributions of the model's answers by {', '.join(maps)}. "
+        f"{'One input' if len(mapped) == 1 else f'{len(mapped)} inputs, a row each,'} with the "
+        f"attributions of the model's answers by {', '.join(maps)}. "
         f"Better than random orders: {_believed(faithful)}."
     )
     pictures.append(Picture(key="attributions", step=0, path=path, caption=caption))
@@ -273,8 +276,8 @@ def _explain_nodes(
         seed=seed,
     )
     caption = (
-        f"{len(graphs)} graphs whose nodes are coloured by how much they support the model's "
-        f"answer. Better than random orders: {_believed(faithful)}."
+        f"{_subject(graphs)} coloured by how much they support the model's answer. Better than "
+        f"random orders: {_believed(faithful)}."
     )
     pictures = [Picture(key="nodes", step=0, path=path, caption=caption)]
     return _explanation(pictures, rows, [], faithful, judgements)
@@ -373,6 +376,13 @@ def _answer(row: Mapping[str, Any]) -> str:
     if "value" in row:
         return f"value {row['value']:.3g}\nin the middle"
     return f"model: {row['predicted']}, {row['confidence']:.2f}"
+
+
+def _subject(graphs: Sequence[NodeProbe]) -> str:
+    """Say what the pictures of nodes show: whole graphs, or nodes with their neighbours."""
+    if any(graph.focus is not None for graph in graphs):
+        return f"{len(graphs)} nodes of one graph (black ring), each with its neighbours,"
+    return f"{len(graphs)} graphs, each with its nodes"
 
 
 def _believed(faithful: Mapping[str, Faithfulness]) -> str:

@@ -36,6 +36,24 @@ def mapped_layers(model: keras.Model) -> list[keras.layers.Layer]:
     return [layer for layer in model.layers if is_convolution(layer) or isinstance(layer, pooling)]
 
 
+def architecture(model: keras.Model) -> list[dict[str, Any]]:
+    """Return `name`, `kind`, `output_shape` and `parameters` of each layer of a model, in order.
+
+    Shapes have no batch axis; sides that vary are None. A nested model counts as one layer.
+    """
+    import keras
+
+    return [
+        {
+            "name": layer.name,
+            "kind": type(layer).__name__,
+            "output_shape": list(keras.tree.flatten(layer.output)[0].shape[1:]),
+            "parameters": int(layer.count_params()),
+        }
+        for layer in model.layers
+    ]
+
+
 def feature_maps(model: keras.Model, inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """Return the outputs of the convolution and pooling layers of a trained model.
 

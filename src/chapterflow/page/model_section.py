@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from chapterflow.checks import Check
 from chapterflow.explain.sanity import verdicts
-from chapterflow.kinds.dataset import get_kind
+from chapterflow.kinds.dataset import get_kind, shape_text
 from chapterflow.page.material import SCORE_NAMES, Entry
 from chapterflow.page.parts import (
     Album,
@@ -71,6 +71,32 @@ class Hardest:
     missing: str = ""
 
 
+#: Layers that the strip leaves out: they have no weights and keep the shape.
+PASSING = ("Dropout", "SpatialDropout2D", "Activation", "Rescaling", "BatchNormalization",
+           "ReLU", "Lambda", "FeatureDropout", "ActivityRegularization")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of the strip.
+
+    Attributes:
+        kind: Class of the layer.
+        name: Name of the layer.
+        shape: Shape of its output, as text.
+        parameters: Number of its weights, as text; empty without any.
+        height: Height of its block in pixels, by the side of its output.
+        width: Width of its block in pixels, by the channels of its output.
+    """
+
+    kind: str
+    name: str
+    shape: str
+    parameters: str
+    height: int
+    width: int
+
+
 @dataclass(frozen=True)
 class ModelSection:
     """One model of the page.
@@ -80,6 +106,7 @@ class ModelSection:
         line: Score and size, next to the name of the folded section.
         summary: What the model is.
         facts: Score and costs.
+        layers: The layers from the input to the output; none if the run did not record them.
         drawings: Learning curves and calibration.
         confusion: The confusion matrix, or the largest confusions.
         is_matrix: Whether `confusion` is the whole matrix.
@@ -92,6 +119,7 @@ class ModelSection:
     line: str
     summary: str
     facts: dict[str, str]
+    layers: list[Layer]
     drawings: list[Drawing]
     confusion: Table | None
     is_matrix: bool
@@ -123,6 +151,7 @@ def model_section(entry: Entry, bins: int, album: Album, pen: Pen) -> ModelSecti
         line=_line(entry),
         summary=_summary(entry),
         facts=_facts(entry),
+        layers=_layers(entry),
         drawings=drawings,
         confusion=confusion,
         is_matrix=is_matrix,
@@ -136,6 +165,27 @@ def _summary(entry: Entry) -> str:
     """Return what the model is: the note of its run without Markdown."""
     note = entry.facts.tags.get("mlflow.note.content", "")
     return note.replace("**", "").replace("`", "")
+
+
+def _layers(entry: Entry) -> list[Layer]:
+    """Return the layers that change the shape or have weights."""
+    layers = []
+    for layer in entry.explanation.details.get("architecture", []):
+        shape, parameters = layer["output_shape"], layer["parameters"]
+        if not parameters and layer["kind"] in PASSING:
+            continue
+        *sides, channels = shape or [1]
+        layers.append(
+            Layer(
+                kind=layer["kind"],
+                name=layer["name"],
+                shape=shape_text(shape).replace(" x ", " × "),
+                parameters=f"{parameters:,}" if parameters else "",
+                height=round(6 + 11 * np.log2(1 + (sides[0] or 1))) if sides else 10,
+                width=round(4 + 5 * np.log2(1 + (channels or 1))),
+            )
+        )
+    return layers
 
 
 def _line(entry: Entry) -> str:

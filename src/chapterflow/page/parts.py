@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chapterflow.errors import ChapterflowError
+from chapterflow.explain.canvas import TILES
 from chapterflow.tracking.artifacts import lost
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
     from chapterflow.kinds.dataset import Dataset
 
+#: Part of a picture: all of it, its tiles alone, or the text around them.
+Layer = Literal["whole", "tiles", "ink"]
 #: Text of a cell without a number.
 NONE = "—"
 
@@ -135,6 +139,7 @@ class Picture:
 
     Attributes:
         src: Token that `Album.fill` replaces.
+        ink: Token of the text of a picture whose `src` has its tiles alone, on transparent paper.
         width: Width of the original in pixels.
         height: Height of the original in pixels.
         alt: Description for people who do not see the picture.
@@ -148,13 +153,14 @@ class Picture:
     alt: str
     caption: str = ""
     tiny: bool = False
+    ink: str = ""
 
 
 class Album:
     """All pictures of a page."""
 
     def __init__(self) -> None:
-        self._sources: list[Path | NDArray[Any]] = []
+        self._sources: list[tuple[Path | NDArray[Any], Layer]] = []
 
     def picture(self, source: Path | NDArray[Any], alt: str, caption: str = "") -> Picture:
         """Add a picture.
@@ -166,21 +172,27 @@ class Album:
         """
         import PIL.Image
 
+        layered = False
         if isinstance(source, Path):
             with _picture_errors(source), PIL.Image.open(source) as opened:
                 width, height = opened.size  # only the header; `fill` reads the pixels
+                layered = TILES in opened.info
         else:
             height, width = source.shape[:2]
-        self._sources.append(source)
-        token = f"@@picture-{len(self._sources) - 1}@@"
-        return Picture(token, width, height, alt, caption, tiny=max(width, height) <= TINY)
+        token = self._token(source, "tiles" if layered else "whole")
+        ink = self._token(source, "ink") if layered else ""
+        return Picture(token, width, height, alt, caption, max(width, height) <= TINY, ink)
+
+    def _token(self, source: Path | NDArray[Any], layer: Layer) -> str:
+        self._sources.append((source, layer))
+        return f"@@picture-{len(self._sources) - 1}@@"
 
     def fill(self, page: str, limit: int = PAGE_BYTES) -> str:
         """Return the page with its pictures, at the best quality that fits `limit` bytes."""
         space = max(limit - len(page.encode()), 1)
         addresses: list[str] = []
         with ThreadPoolExecutor() as pool:  # decoders and encoders release the interpreter's lock
-            images = list(pool.map(_loaded, self._sources))
+            images = list(pool.map(_loaded, *zip(*self._sources, strict=True)))
             large = [image for image in images if max(image.size) > TINY]
             for level, (side, quality) in enumerate(LEVELS, 1):
                 encode = partial(_address, side=side, quality=quality)
@@ -205,22 +217,44 @@ def _picture_errors(source: Path) -> Iterator[None]:
         raise lost(run_id, "/".join(name), error) from None
 
 
-def _loaded(source: Path | NDArray[Any]) -> Image:
-    """Return a picture without transparency, no larger than the first level needs."""
+def _loaded(source: Path | NDArray[Any], layer: Layer) -> Image:
+    """Return a picture, or one of its layers, no larger than the first level needs."""
     import PIL.Image
 
     if not isinstance(source, Path):
         return PIL.Image.fromarray(np.ascontiguousarray(source))
     with _picture_errors(source), PIL.Image.open(source) as opened:
         image: Image = opened
+        if layer != "whole":
+            image = _layer(image.convert("RGB"), json.loads(opened.info[TILES]), layer)
+            image.thumbnail((LEVELS[0][0],) * 2, reducing_gap=2.0)
+            return image
         image.thumbnail((LEVELS[0][0],) * 2, reducing_gap=2.0)
         if not image.has_transparency_data:
             return image.convert("RGB")
         # Transparent figures are drawn for white paper.
-        layer = image.convert("RGBA")
-        paper = PIL.Image.new("RGB", layer.size, "white")
-        paper.paste(layer, mask=layer.getchannel("A"))
+        figure = image.convert("RGBA")
+        paper = PIL.Image.new("RGB", figure.size, "white")
+        paper.paste(figure, mask=figure.getchannel("A"))
         return paper
+
+
+def _layer(image: Image, boxes: list[list[int]], layer: Layer) -> Image:
+    """Return the tiles of a picture, or the text around them, on transparent paper."""
+    import PIL.Image
+
+    pixels = np.asarray(image)
+    inside = np.zeros(pixels.shape[:2], bool)
+    for left, top, width, height in boxes:
+        inside[max(top, 0) : top + height, max(left, 0) : left + width] = True
+    if layer == "tiles":
+        alpha = np.where(inside, 255, 0)
+        return PIL.Image.fromarray(np.dstack([pixels, alpha]).astype(np.uint8))
+    # Text was drawn on white: what white paper leaves of a colour is its opacity.
+    alpha = np.where(inside, 0, 255 - pixels.min(axis=2))[..., np.newaxis].astype(np.int64)
+    colours = 255 - (255 - pixels.astype(np.int64)) * 255 // np.maximum(alpha, 1)
+    colours = np.where(alpha > 0, colours.clip(0, 255), 0)
+    return PIL.Image.fromarray(np.concatenate([colours, alpha], axis=2).astype(np.uint8))
 
 
 def _address(image: Image, side: int, quality: int) -> str:
