@@ -73,6 +73,8 @@ class NodeModel:
         import keras
         import tensorflow as tf
 
+        from chapterflow.models.layers.graph_convolution import mapped
+
         self.model = model
         scaled = [layer for layer in model.layers if type(layer).__name__ in SCALING]
         features = scaled[0].output if scaled else model.input["features"]
@@ -111,7 +113,8 @@ class NodeModel:
                 return model({"features": entries, "edges": edges}, training=False)[focus]
 
             # What depends on the features alone is computed once for all variants.
-            return tf.vectorized_map(one_variant, edges, warn=False)
+            with mapped():
+                return tf.vectorized_map(one_variant, edges, warn=False)
 
         self._logits, self._products, self._focus_logits = logits, products, focus_logits
 

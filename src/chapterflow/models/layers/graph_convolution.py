@@ -13,7 +13,9 @@ a graph in three forms, without self-loops, and normalise it themselves:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import keras
@@ -89,9 +91,9 @@ class GraphConvolution(keras.layers.Layer):  # type: ignore[misc]
 
     def _with_neighbours(self, x: Any, structure: Any) -> Any:
         """Return the normalised sum of each node and its neighbours."""
-        if _is_edges(structure) and not _on_gpu():
+        if _is_edges(structure) and not _by_segments():
             return _edge_product(*_normalized(structure, x, self.directed), x, self.directed)
-        out, into = _inverse_roots(structure, x)
+        out, into = _inverse_roots(structure, x, self.directed)
         # (A + I) x: adding the self-loops to the product keeps a sparse A unchanged.
         scaled = into[..., None] * x
         return out[..., None] * (sum_of_neighbours(structure, scaled, self.directed) + scaled)
@@ -431,7 +433,7 @@ def sum_of_neighbours(structure: Any, x: Any, directed: bool = True) -> Any:
         return _product(structure, x)
     import tensorflow as tf
 
-    if not _on_gpu():
+    if not _by_segments():
         return _edge_product(structure, None, x, directed)
     sources, targets = structure[:, 0], structure[:, 1]
     nodes = tf.shape(x, structure.dtype)[0]
@@ -445,11 +447,25 @@ def sum_of_neighbours(structure: Any, x: Any, directed: bool = True) -> Any:
     return tf.custom_gradient(lambda x: (total(x), total))(x)
 
 
-def _on_gpu() -> bool:
-    """Return whether this process computes on a GPU, which has no deterministic sparse product."""
+#: Whether sums are traced for `tf.vectorized_map`, which cannot map a sparse product.
+_MAPPED: ContextVar[bool] = ContextVar("mapped", default=False)
+
+
+@contextmanager
+def mapped() -> Iterator[None]:
+    """Trace layers for `tf.vectorized_map`: it computes all elements side by side."""
+    before = _MAPPED.set(True)
+    try:
+        yield
+    finally:
+        _MAPPED.reset(before)
+
+
+def _by_segments() -> bool:
+    """Return whether to sum by segments: a GPU has no deterministic sparse product."""
     import tensorflow as tf
 
-    return bool(tf.config.list_logical_devices("GPU"))
+    return _MAPPED.get() or bool(tf.config.list_logical_devices("GPU"))
 
 
 def _once(tensor: Any, name: str, options: tuple[Any, ...], make: Callable[[], Any]) -> Any:
@@ -556,21 +572,29 @@ def _inverse_roots(structure: Any, x: Any, directed: bool = True) -> tuple[Any, 
     if _is_edges(structure):
         import tensorflow as tf
 
-        # Equal operations of all layers of a model run once: TensorFlow merges them.
-        degrees = tuple(
-            tf.raw_ops.DenseBincount(
-                input=structure[:, end],
-                size=tf.shape(x, structure.dtype)[0],
-                weights=tf.constant([], x.dtype),
-            )
-            for end in ((0, 1) if directed else (0,))
-        )
-    elif _is_sparse(structure):
+        def of_edges() -> tuple[Any, Any]:
+            nodes = tf.shape(x, structure.dtype)[0]
+            counts = [
+                # `tf.vectorized_map` maps no DenseBincount, which takes less time otherwise.
+                tf.math.unsorted_segment_sum(tf.ones_like(ends, x.dtype), ends, nodes)
+                if _MAPPED.get()
+                else tf.raw_ops.DenseBincount(
+                    input=ends, size=nodes, weights=tf.constant([], x.dtype)
+                )
+                for ends in tf.unstack(structure, 2, axis=1)[: 1 + directed]
+            ]
+            roots = [tf.math.rsqrt(count + 1) for count in counts]
+            return roots[0], roots[-1]
+
+        options = x.shape[0], x.dtype, directed
+        roots: tuple[Any, Any] = _once(structure, "_inverse_roots", options, of_edges)
+        return roots
+    if _is_sparse(structure):
         degrees = _row_sums(structure), _row_sums(structure, axis=0)
     else:
         degrees = ops.sum(structure, axis=-1), ops.sum(structure, axis=-2)
-    roots = [ops.rsqrt(degree + 1) for degree in degrees]
-    return roots[0], roots[-1]
+    out, into = (ops.rsqrt(degree + 1) for degree in degrees)
+    return out, into
 
 
 def _is_edges(structure: Any) -> bool:
