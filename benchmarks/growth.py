@@ -1,8 +1,9 @@
 """Growth: seconds and memory against the size of data, flows and tracking store.
 
-python -m benchmarks growth [--quick] [--only images graphs nodes models runs] [--patience 600]
+python -m benchmarks growth [--quick] [--only images graphs ...] [--patience 600]
 
 - images, graphs, nodes: validation as before a training, then one epoch (ten of the nodes).
+  Graphs have 10 to 30 nodes; large-graphs are graphs of 3,000 nodes.
 - models: `run` of so many models in one flow, on embedded digits, one epoch each.
 - runs: `run` (which reuses all), `compare`, `report` and the start of `ui` while the tracking store
   grows. The benchmark trains a few models, then adds older runs: copies of the rows of the finished
@@ -29,6 +30,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +49,16 @@ CLI = ("-m", "chapterflow.cli")
 SIZES = {
     "images": (10**3, 10**4, 10**5, 10**6),
     "graphs": (10**2, 10**3, 10**4, 10**5),
+    "large-graphs": (100, 500, 2000),
     "nodes": (10**3, 10**4, 10**5, 10**6),
     "models": (1, 4, 16, 64),
     "runs": (10, 10**2, 10**3, 10**4),
 }
 #: What is measured on data, and the model that trains on them.
 PARTS = ("validation", "epoch")
-MODELS_OF = {"images": "dnn", "graphs": "gcn", "nodes": "gcn-node"}
+MODELS_OF = {"images": "dnn", "graphs": "gcn", "large-graphs": "gcn", "nodes": "gcn-node"}
 #: An epoch of nodes is one step; the first one compiles.
-EPOCHS = {"images": 1, "graphs": 1, "nodes": 10}
+EPOCHS = {"images": 1, "graphs": 1, "large-graphs": 1, "nodes": 10}
 #: Models that train in the scratch project.
 MODELS = ("dnn", "cnn", "lenet5")
 #: Tables with one row or more for each run, and their column with the run's id.
@@ -241,10 +244,14 @@ def _ring(sizes: Any, rng: np.random.Generator) -> Any:
     return np.column_stack(np.divmod(np.unique(keys), len(node)))
 
 
-def write_graphs(folder: Path, count: int) -> None:
-    """Write graphs of 10 to 30 nodes in two classes that differ in their features."""
+def write_graphs(folder: Path, count: int, nodes: tuple[int, int] = (10, 30)) -> None:
+    """Write graphs in two classes that differ in their features.
+
+    Args:
+        nodes: Fewest and most nodes of a graph.
+    """
     rng = np.random.default_rng(5)
-    sizes = rng.integers(10, 31, count)
+    sizes = rng.integers(nodes[0], nodes[1] + 1, count)
     labels = (np.arange(count) % 2).astype(np.uint8)
     begins = np.concatenate([[0], np.cumsum(sizes)])
     edges = _ring(sizes, rng)
@@ -279,6 +286,7 @@ def write_nodes(folder: Path, count: int) -> None:
 WRITERS: dict[str, Callable[[Path, int], None]] = {
     "images": write_images,
     "graphs": write_graphs,
+    "large-graphs": partial(write_graphs, nodes=(3000, 3000)),
     "nodes": write_nodes,
 }
 
