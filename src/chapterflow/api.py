@@ -259,7 +259,10 @@ class Examples(Displayed):
         return np.asarray(self.data.inputs(np.array([position % len(self)]))[0], np.float32)
 
     def inputs(self, split: Split = "train") -> Any:
-        """Return the raw inputs of a split `(n, ...)`; of graphs a dict of arrays."""
+        """Return the raw inputs of a split `(n, ...)`.
+
+        Graphs are a dict of arrays; one large graph is whole, whatever the split.
+        """
         return self.data.inputs(self._positions(split))
 
     def labels(self, split: Split = "train") -> NDArray[np.int32]:
