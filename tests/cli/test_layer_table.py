@@ -161,6 +161,22 @@ def test_a_layer_that_cannot_run_alone_leaves_a_dash(monkeypatch: pytest.MonkeyP
     assert f"{701_194 - 65_664:,} + 1 —" in printed(rows)
 
 
+@pytest.mark.parametrize(("name", "kept"), [("cnn", ["kernel", "stride"]), ("googlenet", [])])
+def test_a_terminal_of_80_columns_gets_whole_words(name: str, kept: list[str]) -> None:
+    from chapterflow.cli.layers import LayerRow, layer_table
+
+    rows = layer_table(model_of("cnn"))
+    if name == "googlenet":  # its longest names, at the book's size
+        rows = [LayerRow("inception3a_5x5_reduce_norm", "BatchNormalization", (112, 112, 16),
+                         None, None, None, 64, 2144)]  # fmt: skip
+    text = printed(rows, width=80).partition("Output:")[0]
+    assert max(map(len, text.splitlines())) <= 80
+    table = [line for line in text.splitlines() if "┃" in line or "│" in line]
+    assert len(table) == len(rows) + 2  # no name is broken
+    assert "…" not in text
+    assert all(f" {heading} " in table[0] for heading in ("layer", "output", "params", *kept))
+
+
 def test_the_printed_table() -> None:
     from chapterflow.cli.layers import layer_table
 

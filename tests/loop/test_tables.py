@@ -342,14 +342,38 @@ def test_variants_are_listed_with_their_model(console: Console) -> None:
     assert "| cnn | wide | not trained |" in results_markdown([model])
 
 
-def test_a_narrow_terminal_gets_the_verdict_whole() -> None:
-    narrow = Console(record=True, file=io.StringIO(), width=72)
-    print_differences(narrow, [difference(), difference(b="lenet5", verdict="b better")])
+@pytest.mark.parametrize(
+    ("width", "columns"),
+    [
+        (140, ["accuracy B-A", "only A / B right", "McNemar p (Holm)", "time B/A", "verdict"]),
+        (120, ["accuracy B-A", "95 % interval", "McNemar p (Holm)", "verdict"]),
+        (80, ["B-A", "95 % interval", "p (Holm)", "better"]),
+    ],
+)
+def test_difference_interval_p_and_verdict_fit(width: int, columns: list[str]) -> None:
+    narrow = Console(record=True, file=io.StringIO(), width=width)
+    pair = difference(a="googlenet", b="gcn-node2", p_value=0.00342, p_adjusted=0.000977)
+    print_differences(narrow, [pair, difference(b="googlenet", verdict="b better")])
     text = narrow.export_text()
     assert "…" not in text
-    assert "no difference shown" in text
-    assert "lenet5 is better" in text
-    assert "+0.001 to +0.011" in text
+    assert max(map(len, text.splitlines())) <= width
+    rows = [line for line in text.splitlines() if "┃" in line or "│" in line]
+    assert len(rows) == 3  # nothing wraps
+    assert all(f" {name} " in rows[0] for name in columns)
+    assert ("time B/A" in rows[0]) == (width == 140)
+    assert "+0.001 to +0.011" in rows[1]
+    assert ("none shown" if width == 80 else "no difference shown") in rows[1]
+    assert rows[2].rstrip("│ ").endswith("googlenet" if width == 80 else "googlenet is better")
+
+
+def test_results_lose_times_first() -> None:
+    for width, lost in ((120, []), (105, ["ms/example"]), (80, ["ms/example", "train s"])):
+        narrow = Console(record=True, file=io.StringIO(), width=width)
+        print_results(narrow, [outcome("googlenet")])
+        text = narrow.export_text()
+        assert max(map(len, text.splitlines())) <= width
+        assert [name for name in ("ms/example", "train s") if name not in text] == lost
+        assert "95 % interval" in text
 
 
 def test_piped_tables_are_whole(console: Console) -> None:

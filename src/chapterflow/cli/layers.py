@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: For a value that a layer does not have, or that cannot be computed.
 NONE = "—"
+#: Columns that a narrower terminal does without, the first one first.
+DROPPED = ("FLOPs", "padding", "stride", "type")
 CAPTION = (
     "Output: height x width x channels; each channel is one feature map. Kernel: the window that "
     "slides over the input. Stride: how far it moves in each step; a stride of 2 halves the sides. "
@@ -118,29 +120,40 @@ def totals(rows: Sequence[LayerRow]) -> tuple[int, int]:
 def print_layers(console: Console, rows: Sequence[LayerRow], title: str) -> None:
     """Print the layers as a table with totals, and explain the columns below it."""
     from chapterflow.kinds.dataset import shape_text
+    from chapterflow.loop.tables import fitting
 
     parameters, operations = totals(rows)
     uncounted = sum(row.flops is None for row in rows)
-    table = Table(title=title, caption=CAPTION, caption_justify="left", show_footer=True)
-    table.add_column("layer", "total", overflow="fold")
-    table.add_column("type", overflow="fold")
-    for heading in ("output", "kernel", "stride", "padding"):
-        table.add_column(heading, justify="right")
-    table.add_column("parameters", f"{parameters:,}", justify="right")
     counted = f"{operations:,}" + (f" + {uncounted} {NONE}" if uncounted else "")
-    table.add_column("FLOPs", counted, justify="right")
-    for row in rows:
-        table.add_row(
-            row.name,
-            row.type,
-            shape_text(row.output),
-            shape_text(row.kernel) if row.kernel else NONE,
-            shape_text(row.stride) if row.stride else NONE,
-            row.padding or NONE,
-            f"{row.parameters:,}" if row.parameters else NONE,
-            NONE if row.flops is None else f"{row.flops:,}",
-        )
-    console.print(table)
+    footers = {"layer": "total", "params": f"{parameters:,}", "FLOPs": counted}
+    cells = [
+        {
+            "layer": row.name,
+            "type": row.type,
+            "output": shape_text(row.output),
+            "kernel": shape_text(row.kernel) if row.kernel else NONE,
+            "stride": shape_text(row.stride) if row.stride else NONE,
+            "padding": row.padding or NONE,
+            "params": f"{row.parameters:,}" if row.parameters else NONE,
+            "FLOPs": NONE if row.flops is None else f"{row.flops:,}",
+        }
+        for row in rows
+    ]
+
+    def draw(columns: list[str]) -> Table:
+        table = Table(title=title, caption=CAPTION, caption_justify="left", show_footer=True)
+        for name in columns:
+            left = name in ("layer", "type")
+            table.add_column(
+                *(name, footers.get(name, "")),
+                justify="left" if left else "right",
+                overflow="fold" if left else "ellipsis",
+            )
+        for row in cells:
+            table.add_row(*(row[name] for name in columns))
+        return table
+
+    console.print(fitting(console, draw, list(cells[0]), DROPPED))
 
 
 def layers(

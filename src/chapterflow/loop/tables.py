@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from rich.console import Console
 from rich.table import Table
@@ -45,11 +46,12 @@ COSTS: dict[str, Column] = {
     "params": lambda m: f"{m['cost/parameters']:,.0f}",
     "ms/example": lambda m: f"{m['cost/latency_ms_median']:.2f}",
 }
+COLOURS = {"trained": "green", "reused": "cyan", "failed": "red"}
+BESIDE_TITLE = "Beside the models: the same data and seed"
 RESULTS_TITLE = "Results on the test split"
 CURVES_TITLE = "Curves: error on the test split, next to the best Savitzky-Golay (SG) filter"
-#: A narrower terminal gets fewer columns instead of unreadable ones.
-WIDE = 105
-NARROW = ("status", "accuracy", "balanced", "RMSE", "95 % interval", "train s")
+#: Columns that a narrower terminal does without, times first.
+DROPPED = ("ms/example", "train s", "log-loss", "mean filter", "params", "dataset", "run")
 BESIDE_HEADINGS = [
     "model", "variant", "score / model's", "train s", "params / model's", "MFLOPs / model's"
 ]  # fmt: skip
@@ -63,8 +65,12 @@ DIFFERENCE_HEADINGS = [
 ]  # fmt: skip
 #: Columns that differ in each repetition.
 TIMINGS = ("train s", "ms/example", "time B/A")
-DIFFERENCES_WIDE = 124
-DIFFERENCES_NARROW = ("A", "B", "95 % interval", "verdict")
+DIFFERENCES_DROPPED = ("time B/A", "only A / B right")
+#: Where these do not fit, too.
+SHORT_HEADINGS = ["A", "B", "B-A", "95 % interval", "p (Holm)", "better"]
+SHORT_DROPPED = ("B-A", "p (Holm)")
+BESIDE_DROPPED = ("train s", "MFLOPs / model's", "params / model's")
+FOLDS_DROPPED = ("majority class",)
 
 
 def results_table(outcomes: Sequence[Outcome], task: Task) -> tuple[Cells, list[Cells]]:
@@ -170,6 +176,41 @@ def difference_row(pair: Difference) -> Cells:
     ]
 
 
+def short_row(pair: Difference) -> Cells:
+    """Return one pair's cells under `SHORT_HEADINGS`."""
+    better = {"a better": pair.a, "b better": pair.b}.get(pair.verdict, "none shown")
+    cells = dict(zip(DIFFERENCE_HEADINGS, difference_row(pair), strict=True))
+    difference, interval = cells["accuracy B-A"], cells["95 % interval"]
+    return [pair.a, pair.b, difference, interval, f"{pair.p_adjusted:.3g}", better]
+
+
+def fits(console: Console, table: Table) -> bool:
+    """Return whether a table is no wider than the terminal."""
+    natural = console.options.update(width=10_000)
+    return console.measure(table, options=natural).maximum <= console.width
+
+
+def fitting(
+    console: Console, draw: Callable[[Cells], Table], headings: Sequence[str], drop: Sequence[str]
+) -> Table:
+    """Return a table with all columns that fit in the terminal.
+
+    Args:
+        draw: Returns the table with some of the columns.
+        headings: All columns.
+        drop: Columns to leave out until the others fit, the first one first.
+    """
+    columns = list(headings)
+    table = draw(columns)
+    for name in drop:
+        if fits(console, table):
+            break
+        if name in columns:
+            columns.remove(name)
+            table = draw(columns)
+    return table
+
+
 def markdown(headings: Sequence[str], rows: Sequence[Cells], *, timings: bool = True) -> str:
     """Return a markdown table, with the columns of times or without."""
     kept = [place for place, name in enumerate(headings) if timings or name not in TIMINGS]
@@ -213,40 +254,47 @@ def differences_markdown(differences: Sequence[Difference], *, timings: bool = T
     return markdown(DIFFERENCE_HEADINGS, rows, timings=timings)
 
 
+def _drawn(
+    title: str,
+    headings: Sequence[str],
+    rows: Sequence[Cells],
+    left: Sequence[str],
+    columns: Cells,
+    caption: str | None = None,
+) -> Table:
+    """Return a table with some of its columns; those in `left` are aligned left."""
+    table = Table(title=title, caption=caption)
+    for name in columns:
+        table.add_column(name, justify="left" if name in left else "right")
+    for row in rows:
+        cells = dict(zip(headings, row, strict=True))
+        table.add_row(
+            *(
+                Text(cells[name], style=COLOURS.get(cells[name], "") if name == "status" else "")
+                for name in columns
+            )
+        )
+    return table
+
+
 def print_results(
     console: Console, outcomes: Sequence[Outcome], *, show_status: bool = True
 ) -> None:
     """Print the table of results, then the errors."""
-    colours = {"trained": "green", "reused": "cyan", "failed": "red"}
     for task in TASKS:
         headings, rows = results_table(outcomes, task)
-        columns = [
-            name
-            for position, name in enumerate(headings)
-            if (position == 0 or console.width >= WIDE or name in NARROW)
-            and (show_status or name != "status")
-        ]
-        table = Table(title=RESULTS_TITLE if task.classes else CURVES_TITLE)
-        for heading in columns:
-            numbers = heading not in ("model", "dataset", "status", "run")
-            table.add_column(heading, justify="right" if numbers else "left")
-        for row in rows:
-            cells = dict(zip(headings, row, strict=True))
-            style = colours[cells["status"]]
-            table.add_row(
-                *(Text(cells[name], style=style if name == "status" else "") for name in columns)
-            )
+        title = RESULTS_TITLE if task.classes else CURVES_TITLE
         if rows:
-            console.print(table)
-    for title, headings, rows in (
-        ("Beside the models: the same data and seed", BESIDE_HEADINGS, beside_table(outcomes)),
-        (FOLDS_TITLE, FOLDS_HEADINGS, folds_table(outcomes)),
+            draw = partial(_drawn, title, headings, rows, ("model", "dataset", "status", "run"))
+            columns = [name for name in headings if show_status or name != "status"]
+            console.print(fitting(console, draw, columns, DROPPED))
+    for title, headings, rows, drop in (
+        (BESIDE_TITLE, BESIDE_HEADINGS, beside_table(outcomes), BESIDE_DROPPED),
+        (FOLDS_TITLE, FOLDS_HEADINGS, folds_table(outcomes), FOLDS_DROPPED),
     ):
-        table = Table(*headings, title=title)
-        for row in rows:
-            table.add_row(*row)
         if rows:
-            console.print(table)
+            draw = partial(_drawn, title, headings, rows, headings)
+            console.print(fitting(console, draw, headings, drop))
     for note in folds_notes(outcomes):
         console.print(note, soft_wrap=True)
     for names, error in failures(outcomes):
@@ -267,20 +315,20 @@ def print_differences(
     for dataset in dict.fromkeys(pair.dataset for pair in differences):
         pairs = [pair for pair in differences if pair.dataset == dataset]
         total = sum(pair.dataset == dataset for pair in among)
-        table = Table(
-            title=f"Is the difference real? {pairs[0].examples:,} test examples of {dataset}",
-            caption=None
+        title = f"Is the difference real? {pairs[0].examples:,} test examples of {dataset}"
+        caption = (
+            None
             if len(pairs) == total
-            else f"adjusted (Holm) for all {total} pairs of models that ran on {dataset}",
+            else f"adjusted (Holm) for all {total} pairs of models that ran on {dataset}"
         )
-        columns = [
-            name
-            for name in DIFFERENCE_HEADINGS
-            if console.width >= DIFFERENCES_WIDE or name in DIFFERENCES_NARROW
-        ]
-        for name in columns:
-            table.add_column(name, justify="left" if name in ("A", "B", "verdict") else "right")
-        for pair in pairs:
-            cells = dict(zip(DIFFERENCE_HEADINGS, difference_row(pair), strict=True))
-            table.add_row(*(cells[name] for name in columns))
+        left = ("A", "B", "verdict", "better")
+        for names, row, drop in (
+            (DIFFERENCE_HEADINGS, difference_row, DIFFERENCES_DROPPED),
+            (SHORT_HEADINGS, short_row, SHORT_DROPPED),
+        ):
+            rows = [row(pair) for pair in pairs]
+            draw = partial(_drawn, title, names, rows, left, caption=caption)
+            table = fitting(console, draw, names, drop)
+            if fits(console, table):
+                break
         console.print(table)
