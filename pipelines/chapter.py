@@ -20,7 +20,7 @@ from chapterflow.config.settings import Profile, Settings
 from chapterflow.data.build import Prepared
 from chapterflow.environment import Project, configure, find_project
 from chapterflow.errors import ChapterflowError, DiskFull, FetchError, StoreUnavailable, describe
-from chapterflow.loop import steps
+from chapterflow.loop import remote, steps
 from chapterflow.loop.progress import tell_about
 from chapterflow.loop.run import Run
 from chapterflow.loop.tables import differences_markdown, results_markdown
@@ -127,20 +127,19 @@ class Result:
 @task(task_run_name="begin {run.model}", cache_policy=NO_CACHE)
 def begin(run: Run, verdicts: list[Verdict], flow_run_id: str, force: bool) -> Run:
     """Find the finished run, continue the interrupted one, or start a new one."""
-    workers = active_workers()
     begun: Run = take(
-        steps.begin,
-        run,
-        verdicts,
-        flow_run_id=flow_run_id,
-        force=force,
-        tags={
-            "prefect.flow_run_id": str(runtime.flow_run.id),
-            "prefect.flow_run": str(runtime.flow_run.name),
-            WORKERS: str(workers.count if workers else 1),
-        },
+        steps.begin, run, verdicts, flow_run_id=flow_run_id, force=force, tags=_tags()
     )
     return begun
+
+
+def _tags() -> dict[str, str]:
+    workers = active_workers()
+    return {
+        "prefect.flow_run_id": str(runtime.flow_run.id),
+        "prefect.flow_run": str(runtime.flow_run.name),
+        WORKERS: str(workers.count if workers else 1),
+    }
 
 
 @task(task_run_name="train {run.model}", cache_policy=NO_CACHE)
@@ -171,6 +170,13 @@ def explain(run: Run, evaluation: Result) -> Result:
 def log(run: Run, verdict: Verdict, evaluation: Result, explanation: Result) -> Outcome:
     """Log and register a model."""
     outcome: Outcome = take(steps.log, run, verdict, evaluation.value, explanation.value)
+    return outcome
+
+
+@task(task_run_name="model {order.model}", cache_policy=NO_CACHE)
+def model(worker: Worker, order: remote.Order, verdicts: list[Verdict]) -> Outcome:
+    """Run a model on another machine, from look-up to registration."""
+    outcome: Outcome = worker.call(remote.take, order, verdicts, tell=telling(order.model))
     return outcome
 
 
@@ -329,6 +335,10 @@ def _run_model(run: Run, verdicts: Any, flow_run_id: str, force: bool, kept: lis
         return state
 
     try:
+        if (workers := active_workers()) and workers.client:
+            order = remote.Order.of(run, flow_run_id=flow_run_id, force=force, tags=_tags())
+            done: Outcome = step(model, quote(_worker.get()), quote(order), verdicts).result()
+            return done
         with run.claim(tell_about(run.model)) as claim:
             begun = step(begin, quote(run), verdicts, flow_run_id, force)
             ready = begun.result()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -31,6 +33,13 @@ if TYPE_CHECKING:
     from chapterflow.tracking.records import Comparison
 
 
+class Engine(StrEnum):
+    """Where models run."""
+
+    local = "local"
+    dask = "dask"
+
+
 def run(
     models: ModelsArgument = None,
     profile: ProfileOption = None,
@@ -51,6 +60,14 @@ def run(
             help="Models to run side by side; by default as many as cores and memory allow.",
         ),
     ] = None,
+    engine: Annotated[
+        Engine | None,
+        typer.Option(help="Where models run: here, or on a Dask cluster (docs/scale.md)."),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Address of the Dask scheduler: tcp://HOST:8786."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run models, from their data to the registry.
@@ -60,6 +77,9 @@ def run(
     """
     project, settings = start(profile, set_)
     settings, names, overrides = choose(project, settings, models, data, profile, set_)
+    execution = _execution(settings, engine, address)
+    if execution:
+        project, settings = start(settings.profile, [*overrides, *execution])
     from chapterflow.loop import progress as live
     from chapterflow.loop.tables import print_results
     from chapterflow.tracking.records import Outcome
@@ -71,7 +91,7 @@ def run(
         project,
         settings,
         names,
-        overrides,
+        [*overrides, *execution],
         force=force,
         workers=workers,
         console=console,
@@ -181,6 +201,15 @@ def run_models(
                 force=force,
                 workers=workers if active_workers() else 1,
             )
+
+
+def _execution(settings: Settings, engine: Engine | None, address: str | None) -> list[str]:
+    """Return the override of `execution:` for a call: the whole block, which files may lack."""
+    given = {"engine": engine and engine.value, "address": address}
+    changes = {key: value for key, value in given.items() if value}
+    if not changes:
+        return []
+    return [f"execution={json.dumps(settings.execution.model_dump() | changes)}"]
 
 
 def print_accepted(console: Console, project: Project, datasets: Iterable[str]) -> None:

@@ -129,6 +129,29 @@ class TrackingParams(Strict):
     experiment: Annotated[str, Field(min_length=1)]
 
 
+class ExecutionParams(Strict):
+    """Where models run.
+
+    Attributes:
+        engine: Processes of this machine, or workers of a Dask scheduler.
+        address: The scheduler's.
+        workers: Models to run side by side, at most.
+    """
+
+    engine: Literal["local", "dask"] = "local"
+    address: Annotated[str, Field(min_length=1)] | None = None
+    workers: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _has_address(self) -> Self:
+        if self.engine == "dask" and self.address is None:
+            raise ValueError(
+                "engine: dask needs the address of its scheduler: `address: tcp://HOST:8786`, or "
+                "`--address tcp://HOST:8786`"
+            )
+        return self
+
+
 class EvaluationParams(Strict):
     """How the held-out split is scored.
 
@@ -204,6 +227,7 @@ class Settings(Strict):
     comparison: ComparisonParams
     promotion: PromotionParams
     tracking: TrackingParams
+    execution: ExecutionParams = Field(default_factory=ExecutionParams)
     questions: dict[Name, QuestionParams] = Field(default_factory=dict)
     models: dict[str, dict[Profile, Any]]
 

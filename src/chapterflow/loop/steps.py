@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from chapterflow.config.settings import Settings
 from chapterflow.data.build import Prepared, refuse_damage, verify_dataset
 from chapterflow.data.build import prepare as prepare_dataset
 from chapterflow.environment import Project, load_tensorflow
-from chapterflow.errors import ValidationFailed
+from chapterflow.errors import ConfigError, ValidationFailed
 from chapterflow.evaluation.evaluate import Evaluation
 from chapterflow.explain.explanation import Explanation
 from chapterflow.kinds.dataset import DatasetCard, open_dataset
@@ -41,6 +41,7 @@ from chapterflow.tracking.comparison import current_runs, differences_of, newest
 from chapterflow.tracking.fingerprint import validation_folder
 from chapterflow.tracking.records import SCORES, Comparison, Outcome
 from chapterflow.tracking.session import Session, outcome_of
+from chapterflow.tracking.store import is_local, tracking_uri
 from chapterflow.tracking.versions import register
 from chapterflow.training.history import EpochRecord, Training
 from chapterflow.types import Tell, silent
@@ -66,12 +67,23 @@ def preload(
     reused, nothing starts.
 
     Args:
-        workers: Models to train side by side; by default as many as cores and memory allow.
+        workers: Models to train side by side; by default as `execution.workers` says, or else as
+            many as cores and memory, or the scheduler's workers, allow.
         force: Whether finished models train again.
 
     Returns:
         The workers; None if the models run in this process.
+
+    Raises:
+        ConfigError: If other machines are to take part and cannot.
     """
+    execution = settings.execution
+    if execution.engine == "dask" and is_local(project):
+        raise ConfigError(
+            "With the engine dask, models need a tracking store that all workers share. "
+            f"Received: {tracking_uri(project)}. Set MLFLOW_TRACKING_URI to an MLflow server, "
+            "see docs/scale.md"
+        )
     with Session(project, settings) as session:
         done = {
             run.data.tags[runs.MODEL]
@@ -80,9 +92,14 @@ def preload(
     pending = len(set(models) - done)
     if not pending:
         return None
-    count = default_count(pending) if workers is None else min(workers, pending)
-    started = Workers(project, count) if count > 1 else None
-    if started is None:
+    wanted = workers or execution.workers
+    most = min(wanted, pending) if wanted else pending
+    started: Workers | None = None
+    if execution.engine == "dask":
+        started = Workers.of_scheduler(project, str(execution.address), most)
+    elif (count := most if wanted else default_count(pending)) > 1:
+        started = Workers(project, count)
+    else:
         load_tensorflow()
     import chapterflow.validation.validate
 
@@ -406,10 +423,19 @@ def reuse(run: Run, *, tell: Tell = silent) -> Outcome:
     return outcome_of(run.session.confirm(run.id))
 
 
-def run_model(run: Run, verdicts: Sequence[Verdict], *, tell: Tell = silent) -> Outcome:
-    """Take a run through all steps, or reuse the finished one."""
+def run_model(
+    run: Run, verdicts: Sequence[Verdict], *, tell: Tell = silent, **options: Any
+) -> Outcome:
+    """Take a run through all steps, or reuse the finished one.
+
+    Args:
+        run: The run of a model.
+        verdicts: As `begin` takes them.
+        tell: Called with progress.
+        options: More options of `begin`.
+    """
     with run.claim(tell) as claim:
-        run = begin(run, verdicts, tell=tell)
+        run = begin(run, verdicts, tell=tell, **options)
         if run.finished:
             return reuse(run, tell=tell)
         training = train(run, tell=tell)

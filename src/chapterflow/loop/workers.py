@@ -1,18 +1,23 @@
-"""Worker processes: models of a flow run side by side, each in a process with its own TensorFlow.
+"""Workers: models of a flow run side by side, each in a process with its own TensorFlow.
 
+A worker is a process that this one starts, or one of another machine that a Dask scheduler knows.
 Steps run in the calling process where there are no workers. The results are the same, bit for bit:
-a worker has the settings, the libraries and the number of threads of the process that started it.
+a worker has the settings and libraries of the process that calls it, and on the same machine its
+number of threads.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import queue
 import signal
 import subprocess
 import sys
 import traceback
+import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from multiprocessing import Pipe
@@ -21,12 +26,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from chapterflow.environment import Project, collect_rarely, end_with, load_tensorflow
-from chapterflow.errors import ChapterflowError, describe
+from chapterflow.errors import ChapterflowError, ConfigError, describe
 from chapterflow.models.catalog import FOLDER
 from chapterflow.types import Tell
 
 #: Bytes of memory that a model of the chapter may take, its libraries included.
 MEMORY = 2_500_000_000
+#: Seconds in which a Dask scheduler must answer.
+SCHEDULER_SECONDS = 10.0
 
 
 def default_count(models: int) -> int:
@@ -46,14 +53,42 @@ def default_count(models: int) -> int:
     return int(max(1, min(usable or 1, models, fitting)))
 
 
-class Worker:
-    """A process that takes one step of a run after the other.
-
-    It imports TensorFlow as soon as it starts, and ends with the process that started it, however
-    that ended. What it prints goes to a log in the project's scratch folder.
+class Worker(ABC):
+    """A process that takes one step after the other.
 
     Attributes:
         alive: Whether it can take steps.
+    """
+
+    alive = True
+
+    @abstractmethod
+    def call(self, step: Callable[..., Any], *arguments: Any, tell: Tell, **options: Any) -> Any:
+        """Run a step in the process; return what it returns, or raise what it raises.
+
+        Args:
+            step: A function of a module.
+            arguments: Its arguments; they and the result are pickled.
+            tell: Called with the progress of the step.
+            options: Its keyword arguments.
+
+        Raises:
+            ChapterflowError: If the process ended; also for exceptions of other types.
+        """
+
+    @abstractmethod
+    def interrupt(self) -> None:
+        """Interrupt the step under way, as Ctrl-C does."""
+
+    def close(self) -> None:  # noqa: B027 - most workers need nothing
+        """End the process if it belongs to this one."""
+
+
+class ProcessWorker(Worker):
+    """A process of this machine, which works in the same checkout.
+
+    It imports TensorFlow as soon as it starts, and ends with the process that started it, however
+    that ended. What it prints goes to a log in the project's scratch folder.
     """
 
     def __init__(self, project: Project, number: int) -> None:
@@ -74,20 +109,9 @@ class Worker:
                 # once.
                 start_new_session=True,
             )
-        self.alive = True
 
     def call(self, step: Callable[..., Any], *arguments: Any, tell: Tell, **options: Any) -> Any:
-        """Run a step in the process; return what it returns, or raise what it raises.
-
-        Args:
-            step: A function of a module.
-            arguments: Its arguments; they and the result are pickled.
-            tell: Called with the progress of the step.
-            options: Its keyword arguments.
-
-        Raises:
-            ChapterflowError: If the process ended; also for exceptions of other types.
-        """
+        """Send the step through the pipe."""
         try:
             self._pipe.send((step, arguments, options))
             while True:
@@ -110,7 +134,7 @@ class Worker:
             ) from None
 
     def interrupt(self) -> None:
-        """Interrupt the step under way, as Ctrl-C does."""
+        """Send the signal of Ctrl-C."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._process.pid, signal.SIGINT)
 
@@ -122,6 +146,66 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+class DaskWorker(Worker):
+    """A place in the queue of a Dask scheduler, which chooses the worker and replaces lost ones.
+
+    A step must bring what it needs: it runs in another checkout, perhaps twice, since Dask repeats
+    the step of a worker that was lost.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._future: Any = None
+
+    def call(self, step: Callable[..., Any], *arguments: Any, tell: Tell, **options: Any) -> Any:
+        """Submit the step to the scheduler."""
+        from distributed import CancelledError
+
+        key = f"chapterflow-{uuid.uuid4().hex}"
+        self._client.subscribe_topic(key, lambda event: tell(*event[1]))
+        try:
+            # As bytes: the scheduler has no use for the arguments.
+            payload = pickle.dumps((step, arguments, options))
+            self._future = self._client.submit(_take, payload, key, key=key, pure=False)
+            what, value = self._future.result()
+        except CancelledError:
+            raise KeyboardInterrupt from None
+        except Exception as error:
+            raise ChapterflowError(
+                f"Dask could not run `{step.__name__}`. Received: {describe(error, FOLDER)}. The "
+                "logs of the workers say more. The same command continues after the last epoch "
+                "that was kept"
+            ) from error
+        finally:
+            self._future = None
+            self._client.unsubscribe_topic(key)
+        if what == "raise":
+            raise value
+        return value
+
+    def interrupt(self) -> None:
+        """Cancel the step; it ends at its next report of progress."""
+        if (future := self._future) is not None:
+            future.cancel()
+
+
+def _take(payload: bytes, topic: str) -> tuple[str, Any]:
+    """Take a step in a worker of Dask."""
+    from distributed import get_worker
+
+    worker = get_worker()
+
+    def tell(step: str, detail: str) -> None:
+        # Dask lets a task run on when it is cancelled, or when whoever submitted it has gone.
+        task = worker.state.tasks.get(topic)
+        if task is None or task.state == "cancelled":
+            raise KeyboardInterrupt
+        worker.log_event(topic, (step, detail))
+
+    step, arguments, options = pickle.loads(payload)  # noqa: S301 - workers run what the scheduler sends
+    return _answer(step, arguments, options, tell)
 
 
 _active: ContextVar[Workers | None] = ContextVar("workers", default=None)
@@ -137,15 +221,50 @@ class Workers:
 
     Attributes:
         count: How many they are.
+        client: Of the Dask scheduler that they are workers of; None for processes of this machine.
     """
 
-    def __init__(self, project: Project, count: int) -> None:
+    def __init__(self, project: Project, count: int, client: Any = None) -> None:
         self.count = count
+        self.client = client
         self._project = project
-        self._workers = {number: Worker(project, number) for number in range(1, count + 1)}
+        self._workers = {number: self._new(number) for number in range(1, count + 1)}
         self._idle: queue.SimpleQueue[int] = queue.SimpleQueue()
         for number in self._workers:
             self._idle.put(number)
+
+    @classmethod
+    def of_scheduler(cls, project: Project, address: str, most: int) -> Self:
+        """Return the workers of a Dask scheduler, up to a number.
+
+        Raises:
+            ConfigError: If Dask is not installed, or the scheduler does not answer or has none.
+        """
+        try:
+            from distributed import Client
+        except ImportError:
+            raise ConfigError(
+                "The engine dask needs the package `distributed`. Install it: "
+                "`pip install 'chapterflow[dask]'`"
+            ) from None
+        try:
+            client = Client(address, timeout=SCHEDULER_SECONDS, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"execution.address (--address) must be a Dask scheduler that answers. Received: "
+                f"{address} ({error}). Start it with `dask scheduler`, see docs/scale.md"
+            ) from None
+        number = len(client.scheduler_info(n_workers=-1)["workers"])
+        if not number:
+            client.close()
+            raise ConfigError(
+                f"The Dask scheduler {address} must have a worker. Received: 0. Start one in a "
+                f"checkout: `dask worker {address} --nthreads 1`, see docs/scale.md"
+            )
+        return cls(project, min(number, most), client)
+
+    def _new(self, number: int) -> Worker:
+        return DaskWorker(self.client) if self.client else ProcessWorker(self._project, number)
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[Worker]:
@@ -153,7 +272,7 @@ class Workers:
         number = self._idle.get()
         try:
             if not self._workers[number].alive:
-                self._workers[number] = Worker(self._project, number)
+                self._workers[number] = self._new(number)
             yield self._workers[number]
         finally:
             self._idle.put(number)
@@ -175,6 +294,8 @@ class Workers:
         """End the processes."""
         for worker in self._workers.values():
             worker.close()
+        if self.client:
+            self.client.close()
 
 
 def _serve(pipe: Connection) -> None:
@@ -188,19 +309,34 @@ def _serve(pipe: Connection) -> None:
             step, arguments, options = pipe.recv()
         except (EOFError, ConnectionError):
             return
+        pipe.send(_answer(_interruptible(step), arguments, options, tell))
+
+
+def _interruptible(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a step during which Ctrl-C interrupts; between steps nothing does."""
+
+    def run(*arguments: Any, **options: Any) -> Any:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            try:
-                answer = ("return", step(*arguments, tell=tell, **options))
-            finally:
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
-        except BaseException as error:
-            known = isinstance(error, ChapterflowError | KeyboardInterrupt)
-            # Others may not survive pickling, and no traceback does.
-            sent = error if known else ChapterflowError(describe(error, FOLDER))
-            sent.add_note("In the worker:\n" + "".join(traceback.format_exception(error)))
-            answer = ("raise", sent)
-        pipe.send(answer)
+            return step(*arguments, **options)
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    return run
+
+
+def _answer(
+    step: Callable[..., Any], arguments: Any, options: dict[str, Any], tell: Tell
+) -> tuple[str, Any]:
+    """Take a step, and return what it returned or raised, in a form that survives pickling."""
+    try:
+        return "return", step(*arguments, tell=tell, **options)
+    except BaseException as error:
+        known = isinstance(error, ChapterflowError | KeyboardInterrupt)
+        # Others may not survive pickling, and no traceback does.
+        sent = error if known else ChapterflowError(describe(error, FOLDER))
+        sent.add_note("In the worker:\n" + "".join(traceback.format_exception(error)))
+        return "raise", sent
 
 
 def main(descriptor: int, parent: int) -> None:

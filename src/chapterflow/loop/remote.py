@@ -1,0 +1,163 @@
+"""A model as one task for another machine: what is sent, and what is checked and brought there.
+
+An order has settings and hashes, no path. The other machine has a checkout of its own and shares
+the tracking store; it must have the same code and packages, and brings the data itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+from chapterflow.data.build import prepare, refuse_damage, verify_dataset
+from chapterflow.data.versioning import pull
+from chapterflow.environment import Project, configure, find_project, project_lock
+from chapterflow.errors import ConfigError, DataError
+from chapterflow.files import sha256_file
+from chapterflow.kinds.dataset import CARD, read_card
+from chapterflow.loop import steps
+from chapterflow.loop.run import Run
+from chapterflow.tracking import runs
+from chapterflow.tracking.records import Outcome
+from chapterflow.types import Tell
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from chapterflow.config.settings import Settings
+    from chapterflow.validation.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class Order:
+    """A model to run, from look-up to registration.
+
+    Attributes:
+        parts: All that decides the run (`tracking.fingerprint.fingerprint_parts`).
+        software: As `software` returns it.
+        digests: Of the datasets that the model reads, by name.
+        flow_run_id: MLflow run to nest the model's run in.
+        force: Train even where a finished run has the fingerprint.
+        tags: More tags for the run.
+    """
+
+    settings: Settings
+    model: str
+    parts: dict[str, Any]
+    software: dict[str, str]
+    digests: dict[str, str]
+    flow_run_id: str
+    force: bool = False
+    tags: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, run: Run, **options: Any) -> Self:
+        """Return the order for a run of this checkout."""
+        names = run.settings.datasets_of(run.model)
+        return cls(
+            settings=run.settings,
+            model=run.model,
+            parts=run.parts,
+            software=software(run.project),
+            digests={name: read_card(run.project.data / name).digest for name in names},
+            **options,
+        )
+
+
+def software(project: Project) -> dict[str, str]:
+    """Return the commit of a checkout and the hash of its lock file."""
+    lock = project.root / "requirements.lock"
+    return {
+        "commit": runs.git_tags(project).get(runs.COMMIT, "none"),
+        "requirements.lock": sha256_file(lock) if lock.is_file() else "none",
+    }
+
+
+def take(order: Order, verdicts: Sequence[Verdict], *, tell: Tell) -> Outcome:
+    """Run a model here, in the checkout around the current folder, as ordered from elsewhere.
+
+    Args:
+        order: The model.
+        verdicts: Of the validation of the datasets that it reads.
+        tell: Called with progress.
+
+    Raises:
+        ConfigError: If this checkout has other code, packages or tracking store.
+        DataError: If it cannot have the same data.
+    """
+    project = find_project()
+    configure(project)
+    _refuse_other("software", order.software, software(project))
+    for name, digest in order.digests.items():
+        _bring(project, order.settings, name, digest, tell)
+    run = Run(project, order.settings, order.model)
+    _refuse_other("fingerprint", order.parts, run.parts)
+    _check_store(run, order.flow_run_id)
+    return steps.run_model(
+        run,
+        verdicts,
+        flow_run_id=order.flow_run_id,
+        force=order.force,
+        tags=order.tags,
+        tell=tell,
+    )
+
+
+def _refuse_other(what: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Raise a `ConfigError` that names what differs between two machines."""
+    differences = list(_differences(theirs, ours))
+    if differences:
+        listed = "; ".join(
+            f"{name} {str(here)[:40]} instead of {str(there)[:40]}"
+            for name, there, here in differences[:4]
+        )
+        raise ConfigError(
+            f"A worker must have the {what} of the flow. Received: {listed}. Check out the flow's "
+            "commit where the worker runs, without changes, install its requirements.lock, and "
+            "start the worker again"
+        )
+
+
+def _differences(theirs: Any, ours: Any, name: str = "") -> Any:
+    """Yield name, their value and our value of each leaf that differs."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for key in sorted({*theirs, *ours}):
+            yield from _differences(
+                theirs.get(key, "none"), ours.get(key, "none"), f"{name}.{key}".lstrip(".")
+            )
+    elif theirs != ours:
+        yield name, theirs, ours
+
+
+def _bring(project: Project, settings: Settings, name: str, digest: str, tell: Tell) -> None:
+    """Bring a dataset onto this machine, once for all workers of a checkout, and verify it."""
+    folder = project.data / name
+
+    def is_here() -> bool:
+        return (folder / CARD).is_file() and read_card(folder).digest == digest
+
+    with project_lock(project, "bring-data", lambda: tell("waiting", "another worker fetches")):
+        if not is_here():
+            tell("data", f"{name}: the version of data.dvc")
+            pull(project)
+        if not is_here():
+            params, profile = settings.datasets[name], settings.profile_datasets()
+            prepare(project, name, params, profile=profile, record=False, tell=tell)
+        refuse_damage(folder, verify_dataset(folder))
+    if not is_here():
+        raise DataError(
+            f"data/{name} must be the data of the flow. Received: {read_card(folder).digest[:12]} "
+            f"from its sources, the flow's is {digest[:12]}. Push the flow's version to a DVC "
+            "remote (`dvc push`), commit data.dvc, and check that commit out here"
+        )
+
+
+def _check_store(run: Run, flow_run_id: str) -> None:
+    """Raise a `ConfigError` unless the tracking store here has the flow's run."""
+    client = run.session.client
+    if not runs.runs_of(client, run.session.experiment_id, [flow_run_id]):
+        raise ConfigError(
+            "A worker must use the flow's tracking store. Received: "
+            f"{client.tracking_uri}, which has no run {flow_run_id}. Set MLFLOW_TRACKING_URI where "
+            "the worker runs, and start it again"
+        )

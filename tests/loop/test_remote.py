@@ -1,0 +1,93 @@
+"""What a worker of another machine refuses, and what the machine that asks it refuses before."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from chapterflow.config.load import load_settings
+from chapterflow.environment import Project
+from chapterflow.errors import ChapterflowError, ConfigError, DataError
+from chapterflow.loop import remote, steps, workers
+from tests.conftest import HUNG, free_port
+from tests.loop import worker_steps
+
+
+def test_a_scheduler_has_an_address(project: Project) -> None:
+    with pytest.raises(ConfigError, match="--address tcp://host:8786"):
+        load_settings(project.params, overrides=["execution={engine: dask}"])
+
+
+def test_workers_share_a_tracking_store(project: Project) -> None:
+    block = "execution={engine: dask, address: 'tcp://127.0.0.1:8786'}"
+    settings = load_settings(project.params, overrides=[block])
+    with pytest.raises(ConfigError, match=r"Received: sqlite:///.* Set MLFLOW_TRACKING_URI"):
+        steps.preload(project, settings, ["dnn"])
+
+
+def test_a_scheduler_that_does_not_answer_is_refused(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "SCHEDULER_SECONDS", 0.5)
+    with pytest.raises(ConfigError, match="Start it with `dask scheduler`"):
+        workers.Workers.of_scheduler(project, f"tcp://127.0.0.1:{free_port()}", 1)
+
+
+def test_other_code_is_refused_with_both_commits(project: Project) -> None:
+    ours = remote.software(project)
+    theirs = ours | {"commit": "c0ffee"}
+    with pytest.raises(ConfigError, match=f"Received: commit {ours['commit']} instead of c0ffee"):
+        remote._refuse_other("software", theirs, ours)
+    (project.root / "requirements.lock").write_text("numpy==1\n")
+    with pytest.raises(ConfigError, match=r"requirements\.lock [0-9a-f]+ instead of none"):
+        remote._refuse_other("software", ours, remote.software(project))
+
+
+def test_changed_sources_are_named() -> None:
+    theirs, ours = ({"sources": {"src/a.py": value, "src/b.py": "b"}} for value in ("1", "2"))
+    with pytest.raises(ConfigError, match=r"Received: sources\.src/a\.py 2 instead of 1\. "):
+        remote._refuse_other("fingerprint", theirs, ours)
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Any]:
+    """A client of a scheduler with one worker, all in this process."""
+    from distributed import Client, LocalCluster
+
+    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
+    with LocalCluster(**options, processes=False) as cluster, Client(cluster) as client:
+        yield client
+
+
+def test_a_step_on_dask_reports_and_returns_or_raises_as_in_a_process(client: Any) -> None:
+    worker = workers.DaskWorker(client)
+    progress: list[tuple[str, str]] = []
+    both = threading.Event()
+
+    def tell(*said: str) -> None:
+        progress.append((said[0], said[1]))
+        if len(progress) == 2:
+            both.set()
+
+    assert worker.call(worker_steps.fine, "dnn", tell=tell, more=3)[:2] == ("dnn", 3)
+    assert both.wait(HUNG)
+    assert progress == [("train", "epoch 1"), ("train", "epoch 2")]
+    with pytest.raises(DataError, match="dnn is wrong"):
+        worker.call(worker_steps.wrong, "dnn", tell=tell)
+    with pytest.raises(ChapterflowError, match="no such layer"):
+        worker.call(worker_steps.unexpected, "dnn", tell=tell)
+
+
+def test_an_interrupted_step_on_dask_ends_and_leaves_the_worker(client: Any) -> None:
+    worker, begun = workers.DaskWorker(client), threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        interrupted = threads.submit(
+            worker.call, worker_steps.endless, "dnn", tell=lambda *said: begun.set()
+        )
+        assert begun.wait(HUNG)
+        worker.interrupt()
+        assert isinstance(interrupted.exception(HUNG), KeyboardInterrupt)
+    # The worker has one thread.
+    assert worker.call(worker_steps.fine, "cnn", tell=lambda *said: None)[0] == "cnn"
