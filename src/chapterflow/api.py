@@ -12,6 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,6 @@ from numpy.typing import NDArray
 
 from chapterflow.checks import text
 from chapterflow.cli.common import start
-from chapterflow.cli.layers import LayerRow
 from chapterflow.display import Displayed, Html, read_pictures
 from chapterflow.environment import Project
 from chapterflow.errors import DataError
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.console import Console
 
+    from chapterflow.cli.layers import LayerRow
     from chapterflow.evaluation.significance import Difference
     from chapterflow.explain.explanation import Explanation, Picture
     from chapterflow.kinds.dataset import Dataset, DatasetCard, Split
@@ -159,13 +160,19 @@ class Layers(Displayed):
     """The layers of a model: shapes, kernels, parameters, FLOPs.
 
     Attributes:
-        rows: One for each layer.
-        network: The Keras model.
+        title: Names of the model and of its dataset.
+        network: The Keras model, untrained.
     """
 
     title: str
-    rows: list[LayerRow]
     network: keras.Model
+
+    @cached_property
+    def rows(self) -> list[LayerRow]:
+        """One for each layer; counting the FLOPs of a deep network takes seconds."""
+        from chapterflow.cli.layers import layer_table
+
+        return layer_table(self.network)
 
     def frame(self) -> pd.DataFrame:
         """Return one row for each layer."""
@@ -569,11 +576,10 @@ def layers(
         ConfigError: If there is no such model.
     """
     opened, settings = start(profile, [*overrides], project=project)
-    from chapterflow.cli.layers import layer_table, untrained
+    from chapterflow.cli.layers import untrained
 
     network = untrained(opened, settings, model)
-    title = f"{model} for {settings.dataset_of(model)}"
-    return Layers(title, layer_table(network), network)
+    return Layers(f"{model} for {settings.dataset_of(model)}", network)
 
 
 def dataset(
