@@ -44,7 +44,8 @@ def prefect_server(
         scratch: Folder for the lock and the log of the server.
         ui: Whether the server serves Prefect's pages too.
         port: Port of the server; a free one by default.
-        meanwhile: What there is to do while the server starts, which takes seconds.
+        meanwhile: What there is to do while the server starts, which takes seconds. It may import
+            `prefect`.
         tell: Called with a line if a damaged database had to be replaced.
 
     Raises:
@@ -77,8 +78,6 @@ def prefect_server(
                 f"Prefect's server did not start at {address}. Received: "
                 f"{said[-1] if said else 'no answer'}. Its log: {log}"
             )
-    os.environ["PREFECT_API_URL"] = address
-    _reread_settings()
     try:
         yield address
     finally:
@@ -152,7 +151,11 @@ def _reread_settings() -> None:
 def _start(
     address: str, port: int, log: Path, ui: bool, meanwhile: Callable[[], None] = lambda: None
 ) -> subprocess.Popen[bytes] | None:
-    """Start a server; return None if it ended or does not answer in time."""
+    """Start a server, which `PREFECT_API_URL` names from then on.
+
+    Returns:
+        The server; None, and no server, if it ended or does not answer in time.
+    """
     with log.open("w") as out:
         server = subprocess.Popen(
             [sys.executable, "-m", "pipelines.prefect_server", str(port), str(os.getpid())],
@@ -169,17 +172,18 @@ def _start(
             # Ctrl-C in a terminal goes to the whole group; the server must outlast its client.
             start_new_session=True,
         )
+    os.environ["PREFECT_API_URL"] = address
+    _reread_settings()
+    healthy = False
     try:
         meanwhile()
-        if _is_healthy(server, address):
-            return server
-    except BaseException:
-        server.kill()
-        server.wait()
-        raise
-    server.kill()
-    server.wait()
-    return None
+        healthy = _is_healthy(server, address)
+    finally:
+        if not healthy:
+            del os.environ["PREFECT_API_URL"]
+            server.kill()
+            server.wait()
+    return server if healthy else None
 
 
 def _set_aside_damaged() -> Path | None:

@@ -12,6 +12,7 @@ from chapterflow.config.load import load_settings
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError, DataError
 from chapterflow.predict.explain_input import explain_with
+from chapterflow.tracking.artifacts import picture as picture_name
 from tests.conftest import Finished, Run, invoke
 from tests.loop import stores
 
@@ -41,12 +42,13 @@ def test_runs_hold_pictures_and_figures(trained: Any) -> None:
         document = json.loads((folder / "explain/explain.json").read_text())
         assert {picture["key"] for picture in document["pictures"]} == keys
         for picture in document["pictures"]:
-            with Image.open(folder / "explain" / picture["file"]) as image:
-                assert min(image.size) > 50
             assert len(picture["caption"]) > 20
-            # Once more as an image of the UI, under its layer's number.
-            shown = f"{picture['key']}+step+{picture['step']}+"
-            assert [p for p in (folder / "images").iterdir() if p.name.startswith(shown)]
+            # An image of the UI, under its layer's number, in two sizes.
+            shown = (folder / "images").glob(f"{picture['key']}+step+{picture['step']}+*")
+            assert sorted(path.suffix for path in shown) == [".png", ".webp"]
+            file = picture_name(runs[name]["run_id"], picture["key"], picture["step"])
+            with Image.open(folder / file) as image:
+                assert min(image.size) > 50
         metrics = runs[name]["metrics"]
         actual = {key for key in metrics if key.startswith("explain/")}
         assert actual == {*document["metrics"]}

@@ -189,6 +189,8 @@ def run_models(
         def preload() -> None:
             if started := steps.preload(project, settings, names, workers=workers, force=force):
                 stack.enter_context(started)
+            # A second of imports, while the server still imports its own.
+            import pipelines.chapter  # noqa: F401
 
         with server(project.scratch, meanwhile=preload, tell=say):
             from pipelines.chapter import chapter

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -74,19 +75,28 @@ class Explanation(Strict):
         return document
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Return the explanation in a folder.
+    def load(cls, folder: Path, image: Callable[[str, int], Path] | None = None) -> Self:
+        """Return the explanation in a folder, with the pictures that are there.
 
-        A document from elsewhere could name any file, so only pictures in the folder itself are
-        taken.
+        A document from elsewhere could name any file, so only pictures in the folder itself, and
+        those that `image` names, are taken.
+
+        Args:
+            folder: The folder.
+            image: Returns the path of a picture that is not in the folder, by its key and step.
         """
         document = json.loads((folder / EXPLANATION).read_text(encoding="utf-8"))
+
+        def path_of(entry: dict[str, Any]) -> Path:
+            path = folder / Path(entry["file"]).name
+            return image(entry["key"], entry["step"]) if image and not path.is_file() else path
+
         return cls(
             metrics=document["metrics"],
             pictures=[
                 Picture(key=entry["key"], step=entry["step"], path=path, caption=entry["caption"])
                 for entry in document["pictures"]
-                if (path := folder / Path(entry["file"]).name).is_file()
+                if (path := path_of(entry)).is_file()
             ],
             details=document["details"],
             refusal=document.get("refused"),

@@ -181,6 +181,7 @@ def log_keras_model(
     metrics: Mapping[str, float] | None = None,
     tags: Mapping[str, str] | None = None,
     run: Run | None = None,
+    experiment_id: str | None = None,
 ) -> ModelInfo:
     """Log a Keras model to a run in the Keras flavour, with signature, example and requirements.
 
@@ -201,6 +202,8 @@ def log_keras_model(
         metrics: Logged to the run and, with it, to the model.
         tags: Tags of the logged model.
         run: The run, where the caller has read it.
+        experiment_id: Experiment of the run, where the caller knows it and passes the run's
+            parameters: the run is not read.
 
     Raises:
         StoreError: If the model cannot be saved; no half logged model is left.
@@ -210,14 +213,18 @@ def log_keras_model(
     from mlflow.models import Model
 
     client = open_client()
-    run = run or client.get_run(run_id)
+    shown = dict(params or {})
+    if experiment_id is None:
+        run = run or client.get_run(run_id)
+        experiment_id = run.info.experiment_id
+        shown |= run.data.params
     # Not by `Model.log`: it belongs to the active experiment instead of the run's there, and each
     # of the run's metrics is read.
     logged = client.create_logged_model(
-        run.info.experiment_id,
+        experiment_id,
         name=name,
         source_run_id=run_id,
-        params={key: str(value) for key, value in {**(params or {}), **run.data.params}.items()},
+        params={key: str(value) for key, value in shown.items()},
         tags={key: str(value) for key, value in (tags or {}).items()},
     )
     try:
@@ -268,7 +275,12 @@ def log_keras_model(
 
 
 def log_trained_model(
-    client: MlflowClient, model: keras.Model, *, run_id: str, **options: Any
+    client: MlflowClient,
+    model: keras.Model,
+    *,
+    run_id: str,
+    experiment_id: str | None = None,
+    **options: Any,
 ) -> str:
     """Log the model that a run trained, once, and return the id of the logged model.
 
@@ -280,6 +292,7 @@ def log_trained_model(
         client: MLflow client.
         model: The trained model.
         run_id: The run.
+        experiment_id: Experiment of a run that has no logged model yet, which is not looked up.
         options: As `log_keras_model` takes them.
     """
     # Not of the file: a resumed training writes it again, with another time inside.
@@ -287,10 +300,12 @@ def log_trained_model(
     for weights in model.get_weights():
         digest.update(f"{weights.dtype} {weights.shape}\n".encode() + weights.tobytes())
     trained = digest.hexdigest()
-    run = client.get_run(run_id)
-    named = run.data.tags.get(LOGGED_MODEL)
+    run = client.get_run(run_id) if experiment_id is None else None
+    named = run.data.tags.get(LOGGED_MODEL) if run else None
     # The model that the run names first: a killed process may have logged another one.
-    earlier = sorted(models_of(client, run), key=lambda logged: logged.model_id != named)
+    earlier = sorted(
+        models_of(client, run) if run else [], key=lambda logged: logged.model_id != named
+    )
     kept = next(
         (
             str(logged.model_id)
@@ -306,7 +321,12 @@ def log_trained_model(
         model_id = kept
     else:
         info = log_keras_model(
-            model, run_id=run_id, run=run, tags={TRAINED_SHA256: trained}, **options
+            model,
+            run_id=run_id,
+            run=run,
+            experiment_id=experiment_id,
+            tags={TRAINED_SHA256: trained},
+            **options,
         )
         model_id = str(info.model_id)
     if model_id != named:

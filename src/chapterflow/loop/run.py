@@ -36,6 +36,7 @@ from chapterflow.types import Tell, silent
 
 if TYPE_CHECKING:
     import keras
+    from mlflow.entities import Run as MlflowRun
 
     from chapterflow.config.settings import Settings
 
@@ -56,6 +57,7 @@ class Run:
         id: Id of the MLflow run; empty before `start`.
         finished: Whether the store has a finished run of this fingerprint.
         resumed: Whether an interrupted training continues.
+        continued: Whether the MLflow run is older than the training: it may have logged a model.
         logged_model: Id of the logged model; empty before it was trained.
     """
 
@@ -71,15 +73,17 @@ class Run:
         self.id = ""
         self.finished = False
         self.resumed = False
+        self.continued = False
         self.logged_model = ""
         self._session = session
+        self._same: list[MlflowRun] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        left_here = {"project", "_session", "artifacts"}
+        left_here = {"project", "_session", "_same", "artifacts"}
         return {name: value for name, value in vars(self).items() if name not in left_here}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, project=find_project(), _session=None)
+        vars(self).update(state, project=find_project(), _session=None, _same=None)
         configure(self.project)
 
     @property
@@ -220,7 +224,7 @@ class Run:
         One whose model is no longer as it was logged is not reused.
         """
         client = self.session.client
-        done = runs.find_finished(client, self.session.experiment_id, self.fingerprint)
+        done = runs.find_finished(client, self._look_up())
         if done is None:
             return False
         try:
@@ -232,6 +236,14 @@ class Run:
             return False
         self.id, self.finished = str(done.info.run_id), True
         return True
+
+    def _look_up(self) -> list[MlflowRun]:
+        """Return the runs of this fingerprint, as the store has them now."""
+        session = self.session
+        self._same = runs.runs_of_fingerprint(
+            session.client, session.experiment_id, self.fingerprint
+        )
+        return self._same
 
     def start(
         self, *, flow_run_id: str | None = None, restart: bool = False, tags: dict[str, str]
@@ -257,7 +269,9 @@ class Run:
         elif restart:
             earlier = None
         else:
-            earlier = runs.find_interrupted(client, experiment_id, self.fingerprint, machine())
+            # `reuse` has looked them up.
+            same = self._look_up() if self._same is None else self._same
+            earlier = runs.find_interrupted(same, machine())
             if earlier and self.is_shared and not self.folder.is_dir():
                 Artifacts(earlier).restore_work(self.folder)
         self.resumed = self.folder.is_dir()
@@ -288,20 +302,22 @@ class Run:
                 **tags,
             },
         )
+        self.continued = self.id == earlier
         marker.write_text(self.id, encoding="utf-8")
-        runs.log_params(
-            client,
-            self.id,
-            {
-                "model": self.model,
-                "dataset": self.dataset,
-                "seed": self.parts["seed"],
-                **self.parts["params"],
-            },
-        )
+        runs.log_params(client, self.id, self.logged_params)
         runs.log_dataset(client, self.id, card, self.project.data / self.dataset)
         self.artifacts.log_document(self.parts, FINGERPRINT)
         self.artifacts.log_document(card.model_dump(), CARD)
+
+    @property
+    def logged_params(self) -> dict[str, Any]:
+        """Parameters of the MLflow run."""
+        return {
+            "model": self.model,
+            "dataset": self.dataset,
+            "seed": self.parts["seed"],
+            **self.parts["params"],
+        }
 
     @property
     def about_tags(self) -> dict[str, str]:

@@ -241,11 +241,12 @@ def train(run: Run, *, tell: Tell = silent) -> Training:
             run.session.client,
             run.trained_model(),
             run_id=run.id,
+            experiment_id=None if run.continued else run.session.experiment_id,
             name=run.model,
             input_example=sized.example(),
             card=dataset.card,
             likeness=Likeness.of(sized),
-            params=params.model_dump(mode="json"),
+            params=params.model_dump(mode="json") | run.logged_params,
         )
     return training
 
@@ -329,6 +330,7 @@ def explain(run: Run, evaluation: Evaluation, *, tell: Tell = silent) -> Explana
     """
     load_tensorflow()
     from chapterflow.explain.explain import explain as explain_model
+    from chapterflow.explain.explanation import EXPLANATION as EXPLANATION_DOCUMENT
     from chapterflow.training.batches import sized_for
 
     started = time.monotonic()
@@ -348,9 +350,11 @@ def explain(run: Run, evaluation: Evaluation, *, tell: Tell = silent) -> Explana
             metrics = explanation.metrics | {"explain/seconds": time.monotonic() - started}
             explanation = explanation.model_copy(update={"metrics": metrics})
         explanation.save(folder)
-        run.artifacts.log_folder(folder, EXPLANATION)
         # The step of a feature map is its layer.
         run.artifacts.log_pictures((p.path, p.key, p.step) for p in explanation.pictures)
+        # Last: it names the pictures. They are not logged again as files next to it, each of which
+        # would be one more request to a tracking server.
+        run.artifacts.log_file(folder / EXPLANATION_DOCUMENT, EXPLANATION)
     # No path of this machine leaves the step.
     return explanation.model_copy(
         update={
@@ -408,6 +412,7 @@ def _register(run: Run, card: DatasetCard, metrics: Mapping[str, float]) -> str:
     return register(
         f"models:/{run.find_logged_model()}",
         run.model,
+        run_id=run.id,
         tags={runs.DATASET: run.dataset, runs.PROFILE: run.settings.profile, **scores},
         description=f"{run.entry.summary or run.model}. Raw {card.kind} in, values up to "
         f"{card.value_max:g}; {answers}",

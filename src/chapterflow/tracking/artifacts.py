@@ -37,7 +37,7 @@ VERDICT = "validation/verdict.json"
 TRAINING = "training.json"
 EVALUATION = "evaluation.json"
 PREDICTIONS = "predictions.npz"
-EXPLANATION = "explain"  # a folder: `explain.json` and its pictures
+EXPLANATION = "explain"  # a folder: `explain.json`, and of older runs its pictures (`picture`)
 #: Tag of a run with images, for the UI (`mlflow.utils.mlflow_tags.MLFLOW_LOGGED_IMAGES`).
 LOGGED_IMAGES = {"mlflow.loggedImages": "True"}
 WORK = "work"  # a folder: what an interrupted training needs to continue, a zip file
@@ -132,15 +132,15 @@ class Artifacts:
         import PIL.Image
         from mlflow.tracking.multimedia import compress_image_size
 
-        # As `MlflowClient.log_image` names them, with a time and an id that repeat.
         with tempfile.TemporaryDirectory() as folder:
             for path, key, step in pictures:
-                unique = uuid.uuid5(uuid.NAMESPACE_OID, f"{self.run_id} {key} {step}")
-                name = f"{key.replace('/', '~')}+step+{step}+timestamp+{step}+{unique}"
-                shutil.copyfile(path, f"{folder}/{name}.png")
+                name = Path(folder, picture(self.run_id, key, step))
+                name.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, name)
                 with PIL.Image.open(path) as image:
-                    compress_image_size(image).save(f"{folder}/{name}+compressed.webp")
-            self.log_folder(Path(folder), "images")
+                    smaller = compress_image_size(image)
+                    smaller.save(name.with_name(f"{name.stem}+compressed.webp"))
+            self._client.log_artifacts(self.run_id, folder)
 
     def keep_work(self, folder: Path, epoch: int) -> None:
         """Log the files of a training so far, then delete those of earlier epochs."""
@@ -226,12 +226,14 @@ class Artifacts:
             raise lost(self.run_id, PREDICTIONS, error) from None
 
     def explanation(self) -> Explanation:
-        """Return the explanation, its pictures on this machine."""
+        """Return the explanation, with the pictures that are on this machine."""
         from chapterflow.explain.explanation import Explanation
 
         folder = self.path(EXPLANATION)
         try:
-            return Explanation.load(folder)
+            return Explanation.load(
+                folder, lambda key, step: folder.parent / picture(self.run_id, key, step)
+            )
         except DAMAGED as error:
             raise lost(self.run_id, EXPLANATION, error) from None
 
@@ -282,6 +284,15 @@ class WorkKeeper:
             self._artifacts.keep_work(self._folder, epoch)
         now = time.monotonic()
         self._next = now + max(KEEP_SECONDS, KEEP_SHARE * (now - started))
+
+
+def picture(run_id: str, key: str, step: int) -> str:
+    """Return the name of a PNG that was logged as an image with a step.
+
+    As `MlflowClient.log_image` names it, with a time and an id that repeat.
+    """
+    unique = uuid.uuid5(uuid.NAMESPACE_OID, f"{run_id} {key} {step}")
+    return f"images/{key.replace('/', '~')}+step+{step}+timestamp+{step}+{unique}.png"
 
 
 def lost(run_id: str, name: str, error: Exception) -> StoreError:

@@ -20,9 +20,10 @@ from pydantic import ValidationError
 
 from chapterflow.environment import Project, process_identity, project_lock
 from chapterflow.errors import ConfigError, StoreError, StoreUnavailable, redacted
+from chapterflow.explain.explanation import EXPLANATION as DOCUMENT
 from chapterflow.kinds.dataset import DatasetCard
 from chapterflow.tracking import claims
-from chapterflow.tracking.artifacts import REPORTED, REQUIRED
+from chapterflow.tracking.artifacts import DAMAGED, EXPLANATION, REPORTED, REQUIRED, picture
 from chapterflow.tracking.records import RunFacts
 from chapterflow.training.history import EpochRecord
 from chapterflow.types import Strict, Tell, silent
@@ -65,7 +66,7 @@ EPOCHS_PER_REQUEST = 100
 #: failure.
 RETRY_SECONDS, DELIVERY_SECONDS, CLOSING_SECONDS = 5.0, 30.0, 2.0
 #: Seconds between deliveries, at least, and as a share of the training's duration so far.
-PAUSE_SECONDS, PAUSE_SHARE = 1.0, 0.25
+PAUSE_SECONDS, PAUSE_SHARE = 2.0, 0.25
 _log = logging.getLogger(__name__)
 #: Files that git tracks and no training reads.
 NOT_SOURCES = (":!data.dvc", ":!dvc.lock", ":!results")
@@ -240,8 +241,8 @@ class EpochLogger:
 
     Epochs that the store does not have yet are in a file. They are tried again while training
     continues, when it ends, and by the next command (`deliver_kept`). An epoch that a resumed
-    training reports again is not logged again. The longer a training takes, the more epochs a
-    delivery has: the number of deliveries grows with the logarithm of the duration.
+    training reports again is not logged again. A delivery waits for more epochs, the longer the
+    longer the training takes: the number of deliveries grows with the logarithm of the duration.
 
     Args:
         resumed: Whether the run may have epochs already.
@@ -320,6 +321,8 @@ class EpochLogger:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._kept or self._closing)
+                pause = max(PAUSE_SECONDS, PAUSE_SHARE * (time.monotonic() - started))
+                self._changed.wait_for(lambda: self._closing, pause)
                 epochs, last_try = self._kept[:EPOCHS_PER_REQUEST], self._closing
             if not epochs:
                 return
@@ -337,8 +340,6 @@ class EpochLogger:
                 del self._kept[: len(epochs)]
                 if not self._kept:
                     self._file.unlink(missing_ok=True)
-                pause = max(PAUSE_SECONDS, PAUSE_SHARE * (time.monotonic() - started))
-                self._changed.wait_for(lambda: self._closing, pause)
 
 
 def _last_epoch(client: MlflowClient, run_id: str) -> int:
@@ -389,9 +390,25 @@ class _Busy(Exception):
         raise cls
 
 
-def find_finished(client: MlflowClient, experiment_id: str, fingerprint: str) -> Run | None:
-    """Return the newest finished run of a fingerprint whose artifacts and model all exist."""
-    finished = finished_runs_of(client, experiment_id, fingerprint)
+def runs_of_fingerprint(client: MlflowClient, experiment_id: str, fingerprint: str) -> list[Run]:
+    """Return the newest runs of a fingerprint, finished or not, newest first."""
+    same: list[Run] = client.search_runs(
+        [experiment_id],
+        f"tags.`{FINGERPRINT}` = '{fingerprint}'",
+        order_by=["attributes.start_time DESC"],
+        max_results=100,
+    )
+    return same
+
+
+def find_finished(client: MlflowClient, same: Iterable[Run]) -> Run | None:
+    """Return the first finished run whose artifacts and model all exist.
+
+    Args:
+        client: MLflow client.
+        same: Runs of one fingerprint.
+    """
+    finished = (run for run in same if run.info.status == "FINISHED")
     return next((run for run in finished if is_whole(client, run)), None)
 
 
@@ -406,30 +423,22 @@ def finished_runs_of(client: MlflowClient, experiment_id: str, fingerprint: str)
     return finished
 
 
-def find_interrupted(
-    client: MlflowClient, experiment_id: str, fingerprint: str, machine: str
-) -> str | None:
-    """Return the newest run of a fingerprint that was left unfinished; call it within its claim.
+def find_interrupted(same: Iterable[Run], machine: str) -> str | None:
+    """Return the first run that was left unfinished; call it within the claim of its fingerprint.
 
     Training it again on the same machine gives the model that it has logged, so that model and its
     version are used again. A run that has logged none continues on any machine. None if there is no
     such run.
 
     Args:
-        client: MLflow client.
-        experiment_id: Experiment of the run.
-        fingerprint: Fingerprint of the run.
+        same: Runs of one fingerprint.
         machine: What a run with a logged model must have been trained on (`environment.machine`).
     """
-    unfinished = client.search_runs(
-        [experiment_id],
-        f"tags.`{FINGERPRINT}` = '{fingerprint}' and tags.`{RUN_TYPE}` = 'model' "
-        "and attributes.status != 'FINISHED'",
-        order_by=["attributes.start_time DESC"],
-        max_results=20,
-    )
-    for run in unfinished:
-        if run.data.tags.get(MACHINE) == machine or LOGGED_MODEL not in run.data.tags:
+    for run in same:
+        tags = run.data.tags
+        if run.info.status == "FINISHED" or tags.get(RUN_TYPE) != "model":
+            continue
+        if tags.get(MACHINE) == machine or LOGGED_MODEL not in tags:
             return str(run.info.run_id)
     return None
 
@@ -615,6 +624,7 @@ def read_run(
     for name in REPORTED:
         if name in there:
             client.download_artifacts(run_id, name, str(folder))
+    _copy_pictures(client, run_id, folder)
     return RunFacts(
         label=label,
         run_id=run_id,
@@ -626,6 +636,22 @@ def read_run(
         started=int(run.info.start_time),
         folder=folder,
     )
+
+
+def _copy_pictures(client: MlflowClient, run_id: str, folder: Path) -> None:
+    """Copy the pictures that a run's copied explanation names."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        text = (folder / EXPLANATION / DOCUMENT).read_text(encoding="utf-8")
+        pictures = json.loads(text)["pictures"]
+        named = [(str(p["key"]), int(p["step"]), Path(p["file"]).name) for p in pictures]
+    except DAMAGED:
+        return  # Whoever reads the explanation says so.
+    for key, step, file in named:
+        if not (folder / EXPLANATION / file).is_file():
+            with suppress(MlflowException, OSError):  # as if it was not drawn
+                client.download_artifacts(run_id, picture(run_id, key, step), str(folder))
 
 
 def newest_flow_run(client: MlflowClient, experiment_id: str, profile: str) -> str | None:

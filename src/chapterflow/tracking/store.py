@@ -286,7 +286,7 @@ def _client_class() -> Any:
             super().__init__(uri)
 
         # MLflow reads the run again for each artifact that is listed or downloaded, and searches
-        # its logged models.
+        # its logged models. It reads a logged or registered model before it writes to it.
         def log_artifact(self, run_id: str, path: str, artifact_path: str | None = None) -> None:
             self._repository(run_id).log_artifact(path, artifact_path)
 
@@ -301,6 +301,24 @@ def _client_class() -> Any:
 
         def delete_artifacts(self, run_id: str, path: str) -> None:
             self._repository(run_id).delete_artifacts(path)
+
+        def create_logged_model(self, *args: Any, **options: Any) -> Any:
+            logged = super().create_logged_model(*args, **options)
+            self._locations[logged.model_id] = logged.artifact_location
+            return logged
+
+        def log_model_artifacts(
+            self, model_id: str, local_dir: str, artifact_path: str | None = None
+        ) -> None:
+            if model_id not in self._locations:
+                self._locations[model_id] = self.get_logged_model(model_id).artifact_location
+            self._repository(model_id).log_artifacts(local_dir, artifact_path)
+
+        def set_logged_model_tags(self, model_id: str, tags: dict[str, Any]) -> None:
+            self._tracking_client.set_logged_model_tags(model_id, tags)
+
+        def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
+            self._get_registry_client().set_registered_model_alias(name, alias, version)
 
         def get_run(self, run_id: str) -> Any:
             return self._located(super().get_run(run_id))
@@ -318,10 +336,11 @@ def _client_class() -> Any:
             self._locations[run.info.run_id] = run.info.artifact_uri
             return run
 
-        def _repository(self, run_id: str) -> Any:
-            if run_id not in self._locations:
-                self.get_run(run_id)
-            return get_artifact_repository(self._locations[run_id], tracking_uri=self.tracking_uri)
+        def _repository(self, owner: str) -> Any:
+            """Return the artifacts of a run, or of a logged model whose location is known."""
+            if owner not in self._locations:
+                self.get_run(owner)
+            return get_artifact_repository(self._locations[owner], tracking_uri=self.tracking_uri)
 
         def __getattribute__(self, name: str) -> Any:
             value = super().__getattribute__(name)

@@ -354,6 +354,7 @@ def register(
     model_uri: str,
     name: str,
     *,
+    run_id: str | None = None,
     tags: Mapping[str, str] | None = None,
     description: str | None = None,
     about: str | None = None,
@@ -368,6 +369,7 @@ def register(
     Args:
         model_uri: The logged model.
         name: Name of the registered model.
+        run_id: Run that logged the model, where the caller knows it.
         tags: Tags of the version.
         description: Description of the version.
         about: Description of the registered model, set when it is created.
@@ -379,24 +381,24 @@ def register(
     from mlflow.exceptions import MlflowException
 
     client = open_client()
+    model_id = model_uri.rpartition("/")[2]
+    run_id = run_id or client.get_logged_model(model_id).source_run_id
     try:
         client.create_registered_model(name, tags=dict(about_tags or {}), description=about)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    logged = client.get_logged_model(model_uri.rpartition("/")[2])
-    of_run = f"name = '{name}' and run_id = '{logged.source_run_id}'"
-    for registered in client.search_model_versions(of_run):
-        if registered.source == model_uri and registered.status == "READY":
-            return str(registered.version)
+        for registered in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
+            if registered.source == model_uri and registered.status == "READY":
+                return str(registered.version)
     # Waits until the version is ready.
     record = client.create_model_version(
         name,
         source=model_uri,
-        run_id=logged.source_run_id,
+        run_id=run_id,
         tags=dict(tags or {}),
         description=description,
-        model_id=logged.model_id,
+        model_id=model_id,
     )
     if record.status != "READY":
         raise StoreError(
