@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 
 from chapterflow.errors import DataError
 from chapterflow.kinds import rows as rows_module
-from chapterflow.kinds.dataset import Dataset
+from chapterflow.kinds.dataset import Dataset, examples_of, read_array, release
 from chapterflow.kinds.images import rows as image_rows
 from tests.digits import with_arrays
 
@@ -114,3 +116,20 @@ def test_no_examples_give_no_rows(corrupt: Corrupt) -> None:
         )
 
     assert len(image_rows(corrupt(change))) == 0
+
+
+def test_large_arrays_are_read_without_their_mapping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = np.random.default_rng(5).integers(0, 256, (60, 4, 4, 1), np.uint8)
+    np.save(tmp_path / "images.npy", stored)
+    array = read_array(tmp_path, "images")
+    monkeypatch.setattr("chapterflow.kinds.dataset.RESIDENT", 100)
+    orders = [np.random.default_rng(6).permutation(60), np.arange(7, 31), np.array([3, 3, 2])]
+    for chosen in [*orders, np.arange(0)]:
+        np.testing.assert_array_equal(examples_of(array, chosen), stored[chosen])
+    release(array)
+    np.testing.assert_array_equal(array, stored)
+    os.truncate(tmp_path / "images.npy", 500)
+    with pytest.raises(DataError, match="has become shorter"):
+        examples_of(array, orders[0])

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -400,6 +402,47 @@ def open_dataset(folder: Path) -> Dataset:
             f"Received: {counts}"
         )
     return data(card, folder, arrays)
+
+
+#: Bytes of a mapped array that may stay in the memory of the process. Pages that were read count as
+#: its memory until the system needs them, and each access may map 2 MB.
+RESIDENT = 128 << 20
+
+
+def release(array: NDArray[Any]) -> None:
+    """Give back the memory of a mapped array of more than `RESIDENT` bytes, which is read again."""
+    mapped = getattr(array, "_mmap", None)
+    # Windows has no such advice.
+    if mapped is not None and array.nbytes > RESIDENT and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def examples_of(array: NDArray[Any], chosen: NDArray[np.intp]) -> NDArray[Any]:
+    """Return `array[chosen]`; a whole mapped array of more than `RESIDENT` bytes is not mapped.
+
+    Args:
+        array: `(n, ...)`, as `read_array` returns it.
+        chosen: Positions `(m,)`.
+
+    Raises:
+        DataError: If the file has become shorter.
+    """
+    if not isinstance(array, np.memmap) or array.nbytes <= RESIDENT or not hasattr(os, "preadv"):
+        return array[chosen]
+    values = np.empty((len(chosen), *array.shape[1:]), array.dtype)
+    if not values.size:
+        return values
+    size, data = array.strides[0], values.data.cast("B")
+    with open(str(array.filename), "rb", buffering=0) as file:
+        begin = 0
+        # Neighbours are read at once.
+        for end in (*np.flatnonzero(np.diff(chosen) != 1) + 1, len(chosen)):
+            place = array.offset + int(chosen[begin]) * size
+            part = data[begin * size : end * size]
+            if os.preadv(file.fileno(), [part], place) != len(part):
+                raise DataError(f"{array.filename} has become shorter. Build the dataset again.")
+            begin = end
+    return values
 
 
 def read_array(folder: Path, name: str) -> NDArray[Any]:

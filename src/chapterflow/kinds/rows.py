@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chapterflow.kinds.dataset import SPLITS, DatasetCard
+from chapterflow.kinds.dataset import RESIDENT, SPLITS, DatasetCard, release
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +68,8 @@ def value_facts(values: NDArray[Any]) -> dict[str, Any]:
     nan = np.zeros(count, dtype=np.int64)
     hashes: list[str] = []
     step = max(1, CHUNK_BYTES // max(1, values[:1].nbytes))
-    for start in range(0, count, step):
+    chunks_kept = max(1, RESIDENT // CHUNK_BYTES)
+    for number, start in enumerate(range(0, count, step), 1):
         part = slice(start, start + step)
         pixels = np.ascontiguousarray(values[part]).reshape(len(values[part]), -1)
         hashes += [hashlib.blake2b(example.data, digest_size=16).hexdigest() for example in pixels]
@@ -82,6 +83,9 @@ def value_facts(values: NDArray[Any]) -> dict[str, Any]:
         else:
             for name, values_of in _finite_facts(pixels, finite).items():
                 facts[name][part] = values_of
+        if number % chunks_kept == 0:
+            release(values)
+    release(values)
     blank = (nan == 0) & (facts["min"] == facts["max"])
     return facts | {"nan": nan, "blank": blank, "content_hash": hashes}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chapterflow.kinds.dataset import Dataset, DatasetCard, Kind
+from chapterflow.kinds.dataset import Dataset, DatasetCard, Kind, examples_of
 from chapterflow.kinds.pixels import ImageExpectations, pixel_rows, pixel_suite
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Data(Dataset):
 
     def stored(self, chosen: NDArray[np.intp]) -> Any:
         """Return the same as uint8."""
-        return self.arrays["volumes"][chosen]
+        return examples_of(self.arrays["volumes"], chosen)
 
 
 def expectations(card: DatasetCard, bounds: ImageExpectations) -> list[Expectation]:
