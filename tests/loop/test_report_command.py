@@ -74,7 +74,12 @@ def test_damaged_artifacts_are_named(
     run_id = finished.document["models"][0]["run_id"]
     (folder,) = (root / "mlruns/artifacts").glob(f"*/{run_id}/artifacts")
     commands = 0
-    for name in ("predictions.npz", "training.json", "explain/explain.json", "images/walk*.png"):
+    for name in (
+        "predictions.npz",
+        "training.json",
+        "explain/explain.json",
+        "images/attributions*.png",
+    ):
         file = next(folder.glob(name))
         kept = file.read_bytes()
         for damaged in (b"", kept[: len(kept) // 2], b"\xff\x00garbage"):
