@@ -106,7 +106,7 @@ def test_a_model_run_holds_metrics_by_epoch_figures_data_and_model(done: Any) ->
     assert used.dataset.name == "digits"
     names = {item.path for item in client.list_artifacts(dnn["run_id"])}
     assert {
-        *("learning_curve.png", "confusion_matrix.png", "evaluation.json", "predictions.npz"),
+        *("images", "evaluation.json", "predictions.npz"),
         *("fingerprint.json", "dataset.json", "validation", "training.json", "explain"),
     } <= names
     flow_id = run.data.tags["mlflow.parentRunId"]

@@ -316,9 +316,7 @@ def evaluate(run: Run, training: Training, *, tell: Tell = silent) -> Evaluation
         np.savez_compressed(run.folder / PREDICTIONS, **evaluation.predictions)
         artifacts.log_file(run.folder / PREDICTIONS)
         pictures = figures.draw(training, evaluation, dataset, run.title, run.folder)
-        for path in pictures:
-            artifacts.log_file(path)
-        # Again as images with a step, which the UI lays next to the images of other runs.
+        # Images with a step, which the UI lays next to the images of other runs.
         artifacts.log_pictures((path, path.stem, len(training.history)) for path in pictures)
     return evaluation
 

@@ -196,6 +196,10 @@ class Claim:
             )
 
     def _take(self) -> None:
+        # Nearly always nobody else wants it.
+        self._write(TAKEN)
+        if TAKEN not in self._others().values():
+            return
         self._write(WAITING)
         is_waiting = False
         while True:

@@ -350,12 +350,15 @@ def _client_class() -> Any:
             @wraps(value)
             def method(*args: Any, **options: Any) -> Any:
                 try:
-                    return value(*args, **options)
+                    answer = value(*args, **options)
                 except Exception as error:
                     failure = store_failure(error, self._place)
                     if failure is None or failure is error:
                         raise
                     raise failure from error
+                if isinstance(self._place, str):
+                    _answered[self._place] = time.monotonic()
+                return answer
 
             return method
 
