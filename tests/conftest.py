@@ -205,8 +205,8 @@ def call(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command in `root` as a user would, and return what it said.
 
-    `chapterflow`, `mlflow`, `python` and the processes that these start are forks, also where a
-    shell or DVC calls them, unless PATH is `REAL_PATH`; `sys.executable` is a new process.
+    `chapterflow`, `dvc`, `python` and the processes that these start are forks, also
+    where a shell calls them, unless PATH is `REAL_PATH`; `sys.executable` is a new process.
     """
     _start_forks(words)
     return subprocess.run(

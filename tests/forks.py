@@ -1,6 +1,6 @@
 """Commands in forks of a process that has imported the libraries, which takes seconds of CPU.
 
-`Forks` makes a folder for PATH, whose `chapterflow`, `mlflow` and `python` ask a server to run the
+`Forks` makes a folder for PATH, whose `chapterflow`, `dvc` and `python` ask a server to run the
 command.
 The server imports only libraries, runs no operation of TensorFlow, opens no store and has no
 threads of Python's; its forks import the sources of their own PYTHONPATH. What was asked
@@ -9,6 +9,7 @@ The fork is a child of the server, in a session of its own. Its `sys.executable`
 `python`, so the processes that it starts are forks, too.
 """
 
+import atexit
 import contextlib
 import fcntl
 import functools
@@ -25,7 +26,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import unittest.mock
 from collections.abc import Mapping
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -39,6 +39,7 @@ LIBRARIES = (
     *("great_expectations.expectations", "sklearn.metrics", "sklearn.model_selection"),
     *("scipy.stats", "scipy.signal", "scipy.ndimage", "pyarrow.parquet", "matplotlib.pyplot"),
     *("networkx", "PIL.Image", "h5py", "typer.rich_utils", "rich.progress", "jinja2", "psutil"),
+    *("dvc.cli.parser", "dvc.repo", "dvc.dagascii"),
     *("httpx", "fastapi", "uvicorn", "pydantic_settings", "filelock", "yaml", "requests"),
 )
 #: Imported by the server, too; a fork has them as soon as it imports Prefect (`_Prefect`).
@@ -69,7 +70,7 @@ class Forks:
         self._environment = {**environment, "PREFECT_HOME": str(self.folder)}
         self._environment.pop("PYTHONPATH", None)
         self._server: subprocess.Popen[bytes] | None = None
-        for name in ("chapterflow", "mlflow", "python"):
+        for name in ("chapterflow", "dvc", "python"):
             # Isolated and without site-packages, the interpreter starts in some milliseconds.
             script = (
                 f"#!{sys.executable} -IS\nimport runpy\nrunpy.run_path({__file__!r})['ask']()\n"
@@ -239,7 +240,9 @@ class _Prefect(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """
 
     def __init__(self) -> None:
-        with unittest.mock.patch("logging.config.dictConfig"):
+        from unittest import mock
+
+        with mock.patch("logging.config.dictConfig"):
             for module in PREFECT:
                 importlib.import_module(module)
         names = [name for name in sys.modules if name.partition(".")[0] == "prefect"]
@@ -335,6 +338,18 @@ def main() -> None:
     """Import the libraries, and serve."""
     import gc
 
+    codes: list[int] = []
+
+    def end() -> None:
+        if codes:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(codes[0])
+
+    # Called last at exit, for it is registered first. What the interpreter would do next, clearing
+    # every module, takes half a second and copies the pages that a fork shares with the server.
+    assert "logging" not in sys.modules
+    atexit.register(end)
     before = {**os.environ}
     prefect = _Prefect()
     for library in LIBRARIES:
@@ -350,7 +365,13 @@ def main() -> None:
         request = serve(listener)
     # A caller that has imported them, too, has its own values.
     request["environ"] = imported | request["environ"]
-    become(**request)
+    try:
+        become(**request)
+    except SystemExit as ended:
+        if ended.code is None or isinstance(ended.code, int):
+            codes.append(ended.code or 0)
+        raise
+    codes.append(0)
 
 
 if __name__ == "__main__":

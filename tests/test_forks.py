@@ -38,6 +38,16 @@ for name in ("", "prefect", "prefect.flow_runs"):
     logger = logging.getLogger(name or None)
     print(name, logger.level, [type(handler).__name__ for handler in logger.handlers])
 """
+#: What an interpreter does at its end: it waits for threads, then calls what was registered.
+ENDING = """
+import atexit, logging.handlers, sys, threading, time
+atexit.register(print, "registered", end=" ")
+memory = logging.handlers.MemoryHandler(9, target=logging.FileHandler("log"))
+logging.getLogger().addHandler(memory)
+logging.warning("kept")
+threading.Thread(target=lambda: (time.sleep(0.2), print("thread", end=" "))).start()
+sys.exit(None if sys.argv[1] == "None" else int(sys.argv[1]))
+"""
 STARTING = """
 import os, subprocess, sys
 ours, theirs = os.pipe()
@@ -91,6 +101,14 @@ def test_prefect_reads_its_settings_where_it_is_imported(tmp_path: Path) -> None
     )
     assert fork.stdout == new.stdout, fork.stderr
     assert fork.stdout.startswith(f"False []\nhttp://127.0.0.1:9/api {tmp_path}/home ")
+
+
+@pytest.mark.parametrize("code", ["None", "0", "3"])
+def test_it_ends_what_a_process_ends(tmp_path: Path, code: str) -> None:
+    done = call(tmp_path, "python", "-c", ENDING, code)
+    assert done.returncode == (0 if code == "None" else int(code))
+    assert done.stdout == "thread registered "
+    assert (tmp_path / "log").read_text() == "kept\n"
 
 
 def test_what_a_fork_starts_is_a_fork_with_its_open_files(tmp_path: Path) -> None:
