@@ -33,6 +33,7 @@ def test_a_worked_example() -> None:
     assert confusion.tolist() == [[1, 0, 0], [1, 1, 0], [1, 0, 1]]
     assert metrics["test/examples"] == 5
     assert metrics["test/correct"] == 3
+    assert metrics["test/errors"] == 2
     assert metrics["test/accuracy"] == 0.6
     assert metrics["test/log_loss"] == pytest.approx(
         -math.log(0.7 * 0.3 * 0.8 * 0.9 * 0.3) / 5, rel=1e-9

@@ -109,6 +109,15 @@ def test_a_model_run_holds_metrics_by_epoch_figures_data_and_model(done: Any) ->
         *("images", "evaluation.json", "predictions.npz"),
         *("fingerprint.json", "dataset.json", "validation", "training.json", "explain"),
     } <= names
+    # What tells models apart in the UI: a colour, errors instead of accuracies near 1, the score.
+    colours = [
+        client.get_run(model["run_id"]).data.tags["mlflow.runColor"] for model in document["models"]
+    ]
+    assert len(set(colours)) == len(colours)
+    wrong = dnn["metrics"]["test/examples"] - dnn["metrics"]["test/correct"]
+    assert run.data.metrics["test/errors"] == wrong
+    version = client.get_model_version("dnn", "1")
+    assert version.description.startswith(f"Accuracy {dnn['metrics']['test/accuracy']:.4f} (95 % ")
     flow_id = run.data.tags["mlflow.parentRunId"]
     docs = {item.path for item in client.list_artifacts(flow_id, "validation/digits")}
     assert {

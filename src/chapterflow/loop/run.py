@@ -291,6 +291,7 @@ class Run:
                 runs.DIGEST: card.digest,
                 runs.DATA_VERSION: data_version(self.project) or "none",
                 runs.MACHINE: machine(),
+                runs.COLOUR: runs.colour_of(self.model, self.settings.models),
                 runs.PYTHON: platform.python_version(),
                 **({runs.EXPERIMENT: name} if (name := experiment()) else {}),
                 **self.about_tags,

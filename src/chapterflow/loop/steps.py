@@ -395,6 +395,14 @@ def log(
     return outcome_of(finished, "trained")
 
 
+def _score_in_words(run: Run, metrics: Mapping[str, float]) -> str:
+    """Return the score of a run with its interval, for the list of versions."""
+    name = next(score for score in SCORES if f"test/{score}" in metrics)
+    score, low, high = (metrics[f"test/{name}{end}"] for end in ("", "_low", "_high"))
+    label = "RMSE" if name == "rmse" else name.capitalize()
+    return f"{label} {score:.4f} (95 % interval {low:.3f} to {high:.3f}) on {run.dataset}"
+
+
 def _register(run: Run, card: DatasetCard, metrics: Mapping[str, float]) -> str:
     """Make the run's logged model the next version of its registered model; return the version."""
     scores = {
@@ -412,8 +420,8 @@ def _register(run: Run, card: DatasetCard, metrics: Mapping[str, float]) -> str:
         run.model,
         run_id=run.id,
         tags={runs.DATASET: run.dataset, runs.PROFILE: run.settings.profile, **scores},
-        description=f"{run.entry.summary or run.model}. Raw {card.kind} in, values up to "
-        f"{card.value_max:g}; {answers}",
+        description=f"{_score_in_words(run, metrics)}. {run.entry.summary or run.model}. Raw "
+        f"{card.kind} in, values up to {card.value_max:g}; {answers}",
         about=f"{run.introduction} Each version is one training: its tags say on which data and "
         "how well it did there, its run has the curves, pictures and figures.",
         about_tags=run.about_tags,

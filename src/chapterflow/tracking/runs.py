@@ -50,6 +50,7 @@ DIGEST, DATA_VERSION = "chapterflow.dataset_digest", "chapterflow.data_version"
 #: Where it was trained: `chapterflow.environment.machine`, and the version of Python.
 MACHINE, PYTHON = "chapterflow.machine", "chapterflow.python"
 PARENT = "mlflow.parentRunId"
+COLOUR = "mlflow.runColor"  # of a run's lines and bars in the UI
 WORKERS = "chapterflow.workers"  # models that ran side by side, which seconds depend on
 REPRODUCES = "chapterflow.reproduces"  # of a reproduction: the run that it repeats
 MODEL_URI = "chapterflow.model_uri"  # of a batch of predictions: the version that made them
@@ -68,6 +69,11 @@ RETRY_SECONDS, DELIVERY_SECONDS, CLOSING_SECONDS = 5.0, 30.0, 2.0
 #: Seconds between deliveries, at least, and as a share of the training's duration so far.
 PAUSE_SECONDS, PAUSE_SHARE = 2.0, 0.25
 _log = logging.getLogger(__name__)
+#: Colours of models in the UI, in the order of `params.yaml`.
+COLOURS = (
+    "#3a60c4", "#d9622b", "#2f8f6b", "#8a5ac2", "#c9a227", "#1aa6b7",
+    "#b3261e", "#6b7a2a", "#d65a9c", "#7a4a2b", "#5f6b7a", "#1d3b73",
+)  # fmt: skip
 #: Files that git tracks and no training reads.
 NOT_SOURCES = (":!data.dvc", ":!dvc.lock", ":!results")
 
@@ -116,6 +122,16 @@ def git_tags(project: Project) -> dict[str, str]:
         COMMIT: commit,
         DIRTY: str(bool(git("status", "--porcelain", "--", *NOT_SOURCES))).lower(),
     }
+
+
+def colour_of(model: str, models: Iterable[str]) -> str:
+    """Return the colour of a model in the UI, the same in every run.
+
+    Args:
+        models: All models, in the order of `params.yaml`; beyond twelve they share colours.
+    """
+    names = list(models)
+    return COLOURS[(names.index(model) if model in names else len(names)) % len(COLOURS)]
 
 
 @unbroken()
