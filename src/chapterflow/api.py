@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from chapterflow.checks import text
 from chapterflow.cli.common import start
 from chapterflow.display import Displayed, Html, read_pictures
-from chapterflow.environment import Project
+from chapterflow.environment import Project, leave_project
 from chapterflow.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from chapterflow.cli.layers import LayerRow
+    from chapterflow.config.settings import Settings
     from chapterflow.evaluation.significance import Difference
     from chapterflow.explain.explanation import Explanation, Picture
     from chapterflow.kinds.dataset import Dataset, DatasetCard, Split
@@ -318,6 +319,14 @@ class Examples(Displayed):
             return [(f"Test examples of {self.card.name}", path.read_bytes())]
 
 
+def _open(
+    project: Pathlike | None, profile: str | None, overrides: Sequence[str] = ()
+) -> tuple[Project, Settings]:
+    """Prepare a project as a command does; the call before may have been for another one."""
+    leave_project()
+    return start(profile, [*overrides], project=project)
+
+
 def run(
     *models: str,
     profile: str | None = None,
@@ -345,7 +354,7 @@ def run(
         ChapterflowError: If a model failed; the others are done. Its notes are the errors, its
             attribute `results` the document of `chapterflow run --json`.
     """
-    opened, settings = start(profile, [*overrides], project=project)
+    opened, settings = _open(project, profile, overrides)
     from chapterflow.cli.run import choose, run_models
     from chapterflow.loop.progress import console
     from chapterflow.loop.tables import failures
@@ -406,7 +415,7 @@ def compare(
     Raises:
         ConfigError: If a name or value is wrong.
     """
-    opened, settings = start(profile, [*overrides], project=project)
+    opened, settings = _open(project, profile, overrides)
     from chapterflow.loop import steps
 
     settings.check_names(models, settings.models, "model")
@@ -450,7 +459,7 @@ def explain(
         DataError: If the input cannot be read, or does not fit the model.
         Untrained: If the model has initial weights.
     """
-    opened, settings = start(profile, [*overrides], project=project)
+    opened, settings = _open(project, profile, overrides)
     from chapterflow.loop import progress as live
     from chapterflow.predict.explain_input import explain_with
 
@@ -544,7 +553,7 @@ def load(
         ConfigError: If there is no such version.
         StoreError: If its files are not those that were logged.
     """
-    opened, settings = start(profile, project=project)
+    opened, settings = _open(project, profile)
     from chapterflow.environment import load_tensorflow
     from chapterflow.predict.inputs import read_version
     from chapterflow.tracking.session import Session
@@ -575,7 +584,7 @@ def layers(
     Raises:
         ConfigError: If there is no such model.
     """
-    opened, settings = start(profile, [*overrides], project=project)
+    opened, settings = _open(project, profile, overrides)
     from chapterflow.cli.layers import untrained
 
     network = untrained(opened, settings, model)
@@ -601,7 +610,7 @@ def dataset(
         ConfigError: If there is no such dataset.
         FetchError: If a download failed.
     """
-    opened, settings = start(profile, [*overrides], project=project)
+    opened, settings = _open(project, profile, overrides)
     from chapterflow.kinds.dataset import CARD, open_dataset
     from chapterflow.loop import progress as live
     from chapterflow.loop import steps

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from chapterflow.environment import Project, configure, find_project, leave_project
+from chapterflow.environment import Project, configure, find_project
 
 if TYPE_CHECKING:
     from chapterflow.config.settings import Settings
@@ -69,8 +69,6 @@ def start(
         models: Whether the command needs the blocks of models (`load_settings`).
         project: Its folder; by default the one around the current folder.
     """
-    # A notebook calls this several times, for any project.
-    leave_project()
     opened = find_project() if project is None else Project.at(Path(project))
     configure(opened)
     from chapterflow.config.load import load_settings
