@@ -1,6 +1,7 @@
 """`import chapterflow as cf`: the commands as functions, in scripts and in notebooks."""
 
 import asyncio
+import contextlib
 import inspect
 import json
 import os
@@ -16,6 +17,7 @@ from PIL import Image
 import chapterflow as cf
 from chapterflow.environment import Project, leave_project
 from chapterflow.errors import ChapterflowError, ConfigError, DataError
+from pipelines import prefect_server
 from tests.conftest import (
     REAL_PATH,
     REPOSITORY,
@@ -223,6 +225,53 @@ def test_a_flow_runs_inside_an_event_loop(finished: Finished, prefect_api: dict[
     assert "class_divergence" in note or "class-balance" in note
     results = failed.value.results  # type: ignore[attr-defined]
     assert results["models"][0]["status"] == "failed"
+
+
+def test_a_notebook_keeps_its_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    servers: list[subprocess.Popen[bytes]] = []
+
+    def start(address: str, port: int, *_: Any) -> subprocess.Popen[bytes]:
+        # Prefect's own takes seconds to start.
+        words = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+        servers.append(subprocess.Popen(words, stderr=subprocess.DEVNULL, cwd=tmp_path))
+        while True:
+            with contextlib.suppress(OSError):
+                prefect_server.answers(address)
+                return servers[-1]
+            assert servers[-1].poll() is None
+
+    monkeypatch.setattr(prefect_server, "_start", start)
+    monkeypatch.setattr(prefect_server, "_kept", None)
+    # Settings of a Prefect that other tests have imported stay as they are.
+    monkeypatch.setattr(prefect_server, "_reread_settings", lambda: None)
+    monkeypatch.setattr(prefect_server, "_send_what_waits", lambda address, tell: None)
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+
+    def address(home: str) -> str:
+        monkeypatch.setenv("PREFECT_HOME", home)
+        with prefect_server.kept_server(tmp_path) as here:
+            assert os.environ["PREFECT_API_URL"] == here
+        assert "PREFECT_API_URL" not in os.environ
+        return here
+
+    try:
+        first = address("a")
+        assert address("a") == first
+        servers[0].kill()
+        servers[0].wait()
+        second = address("a")
+        assert second != first
+        # Another project has another database.
+        assert address("b") != second
+        assert [server.poll() is None for server in servers] == [False, False, True]
+        monkeypatch.setenv("PREFECT_API_URL", address("b"))
+        with prefect_server.kept_server(tmp_path) as own:
+            assert own == os.environ["PREFECT_API_URL"]
+        assert len(servers) == 3
+    finally:
+        for server in servers:
+            server.kill()
+            server.wait()
 
 
 def test_the_notebook_has_no_outputs() -> None:
