@@ -156,7 +156,9 @@ class Artifacts:
                     if path.is_file() and not path.name.startswith("staging-"):
                         file.write(path, path.relative_to(folder))
             self.log_file(archive, WORK)
-        self.delete_work(f"{WORK}/{archive.name}")
+        for name in self._work():
+            if name != f"{WORK}/{archive.name}":
+                self._client.delete_artifacts(self.run_id, name)
 
     def restore_work(self, folder: Path) -> bool:
         """Write the files of the newest whole `keep_work` into a folder that is not there yet.
@@ -173,11 +175,10 @@ class Artifacts:
                 return True
         return False
 
-    def delete_work(self, kept: str = "") -> None:
-        """Delete what `keep_work` logged, but one."""
-        for name in self._work():
-            if name != kept:
-                self._client.delete_artifacts(self.run_id, name)
+    def delete_work(self) -> None:
+        """Delete what `keep_work` logged, and its folder."""
+        if self._work():
+            self._client.delete_artifacts(self.run_id, WORK)
 
     def _work(self) -> list[str]:
         return sorted(str(item.path) for item in self._client.list_artifacts(self.run_id, WORK))
