@@ -313,6 +313,8 @@ def in_checkout(root: Path, **variables: str) -> Iterator[None]:
     before = dict(os.environ)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
+        # Its children are forks where the server of forks runs, and new processes otherwise.
+        patch.setattr(sys, "executable", str(FORKS.folder / "python"))
         os.environ.clear()
         os.environ.update(environment)
         try:
