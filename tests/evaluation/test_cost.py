@@ -148,11 +148,8 @@ def test_costs_by_name() -> None:
 
 
 def graph_convolution(product: int, edges: int, nodes: int, units: int) -> int:
-    """Return operations of a convolution: product, sums over edges, scalings, loop, bias, degrees.
-
-    Per node, the roots of both degrees take a sum and two operations of the profiler each.
-    """
-    return product + edges * units + 4 * nodes * units + 6 * nodes
+    """Return operations of a convolution: product, that of edges and loops, bias."""
+    return product + 2 * (edges + nodes) * units + nodes * units
 
 
 def test_a_whole_graph_counts_its_edges_and_the_entries_of_sparse_features(
@@ -171,11 +168,15 @@ def test_a_whole_graph_counts_its_edges_and_the_entries_of_sparse_features(
         "features": tf.sparse.reorder(features),
         "edges": np.sort(np.arange(2 * edges, dtype=np.int32) % nodes).reshape(edges, 2),
     }
-    # A comparison and an inverse a node; a lookup (two operations) and a product an entry.
-    row_sums, normalisation = 2 * entries, 2 * nodes + 3 * entries
+    # A comparison and an inverse a node; a product an entry.
+    row_sums, normalisation = entries, 2 * nodes + entries
+    # Once for both convolutions: a product an edge and a loop; a sum and two operations of the
+    # profiler for the root of each degree.
+    weights = edges + nodes + 6 * nodes
     assert flops(model, example) == (
         row_sums
         + normalisation
+        + weights
         + graph_convolution(2 * entries * 16, edges, nodes, 16)
         + graph_convolution(2 * nodes * 16 * 2, edges, nodes, 2)
     )

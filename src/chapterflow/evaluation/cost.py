@@ -21,7 +21,7 @@ def flops(model: keras.Model, example: Any = None) -> int:
     """Return the floating-point operations of a forward pass of one example.
 
     TensorFlow's profiler counts the frozen graph; a multiplication with an addition counts as two.
-    Sums over edges and products with sparse features count their entries, not the zeros between.
+    Sums over edges and products with sparse matrices count their entries, not the zeros between.
 
     Args:
         model: Model with any inputs.
@@ -92,6 +92,10 @@ def _register_sparse_operations() -> None:
     def rows(graph: Any, node: Any) -> Any:
         width, edges = shape(graph, node.input[0]), shape(graph, node.input[1])
         return ops.OpStats("flops", edges[0] * width[1])
+
+    @ops.RegisterStatistics("UnsortedSegmentSum", "flops")  # type: ignore[untyped-decorator]
+    def entries(graph: Any, node: Any) -> Any:
+        return ops.OpStats("flops", shape(graph, node.input[0]).num_elements())
 
     @ops.RegisterStatistics("SparseTensorDenseMatMul", "flops")  # type: ignore[untyped-decorator]
     def product(graph: Any, node: Any) -> Any:

@@ -526,11 +526,12 @@ def _edge_product(edges: Any, weights: Any, x: Any, directed: bool) -> Any:
     def matrix() -> dict[str, Any]:
         places = tf.cast(edges, tf.int64)
         values = tf.ones(tf.shape(edges)[:1], x.dtype) if weights is None else weights
+        nodes = tf.shape(x, tf.int64)[0]
         if parts > 1:
             part = tf.range(parts, dtype=tf.int64)[:, None]
             places = tf.reshape(places[:, None] * parts + part, [-1, 2])
-            values = tf.reshape(values[:, None] * tf.ones([parts], values.dtype), [-1])
-        nodes = tf.shape(x, tf.int64)[0] * parts
+            values = tf.reshape(tf.broadcast_to(values[:, None], [tf.size(values), parts]), [-1])
+            nodes *= parts
         return {"a_indices": places, "a_values": values, "a_shape": tf.stack([nodes, nodes])}
 
     sparse = _once(edges, f"_matrix{parts}", (x.shape[0], x.dtype), matrix)
