@@ -4,9 +4,11 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 
+from chapterflow.cli.operate import charts_of
 from tests.conftest import HUNG, begin, free_port, invoke
 from tests.loop import stores
 
@@ -41,6 +43,19 @@ def test_the_ui_answers_and_stops_cleanly(checkout: Path) -> None:
     assert stores.processes_of(checkout) == {}
     assert taken.returncode == 2
     assert f"Port {port} on 127.0.0.1 is taken" in taken.stderr
+
+
+def test_the_link_of_a_role_opens_the_charts_of_its_models() -> None:
+    page, _, query = charts_of("http://127.0.0.1:5000/#/experiments/1/runs", "digits").partition(
+        "?"
+    )
+    assert page == "http://127.0.0.1:5000/#/experiments/1/runs"
+    assert parse_qs(query) == {
+        "searchFilter": ["tags.`chapterflow.role`='digits'"],
+        "orderByKey": ["tags.`mlflow.runName`"],
+        "orderByAsc": ["true"],
+        "compareRunsMode": ["CHART"],
+    }
 
 
 def test_a_port_that_cannot_be_is_refused(checkout: Path) -> None:

@@ -9,8 +9,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated
+from urllib.parse import quote, urlencode
 
 import typer
 from rich.console import Console
@@ -33,15 +34,40 @@ def ui(
     Ctrl-C ends it.
     """
     project, settings = start(models=False)
+    from chapterflow.tracking.runs import ROLE
     from chapterflow.tracking.session import Session
 
     with Session(project, settings) as session:
         experiment = session.experiment_id
-    _serve_ui(project, port, experiment, tell=say)
+        tags = [model.tags for model in session.client.search_registered_models()]
+    # Links to roles without a model would open empty pages.
+    roles = [role for role in settings.roles if any(own.get(ROLE) == role for own in tags)]
+    _serve_ui(project, port, experiment, roles, tell=say)
+
+
+def charts_of(page: str, role: str) -> str:
+    """Return the address of the charts of one role's models, on an experiment's page of runs.
+
+    MLflow draws none for nested runs unless they are sorted.
+    """
+    from chapterflow.tracking.runs import ROLE
+
+    query = {
+        "searchFilter": f"tags.`{ROLE}`='{role}'",
+        "orderByKey": "tags.`mlflow.runName`",
+        "orderByAsc": "true",
+        "compareRunsMode": "CHART",
+    }
+    return f"{page}?{urlencode(query, quote_via=quote)}"
 
 
 def _serve_ui(
-    project: Project, port: int, experiment_id: str, *, tell: Callable[[str], None]
+    project: Project,
+    port: int,
+    experiment_id: str,
+    roles: Sequence[str],
+    *,
+    tell: Callable[[str], None],
 ) -> None:
     """Serve MLflow's pages on 127.0.0.1 until interrupted.
 
@@ -79,6 +105,8 @@ def _serve_ui(
         if server.poll() is None:
             page = f"http://{HOST}:{port}/#/experiments/{experiment_id}/runs"
             tell(f"MLflow UI: {page} (Ctrl-C ends it)")
+            for role in roles:
+                tell(f"Charts of {role}: {charts_of(page, role)}")
         server.wait()
     except KeyboardInterrupt:
         pass

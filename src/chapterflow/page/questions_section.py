@@ -399,7 +399,8 @@ def _variants(anchor: str, question: QuestionParams, material: Material) -> Ques
         rows.append([Cell("majority class"), number(majority, 4), *(number(None, 0),) * 4])
     score = SCORE_NAMES[entry.task.score]
     table = Table(
-        f"{entry.label} and its variants on {entry.facts.dataset}: same data, same seed",
+        f"{entry.label} and {', '.join(variant.name for variant in variants)} on "
+        f"{entry.facts.dataset}: same data, same seed",
         ["", score, "95 % interval", "training time (s)", "parameters", "MFLOPs per example"],
         rows,
         [False, True, True, True, True, True],
