@@ -232,6 +232,7 @@ def test_a_notebook_keeps_its_server(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     def start(address: str, port: int, *_: Any) -> subprocess.Popen[bytes]:
         # Prefect's own takes seconds to start.
+        os.environ["PREFECT_API_URL"] = address
         words = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
         servers.append(subprocess.Popen(words, stderr=subprocess.DEVNULL, cwd=tmp_path))
         while True:
