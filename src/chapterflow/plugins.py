@@ -20,6 +20,8 @@ from chapterflow.errors import ConfigError
 
 T = TypeVar("T")
 
+PACKAGE = Path(__file__).parent
+
 
 def modules(package: str, *, skip: Collection[str] = ()) -> dict[str, str]:
     """Return the module of every kind, source or model, by its name, sorted.
@@ -82,3 +84,20 @@ def source_file(module: str) -> Path | None:
     """Return the source file of a module; None where it has none."""
     spec = importlib.util.find_spec(module)
     return None if spec is None or spec.origin is None else Path(spec.origin)
+
+
+def shared_sources(package: Path = PACKAGE) -> list[Path]:
+    """Return the source files that decide what every model learns and scores.
+
+    Args:
+        package: Folder of the `chapterflow` package.
+    """
+    return [
+        package / "models" / "base.py",
+        package / "kinds" / "dataset.py",
+        # What models read of graphs, and sums over parts of batches.
+        package / "kinds" / "edges.py",
+        *(package / "models" / "layers").glob("*.py"),
+        *(package / "training").glob("*.py"),
+        *(package / "evaluation").glob("*.py"),
+    ]

@@ -13,9 +13,9 @@ from chapterflow.config.load import load_settings
 from chapterflow.environment import Project
 from chapterflow.kinds.dataset import DatasetCard, FileRecord
 from chapterflow.loop.logged_model import module_hashes
+from chapterflow.plugins import PACKAGE
 from chapterflow.tracking.fingerprint import (
     NUMERIC_LIBRARIES,
-    PACKAGE,
     fingerprint,
     fingerprint_parts,
     source_hashes,

@@ -261,6 +261,10 @@ def test_pretext_weights_are_trained_once_and_hub_uses_the_same(
         actual = [name for name in names if isinstance(one[name], h5py.Dataset)]
         assert len(actual) == 20
         assert all(np.array_equal(one[name][()], other[name][()]) for name in actual)
+    # Other code may train other weights.
+    monkeypatch.setattr(pretext, "code_digest", lambda kind: "edited")
+    pretext.ensure_backbone(open_dataset(tmp_path / "data/pretext"), tmp_path / "elsewhere")
+    assert len(list((tmp_path / "elsewhere/backbones").glob("*/small.weights.h5"))) == 2
 
 
 def test_pretext_weights_are_those_of_small(roles: Dataset, tmp_path: Path) -> None:

@@ -25,10 +25,11 @@ from chapterflow.kinds.dataset import open_dataset, read_card
 from chapterflow.lineage.agreement import Agreement, Outcome, compare_models
 from chapterflow.models.base import ChapterModel, ModelParams
 from chapterflow.models.catalog import get_model
+from chapterflow.plugins import PACKAGE
 from chapterflow.tracking import provenance as past_data
 from chapterflow.tracking import runs
 from chapterflow.tracking.artifacts import REPRODUCTION_DOCUMENT, Artifacts
-from chapterflow.tracking.fingerprint import PACKAGE, content_hash
+from chapterflow.tracking.fingerprint import content_hash
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.versions import OnVersion, Version, find_version, ignore, model_file
 from chapterflow.training.history import MODEL_FILE, EpochRecord

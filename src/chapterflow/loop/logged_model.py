@@ -18,9 +18,9 @@ from chapterflow.errors import StoreError, StoreUnavailable
 from chapterflow.files import sha256_file
 from chapterflow.kinds.dataset import DatasetCard, get_kind
 from chapterflow.kinds.likeness import Likeness
+from chapterflow.plugins import PACKAGE
 from chapterflow.shipped import answers
 from chapterflow.shipped.answers import DESCRIPTION, EXAMPLE_ANSWERS, LAYERS, Answers
-from chapterflow.tracking.fingerprint import PACKAGE
 from chapterflow.tracking.runs import (
     FILES_SHA256,
     LOGGED_MODEL,

@@ -10,12 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import chapterflow
 from chapterflow.environment import Project
 from chapterflow.files import sha256_file
 from chapterflow.kinds.dataset import DatasetCard, kind_modules, read_card
 from chapterflow.models.catalog import model_modules
-from chapterflow.plugins import source_file
+from chapterflow.plugins import PACKAGE, shared_sources, source_file
 
 if TYPE_CHECKING:
     from chapterflow.config.settings import Settings
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 NUMERIC_LIBRARIES = (
     *("tensorflow", "keras", "tensorflow-hub", "numpy", "scipy", "scikit-learn", "pillow"),
 )
-PACKAGE = Path(chapterflow.__file__).parent
 
 
 def fingerprint_parts(
@@ -74,26 +72,16 @@ def content_hash(path: Path) -> str:
 def source_hashes(model: str, kind: str, package: Path = PACKAGE) -> dict[str, str]:
     """Return path and hash of every source file that decides what a model learns and scores.
 
-    These are the model's own file, the kind of its data, `kinds/edges.py`, and all of
-    `models/layers`, `training` and `evaluation`: what the stage `fingerprint` of `dvc.yaml` depends
-    on. Another model's file, or the command line, changes nothing. Of a model or a kind from
-    another package its one file counts.
+    These are the model's own file, the kind of its data, and the `shared_sources`: what the stage
+    `fingerprint` of `dvc.yaml` depends on. Another model's file, or the command line, changes
+    nothing. Of a model or a kind from another package its one file counts.
 
     Args:
         model: Name of the chapter model.
         kind: Kind of its data.
         package: Folder of the `chapterflow` package.
     """
-    files = [
-        package / "models" / "base.py",
-        package / "kinds" / "dataset.py",
-        package
-        / "kinds"
-        / "edges.py",  # what models read of graphs, and sums over parts of batches
-        *(package / "models" / "layers").glob("*.py"),
-        *(package / "training").glob("*.py"),
-        *(package / "evaluation").glob("*.py"),
-    ]
+    files = shared_sources(package)
     hashes = {}
     for module in (model_modules().get(model, ""), kind_modules().get(kind, "")):
         top, _, inside = module.partition(".")

@@ -1,8 +1,8 @@
 """Features of a frozen part, computed once and cached.
 
 The cache key covers everything that affects the values: the data, the frozen part with its weights
-and preprocessing, and the augmented pass. Cached features are therefore valid whichever process
-wrote them.
+and preprocessing, the augmented pass, and the code. Cached features are therefore valid whichever
+process wrote them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -25,9 +25,10 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from chapterflow.errors import ChapterflowError, check_space
-from chapterflow.files import is_intact, publish, remove_sealed, seal
-from chapterflow.kinds.dataset import Dataset
+from chapterflow.files import is_intact, publish, remove_sealed, seal, sha256_file
+from chapterflow.kinds.dataset import Dataset, kind_modules
 from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
+from chapterflow.plugins import shared_sources, source_file
 from chapterflow.training.epochs import WEIGHTS, reset_keras
 from chapterflow.training.seeds import seeded
 
@@ -41,9 +42,17 @@ BATCH = 32
 FEATURES = "features.npy"
 
 
+@cache
+def code_digest(*kinds: str) -> str:
+    """Return a hash over the source files that all models share, and those of kinds of data."""
+    own = [path for kind in kinds if (path := source_file(kind_modules()[kind]))]
+    hashes = (sha256_file(path) for path in [*sorted(shared_sources()), *own])
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
 def frozen_key(frozen: keras.Model) -> str:
-    """Return a hash over the architecture and the weights of a frozen part."""
-    digest = hashlib.sha256(frozen.to_json().encode())
+    """Return a hash over the code, the architecture and the weights of a frozen part."""
+    digest = hashlib.sha256(f"{code_digest()} {frozen.to_json()}".encode())
     for weight in frozen.weights:
         digest.update(np.ascontiguousarray(weight).tobytes())
     for library in ("tensorflow", "keras"):
@@ -86,6 +95,7 @@ def cached_features(
         dataset.card.digest,
         hashlib.sha256(np.ascontiguousarray(chosen, np.int64).tobytes()).hexdigest(),
         frozen_key(frozen),
+        code_digest(dataset.card.kind),
         change_key,
     ]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

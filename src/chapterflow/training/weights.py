@@ -29,7 +29,7 @@ from chapterflow.models.base import ChapterModel, InputSpec, ModelParams
 from chapterflow.models.layers.backbones import PRETEXT, BackboneParams, backbone
 from chapterflow.models.layers.heads import EXPORTED, HeadParams, HubParams, head_layers, pooled
 from chapterflow.training.epochs import check_space_for, train
-from chapterflow.training.frozen import frozen_key
+from chapterflow.training.frozen import code_digest, frozen_key
 from chapterflow.training.history import MODEL_FILE
 from chapterflow.types import RemoteFile
 
@@ -155,8 +155,8 @@ def views(dataset: Dataset) -> Views:
 def ensure_backbone(dataset: Dataset, scratch: Path) -> Path:
     """Return the weights of `small`, trained on a dataset; train it if they are missing.
 
-    The result is deterministic: the key covers data, recipe and libraries. An interrupted training
-    resumes from its last epoch; two processes that need the same backbone train it once.
+    The result is deterministic: the key covers data, recipe, code and libraries. An interrupted
+    training resumes from its last epoch; two processes that need the same backbone train it once.
 
     Args:
         dataset: Square images with classes, of the role `pretext`.
@@ -171,6 +171,7 @@ def ensure_backbone(dataset: Dataset, scratch: Path) -> Path:
         "network": SMALL.model_dump(mode="json"),
         "views": VIEWS,
         "seed": SEED,
+        "code": code_digest(dataset.card.kind),
         "libraries": {name: version(name) for name in ("tensorflow", "keras", "numpy")},
     }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
