@@ -12,8 +12,9 @@ MOVED := $(shell [ ! -f $(VENV)/.root ] || [ "$$(cat $(VENV)/.root)" = "$(CURDIR
 run: $(VENV)/.run
 	@chapterflow run
 
+# Tests also wait, for servers for instance, so three processes keep two cores busy.
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-all:
 	@$(MAKE) --no-print-directory test ARGS='-m "" $(ARGS)'

@@ -286,7 +286,7 @@ def test_a_refusal_keeps_the_verdict_of_the_champion(project: Project) -> None:
 def test_a_half_made_move_on_a_server(
     mlflow_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import mlflow
+    from mlflow.tracking._model_registry.client import ModelRegistryClient
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
     shutil.copy(REPOSITORY / "params.yaml", tmp_path)
@@ -297,7 +297,7 @@ def test_a_half_made_move_on_a_server(
     assert before == {"champion": "2", "previous-champion": "1"}
     client_of(project).set_registered_model_alias("dnn", "challenger", "3")
     # The first alias is `previous-champion`, the second is `champion`.
-    at = (mlflow.MlflowClient, "set_registered_model_alias")
+    at = (ModelRegistryClient, "set_registered_model_alias")
     for call, after, word in (
         (1, before | {"challenger": "3"}, "Withdrew"),
         (2, {"champion": "3", "previous-champion": "2"}, "Finished"),

@@ -634,3 +634,23 @@ def test_symbolic_link_is_no_move(ready: Project, tmp_path: Path) -> None:
     ready.root.rename(moved.root)
     ready.root.symlink_to(moved.root)
     assert relocation(moved) is None  # the recorded paths still lead there
+
+
+@pytest.mark.parametrize("message", ["(sqlite3.IntegrityError) UNIQUE constraint", "refused"])
+def test_a_row_that_another_process_has_just_inserted_is_updated(message: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    calls: list[str] = []
+
+    def write(value: str) -> None:
+        calls.append(value)
+        if len(calls) == 1:
+            raise MlflowException(message)
+
+    if message == "refused":
+        with pytest.raises(MlflowException, match="refused"):
+            store.insert(write, "tag")
+        assert calls == ["tag"]
+    else:
+        store.insert(write, "tag")
+        assert calls == ["tag", "tag"]

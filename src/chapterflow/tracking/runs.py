@@ -25,6 +25,7 @@ from chapterflow.kinds.dataset import DatasetCard
 from chapterflow.tracking import claims
 from chapterflow.tracking.artifacts import DAMAGED, EXPLANATION, REPORTED, REQUIRED, picture
 from chapterflow.tracking.records import RunFacts
+from chapterflow.tracking.store import insert
 from chapterflow.training.history import EpochRecord
 from chapterflow.types import Strict, Tell, silent
 
@@ -220,7 +221,6 @@ def log_metrics(
 def log_dataset(client: MlflowClient, run_id: str, card: DatasetCard, folder: Path) -> None:
     """Log a dataset as the run's input."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
-    from mlflow.exceptions import MlflowException
 
     dataset = Dataset(
         name=card.name,
@@ -230,13 +230,7 @@ def log_dataset(client: MlflowClient, run_id: str, card: DatasetCard, folder: Pa
         profile=json.dumps({"shape": card.shape, **card.counts}),
     )
     inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
-    try:
-        client.log_inputs(run_id, inputs)
-    except MlflowException as error:
-        # Another process has logged its first run on the dataset at the same time. Now it is there.
-        if "IntegrityError" not in str(error):
-            raise
-        client.log_inputs(run_id, inputs)
+    insert(client.log_inputs, run_id, inputs)
 
 
 class Epoch(Strict):

@@ -731,13 +731,33 @@ def ensure_experiment(
                 if client.get_experiment(experiment.experiment_id).lifecycle_stage == "deleted":
                     raise
         if description and experiment.tags.get("mlflow.note.content") != description:
-            client.set_experiment_tag(experiment.experiment_id, "mlflow.note.content", description)
+            insert(
+                client.set_experiment_tag,
+                *(experiment.experiment_id, "mlflow.note.content", description),
+            )
         if not is_local(project):
             _check_location(uri, experiment.artifact_location)
         experiment_id = str(experiment.experiment_id)
     if not is_local(project):
         _experiments[uri, name] = experiment_id
     return experiment_id
+
+
+def insert(write: Callable[..., Any], *arguments: Any) -> None:
+    """Write to the store what another process may write at the same time: the second one updates.
+
+    Args:
+        write: Method of a client.
+        arguments: Its arguments.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        write(*arguments)
+    except MlflowException as error:
+        if "IntegrityError" not in str(error):
+            raise
+        write(*arguments)
 
 
 def _artifact_location(project: Project, uri: str, name: str) -> str | None:
