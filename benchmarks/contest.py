@@ -140,7 +140,7 @@ def main(words: list[str] | None = None) -> None:
     repetitions = options.repetitions or (1 if options.quick else 3)
     measured: dict[str, Any] = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "quick": bool(options.quick or options.only),
+        "quick": options.quick,
         "repetitions": repetitions,
         "machine": machine(environments),
         "speeds": call([sys.executable, "-m", "benchmarks.limits"]),
@@ -154,6 +154,8 @@ def main(words: list[str] | None = None) -> None:
         )
         if row:
             measured["subjects"].append(row)
+    earlier = results.read().get("peers", {}) if options.only else {}
+    measured["subjects"] = with_earlier(measured["subjects"], earlier)
     results.write("peers", measured)
     tell(f"written: {results.TABLE}")
 
@@ -161,6 +163,14 @@ def main(words: list[str] | None = None) -> None:
 def tell(message: str) -> None:
     """Print progress with the time."""
     print(f"{time.strftime('%H:%M:%S')}  {message}", flush=True)
+
+
+def with_earlier(rows: list[dict[str, Any]], earlier: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return rows of subjects with those that were measured earlier, which say when."""
+    when = {key: earlier.get(key) for key in ("date", "repetitions")}
+    kept = {row["name"]: {"measured": when, **row} for row in earlier.get("subjects", [])}
+    known = kept | {row["name"]: row for row in rows}
+    return [known[subject.name] for subject in SUBJECTS if subject.name in known]
 
 
 def scratch_project(root: Path) -> Project:

@@ -90,9 +90,19 @@ def _peers(measured: Document) -> list[str]:
                 f"**{ratio(fits):.2f}**" if name == OURS and len(fits) > 1 else "",
             ]
             lines.append(f"| {' | '.join(cells)} |")
-    notes = [f"- {subject['title']}: {subject['note']}" for subject in measured["subjects"]]
+    notes = [
+        f"- {subject['title']}: {subject['note']}{_when(subject.get('measured'))}"
+        for subject in measured["subjects"]
+    ]
     missing = [f"- Not measured: {line}" for line in measured["missing"]]
     return [*lines, "", "![Seconds of fitting](../docs/images/peers.svg)", "", *notes, *missing, ""]
+
+
+def _when(measured: Document | None) -> str:
+    """Return a sentence on a subject that was not measured with the others."""
+    if not measured:
+        return ""
+    return f" Measured earlier, on {measured['date']}; repetitions: {measured['repetitions']}."
 
 
 def _growth(measured: Document) -> list[str]:

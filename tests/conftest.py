@@ -334,14 +334,16 @@ def invoke(root: Path, *words: str, **variables: str) -> subprocess.CompletedPro
     from pipelines import prefect_server
 
     out, err, code = io.StringIO(), io.StringIO(), 0
+    if "absl.logging" in sys.modules and "prefect.main" not in sys.modules:
+        # Its set-up of logging closes the stream of absl's handler, which is sys.stderr, unless it
+        # is sys.stderr at that time, too. It makes a folder where it is imported.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PREFECT_HOME", str(FORKS.folder / ".prefect"))
+            import prefect.main  # noqa: F401
     with in_checkout(root, **{"COLUMNS": "80"} | variables), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["chapterflow", *words])
         # It would end this process.
         patch.setattr(prefect_server, "leave", lambda code: None)
-        if "absl.logging" in sys.modules:
-            # Its set-up of logging closes the stream of absl's handler, which is sys.stderr,
-            # unless it is sys.stderr at that time, too.
-            import prefect.main  # noqa: F401
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 cli.main()

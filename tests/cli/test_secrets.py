@@ -67,6 +67,7 @@ def test_every_command_has_arguments_here() -> None:
     assert set(commands(typer.main.get_command(cli.app))) == set(COMMANDS)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     "Password in the address of a tracking server that fails, every command",
     "It is in no output and no file",
@@ -101,6 +102,7 @@ def test_no_command_writes_the_password(
     record_property("saw", f"0 occurrences in the output of {len(texts)} commands and all files")
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     "Password in a value of --set", "The flow reads it; Prefect's database does not hold it"
 )

@@ -40,7 +40,7 @@ from chapterflow.errors import ChapterflowError
 from tests.data.test_graph_sources import old_pickle
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-COUNT = int(os.environ.get("CHAPTERFLOW_FUZZ", "2000"))
+COUNT = int(os.environ.get("CHAPTERFLOW_FUZZ", "400"))
 FIRST = int(os.environ.get("CHAPTERFLOW_FUZZ_FIRST", "0"))
 #: Bounds of one input: seconds, and bytes of memory beyond those that the process has.
 SECONDS, MEMORY = 20, 3 << 30

@@ -71,6 +71,7 @@ def test_a_flow_of_a_schedule_ends_early(project: Any, record_property: Any) -> 
     record_property("saw", f"ended with exit {done.returncode}")
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     "`schedule` killed during a flow", "The next `schedule` frees its place and runs"
 )

@@ -123,6 +123,7 @@ def test_voxels_are_divided_by_their_largest_value() -> None:
     assert np.asarray(rescaled(np.full((1, 8, 8, 8, 1), 255, np.float32))).max() == 1
 
 
+@pytest.mark.slow
 def test_a_few_volumes_are_memorised_and_a_saved_model_answers_the_same(
     tmp_path: Path,
 ) -> None:

@@ -118,6 +118,7 @@ def check_hosts(address: httpx.URL) -> None:
         assert httpx.get(address.join("/ping"), headers={"Host": host}).status_code == status, host
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     "200 connections that never send a whole request, a slow body, foreign Host headers",
     "Closed after 10 s; answered 408 after 120 s; refused with 400",

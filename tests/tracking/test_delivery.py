@@ -123,6 +123,7 @@ def test_a_server_that_fails_is_not_taken_for_a_run_that_is_missing(
     assert "Pool" not in str(failure.value)
 
 
+@pytest.mark.slow
 @pytest.mark.fault("Tracking server gone, silent or answering 500 at the start", "Refused in 10 s")
 @pytest.mark.parametrize("fault", ["500", "gone", "silent"])
 def test_a_command_refuses_a_server_that_fails_at_the_start(

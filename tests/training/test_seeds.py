@@ -104,6 +104,7 @@ def of_child(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return dict(line.split() for line in done.stdout.splitlines()[-len(MODELS) :])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_seed_decides_the_weights_in_any_thread_and_process(
     name: str, tmp_path: Path, of_child: dict[str, str]
