@@ -120,7 +120,7 @@ def test_a_model_on_two_workers_of_which_one_is_killed(
             *("chapterflow", "run", "dnn", "--json", "--engine", "dask", "--address", address),
             env=command_environment(root) | {"MLFLOW_TRACKING_URI": mlflow_server},
         )
-        while not list(work.glob("*/*/artifacts/work/epoch-*.zip")):
+        while not list(work.rglob("epoch-*.zip")):
             assert process.poll() is None, process.communicate()
             time.sleep(0.02)
         experiment = client.get_experiment_by_name("chapterflow")

@@ -193,4 +193,4 @@ def test_all_pages_of_registered_models_are_read(client: Any) -> None:
     client.create_registered_model("zebra")
     with pytest.raises(ConfigError, match="Did you mean 'zebra'"):
         find_version(client, "zebre")
-    assert registered_models()[-1] == "zebra"
+    assert [*registered_models()][-1] == "zebra"

@@ -283,3 +283,19 @@ def test_either_model_can_be_deleted(gone: str, left: str) -> None:
     )
     assert f"src/chapterflow/models/{left}.py" in needed
     assert f"src/chapterflow/models/{gone}.py" not in needed
+
+
+def test_an_edit_of_code_that_models_share_changes_the_keys_of_caches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from chapterflow.training import frozen
+
+    source = tmp_path / "layers.py"
+    monkeypatch.setattr(frozen, "shared_sources", lambda: [source])
+    digests = set()
+    for text, kinds in (("a = 1", ()), ("a = 2", ()), ("a = 2", ("images",))):
+        source.write_text(text)
+        frozen.code_digest.cache_clear()
+        digests.add(frozen.code_digest(*kinds))
+    frozen.code_digest.cache_clear()
+    assert len(digests) == 3

@@ -36,10 +36,11 @@ def ui(
     project, settings = start(models=False)
     from chapterflow.tracking.runs import ROLE
     from chapterflow.tracking.session import Session
+    from chapterflow.tracking.versions import registered_models
 
     with Session(project, settings) as session:
         experiment = session.experiment_id
-        tags = [model.tags for model in session.client.search_registered_models()]
+        tags = registered_models().values()
     # Links to roles without a model would open empty pages.
     roles = [role for role in settings.roles if any(own.get(ROLE) == role for own in tags)]
     _serve_ui(project, port, experiment, roles, tell=say)

@@ -90,7 +90,8 @@ def current_runs(
         if all((folder / CARD).is_file() for folder in folders):
             cards = [read_card(folder) for folder in folders]
             key = fingerprint(fingerprint_parts(settings, model, cards))
-            finished = runs.finished_runs_of(session.client, session.experiment_id, key)
+            same = runs.runs_of_fingerprint(session.client, session.experiment_id, key)
+            finished = [run for run in same if run.info.status == "FINISHED"]
             if len(finished) > 1:
                 whole = (run for run in finished if runs.is_whole(session.client, run))
                 yield next(whole, finished[0])

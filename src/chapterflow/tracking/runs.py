@@ -422,17 +422,6 @@ def find_finished(client: MlflowClient, same: Iterable[Run]) -> Run | None:
     return next((run for run in finished if is_whole(client, run)), None)
 
 
-def finished_runs_of(client: MlflowClient, experiment_id: str, fingerprint: str) -> list[Run]:
-    """Return the finished runs of a fingerprint, newest first."""
-    finished: list[Run] = client.search_runs(
-        [experiment_id],
-        f"tags.`{FINGERPRINT}` = '{fingerprint}' and attributes.status = 'FINISHED'",
-        order_by=["attributes.start_time DESC"],
-        max_results=20,
-    )
-    return finished
-
-
 def find_interrupted(same: Iterable[Run], machine: str) -> str | None:
     """Return the first run that was left unfinished; call it within the claim of its fingerprint.
 

@@ -167,11 +167,11 @@ def find_version(
         ) from None
 
 
-def registered_models() -> list[str]:
-    """Return the names of all registered models; a client's own search ends after a page."""
+def registered_models() -> dict[str, dict[str, str]]:
+    """Return name and tags of all registered models; a client's own search ends after a page."""
     import mlflow
 
-    return [str(model.name) for model in mlflow.search_registered_models()]
+    return {str(model.name): dict(model.tags) for model in mlflow.search_registered_models()}
 
 
 def check_registered(client: MlflowClient, name: str) -> dict[str, str]:
