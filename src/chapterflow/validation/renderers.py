@@ -1,4 +1,8 @@
-"""Renderers for Data Docs: columns in the order of the suite; by default they are alphabetical."""
+"""Renderers for Data Docs: columns in the order of the suite; by default they are alphabetical.
+
+They stand apart because their base classes import Great Expectations, which takes seconds: whoever
+only reads a verdict does without it.
+"""
 
 from __future__ import annotations
 
