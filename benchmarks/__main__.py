@@ -17,6 +17,7 @@ BENCHMARKS = {
     "startup": "CPU seconds of each command in a small project",
     "memory": "peak memory of `predict` against the number of examples",
     "serving": "`serve` next to MLflow's own server, under load for minutes",
+    "gpu": "features per second of the backbones, and small fits, on a GPU of Keras' backend",
     "kills": "what SIGKILL at random moments costs: reliability, not speed",
     "results": "write RESULTS.md and the plots again from results.json",
 }

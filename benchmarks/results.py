@@ -22,7 +22,7 @@ Document = dict[str, Any]
 
 
 def read() -> Document:
-    """Return the results so far: `peers`, `growth`, or none."""
+    """Return the results so far: `peers`, `growth` and `gpu`, or none."""
     return json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {}
 
 
@@ -53,11 +53,17 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
 def markdown(document: Document) -> str:
     """Return the text of RESULTS.md."""
     lines = ["# Results of the benchmarks", ""]
-    lines += ["`make bench` and `python -m benchmarks growth` write this page; do not edit it.", ""]
+    lines += [
+        "`make bench`, `python -m benchmarks growth` and `python -m benchmarks gpu` write this "
+        "page; do not edit it.",
+        "",
+    ]
     if peers := document.get("peers"):
         lines += _peers(peers)
     if growth := document.get("growth"):
         lines += _growth(growth)
+    if gpu := document.get("gpu"):
+        lines += [line for session in gpu["sessions"] for line in _gpu(session)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -128,6 +134,54 @@ def _growth(measured: Document) -> list[str]:
         lines.append(f"| {what} | {part} | {cells} | {slope} |")
     missing = [f"- Not measured: {line}" for line in measured["missing"]]
     return [*lines, "", "![Growth](../docs/images/growth.svg)", "", *missing, ""]
+
+
+def _gpu(session: Document) -> list[str]:
+    versions = ", ".join(f"{name} {version}" for name, version in session["versions"].items())
+    speeds = {row["precision"]: row["flops"] for row in session["products"]}
+    products = " and ".join(f"{speed / 1e12:.0f} in {name}" for name, speed in speeds.items())
+    ways = list(dict.fromkeys((row["precision"], row["xla"]) for row in session["features"]))
+    heads = [f"{name}{', XLA' if xla else ''}" for name, xla in ways]
+    speed = {
+        (row["name"], row["precision"], row["xla"]): (
+            f"{row['images']:,.0f} ({row['flops'] / 1e12:.0f})"
+        )
+        for row in session["features"]
+    }
+    sides = {row["name"]: row["side"] for row in session["features"]}
+    lines = [
+        f"## {session['device']}, Keras on {session['backend']}",
+        "",
+        f"{session['date']}, {session['host']}. {versions}. Products of large matrices, in "
+        f"TFLOP/s: {products}.",
+        "",
+        "Images a second whose features (global average pooling) a backbone computes, and in "
+        f"brackets TFLOP/s of its convolutions. Batches of {session['features'][0]['batch']} in "
+        "the memory of the device, random weights.",
+        "",
+        f"| backbone | side | {' | '.join(heads)} |",
+        "| --- " * (2 + len(ways)) + "|",
+        *(
+            f"| {name} | {side} | {' | '.join(speed.get((name, *way), '') for way in ways)} |"
+            for name, side in sides.items()
+        ),
+    ]
+    if fits := session.get("fits"):
+        lines += [
+            "",
+            "Plain `Model.fit` on MNIST: seconds, with compilation, of five epochs from arrays in "
+            "the host's memory, and test accuracy. The rate grows with the square root of the "
+            "batch.",
+            "",
+            "| network | precision | batch | seconds | accuracy |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        lines += [
+            f"| {row['name']} | {row['precision']} | {row['batch']} | {number(row['seconds'])} "
+            f"| {row['accuracy']:.4f} |"
+            for row in fits
+        ]
+    return [*lines, ""]
 
 
 def _machine(measured: Document) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import contest, growth, limits, results
+from benchmarks import contest, gpu, growth, limits, results
 from benchmarks.results import OURS
 from chapterflow.environment import find_project
 from chapterflow.errors import ConfigError
@@ -102,6 +102,42 @@ def test_the_page_has_medians_ranges_ratios_accuracies_and_limits() -> None:
     # Only the growth was measured quickly.
     assert page.count("Quick:") == 1
     assert page.index("Quick:") > page.index("## Growth")
+
+
+def test_the_page_has_speeds_of_backbones_in_a_column_for_each_way() -> None:
+    row = {"name": "VGG16", "side": 224, "batch": 256, "images": 9379.2, "flops": 287.9e12}
+    session = {
+        "date": "2026-11-27",
+        "device": "NVIDIA H100",
+        "host": "16 cores",
+        "backend": "jax",
+        "versions": {"jax": "0.11.2"},
+        "products": [{"precision": "float32", "flops": 381e12}],
+        "features": [
+            row | {"precision": "float32", "xla": True},
+            row | {"precision": "mixed_bfloat16", "xla": False, "name": "VGG19"},
+        ],
+    }
+    page = results.markdown({"gpu": {"sessions": [session]}})
+    assert "## NVIDIA H100, Keras on jax" in page
+    assert "| backbone | side | float32, XLA | mixed_bfloat16 |" in page
+    assert "| VGG16 | 224 | 9,379 (288) |  |" in page
+    assert "| VGG19 | 224 |  | 9,379 (288) |" in page
+
+
+def test_operations_of_a_backbone_are_those_of_its_convolutions() -> None:
+    import keras
+
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Conv2D(4, 3, padding="same"),
+            keras.layers.SeparableConv2D(5, 3, padding="same"),
+            keras.layers.MaxPooling2D(),
+        ]
+    )
+    multiplied = 64 * (3 * 3 * 3 * 4 + 3 * 3 * 4 + 4 * 5)
+    assert gpu.operations(model) == 2 * multiplied
 
 
 def test_a_part_of_the_results_replaces_only_itself(
