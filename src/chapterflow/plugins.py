@@ -5,11 +5,17 @@ Another package names a file of its own by an entry point of the group `chapterf
 
     [project.entry-points."chapterflow.kinds"]
     spectra = "weather.spectra"
+
+The files that the `pyproject.toml` of the project names need no installation: its folder is on the
+path of its processes. So several projects can share an environment, and each has its own models.
 """
 
 import importlib
 import importlib.util
+import os
 import pkgutil
+import sys
+import tomllib
 from collections.abc import Collection
 from functools import cache
 from importlib.metadata import entry_points
@@ -45,14 +51,53 @@ def modules(package: str, *, skip: Collection[str] = ()) -> dict[str, str]:
         if members.setdefault(name, module) != module:
             raise ConfigError(
                 f"Two files are called {name!r} in {package}: {members[name]} and {module}. "
-                "Uninstall the package of one of them."
+                "Rename one, or uninstall its package."
             )
     return dict(sorted(members.items()))
 
 
-@cache
 def _entry_points(group: str) -> list[tuple[str, str]]:
+    root = os.environ.get("CHAPTERFLOW_PROJECT")
+    declared = _declared(Path(root)) if root else {}
+    return [*_installed(group), *declared.get(group, {}).items()]
+
+
+@cache
+def _installed(group: str) -> list[tuple[str, str]]:
     return [(point.name, point.module) for point in entry_points(group=group)]
+
+
+@cache
+def _declared(root: Path) -> dict[str, dict[str, str]]:
+    """Return the entry points in the `pyproject.toml` of a project, by group.
+
+    If there are any for this package, its folder goes on the path of this process and of those that
+    it starts, last in this one: it must not hide an installed package.
+    """
+    path = root / "pyproject.toml"
+    if not path.is_file():
+        return {}
+    try:
+        groups = tomllib.loads(path.read_text(encoding="utf-8"))["project"]["entry-points"]
+        declared = {
+            group: {name: str(point).partition(":")[0] for name, point in points.items()}
+            for group, points in groups.items()
+            if group.startswith("chapterflow.")
+        }
+    except (KeyError, TypeError):
+        return {}
+    except (AttributeError, ValueError) as error:  # ValueError: no UTF-8, or no TOML
+        raise ConfigError(
+            f"{path} must be valid TOML, with tables of entry points. Received: {error}"
+        ) from error
+    if declared:
+        folder = str(root)
+        if folder not in sys.path:
+            sys.path.append(folder)
+        paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        if folder not in paths:
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*paths, folder]))
+    return declared
 
 
 def load(module: str, attribute: str, record: type[T], name: str) -> T:
@@ -69,7 +114,7 @@ def load(module: str, attribute: str, record: type[T], name: str) -> T:
             raise
         raise ConfigError(
             f"{module} ({record.__name__.lower()} {name!r}) cannot be imported. "
-            f"Received: {type(error).__name__}: {error}. Repair its package or uninstall it."
+            f"Received: {type(error).__name__}: {error}. Repair the file, or uninstall its package."
         ) from error
     if not isinstance(registered, record) or getattr(registered, "name", None) != name:
         raise ConfigError(

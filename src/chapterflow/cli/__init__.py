@@ -13,6 +13,7 @@ import typer
 from chapterflow.cli import (
     data,
     explain,
+    init,
     layers,
     lineage,
     operate,
@@ -38,7 +39,7 @@ app = typer.Typer(
 )
 # In the order of use, which is the order in the help.
 for command in (
-    run.run, run.compare, layers.layers,
+    init.init, run.run, run.compare, layers.layers,
     explain.explain, play.play, report.report,
     promote.promote, promote.rollback, promote.history,
     lineage.why, lineage.reproduce,

@@ -13,9 +13,10 @@ import sys
 import tomllib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import distributions
+from importlib.metadata import distributions, requires
 from importlib.util import cache_from_source, find_spec
 from pathlib import Path
+from typing import Any
 
 from chapterflow.checks import Check, State
 from chapterflow.environment import QUIET_AND_PRIVATE, Project
@@ -70,8 +71,7 @@ def _guarded(name: str, check: Callable[[Project], Check], project: Project) -> 
 def _python(project: Project) -> Check:
     from packaging.specifiers import SpecifierSet
 
-    settings = tomllib.loads((project.root / "pyproject.toml").read_text(encoding="utf-8"))
-    wanted = settings["project"]["requires-python"]
+    wanted = _pyproject(project)["requires-python"]
     received = ".".join(map(str, sys.version_info[:3]))
     if received in SpecifierSet(wanted):
         return _passed("Python", f"{received} at {sys.executable}")
@@ -79,24 +79,36 @@ def _python(project: Project) -> Check:
     return _failed("Python", f"must be {wanted}. Received: {received}", remedy)
 
 
+def _pyproject(project: Project) -> dict[str, Any]:
+    text = (project.root / "pyproject.toml").read_text(encoding="utf-8")
+    table: dict[str, Any] = tomllib.loads(text)["project"]
+    return table
+
+
 def _packages(project: Project) -> Check:
     from packaging.requirements import Requirement
 
-    lock = project.root / "requirements.lock"
-    if not lock.is_file():
+    lock, document = project.root / "requirements.lock", _pyproject(project)
+    if lock.is_file():
+        source, text = "in requirements.lock", lock.read_text("utf-8")
+        lines = re.findall(r"^[A-Za-z0-9][^\\\n]*==[^\\\n]*", text, re.MULTILINE)
+    elif document["name"] == "chapterflow":
         return _failed("Packages", f"{lock} is missing", "Restore it from git.")
-    lines = re.findall(r"^[A-Za-z0-9][^\\\n]*==[^\\\n]*", lock.read_text("utf-8"), re.MULTILINE)
+    else:
+        # A project of its own, which may have no lock.
+        source = "chapterflow and pyproject.toml require"
+        lines = [*document.get("dependencies", []), *(requires("chapterflow") or [])]
     pins = [Requirement(line) for line in lines]
-    active = [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
+    active = [pin for pin in pins if pin.marker is None or pin.marker.evaluate({"extra": ""})]
     installed = _installed()
     wrong = [
-        f"{pin.name} must be {str(pin.specifier)[2:]}, "
+        f"{pin.name} must be {str(pin.specifier).removeprefix('==')}, "
         f"is {installed.get(_plain(pin.name), 'missing')}"
         for pin in active
         if installed.get(_plain(pin.name), "0.dev0") not in pin.specifier
     ]
     if not wrong:
-        return _passed("Packages", f"all {len(active)} as in requirements.lock")
+        return _passed("Packages", f"all {len(active)} as {source}")
     more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
     return _failed("Packages", "; ".join(wrong[:5]) + more, INSTALL)
 

@@ -458,7 +458,8 @@ def _model_params(name: str, block: Any, faults: list[str]) -> dict[Profile, Mod
         params_class: type[ModelParams] = get_model(name).params
     except KeyError:
         faults.append(
-            f"{path}: there is no file chapterflow/models/{name.replace('-', '_')}.py."
+            f"{path}: there is no file chapterflow/models/{name.replace('-', '_')}.py, and no "
+            f"entry point {name!r} of the group chapterflow.models."
             f"{nearest(name, model_names())}"
         )
         return {}
