@@ -22,7 +22,7 @@ from chapterflow.files import staged
 #: Where each template goes in a project; `PACKAGE` is the name of its package.
 FILES = {
     "params.yaml": "params.yaml",
-    "dvc.yaml": "dvc.yaml",
+    "dvc.yaml.in": "dvc.yaml",  # DVC reads every dvc.yaml of a repository
     "pyproject.toml.in": "pyproject.toml",
     "Makefile": "Makefile",
     "README.md": "README.md",
