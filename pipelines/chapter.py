@@ -23,11 +23,17 @@ from chapterflow.errors import ChapterflowError, DiskFull, FetchError, StoreUnav
 from chapterflow.loop import remote, steps
 from chapterflow.loop.progress import tell_about
 from chapterflow.loop.run import Run
-from chapterflow.loop.tables import differences_markdown, results_markdown
+from chapterflow.loop.seeds import compare_seeds, open_parent, summarise, with_seeds
+from chapterflow.loop.tables import (
+    differences_markdown,
+    results_markdown,
+    seeds_line,
+    seeds_markdown,
+)
 from chapterflow.loop.workers import Worker, Workers, active_workers
 from chapterflow.models.catalog import FOLDER
 from chapterflow.tracking.records import Comparison, Outcome
-from chapterflow.tracking.runs import WORKERS, sweep
+from chapterflow.tracking.runs import MODEL_RUN, SEED_RUN, WORKERS, sweep
 from chapterflow.tracking.session import Session
 from chapterflow.types import Tell
 from chapterflow.validation.verdict import Verdict
@@ -70,19 +76,32 @@ _worker: ContextVar[Worker | None] = ContextVar("worker", default=None)
 
 def take(step: Callable[..., Any], run: Run, *arguments: Any, **options: Any) -> Any:
     """Take a step of a run, in the model's worker if it has one."""
-    tell = telling(run.model)
+    tell = telling(*_subject(run))
     if worker := _worker.get():
         return worker.call(step, run, *arguments, tell=tell, **options)
     return step(run, *arguments, tell=tell, **options)
 
 
-def telling(subject: str) -> Tell:
-    """Tell the progress display of everything, and Prefect's log of each new step."""
+def _subject(run: Run | remote.Order) -> tuple[str, str]:
+    """Return the line of a run in the display, and what tells its details from others there."""
+    if run.run_type == SEED_RUN:
+        return f"{run.model} seeds", f"seed {run.settings.seed}: "
+    return run.model, ""
+
+
+def telling(subject: str, part: str = "") -> Tell:
+    """Tell the progress display of everything, and Prefect's log of each new step.
+
+    Args:
+        subject: A model or dataset.
+        part: What each detail begins with.
+    """
     display, logger = tell_about(subject), get_run_logger()
     last = ""
 
     def tell(step: str, detail: str) -> None:
         nonlocal last
+        detail = part + detail
         display(step, detail)
         if step != last:
             logger.info("%s: %s: %s", subject, step, detail)
@@ -124,7 +143,7 @@ class Result:
 
 # No argument or result of these tasks holds a path of this machine: any worker that shares the
 # tracking store can take the next task.
-@task(task_run_name="begin {run.model}", cache_policy=NO_CACHE)
+@task(task_run_name="begin {run.label}", cache_policy=NO_CACHE)
 def begin(run: Run, verdicts: list[Verdict], flow_run_id: str, force: bool) -> Run:
     """Find the finished run, continue the interrupted one, or start a new one."""
     begun: Run = take(
@@ -142,41 +161,42 @@ def _tags() -> dict[str, str]:
     }
 
 
-@task(task_run_name="train {run.model}", cache_policy=NO_CACHE)
+@task(task_run_name="train {run.label}", cache_policy=NO_CACHE)
 def train(run: Run) -> Result:
     """Train a model."""
     return Result(take(steps.train, run))
 
 
-@task(task_run_name="evaluate {run.model}", cache_policy=NO_CACHE)
+@task(task_run_name="evaluate {run.label}", cache_policy=NO_CACHE)
 def evaluate(run: Run, training: Result) -> Result:
     """Score a model on the test split."""
     return Result(take(steps.evaluate, run, training.value))
 
 
-@task(task_run_name="explain {run.model}", cache_policy=NO_CACHE)
+@task(task_run_name="explain {run.label}", cache_policy=NO_CACHE)
 def explain(run: Run, evaluation: Result) -> Result:
     """Draw what a model looks at."""
     return Result(take(steps.explain, run, evaluation.value))
 
 
 @task(
-    task_run_name="log {run.model}",
+    task_run_name="log {run.label}",
     cache_policy=NO_CACHE,
     retries=2,
     retry_delay_seconds=[2, 10],
     retry_condition_fn=_is_transient,
 )
-def log(run: Run, verdict: Verdict, evaluation: Result, explanation: Result) -> Outcome:
+def log(run: Run, verdict: Verdict, evaluation: Result, explanation: Result | None) -> Outcome:
     """Log and register a model."""
-    outcome: Outcome = take(steps.log, run, verdict, evaluation.value, explanation.value)
+    explained = explanation and explanation.value
+    outcome: Outcome = take(steps.log, run, verdict, evaluation.value, explained)
     return outcome
 
 
-@task(task_run_name="model {order.model}", cache_policy=NO_CACHE)
+@task(task_run_name="model {order.label}", cache_policy=NO_CACHE)
 def model(worker: Worker, order: remote.Order, verdicts: list[Verdict]) -> Outcome:
     """Run a model on another machine, from look-up to registration."""
-    outcome: Outcome = worker.call(remote.take, order, verdicts, tell=telling(order.model))
+    outcome: Outcome = worker.call(remote.take, order, verdicts, tell=telling(*_subject(order)))
     return outcome
 
 
@@ -201,6 +221,7 @@ def chapter(
     overrides: list[str] | None = None,
     force: bool = False,
     workers: int | None = None,
+    seeds: int = 1,
 ) -> dict[str, Any]:
     """Run chapter models from data to registry. One failing model does not stop the others.
 
@@ -210,9 +231,12 @@ def chapter(
         overrides: `path=value` changes of `params.yaml` for this run.
         force: Train even what a finished run has done already.
         workers: Models to run side by side; by default as many as cores and memory allow.
+        seeds: Number of seeds with which each model trains. The first is the seed of
+            `params.yaml`; with the others, models are only scored.
 
     Returns:
-        `profile`, `seconds`, and for each model what became of it.
+        `profile`, `seconds`, and for each model what became of it; with several seeds also `seeds`
+        and `seed_differences`.
 
     Raises:
         ModelsFailed: If a model failed, with the same document.
@@ -230,7 +254,9 @@ def chapter(
     with contextlib.ExitStack() as stack:
         # `chapterflow run` has started them while Prefect started; a schedule has not.
         if not (workers == 1 or active_workers()) and (
-            made := steps.preload(project, settings, names, workers=workers, force=force)
+            made := steps.preload(
+                project, settings, names, workers=workers, force=force, seeds=seeds
+            )
         ):
             stack.enter_context(made)
         session = stack.enter_context(Session(project, settings))
@@ -243,17 +269,21 @@ def chapter(
             },
         )
         with session.ending_on_error(flow_run_id):
-            outcomes = _run_models(project, settings, names, session, flow_run_id, force)
+            outcomes, repetitions, over_seeds = _run_models(
+                project, settings, names, session, flow_run_id, force, seeds
+            )
             comparison, differences = _compare(settings, outcomes)
             results = document(settings.profile, time.monotonic() - started, outcomes)
-            table = f"{results_markdown(outcomes)}\n{differences}"
+            results |= over_seeds
+            table = f"{results_markdown(outcomes)}\n{differences}{seeds_markdown(over_seeds)}"
             table += _report(project, settings, outcomes, comparison, flow_run_id)
             try:
                 session.close_flow_run(flow_run_id, results, table)
             except (StoreUnavailable, DiskFull) as error:  # What became of the models is known.
                 tell_about("flow")("not logged", str(error))
-            failed = any(outcome.status == "failed" for outcome in outcomes)
-            failure = ModelsFailed(results, outcomes) if failed else None
+            every = [*outcomes, *repetitions]
+            failed = any(outcome.status == "failed" for outcome in every)
+            failure = ModelsFailed(results, every) if failed else None
             # The models are done, even if Prefect's server is lost.
             leave_schedule(failure.exit_code if failure else 0)
             with contextlib.suppress(httpx.HTTPError):
@@ -272,12 +302,67 @@ def _run_models(
     session: Session,
     flow_run_id: str,
     force: bool,
-) -> list[Outcome]:
+    seeds: int,
+) -> tuple[list[Outcome], list[Outcome], dict[str, Any]]:
+    """Return what became of the models, of their repetitions, and the latter's summary."""
+    # An object made where a forgotten result lay would be taken for that result: all are kept.
+    kept: list[Any] = []
+    verdicts = _verdicts(settings, names, flow_run_id, kept)
+    several = with_seeds(settings, seeds)
+    with contextlib.ExitStack() as stack:
+        parents: dict[str, str] = {}
+
+        def outcome_of(job: tuple[str, Settings]) -> Outcome:
+            name, own = job
+            needed = [verdicts[dataset] for dataset in settings.datasets_of(name)]
+            broken = next((verdict for verdict in needed if not verdict.is_completed()), None)
+            if broken:
+                outcome = _failure(settings, name, error_of(broken))
+                tell_about(name)(outcome.status, _summary(outcome))
+                return outcome
+            is_usual = own is settings
+            run = Run(project, own, name, session, MODEL_RUN if is_usual else SEED_RUN)
+            parent = flow_run_id if is_usual else parents[name]
+            outcome = _run_model(run, needed, parent, force, kept)
+            subject, part = _subject(run)
+            tell_about(subject)(outcome.status, part + _summary(outcome))
+            return outcome
+
+        if seeds > 1:
+            for name in names:
+                if all(verdicts[d].is_completed() for d in settings.datasets_of(name)):
+                    parents[name] = open_parent(Run(project, settings, name, session), flow_run_id)
+                    stack.enter_context(session.ending_on_error(parents[name]))
+        jobs = [(name, settings) for name in names]
+        jobs += [(name, own) for own in several[1:] for name in parents]
+        if (workers := active_workers()) is None:
+            done = [outcome_of(job) for job in jobs]
+        else:
+            done = _side_by_side(workers, outcome_of, jobs)
+        every = [(name, own.seed, outcome) for (name, own), outcome in zip(jobs, done, strict=True)]
+        documents = [
+            summarise(session, parent, {seed: o for other, seed, o in every if other == name})
+            for name, parent in parents.items()
+        ]
+    if seeds == 1:
+        return done, [], {}
+    for document in documents:
+        tell_about(f"{document['model']} seeds")(*seeds_line(document))
+    repetitions = [
+        outcome.model_copy(update={"model": f"{name}, seed {seed}"})
+        for name, seed, outcome in every[len(names) :]
+    ]
+    results = {"seeds": documents, "seed_differences": compare_seeds(documents)}
+    return done[: len(names)], repetitions, results
+
+
+def _verdicts(
+    settings: Settings, names: list[str], flow_run_id: str, kept: list[Any]
+) -> dict[str, State[Verdict]]:
+    """Prepare and validate the datasets of models; return the last state of each."""
     # Prefect recognises by object identity which task a value comes from, and takes one string in
     # two records for the same value. A value that no task returned is quoted.
     quoted: Any = quote(settings)
-    # An object made where a forgotten result lay would be taken for that result: all are kept.
-    kept: list[Any] = []
     verdicts: dict[str, State[Verdict]] = {}
     for dataset in dict.fromkeys(d for name in names for d in settings.datasets_of(name)):
         ready: Any = prepare(quoted, dataset, return_state=True)
@@ -286,35 +371,23 @@ def _run_models(
             ready = validate(quoted, ready, flow_run_id, return_state=True)
         verdicts[dataset] = ready
         tell_about(dataset)("checked" if ready.is_completed() else "failed", "")
-
-    def outcome_of(name: str) -> Outcome:
-        needed = [verdicts[dataset] for dataset in settings.datasets_of(name)]
-        broken = next((verdict for verdict in needed if not verdict.is_completed()), None)
-        outcome = (
-            _failure(settings, name, error_of(broken))
-            if broken
-            else _run_model(Run(project, settings, name, session), needed, flow_run_id, force, kept)
-        )
-        tell_about(name)(outcome.status, _summary(outcome))
-        return outcome
-
-    if (workers := active_workers()) is None:
-        return [outcome_of(name) for name in names]
-    return _side_by_side(workers, outcome_of, names)
+    return verdicts
 
 
 def _side_by_side(
-    workers: Workers, outcome_of: Callable[[str], Outcome], names: Sequence[str]
+    workers: Workers,
+    outcome_of: Callable[[tuple[str, Settings]], Outcome],
+    jobs: Sequence[tuple[str, Settings]],
 ) -> list[Outcome]:
-    """Return the outcomes in the order of the names; each worker takes the next model."""
+    """Return the outcomes in the order of the jobs; each worker takes the next one."""
 
-    def in_worker(name: str) -> Outcome:
+    def in_worker(job: tuple[str, Settings]) -> Outcome:
         with workers.taken() as worker:
             _worker.set(worker)
-            return outcome_of(name)
+            return outcome_of(job)
 
     with ThreadPoolExecutor(workers.count) as threads:
-        futures = [threads.submit(copy_context().run, in_worker, name) for name in names]
+        futures = [threads.submit(copy_context().run, in_worker, job) for job in jobs]
         try:
             return [future.result() for future in futures]
         except BaseException:
@@ -347,7 +420,7 @@ def _run_model(run: Run, verdicts: Any, flow_run_id: str, force: bool, kept: lis
                 return reused
             training = step(train, begun)
             evaluation = step(evaluate, begun, training)
-            explanation = step(explain, begun, evaluation)
+            explanation = step(explain, begun, evaluation) if run.becomes_version else None
             claim.check()
             logged: Outcome = step(log, begun, verdicts[0], evaluation, explanation).result()
             return logged

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chapterflow.evaluation.significance import differences, holm, mcnemar, paired_bootstrap
+from chapterflow.evaluation.significance import (
+    SeedScores,
+    differences,
+    holm,
+    mcnemar,
+    over_seeds,
+    paired_bootstrap,
+    seed_differences,
+    welch,
+)
+from chapterflow.kinds.dataset import CLASSIFICATION, REGRESSION, Task
 
 
 @pytest.mark.parametrize(
@@ -174,3 +184,37 @@ def test_right_means_equal_to_the_label() -> None:
 def test_fewer_than_two_models_have_no_pairs() -> None:
     assert differences("d", LABELS, {}, {}, resamples=10, seed=5) == []
     assert differences("d", LABELS, {"a": LABELS}, {"a": 1.0}, resamples=10, seed=5) == []
+
+
+def test_over_seeds_with_the_t_interval_of_a_textbook() -> None:
+    # t(0.975, 3) = 3.182446: 0.95 +- 3.182446 * 0.0147196 / 2
+    scores = over_seeds("dnn", "digits", CLASSIFICATION, {5: 0.94, 6: 0.96, 7: 0.965, 8: 0.935})
+    assert scores.seeds == [5, 6, 7, 8]
+    assert (scores.mean, scores.std) == pytest.approx((0.95, 0.0147196), abs=1e-6)
+    assert (scores.low, scores.high) == pytest.approx((0.926578, 0.973422), abs=1e-5)
+    constant = over_seeds("dnn", "digits", CLASSIFICATION, dict.fromkeys((5, 6, 7), 0.7))
+    assert (constant.std, constant.low, constant.high) == (0, constant.mean, constant.mean)
+
+
+def test_models_over_seeds_by_welch_with_holm() -> None:
+    rng = np.random.default_rng(1)
+
+    def model(name: str, mean: float, task: Task = CLASSIFICATION) -> SeedScores:
+        values = rng.normal(mean, 0.005, size=10)
+        return over_seeds(name, "data", task, dict(enumerate(map(float, values))))
+
+    models = [model("dnn", 0.95), model("cnn", 0.98), model("lenet5", 0.98)]
+    pairs = seed_differences([*models, model("conv1d", 0.1, REGRESSION)])
+    assert [(p.a, p.b, p.verdict) for p in pairs] == [
+        ("dnn", "cnn", "b better"),
+        ("dnn", "lenet5", "b better"),
+        ("cnn", "lenet5", "no difference shown"),
+    ]
+    assert all(p.low < p.difference < p.high for p in pairs)
+    assert [p.p_adjusted for p in pairs] == holm([p.p_value for p in pairs])
+    worse, better = model("a", 0.2, REGRESSION), model("b", 0.1, REGRESSION)
+    assert seed_differences([worse, better])[0].verdict == "b better"
+
+
+def test_scores_that_do_not_vary_show_no_difference() -> None:
+    assert welch([0.5, 0.5], [0.75, 0.75]) == (1.0, 0.25, 0.25)

@@ -85,6 +85,18 @@ def store(in_project: Project) -> Store:
     return Store(in_project)
 
 
+def test_seeds_stay_with_the_run_that_they_are_nested_in(store: Store, in_project: Project) -> None:
+    old = store.run(50, runs.SEEDS_RUN)
+    gone = {old, *(store.run(50, runs.SEED_RUN, **{runs.PARENT: old}) for _ in range(2))}
+    newer = store.run(40, runs.SEEDS_RUN)
+    kept = {newer, *(store.run(40, runs.SEED_RUN, **{runs.PARENT: newer}) for _ in range(2))}
+    unneeded = find_unneeded(in_project, older=MONTH, keep=1)
+    assert unneeded.counts() == {"seed runs": 2, "seeds runs": 1}
+    remove(in_project, unneeded)
+    assert store.runs() == kept
+    assert not gone & store.runs()
+
+
 def test_old_runs_go_with_versions_models_and_files(store: Store, in_project: Project) -> None:
     old, _, folder = store.model(40)
     newer, number, kept = store.model(35)

@@ -68,6 +68,14 @@ def run(
         str | None,
         typer.Option(metavar="URL", help="Address of the Dask scheduler: tcp://HOST:8786."),
     ] = None,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Train each model with N seeds: mean, interval and comparison (docs/compare.md).",
+        ),
+    ] = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Run models, from their data to the registry.
@@ -81,7 +89,7 @@ def run(
     if execution:
         project, settings = start(settings.profile, [*overrides, *execution])
     from chapterflow.loop import progress as live
-    from chapterflow.loop.tables import print_results
+    from chapterflow.loop.tables import print_results, print_seeds
     from chapterflow.tracking.records import Outcome
     from pipelines.prefect_server import prefect_server
 
@@ -94,6 +102,7 @@ def run(
         [*overrides, *execution],
         force=force,
         workers=workers,
+        seeds=seeds,
         console=console,
         server=prefect_server,
     )
@@ -108,6 +117,7 @@ def run(
     else:
         outcomes = [Outcome.model_validate(model) for model in results["models"]]
         print_results(console, outcomes)
+        print_seeds(console, results)
         print_accepted(console, project, [outcome.dataset for outcome in outcomes])
         print_next_steps(console, results["models"], settings, overrides, project=project)
     sys.exit(exit_code)
@@ -163,6 +173,7 @@ def run_models(
     workers: int | None,
     console: Console,
     server: Callable[..., AbstractContextManager[str]],
+    seeds: int = 1,
 ) -> Any:
     """Run the flow with its progress on a console.
 
@@ -187,7 +198,9 @@ def run_models(
         progress.update(datasets[0], "starting", "Prefect")
 
         def preload() -> None:
-            if started := steps.preload(project, settings, names, workers=workers, force=force):
+            if started := steps.preload(
+                project, settings, names, workers=workers, force=force, seeds=seeds
+            ):
                 stack.enter_context(started)
             # A second of imports, while the server still imports its own.
             import pipelines.chapter  # noqa: F401
@@ -202,6 +215,7 @@ def run_models(
                 overrides=overrides,
                 force=force,
                 workers=workers if active_workers() else 1,
+                seeds=seeds,
             )
 
 

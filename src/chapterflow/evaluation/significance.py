@@ -1,12 +1,15 @@
-"""Statistical comparison of models scored on the same test examples."""
+"""Statistical comparison of models: on the same test examples, and over seeds."""
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chapterflow.kinds.dataset import TASKS, Task
 from chapterflow.types import Strict
 
 #: Adjusted p-value below which a difference is significant.
@@ -158,3 +161,125 @@ def differences(
             )
         )
     return differences
+
+
+class SeedScores(Strict):
+    """Test scores of a model that was trained with several seeds.
+
+    Attributes:
+        score: Name of the score, without `test/`.
+        values: The score of each seed, in the order of `seeds`.
+        std: Standard deviation of the values (n - 1).
+        low: Lower end of the 95 % t interval of the mean (Student 1908).
+        high: Upper end of the interval.
+    """
+
+    model: str
+    dataset: str
+    score: Literal["accuracy", "rmse"]
+    seeds: list[int]
+    values: list[float]
+    mean: float
+    std: float
+    low: float
+    high: float
+
+
+class SeedDifference(Strict):
+    """Comparison of two models, A and B, over seeds: by Welch's t-test.
+
+    Attributes:
+        difference: Mean score of B minus mean score of A.
+        low: Lower end of the 95 % interval of the difference.
+        high: Upper end of the interval.
+        p_value: p-value of Welch's test; 1 if the scores vary in neither model.
+        p_adjusted: p-value adjusted for the number of pairs on the dataset (Holm 1979).
+        verdict: `b better`, `a better` or `no difference shown`.
+    """
+
+    a: str
+    b: str
+    dataset: str
+    score: Literal["accuracy", "rmse"]
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    p_adjusted: float
+    verdict: str
+
+
+def over_seeds(model: str, dataset: str, task: Task, scores: Mapping[int, float]) -> SeedScores:
+    """Return what a model's scores over seeds have in common.
+
+    Args:
+        model: Name of the model.
+        dataset: Name of the dataset.
+        task: What the score belongs to.
+        scores: Test score by seed, at least two.
+    """
+    from scipy import stats
+
+    values = list(scores.values())
+    low = mean = high = float(np.mean(values))
+    std = 0.0
+    if min(values) < max(values):  # Otherwise the interval is a point.
+        std = float(np.std(values, ddof=1))
+        low, high = map(
+            float, stats.t.interval(0.95, len(values) - 1, mean, std / np.sqrt(len(values)))
+        )
+    return SeedScores(
+        model=model,
+        dataset=dataset,
+        score=task.score,
+        seeds=list(scores),
+        values=values,
+        mean=mean,
+        std=std,
+        low=low,
+        high=high,
+    )
+
+
+def welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
+    """Return the p-value of Welch's t-test, and the 95 % interval of mean(B) - mean(A).
+
+    Equal seeds do not pair models: what a seed draws depends on the shapes of a model's layers
+    (Welch 1947; recommended for seeds by Colas, Sigaud & Oudeyer 2019).
+    """
+    from scipy import stats
+
+    difference = float(np.mean(b)) - float(np.mean(a))
+    if min(a) == max(a) and min(b) == max(b):
+        return 1.0, difference, difference
+    result = stats.ttest_ind(b, a, equal_var=False)
+    interval = result.confidence_interval(0.95)
+    return float(result.pvalue), float(interval.low), float(interval.high)
+
+
+def seed_differences(models: Sequence[SeedScores]) -> list[SeedDifference]:
+    """Compare every pair of models that have the same dataset and score."""
+    compared = []
+    for place in dict.fromkeys((scores.dataset, scores.score) for scores in models):
+        same = [scores for scores in models if (scores.dataset, scores.score) == place]
+        pairs = list(itertools.combinations(same, 2))
+        tests = [welch(a.values, b.values) for a, b in pairs]
+        higher_is_better = next(t.higher_is_better for t in TASKS if t.score == place[1])
+        adjusted = holm([p_value for p_value, _, _ in tests])
+        for (a, b), (p_value, low, high), p_adjusted in zip(pairs, tests, adjusted, strict=True):
+            better = "b better" if (b.mean > a.mean) == higher_is_better else "a better"
+            compared.append(
+                SeedDifference(
+                    a=a.model,
+                    b=b.model,
+                    dataset=a.dataset,
+                    score=a.score,
+                    difference=b.mean - a.mean,
+                    low=low,
+                    high=high,
+                    p_value=p_value,
+                    p_adjusted=p_adjusted,
+                    verdict=better if p_adjusted < SIGNIFICANCE else "no difference shown",
+                )
+            )
+    return compared

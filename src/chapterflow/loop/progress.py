@@ -22,7 +22,7 @@ DRAWN_EVERY = 0.25
 #: Steps before the work on a subject begins.
 WAITING = ("waiting", "starting")
 #: Steps after which nothing more happens to a subject.
-DONE = ("trained", "reused", "failed", "checked", "built", "here")
+DONE = ("trained", "reused", "failed", "checked", "built", "here", "done")
 
 
 class Progress(Protocol):

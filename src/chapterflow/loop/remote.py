@@ -37,6 +37,8 @@ class Order:
         software: As `software` returns it.
         digests: Of the datasets that the model reads, by name.
         flow_run_id: MLflow run to nest the model's run in.
+        label: What tells the run from the others of the flow.
+        run_type: As `Run.run_type`.
         force: Train even where a finished run has the fingerprint.
         tags: More tags for the run.
     """
@@ -47,6 +49,8 @@ class Order:
     software: dict[str, str]
     digests: dict[str, str]
     flow_run_id: str
+    label: str
+    run_type: str
     force: bool = False
     tags: dict[str, str] = field(default_factory=dict)
 
@@ -59,6 +63,8 @@ class Order:
             model=run.model,
             parts=run.parts,
             software=software(run.project),
+            label=run.label,
+            run_type=run.run_type,
             digests={name: read_card(run.project.data / name).digest for name in names},
             **options,
         )
@@ -90,7 +96,7 @@ def take(order: Order, verdicts: Sequence[Verdict], *, tell: Tell) -> Outcome:
     _refuse_other("software", order.software, software(project))
     for name, digest in order.digests.items():
         _bring(project, order.settings, name, digest, tell)
-    run = Run(project, order.settings, order.model)
+    run = Run(project, order.settings, order.model, run_type=order.run_type)
     _refuse_other("fingerprint", order.parts, run.parts)
     _check_store(run, order.flow_run_id)
     return steps.run_model(

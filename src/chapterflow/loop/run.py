@@ -52,6 +52,7 @@ class Run:
         project: The checkout that this process works in.
         settings: Checked settings, profile chosen.
         model: Name of the chapter model.
+        run_type: `tracking.runs.MODEL_RUN`, or `SEED_RUN` for a repetition with another seed.
         dataset: Name of the dataset that it learns.
         parts: All that decides the run (`tracking.fingerprint.fingerprint_parts`).
         id: Id of the MLflow run; empty before `start`.
@@ -62,11 +63,17 @@ class Run:
     """
 
     def __init__(
-        self, project: Project, settings: Settings, model: str, session: Session | None = None
+        self,
+        project: Project,
+        settings: Settings,
+        model: str,
+        session: Session | None = None,
+        run_type: str = runs.MODEL_RUN,
     ) -> None:
         self.project = project
         self.settings = settings
         self.model = model
+        self.run_type = run_type
         self.dataset = settings.dataset_of(model)
         cards = [read_card(project.data / name) for name in settings.datasets_of(model)]
         self.parts = fingerprint_parts(settings, model, cards)
@@ -126,7 +133,22 @@ class Run:
     @property
     def title(self) -> str:
         """Model and dataset, for headings."""
-        return f"{self.model} on {self.dataset}"
+        return f"{self.model} on {self.dataset}{'' if self.becomes_version else f', {self.seed}'}"
+
+    @property
+    def becomes_version(self) -> bool:
+        """Whether the model is explained and registered; repetitions are only scored."""
+        return self.run_type == runs.MODEL_RUN
+
+    @property
+    def seed(self) -> str:
+        """The seed, for names."""
+        return f"seed {self.settings.seed}"
+
+    @property
+    def label(self) -> str:
+        """What tells the run from the others of a flow."""
+        return self.model if self.becomes_version else f"{self.model}, {self.seed}"
 
     def open_dataset(self) -> Dataset:
         """Open the dataset, building it if this checkout does not have it.
@@ -221,10 +243,16 @@ class Run:
     def reuse(self, tell: Tell = silent) -> bool:
         """Adopt the finished run of this fingerprint; return whether there is one.
 
-        One whose model is no longer as it was logged is not reused.
+        One whose model is no longer as it was logged is not reused, except for its scores.
         """
         client = self.session.client
-        done = runs.find_finished(client, self._look_up())
+        same = self._look_up()
+        if not self.becomes_version:
+            done = next((run for run in same if run.info.status == "FINISHED"), None)
+            if done is not None:
+                self.id, self.finished = str(done.info.run_id), True
+            return self.finished
+        done = runs.find_finished(client, same)
         if done is None:
             return False
         try:
@@ -241,7 +269,10 @@ class Run:
         """Return the runs of this fingerprint, as the store has them now."""
         session = self.session
         self._same = runs.runs_of_fingerprint(
-            session.client, session.experiment_id, self.fingerprint
+            session.client,
+            session.experiment_id,
+            self.fingerprint,
+            {runs.MODEL_RUN, self.run_type},
         )
         return self._same
 
@@ -265,13 +296,13 @@ class Run:
         card = read_card(self.project.data / self.dataset)
         client, experiment_id = self.session.client, self.session.experiment_id
         if marker.is_file():
-            earlier: str | None = marker.read_text(encoding="utf-8")
+            earlier = runs.of_type(client, marker.read_text(encoding="utf-8"), self.run_type)
         elif restart:
             earlier = None
         else:
             # `reuse` has looked them up.
             same = self._look_up() if self._same is None else self._same
-            earlier = runs.find_interrupted(same, machine())
+            earlier = runs.find_interrupted(same, machine(), self.run_type)
             if earlier and self.is_shared and not self.folder.is_dir():
                 Artifacts(earlier).restore_work(self.folder)
         self.resumed = self.folder.is_dir()
@@ -282,7 +313,7 @@ class Run:
             name=self.title,
             run_id=earlier,
             tags={
-                runs.RUN_TYPE: "model",
+                runs.RUN_TYPE: self.run_type,
                 runs.MODEL: self.model,
                 runs.DATASET: self.dataset,
                 runs.PROFILE: self.settings.profile,
@@ -294,7 +325,8 @@ class Run:
                 runs.COLOUR: runs.colour_of(self.model, self.settings.models),
                 runs.PYTHON: platform.python_version(),
                 **({runs.EXPERIMENT: name} if (name := experiment()) else {}),
-                **self.about_tags,
+                # Charts of a role show its models, not their repetitions.
+                **(self.about_tags if self.becomes_version else {}),
                 "mlflow.note.content": f"{self.introduction} Trained on `{self.dataset}`: "
                 f"{card.title}.",
                 **({runs.PARENT: flow_run_id} if flow_run_id else {}),

@@ -25,6 +25,7 @@ from chapterflow.kinds.dataset import DatasetCard, open_dataset
 from chapterflow.kinds.likeness import Likeness
 from chapterflow.loop.logged_model import log_trained_model
 from chapterflow.loop.run import Run
+from chapterflow.loop.seeds import with_seeds
 from chapterflow.loop.workers import Workers, default_count
 from chapterflow.models.catalog import get_model
 from chapterflow.tracking import runs
@@ -59,6 +60,7 @@ def preload(
     *,
     workers: int | None = None,
     force: bool = False,
+    seeds: int = 1,
 ) -> Workers | None:
     """Open the tracking store, and start what training these models needs.
 
@@ -70,6 +72,7 @@ def preload(
         workers: Models to train side by side; by default as `execution.workers` says, or else as
             many as cores and memory, or the scheduler's workers, allow.
         force: Whether finished models train again.
+        seeds: Number of seeds with which each model trains.
 
     Returns:
         The workers; None if the models run in this process.
@@ -84,12 +87,12 @@ def preload(
             f"Received: {tracking_uri(project)}. Set MLFLOW_TRACKING_URI to an MLflow server, "
             "see docs/scale.md"
         )
-    with Session(project, settings) as session:
-        done = {
-            run.data.tags[runs.MODEL]
-            for run in (() if force else current_runs(project, settings, session, models))
-        }
-    pending = len(set(models) - done)
+    pending = len(set(models)) * seeds
+    if not force:
+        with Session(project, settings) as session:
+            for own in with_seeds(settings, seeds):
+                types = {runs.MODEL_RUN, runs.MODEL_RUN if own is settings else runs.SEED_RUN}
+                pending -= len(list(current_runs(project, own, session, set(models), types)))
     if not pending:
         return None
     wanted = workers or execution.workers
@@ -236,6 +239,8 @@ def train(run: Run, *, tell: Tell = silent) -> Training:
                 scratch=run.project.scratch,
             )
         run.artifacts.log_document(training.model_dump(), TRAINING)
+        if not run.becomes_version:
+            return training
         sized = sized_for(run.entry, params, dataset)
         run.logged_model = log_trained_model(
             run.session.client,
@@ -273,7 +278,10 @@ def untrained(
 
 
 def evaluate(run: Run, training: Training, *, tell: Tell = silent) -> Evaluation:
-    """Score the trained model on the test split, and its variants, and log scores and figures."""
+    """Score the trained model on the test split, and its variants, and log scores and figures.
+
+    A repetition with another seed has scores alone.
+    """
     load_tensorflow()
     from chapterflow.evaluation import figures
     from chapterflow.evaluation.evaluate import evaluate as score
@@ -292,6 +300,10 @@ def evaluate(run: Run, training: Training, *, tell: Tell = silent) -> Evaluation
             run.settings.evaluation,
             model=run.trained_model(),
         )
+        artifacts = run.artifacts
+        if not run.becomes_version:
+            artifacts.log_document(evaluation.model_dump(), EVALUATION)
+            return evaluation
         more = score_variants(
             entry,
             params,
@@ -311,7 +323,6 @@ def evaluate(run: Run, training: Training, *, tell: Tell = silent) -> Evaluation
                 tell=lambda fold: tell("cross-validation", fold),
             )
         evaluation = evaluation.model_copy(update={"metrics": evaluation.metrics | more})
-        artifacts = run.artifacts
         artifacts.log_document(evaluation.model_dump(), EVALUATION)
         np.savez_compressed(run.folder / PREDICTIONS, **evaluation.predictions)
         artifacts.log_file(run.folder / PREDICTIONS)
@@ -368,29 +379,34 @@ def log(
     run: Run,
     verdict: Verdict,
     evaluation: Evaluation,
-    explanation: Explanation,
+    explanation: Explanation | None,
     *,
     tell: Tell = silent,
 ) -> Outcome:
-    """Log the final metrics, register the model as challenger, and end the run."""
+    """Log the final metrics, register the model as challenger, and end the run.
+
+    A repetition with another seed has no explanation and is not registered.
+    """
     from chapterflow.evaluation.scores import check_metrics
 
     tell("log", "metrics and registry")
     client = run.session.client
     with run.ending_on_error():
         run.artifacts.log_document(verdict.model_dump(), VERDICT)
-        metrics = check_metrics(evaluation.metrics | explanation.metrics)
-        version = _register(run, run.artifacts.card(), metrics)
-        tags = {runs.MODEL_VERSION: version}
-        if explanation.refusal:
-            tags["chapterflow.explain"] = explanation.refusal
+        tags = {}
+        metrics = check_metrics(evaluation.metrics | (explanation.metrics if explanation else {}))
+        if explanation:
+            tags[runs.MODEL_VERSION] = _register(run, run.artifacts.card(), metrics)
+            if explanation.refusal:
+                tags["chapterflow.explain"] = explanation.refusal
         # At step 0 the UI draws bars, one for each run, not single points over epochs.
         runs.log_metrics(client, run.id, metrics, 0, tags)
         if run.is_shared:
             run.artifacts.delete_work()
         runs.close_run(client, run.id, "FINISHED")
         finished = client.get_run(run.id)
-        run.session.challenge(finished)
+        if explanation:
+            run.session.challenge(finished)
     run.discard()
     return outcome_of(finished, "trained")
 
@@ -431,6 +447,8 @@ def _register(run: Run, card: DatasetCard, metrics: Mapping[str, float]) -> str:
 def reuse(run: Run, *, tell: Tell = silent) -> Outcome:
     """Return the outcome of a finished run; its version becomes the challenger."""
     tell("look up", "the finished run")
+    if not run.becomes_version:
+        return outcome_of(run.session.client.get_run(run.id))
     return outcome_of(run.session.confirm(run.id))
 
 
@@ -451,7 +469,7 @@ def run_model(
             return reuse(run, tell=tell)
         training = train(run, tell=tell)
         evaluation = evaluate(run, training, tell=tell)
-        explanation = explain(run, evaluation, tell=tell)
+        explanation = explain(run, evaluation, tell=tell) if run.becomes_version else None
         claim.check()
         return log(run, verdicts[0], evaluation, explanation, tell=tell)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -59,6 +60,11 @@ FOLDS_HEADINGS = [
     "model", "variant", "inner validation split", "epoch chosen on test folds", "majority class"
 ]  # fmt: skip
 FOLDS_TITLE = "Cross-validation: mean +- deviation over the folds, under two protocols"
+SEEDS_TITLE = "Over seeds: mean and deviation of the score on the test split"
+SEEDS_HEADINGS = ["model", "dataset", "seeds", "score", "mean", "deviation", "95 % interval"]
+SEEDS_DROPPED = ("score", "dataset", "deviation")
+SEED_DIFFERENCES_TITLE = "Over seeds: is the difference of the means real? (Welch's t-test)"
+SEED_DIFFERENCES_HEADINGS = ["A", "B", "B-A", "95 % interval", "p (Holm)", "better"]
 DIFFERENCE_HEADINGS = [
     "A", "B", "accuracy B-A", "95 % interval", "only A / B right", "McNemar p (Holm)",
     "time B/A", "verdict",
@@ -156,6 +162,79 @@ def folds_notes(outcomes: Sequence[Outcome]) -> list[str]:
                 f"{'variants' if len(equals) > 1 else 'variant'} {variants}."
             )
     return notes
+
+
+def seeds_line(document: Mapping[str, Any]) -> tuple[str, str]:
+    """Return status and summary of a model's scores over seeds (`seeds.summarise`)."""
+    if document["errors"]:
+        count = len(document["errors"])
+        return "failed", f"{count} of {count + len(document['runs'])} seeds"
+    return "done", (
+        f"{document['score']} {document['mean']:.4f} +- {document['std']:.4f} over "
+        f"{len(document['seeds'])} seeds"
+    )
+
+
+def seeds_rows(documents: Sequence[Mapping[str, Any]]) -> list[Cells]:
+    """Return the cells of each model under `SEEDS_HEADINGS`."""
+    return [
+        [
+            document["model"],
+            document["dataset"],
+            str(len(document["runs"])),
+            document["score"],
+            f"{document['mean']:.4f}",
+            f"{document['std']:.4f}",
+            f"{document['low']:.4f}-{document['high']:.4f}",
+        ]
+        for document in documents
+        if document["values"]
+    ]
+
+
+def seed_difference_rows(pairs: Sequence[Mapping[str, Any]]) -> list[Cells]:
+    """Return the cells of each pair under `SEED_DIFFERENCES_HEADINGS`."""
+    return [
+        [
+            pair["a"],
+            pair["b"],
+            f"{pair['difference']:+.4f}",
+            f"{pair['low']:+.4f} to {pair['high']:+.4f}",
+            f"{pair['p_adjusted']:.3g}",
+            {"a better": pair["a"], "b better": pair["b"]}.get(pair["verdict"], "none shown"),
+        ]
+        for pair in pairs
+    ]
+
+
+def seeds_markdown(results: Mapping[str, Any]) -> str:
+    """Return the tables of results over seeds; empty if there are none."""
+    text = ""
+    if rows := seeds_rows(results.get("seeds", ())):
+        text += f"\n{SEEDS_TITLE}:\n\n{markdown(SEEDS_HEADINGS, rows)}"
+    if rows := seed_difference_rows(results.get("seed_differences", ())):
+        text += f"\n{SEED_DIFFERENCES_TITLE}:\n\n{markdown(SEED_DIFFERENCES_HEADINGS, rows)}"
+    return text
+
+
+def print_seeds(console: Console, results: Mapping[str, Any]) -> None:
+    """Print the results over seeds, if there are any, then the errors."""
+    for title, headings, rows, drop in (
+        (SEEDS_TITLE, SEEDS_HEADINGS, seeds_rows(results.get("seeds", ())), SEEDS_DROPPED),
+        (
+            SEED_DIFFERENCES_TITLE,
+            SEED_DIFFERENCES_HEADINGS,
+            seed_difference_rows(results.get("seed_differences", ())),
+            ("p (Holm)", "B-A"),
+        ),
+    ):
+        if rows:
+            draw = partial(_drawn, title, headings, rows, ("model", "dataset", "A", "B", "better"))
+            console.print(fitting(console, draw, headings, drop))
+    for document in results.get("seeds", ()):
+        for seed, error in document["errors"].items():
+            text = f"{document['model']}, seed {seed}, failed: {error}"
+            console.print(Text(text, style="red"), soft_wrap=True)
 
 
 def difference_row(pair: Difference) -> Cells:

@@ -41,6 +41,7 @@ EXPLANATION = "explain"  # a folder: `explain.json`, and of older runs its pictu
 #: Tag of a run with images, for the UI (`mlflow.utils.mlflow_tags.MLFLOW_LOGGED_IMAGES`).
 LOGGED_IMAGES = {"mlflow.loggedImages": "True"}
 WORK = "work"  # a folder: what an interrupted training needs to continue, a zip file
+SEEDS = "seeds.json"  # of a run over several seeds
 #: Of a flow's run.
 RESULTS, RESULTS_TABLE = "results.json", "results.md"
 VALIDATION = "validation"  # a folder: one folder a dataset

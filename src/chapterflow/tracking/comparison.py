@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,7 +78,11 @@ def differences_of(
 
 
 def current_runs(
-    project: Project, settings: Settings, session: Session, models: Iterable[str]
+    project: Project,
+    settings: Settings,
+    session: Session,
+    models: Iterable[str],
+    run_types: Collection[str] = (runs.MODEL_RUN,),
 ) -> Iterator[Run]:
     """Yield the finished runs of models with today's parameters, data and sources.
 
@@ -90,7 +94,7 @@ def current_runs(
         if all((folder / CARD).is_file() for folder in folders):
             cards = [read_card(folder) for folder in folders]
             key = fingerprint(fingerprint_parts(settings, model, cards))
-            same = runs.runs_of_fingerprint(session.client, session.experiment_id, key)
+            same = runs.runs_of_fingerprint(session.client, session.experiment_id, key, run_types)
             finished = [run for run in same if run.info.status == "FINISHED"]
             if len(finished) > 1:
                 whole = (run for run in finished if runs.is_whole(session.client, run))

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
 
 #: Tags, all under one prefix so that the UI lists them together.
-RUN_TYPE = "chapterflow.kind"  # `model`: the run of one model; `flow`: of a flow over several
+RUN_TYPE = "chapterflow.kind"  # `flow`: over several models; others below
 FINGERPRINT = "chapterflow.fingerprint"
 MODEL = "chapterflow.model"
 MODEL_VERSION = "chapterflow.model_version"
@@ -58,6 +58,9 @@ MODEL_URI = "chapterflow.model_uri"  # of a batch of predictions: the version th
 EXPERIMENT = "chapterflow.experiment"  # name of the DVC experiment that trained it
 #: Of a run: the logged model that it trained. Of a logged model: the weights that were trained.
 LOGGED_MODEL, TRAINED_SHA256 = "chapterflow.logged_model", "chapterflow.trained_sha256"
+#: Values of RUN_TYPE: the run of a model, which becomes a version; a repetition of it with another
+#: seed, which does not; what the repetitions are nested in.
+MODEL_RUN, SEED_RUN, SEEDS_RUN = "model", "seed", "seeds"
 #: File in a run's folder: the id of the MLflow run that works there.
 RUN_ID = "run_id"
 #: File in a run's folder: metrics that the store does not have yet, one epoch a line.
@@ -400,7 +403,12 @@ class _Busy(Exception):
         raise cls
 
 
-def runs_of_fingerprint(client: MlflowClient, experiment_id: str, fingerprint: str) -> list[Run]:
+def runs_of_fingerprint(
+    client: MlflowClient,
+    experiment_id: str,
+    fingerprint: str,
+    run_types: Collection[str] = (MODEL_RUN,),
+) -> list[Run]:
     """Return the newest runs of a fingerprint, finished or not, newest first."""
     same: list[Run] = client.search_runs(
         [experiment_id],
@@ -408,7 +416,7 @@ def runs_of_fingerprint(client: MlflowClient, experiment_id: str, fingerprint: s
         order_by=["attributes.start_time DESC"],
         max_results=100,
     )
-    return same
+    return [run for run in same if run.data.tags.get(RUN_TYPE) in run_types]
 
 
 def find_finished(client: MlflowClient, same: Iterable[Run]) -> Run | None:
@@ -422,7 +430,7 @@ def find_finished(client: MlflowClient, same: Iterable[Run]) -> Run | None:
     return next((run for run in finished if is_whole(client, run)), None)
 
 
-def find_interrupted(same: Iterable[Run], machine: str) -> str | None:
+def find_interrupted(same: Iterable[Run], machine: str, run_type: str = MODEL_RUN) -> str | None:
     """Return the first run that was left unfinished; call it within the claim of its fingerprint.
 
     Training it again on the same machine gives the model that it has logged, so that model and its
@@ -432,14 +440,26 @@ def find_interrupted(same: Iterable[Run], machine: str) -> str | None:
     Args:
         same: Runs of one fingerprint.
         machine: What a run with a logged model must have been trained on (`environment.machine`).
+        run_type: Type of the run.
     """
     for run in same:
         tags = run.data.tags
-        if run.info.status == "FINISHED" or tags.get(RUN_TYPE) != "model":
+        if run.info.status == "FINISHED" or tags.get(RUN_TYPE) != run_type:
             continue
         if tags.get(MACHINE) == machine or LOGGED_MODEL not in tags:
             return str(run.info.run_id)
     return None
+
+
+def of_type(client: MlflowClient, run_id: str, run_type: str) -> str | None:
+    """Return the id of a run if the store has it and its type is this, else None."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        tags = client.get_run(run_id).data.tags
+    except MlflowException:
+        return None
+    return run_id if tags.get(RUN_TYPE) == run_type else None
 
 
 def is_whole(client: MlflowClient, run: Run) -> bool:

@@ -148,7 +148,9 @@ class Session:
         runs.set_tags(
             self.client, run_id, {f"chapterflow.status.{m['model']}": m["status"] for m in models}
         )
-        failed = any(model["status"] == "failed" for model in models)
+        failed = any(model["status"] == "failed" for model in models) or any(
+            model["errors"] for model in results.get("seeds", ())
+        )
         runs.close_run(self.client, run_id, "FAILED" if failed else "FINISHED")
 
 
