@@ -30,6 +30,8 @@ GUARD = Path(__file__).resolve().parent / "loop" / "guard"
 USERS_OWN = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "PREFECT_API_URL", "CHAPTERFLOW_PROJECT")
 for name in USERS_OWN:
     os.environ.pop(name, None)
+# Tests read English, whatever the locale of the machine.
+os.environ["CHAPTERFLOW_LANG"] = "en"
 #: Libraries that tests import set variables of their own, OpenCV for one.
 USERS_SHELL = {**os.environ}
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from chapterflow.language import Language, speaking, tr, trn
 from chapterflow.types import Strict
 
 if TYPE_CHECKING:
@@ -192,6 +193,7 @@ def templates(*folders: Path) -> Environment:
         loader=FileSystemLoader([*folders, TEMPLATES]),
     )
     environment.filters["value"] = text
+    environment.globals |= {"tr": tr, "trn": trn}
     return environment
 
 
@@ -200,6 +202,7 @@ def stylesheet(*names: str) -> str:
     return "".join((TEMPLATES / f"{name}.css").read_text(encoding="utf-8") for name in names)
 
 
+@speaking(Language.en)  # It is an artifact of the validation, which does not know its readers.
 def render_verdict(
     title: str,
     checks: Sequence[Check],

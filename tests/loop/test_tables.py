@@ -1,13 +1,16 @@
 """Tables: every model has its row, every error is told once."""
 
 import io
+import re
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from chapterflow.evaluation.significance import Difference
 from chapterflow.kinds.dataset import CLASSIFICATION, REGRESSION
+from chapterflow.language import Language, speaking
 from chapterflow.loop.tables import (
     DIFFERENCE_HEADINGS,
     beside_table,
@@ -380,3 +383,32 @@ def test_piped_tables_are_whole(console: Console) -> None:
     piped = Console(record=True, file=io.StringIO(), width=124)
     print_differences(piped, [difference(a="lenet5", p_value=0.00342, p_adjusted=0.0103)])
     assert "│ no difference shown │" in piped.export_text()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_korean_tables_align_and_keep_the_verdict(width: int) -> None:
+    console = Console(record=True, file=io.StringIO(), width=width)
+    names = ["test/rmse", "test/rmse_low", "test/rmse_high"]
+    names += ["baseline/savitzky_golay/rmse", "baseline/moving_average/rmse"]
+    curves = {k: v for k, v in METRICS.items() if "accuracy" not in k} | dict.fromkeys(names, 0.05)
+    outcomes = [
+        outcome("cnn"),
+        outcome("gcn", "reused"),
+        outcome("dnn", "failed", error="No luck."),
+        Outcome(model="conv1d", dataset="curves", status="trained", run_id="01234", metrics=curves),
+    ]
+    with speaking(Language.ko):
+        print_results(console, outcomes)
+        print_differences(console, [difference(), difference(verdict="b better")])
+    text = console.export_text()
+    wide = ("확인된 차이 없음", "cnn 우세") if width == 120 else ("확인 안 됨", "나은 쪽")
+    for word in ("모델", "정확도", "95 % 신뢰 구간", *wide):
+        assert word in text
+    boxes = re.findall(r"(?:^[┏┃┡│└├].*\n)+", text, re.MULTILINE)
+    assert len(boxes) == 3
+    for box in boxes:
+        assert len({cell_len(line) for line in box.splitlines()}) == 1, box
+        assert cell_len(box.splitlines()[0]) <= width
+    words = set(re.findall("[A-Za-z][a-z]+", text))
+    names = {"cnn", "gcn", "dnn", "conv", "digits", "graphs", "curves", "failed", "No", "luck"}
+    assert words - names <= {"Savitzky", "Golay", "ms"}

@@ -185,8 +185,8 @@ def test_the_layers_of_a_model_are_a_strip_from_input_to_output(fresh: Material)
     layers = model_section(fresh.entries[0], 10, Album(), Pen()).layers
     facts = [(layer.kind, layer.shape, layer.parameters) for layer in layers]
     assert facts == [
-        ("InputLayer", "8 × 8 × 1", ""), ("Conv2D", "8 × 8 × 32", "320"),
-        ("Flatten", "2048", ""), ("Dense", "10", "20,490"),
+        ("InputLayer", "8 × 8 × 1", 0), ("Conv2D", "8 × 8 × 32", 320),
+        ("Flatten", "2048", 0), ("Dense", "10", 20_490),
     ]  # fmt: skip
     assert layers[0].height == layers[1].height > layers[2].height
     assert layers[0].width < layers[1].width < layers[2].width

@@ -204,15 +204,6 @@ WORDS = json.loads((ASSETS / "words.json").read_text(encoding="utf-8"))
 COMPOSED = r"type-\w+|does-\w+|\w+(-pooling)?-note|model-(none|data|other)"
 
 
-def test_every_word_exists_in_both_languages_with_the_same_values() -> None:
-    for key, word in WORDS.items():
-        assert set(word) == {"en", "ko"}, key
-        assert all(word.values()), key
-        values = {lang: sorted(re.findall(r"{\w+}", text)) for lang, text in word.items()}
-        assert set(values["en"]) == set(values["ko"]), key
-        assert key == "arrow" or word["ko"] != word["en"] or key == "type-ReLU", key
-
-
 def test_every_word_is_used_and_every_used_word_exists() -> None:
     template = (ASSETS / "playground.html.jinja").read_text(encoding="utf-8")
     source = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)

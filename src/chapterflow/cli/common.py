@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from chapterflow.environment import Project, configure, find_project
+from chapterflow.language import VARIABLE, Language, choose_language
 
 if TYPE_CHECKING:
     from chapterflow.config.settings import Settings
@@ -25,6 +26,12 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="PATH=VALUE", help="Override a value of params.yaml for this call."
+    ),
+]
+LanguageOption = Annotated[
+    Language | None,
+    typer.Option(
+        "--lang", help=f"Language of results: {VARIABLE}, or else the locale, by default."
     ),
 ]
 #: What `MODEL` is, wherever a command reads a registered version (`tracking.versions`).
@@ -60,6 +67,7 @@ def start(
     *,
     models: bool = True,
     project: str | os.PathLike[str] | None = None,
+    language: Language | None = None,
 ) -> tuple[Project, Settings]:
     """Prepare the project that the command runs in, and return it with its settings.
 
@@ -68,7 +76,9 @@ def start(
         overrides: `path=value` changes of `params.yaml`.
         models: Whether the command needs the blocks of models (`load_settings`).
         project: Its folder; by default the one around the current folder.
+        language: Language of results; by default the one of the environment.
     """
+    choose_language(language)
     opened = find_project() if project is None else Project.at(Path(project))
     configure(opened)
     from chapterflow.config.load import load_settings

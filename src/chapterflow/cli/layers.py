@@ -10,7 +10,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from chapterflow.cli.common import JsonOption, ProfileOption, SetOption, print_json, start
+from chapterflow.cli.common import (
+    JsonOption,
+    LanguageOption,
+    ProfileOption,
+    SetOption,
+    print_json,
+    start,
+)
+from chapterflow.language import message, tr
 
 if TYPE_CHECKING:
     import keras
@@ -22,13 +30,13 @@ if TYPE_CHECKING:
 NONE = "—"
 #: Columns that a narrower terminal does without, the first one first.
 DROPPED = ("FLOPs", "padding", "stride", "type")
-CAPTION = (
+CAPTION = message(
     "Output: height x width x channels; each channel is one feature map. Kernel: the window that "
     "slides over the input. Stride: how far it moves in each step; a stride of 2 halves the sides. "
     "Padding: same adds a border to the input, so stride 1 keeps the size; valid does not, and a "
     "kernel of size k removes k - 1 from each side. Parameters of a convolution: (kernel height x "
     "kernel width x input channels + 1) x output channels. FLOPs: forward pass of one example; a "
-    f"multiplication and an addition count as two. {NONE}: does not apply; for FLOPs, cannot be "
+    "multiplication and an addition count as two. {none}: does not apply; for FLOPs, cannot be "
     "counted separately."
 )
 
@@ -125,27 +133,29 @@ def print_layers(console: Console, rows: Sequence[LayerRow], title: str) -> None
     parameters, operations = totals(rows)
     uncounted = sum(row.flops is None for row in rows)
     counted = f"{operations:,}" + (f" + {uncounted} {NONE}" if uncounted else "")
-    footers = {"layer": "total", "params": f"{parameters:,}", "FLOPs": counted}
+    footers = {"layer": tr("total"), "params": f"{parameters:,}", "FLOPs": counted}
     cells = [
         {
-            "layer": row.name,
-            "type": row.type,
-            "output": shape_text(row.output),
-            "kernel": shape_text(row.kernel) if row.kernel else NONE,
-            "stride": shape_text(row.stride) if row.stride else NONE,
-            "padding": row.padding or NONE,
-            "params": f"{row.parameters:,}" if row.parameters else NONE,
-            "FLOPs": NONE if row.flops is None else f"{row.flops:,}",
+            message("layer"): row.name,
+            message("type"): row.type,
+            message("output"): shape_text(row.output),
+            message("kernel"): shape_text(row.kernel) if row.kernel else NONE,
+            message("stride"): shape_text(row.stride) if row.stride else NONE,
+            message("padding"): row.padding or NONE,
+            message("params"): f"{row.parameters:,}" if row.parameters else NONE,
+            message("FLOPs"): NONE if row.flops is None else f"{row.flops:,}",
         }
         for row in rows
     ]
 
     def draw(columns: list[str]) -> Table:
-        table = Table(title=title, caption=CAPTION, caption_justify="left", show_footer=True)
+        table = Table(
+            title=title, caption=tr(CAPTION, none=NONE), caption_justify="left", show_footer=True
+        )
         for name in columns:
             left = name in ("layer", "type")
             table.add_column(
-                *(name, footers.get(name, "")),
+                *(tr(name), footers.get(name, "")),
                 justify="left" if left else "right",
                 overflow="fold" if left else "ellipsis",
             )
@@ -160,13 +170,14 @@ def layers(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model of params.yaml.")],
     profile: ProfileOption = None,
     set_: SetOption = None,
+    lang: LanguageOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show a model's layers: shapes, kernels, parameters, FLOPs.
 
     The model is built for the dataset of the profile, and needs no training.
     """
-    project, settings = start(profile, set_)
+    project, settings = start(profile, set_, language=lang)
     from chapterflow.loop.progress import console
 
     rows = layer_table(untrained(project, settings, model))
@@ -176,7 +187,7 @@ def layers(
         document = {"model": model, "dataset": dataset, "parameters": parameters, "flops": flops}
         print_json(document | {"layers": [asdict(row) for row in rows]})
     else:
-        print_layers(console(), rows, f"{model} for {dataset}")
+        print_layers(console(), rows, tr("{model} for {dataset}", model=model, dataset=dataset))
 
 
 def untrained(project: Project, settings: Settings, model: str) -> keras.Model:

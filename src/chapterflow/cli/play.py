@@ -11,6 +11,7 @@ from rich.text import Text
 from chapterflow.cli.common import (
     MODEL_HELP,
     JsonOption,
+    LanguageOption,
     ProfileOption,
     SetOption,
     print_json,
@@ -33,6 +34,7 @@ def play(
     open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     profile: ProfileOption = None,
     set_: SetOption = None,
+    lang: LanguageOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a page to draw a digit on: every layer answers.
@@ -40,7 +42,7 @@ def play(
     Further tabs show what convolution, stride and pooling do to one picture, and how features
     spread in a graph. The page computes the layers itself, and needs no network.
     """
-    project, settings = start(profile, set_)
+    project, settings = start(profile, set_, language=lang)
     from chapterflow.errors import ConfigError
     from chapterflow.loop import progress as live
     from chapterflow.page.playground import write_playground

@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from chapterflow.cli.common import JsonOption, ProfileOption, SetOption, print_json, start
+from chapterflow.cli.common import (
+    JsonOption,
+    LanguageOption,
+    ProfileOption,
+    SetOption,
+    print_json,
+    start,
+)
 
 OUT = Path("report")
 
@@ -21,6 +28,7 @@ def report(
     out: Annotated[Path, typer.Option(help="Folder of the page.")] = OUT,
     profile: ProfileOption = None,
     set_: SetOption = None,
+    lang: LanguageOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write one HTML page of all results.
@@ -28,7 +36,7 @@ def report(
     Models, differences, pictures, data and lineage of the runs that `compare` compares, or of those
     given by --runs. The page needs no network.
     """
-    project, settings = start(profile, set_)
+    project, settings = start(profile, set_, language=lang)
     from chapterflow.loop import progress as live
     from chapterflow.page.report import write_report
 

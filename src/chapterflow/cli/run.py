@@ -17,6 +17,7 @@ from rich.text import Text
 
 from chapterflow.cli.common import (
     JsonOption,
+    LanguageOption,
     ModelsArgument,
     ProfileOption,
     SetOption,
@@ -25,6 +26,7 @@ from chapterflow.cli.common import (
     start,
 )
 from chapterflow.errors import SMALL_RUN, ConfigError, check_space
+from chapterflow.language import tr
 
 if TYPE_CHECKING:
     from chapterflow.config.settings import Settings
@@ -76,6 +78,7 @@ def run(
             help="Train each model with N seeds: mean, interval and comparison (docs/compare.md).",
         ),
     ] = 1,
+    lang: LanguageOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run models, from their data to the registry.
@@ -83,11 +86,11 @@ def run(
     Data, validation, training, evaluation, explanation, logging, registry, report. Finished work is
     reused; an interrupted training resumes.
     """
-    project, settings = start(profile, set_)
+    project, settings = start(profile, set_, language=lang)
     settings, names, overrides = choose(project, settings, models, data, profile, set_)
     execution = _execution(settings, engine, address)
     if execution:
-        project, settings = start(settings.profile, [*overrides, *execution])
+        project, settings = start(settings.profile, [*overrides, *execution], language=lang)
     from chapterflow.loop import progress as live
     from chapterflow.loop.tables import print_results, print_seeds
     from chapterflow.tracking.records import Outcome
@@ -236,7 +239,11 @@ def print_accepted(console: Console, project: Project, datasets: Iterable[str]) 
         if not (project.data / name / CARD).is_file():
             continue
         if accepted := read_card(project.data / name).accepted_text:
-            text = f"{name}: validated with bounds of its own: {accepted}."
+            text = tr(
+                "{dataset}: validated with bounds of its own: {accepted}.",
+                dataset=name,
+                accepted=accepted,
+            )
             console.print(Text(text, style="yellow"), soft_wrap=True)
 
 
@@ -254,10 +261,16 @@ def print_next_steps(
     options = f" --profile {settings.profile}" if settings.profile != "embedded" else ""
     options += "".join(f" --set {shlex.quote(override)}" for override in overrides)
     count = {s: sum(m["status"] == s for m in models) for s in ("trained", "reused", "failed")}
-    summary = ", ".join(f"{number} {status}" for status, number in count.items() if number)
+    summary = ", ".join(
+        tr("{count} {status}", count=number, status=tr(status))
+        for status, number in count.items()
+        if number
+    )
     if count["reused"]:
-        summary += " (nothing they depend on has changed; --force trains again)"
-    console.print(Text(summary + "."), soft_wrap=True)
+        summary = tr(
+            "{summary} (nothing they depend on has changed; --force trains again)", summary=summary
+        )
+    console.print(Text(f"{summary}."), soft_wrap=True)
     finished = [model for model in models if model["status"] != "failed"]
     if not finished:
         return
@@ -269,22 +282,31 @@ def print_next_steps(
     }
     elsewhere = [f"{name}@{alias}" for name, alias in aliases.items() if alias != CHALLENGER]
     if elsewhere:
-        text = f"On other data than the project's: {', '.join(elsewhere)}."
+        text = tr("On other data than the project's: {models}.", models=", ".join(elsewhere))
         console.print(Text(text), soft_wrap=True)
     if len(finished) > 1:
-        first, runs = f"compare{options}` tests which differences are real", "runs"
+        text = tr(
+            "Next: `chapterflow compare{options}` tests which differences are real; "
+            "`chapterflow ui` opens the runs in MLflow.",
+            options=options,
+        )
     else:
         (model,) = finished
         name = f"{model['model']}/{model['model_version']}" if elsewhere else model["model"]
-        first = f"explain {name} {model['dataset']}` shows what the model looks at"
-        runs = "run"
-    console.print(Text(f"Next: `chapterflow {first}; `chapterflow ui` opens the {runs} in MLflow."))
+        text = tr(
+            "Next: `chapterflow explain {model} {dataset}` shows what the model looks at; "
+            "`chapterflow ui` opens the run in MLflow.",
+            model=name,
+            dataset=model["dataset"],
+        )
+    console.print(Text(text))
 
 
 def compare(
     models: ModelsArgument = None,
     profile: ProfileOption = None,
     set_: SetOption = None,
+    lang: LanguageOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare models pair by pair: is the difference real?
@@ -292,7 +314,7 @@ def compare(
     Each model is represented by its run with the current parameters (params.yaml and --set), or
     by its newest run if there is none.
     """
-    project, settings = start(profile, set_)
+    project, settings = start(profile, set_, language=lang)
     from chapterflow.loop import progress as live
     from chapterflow.loop import steps
 
@@ -320,8 +342,10 @@ def print_comparison(
 
     if not comparison.models:
         console.print(
-            f"The profile {comparison.profile!r} has no finished runs. `chapterflow run` starts "
-            "one.",
+            tr(
+                "The profile {profile!r} has no finished runs. `chapterflow run` starts one.",
+                profile=comparison.profile,
+            ),
             soft_wrap=True,
         )
         return

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from chapterflow.checks import Check
 from chapterflow.explain.faithfulness import Faithfulness
+from chapterflow.language import message
 
 if TYPE_CHECKING:
     import keras
@@ -75,9 +76,10 @@ class Judgement:
 
 
 def _doubts(metrics: Mapping[str, float]) -> list[str]:
-    doubts = [] if metrics["beats_random"] else ["does not beat random orders"]
+    doubts = [] if metrics["beats_random"] else [message("does not beat random orders")]
     # One input is explained without the sanity checks, which take long.
-    return [*doubts, *(["hardly depends on the weights"] if not metrics.get(DEPENDS, 1) else [])]
+    depends = metrics.get(DEPENDS, 1)
+    return [*doubts, *([] if depends else [message("hardly depends on the weights")])]
 
 
 def verdicts(metrics: Mapping[str, float]) -> list[Check]:

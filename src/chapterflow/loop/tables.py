@@ -12,68 +12,75 @@ from rich.text import Text
 
 from chapterflow.evaluation.significance import Difference
 from chapterflow.kinds.dataset import TASKS, Task, task_of
+from chapterflow.language import Language, message, speaking, tr, trn
 from chapterflow.tracking.records import SCORES, Outcome, over_folds
 
 Cells = list[str]
 Column = Callable[[dict[str, float]], str]
 #: Headings and texts of the columns of results: scores, then costs.
 ACCURACY: dict[str, Column] = {
-    "accuracy": lambda m: f"{(over_folds(m) or [m['test/accuracy']])[0]:.4f}"
+    message("accuracy"): lambda m: f"{(over_folds(m) or [m['test/accuracy']])[0]:.4f}"
 }
 CLASSES: dict[str, Column] = {
-    "95 % interval": lambda m: (
-        f"+- {folds[1]:.3f} (folds)"
+    message("95 % interval"): lambda m: (
+        tr("+- {deviation} (folds)", deviation=f"{folds[1]:.3f}")
         if (folds := over_folds(m))
         else f"{m['test/accuracy_low']:.3f}-{m['test/accuracy_high']:.3f}"
     ),
-    "log-loss": lambda m: f"{m['test/log_loss']:.3f}",
+    message("log-loss"): lambda m: f"{m['test/log_loss']:.3f}",
 }
 #: Shown if it differs from the accuracy of a model by this much: some classes are rare, and some
 #: are known better than others.
 BALANCED: dict[str, Column] = {
-    "balanced": lambda m: (
+    message("balanced"): lambda m: (
         f"{m['test/balanced_accuracy']:.4f}" if "test/balanced_accuracy" in m else ""
     ),
 }
 IMBALANCE = 0.01
 CURVES: dict[str, Column] = {
-    "RMSE": lambda m: f"{m['test/rmse']:.4f}",
-    "95 % interval": lambda m: f"{m['test/rmse_low']:.4f}-{m['test/rmse_high']:.4f}",
-    "SG filter": lambda m: f"{m['baseline/savitzky_golay/rmse']:.4f}",
-    "mean filter": lambda m: f"{m['baseline/moving_average/rmse']:.4f}",
+    message("RMSE"): lambda m: f"{m['test/rmse']:.4f}",
+    message("95 % interval"): lambda m: f"{m['test/rmse_low']:.4f}-{m['test/rmse_high']:.4f}",
+    message("SG filter"): lambda m: f"{m['baseline/savitzky_golay/rmse']:.4f}",
+    message("mean filter"): lambda m: f"{m['baseline/moving_average/rmse']:.4f}",
 }
 COSTS: dict[str, Column] = {
-    "train s": lambda m: f"{m['train/seconds']:.1f}",
-    "params": lambda m: f"{m['cost/parameters']:,.0f}",
-    "ms/example": lambda m: f"{m['cost/latency_ms_median']:.2f}",
+    message("train s"): lambda m: f"{m['train/seconds']:.1f}",
+    message("params"): lambda m: f"{m['cost/parameters']:,.0f}",
+    message("ms/example"): lambda m: f"{m['cost/latency_ms_median']:.2f}",
 }
-COLOURS = {"trained": "green", "reused": "cyan", "failed": "red"}
-BESIDE_TITLE = "Beside the models: the same data and seed"
-RESULTS_TITLE = "Results on the test split"
-CURVES_TITLE = "Curves: error on the test split, next to the best Savitzky-Golay (SG) filter"
+COLOURS = {message("trained"): "green", message("reused"): "cyan", message("failed"): "red"}
+BESIDE_TITLE = message("Beside the models: the same data and seed")
+RESULTS_TITLE = message("Results on the test split")
+CURVES_TITLE = message(
+    "Curves: error on the test split, next to the best Savitzky-Golay (SG) filter"
+)
 #: Columns that a narrower terminal does without, times first.
 DROPPED = ("ms/example", "train s", "log-loss", "mean filter", "params", "dataset", "run")
-BESIDE_HEADINGS = [
+BESIDE_HEADINGS = message([
     "model", "variant", "score / model's", "train s", "params / model's", "MFLOPs / model's"
-]  # fmt: skip
-FOLDS_HEADINGS = [
+])  # fmt: skip
+FOLDS_HEADINGS = message([
     "model", "variant", "inner validation split", "epoch chosen on test folds", "majority class"
-]  # fmt: skip
-FOLDS_TITLE = "Cross-validation: mean +- deviation over the folds, under two protocols"
-SEEDS_TITLE = "Over seeds: mean and deviation of the score on the test split"
-SEEDS_HEADINGS = ["model", "dataset", "seeds", "score", "mean", "deviation", "95 % interval"]
+])  # fmt: skip
+FOLDS_TITLE = message("Cross-validation: mean +- deviation over the folds, under two protocols")
+SEEDS_TITLE = message("Over seeds: mean and deviation of the score on the test split")
+SEEDS_HEADINGS = message(
+    ["model", "dataset", "seeds", "score", "mean", "deviation", "95 % interval"]
+)
 SEEDS_DROPPED = ("score", "dataset", "deviation")
-SEED_DIFFERENCES_TITLE = "Over seeds: is the difference of the means real? (Welch's t-test)"
-SEED_DIFFERENCES_HEADINGS = ["A", "B", "B-A", "95 % interval", "p (Holm)", "better"]
-DIFFERENCE_HEADINGS = [
+SEED_DIFFERENCES_TITLE = message(
+    "Over seeds: is the difference of the means real? (Welch's t-test)"
+)
+SEED_DIFFERENCES_HEADINGS = message(["A", "B", "B-A", "95 % interval", "p (Holm)", "better"])
+DIFFERENCE_HEADINGS = message([
     "A", "B", "accuracy B-A", "95 % interval", "only A / B right", "McNemar p (Holm)",
     "time B/A", "verdict",
-]  # fmt: skip
+])  # fmt: skip
 #: Columns that differ in each repetition.
 TIMINGS = ("train s", "ms/example", "time B/A")
 DIFFERENCES_DROPPED = ("time B/A", "only A / B right")
 #: Where these do not fit, too.
-SHORT_HEADINGS = ["A", "B", "B-A", "95 % interval", "p (Holm)", "better"]
+SHORT_HEADINGS = message(["A", "B", "B-A", "95 % interval", "p (Holm)", "better"])
 SHORT_DROPPED = ("B-A", "p (Holm)")
 BESIDE_DROPPED = ("train s", "MFLOPs / model's", "params / model's")
 FOLDS_DROPPED = ("majority class",)
@@ -94,7 +101,8 @@ def results_table(outcomes: Sequence[Outcome], task: Task) -> tuple[Cells, list[
         cells = ["" if failed else text(outcome.metrics) for text in columns.values()]
         run = (outcome.run_id or "")[:8]
         rows.append([outcome.model, outcome.dataset, outcome.status, *cells, run])
-    return ["model", "dataset", "status", *columns, "run"], rows
+    headings = message(["model", "dataset", "status", "run"])
+    return [*headings[:-1], *columns, headings[-1]], rows
 
 
 def _is_imbalanced(metrics: dict[str, float]) -> bool:
@@ -112,7 +120,7 @@ def beside_table(outcomes: Sequence[Outcome]) -> list[Cells]:
             of = {k.rpartition("/")[2]: v for k, v in metrics.items() if f"beside/{name}/" in k}
             score = next(
                 (f"{of[key]:.4f} / {metrics[f'test/{key}']:.4f}" for key in SCORES if key in of),
-                "not trained",
+                tr("not trained"),
             )
             rows.append(
                 [
@@ -158,8 +166,14 @@ def folds_notes(outcomes: Sequence[Outcome]) -> list[str]:
         if own and (equals := [name for name in names if means[name] >= own[0]]):
             variants = ", ".join(f"{name.replace('_', ' ')} ({means[name]:.3f})" for name in equals)
             notes.append(
-                f"{outcome.model} ({own[0]:.3f} over the folds) is no better than its "
-                f"{'variants' if len(equals) > 1 else 'variant'} {variants}."
+                trn(
+                    "{model} ({score} over the folds) is no better than its variant {variants}.",
+                    "{model} ({score} over the folds) is no better than its variants {variants}.",
+                    count=len(equals),
+                    model=outcome.model,
+                    score=f"{own[0]:.3f}",
+                    variants=variants,
+                )
             )
     return notes
 
@@ -199,14 +213,15 @@ def seed_difference_rows(pairs: Sequence[Mapping[str, Any]]) -> list[Cells]:
             pair["a"],
             pair["b"],
             f"{pair['difference']:+.4f}",
-            f"{pair['low']:+.4f} to {pair['high']:+.4f}",
+            tr("{low} to {high}", low=f"{pair['low']:+.4f}", high=f"{pair['high']:+.4f}"),
             f"{pair['p_adjusted']:.3g}",
-            {"a better": pair["a"], "b better": pair["b"]}.get(pair["verdict"], "none shown"),
+            {"a better": pair["a"], "b better": pair["b"]}.get(pair["verdict"], tr("none shown")),
         ]
         for pair in pairs
     ]
 
 
+@speaking(Language.en)
 def seeds_markdown(results: Mapping[str, Any]) -> str:
     """Return the tables of results over seeds; empty if there are none."""
     text = ""
@@ -229,7 +244,9 @@ def print_seeds(console: Console, results: Mapping[str, Any]) -> None:
         ),
     ):
         if rows:
-            draw = partial(_drawn, title, headings, rows, ("model", "dataset", "A", "B", "better"))
+            draw = partial(
+                _drawn, tr(title), headings, rows, ("model", "dataset", "A", "B", "better")
+            )
             console.print(fitting(console, draw, headings, drop))
     for document in results.get("seeds", ()):
         for seed, error in document["errors"].items():
@@ -239,15 +256,13 @@ def print_seeds(console: Console, results: Mapping[str, Any]) -> None:
 
 def difference_row(pair: Difference) -> Cells:
     """Return one pair's cells under `DIFFERENCE_HEADINGS`."""
-    verdict = {
-        "a better": f"{pair.a} is better",
-        "b better": f"{pair.b} is better",
-    }.get(pair.verdict, pair.verdict)
+    best = {"a better": pair.a, "b better": pair.b}.get(pair.verdict)
+    verdict = tr("{model} is better", model=best) if best else tr("no difference shown")
     return [
         pair.a,
         pair.b,
         f"{pair.accuracy_difference:+.4f}",
-        f"{pair.low:+.3f} to {pair.high:+.3f}",
+        tr("{low} to {high}", low=f"{pair.low:+.3f}", high=f"{pair.high:+.3f}"),
         f"{pair.only_a} / {pair.only_b}",
         f"{pair.p_value:.3g} ({pair.p_adjusted:.3g})",
         f"{pair.training_time_ratio:.2f}",
@@ -257,7 +272,7 @@ def difference_row(pair: Difference) -> Cells:
 
 def short_row(pair: Difference) -> Cells:
     """Return one pair's cells under `SHORT_HEADINGS`."""
-    better = {"a better": pair.a, "b better": pair.b}.get(pair.verdict, "none shown")
+    better = {"a better": pair.a, "b better": pair.b}.get(pair.verdict, tr("none shown"))
     cells = dict(zip(DIFFERENCE_HEADINGS, difference_row(pair), strict=True))
     difference, interval = cells["accuracy B-A"], cells["95 % interval"]
     return [pair.a, pair.b, difference, interval, f"{pair.p_adjusted:.3g}", better]
@@ -306,6 +321,7 @@ def failures(outcomes: Sequence[Outcome]) -> list[tuple[str, str]]:
     ]
 
 
+@speaking(Language.en)
 def results_markdown(outcomes: Sequence[Outcome], *, timings: bool = True) -> str:
     """Return the table of results, with the errors of failed models below it.
 
@@ -327,6 +343,7 @@ def results_markdown(outcomes: Sequence[Outcome], *, timings: bool = True) -> st
     return text + errors
 
 
+@speaking(Language.en)
 def differences_markdown(differences: Sequence[Difference], *, timings: bool = True) -> str:
     """Return the table of differences, with the ratio of training times or without."""
     rows = [difference_row(pair) for pair in differences]
@@ -344,12 +361,13 @@ def _drawn(
     """Return a table with some of its columns; those in `left` are aligned left."""
     table = Table(title=title, caption=caption)
     for name in columns:
-        table.add_column(name, justify="left" if name in left else "right")
+        table.add_column(tr(name), justify="left" if name in left else "right")
     for row in rows:
         cells = dict(zip(headings, row, strict=True))
+        status = cells.get("status", "")
         table.add_row(
             *(
-                Text(cells[name], style=COLOURS.get(cells[name], "") if name == "status" else "")
+                Text(tr(status), style=COLOURS[status]) if name == "status" else Text(cells[name])
                 for name in columns
             )
         )
@@ -364,7 +382,7 @@ def print_results(
         headings, rows = results_table(outcomes, task)
         title = RESULTS_TITLE if task.classes else CURVES_TITLE
         if rows:
-            draw = partial(_drawn, title, headings, rows, ("model", "dataset", "status", "run"))
+            draw = partial(_drawn, tr(title), headings, rows, ("model", "dataset", "status", "run"))
             columns = [name for name in headings if show_status or name != "status"]
             console.print(fitting(console, draw, columns, DROPPED))
     for title, headings, rows, drop in (
@@ -372,7 +390,7 @@ def print_results(
         (FOLDS_TITLE, FOLDS_HEADINGS, folds_table(outcomes), FOLDS_DROPPED),
     ):
         if rows:
-            draw = partial(_drawn, title, headings, rows, headings)
+            draw = partial(_drawn, tr(title), headings, rows, headings)
             console.print(fitting(console, draw, headings, drop))
     for note in folds_notes(outcomes):
         console.print(note, soft_wrap=True)
@@ -394,11 +412,19 @@ def print_differences(
     for dataset in dict.fromkeys(pair.dataset for pair in differences):
         pairs = [pair for pair in differences if pair.dataset == dataset]
         total = sum(pair.dataset == dataset for pair in among)
-        title = f"Is the difference real? {pairs[0].examples:,} test examples of {dataset}"
+        title = tr(
+            "Is the difference real? {examples} test examples of {dataset}",
+            examples=f"{pairs[0].examples:,}",
+            dataset=dataset,
+        )
         caption = (
             None
             if len(pairs) == total
-            else f"adjusted (Holm) for all {total} pairs of models that ran on {dataset}"
+            else tr(
+                "adjusted (Holm) for all {total} pairs of models that ran on {dataset}",
+                total=total,
+                dataset=dataset,
+            )
         )
         left = ("A", "B", "verdict", "better")
         for names, row, drop in (

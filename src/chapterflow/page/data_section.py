@@ -5,21 +5,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from chapterflow.checks import Check
 from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, shape_text
+from chapterflow.language import message, tr
 from chapterflow.page.material import Entry, Material
 from chapterflow.page.parts import NONE, Album, Cell, Picture, Table, example_images
 from chapterflow.page.plots import balance
 from chapterflow.page.svg import Drawing, Pen
 from chapterflow.tracking import runs
 
+if TYPE_CHECKING:
+    from chapterflow.validation.verdict import Verdict
+
 THUMBNAILS = 12
 #: More classes have no bars, which would fill a page.
 BARS = 40
+#: Headings of the facts that a card may add.
+FACTS = message(
+    {
+        "directed": "Directed",
+        "nodes": "Nodes",
+        "edges": "Edges",
+        "features": "Features",
+        "truth": "Truth",
+        "noise_levels": "Noise levels",
+        "time_unit": "Time unit",
+        "constant_step": "Constant step",
+    }
+)
 #: Characters of a hash on the page; a run's whole id is the title of its cell.
 SHORT = 10
 
@@ -30,6 +47,7 @@ class DataSection:
 
     Attributes:
         title: Title of the dataset.
+        name: Its name.
         anchor: Id of the section.
         facts: What the card says.
         verdict: What the validation says.
@@ -42,6 +60,7 @@ class DataSection:
     """
 
     title: str
+    name: str
     anchor: str
     facts: dict[str, str]
     verdict: str
@@ -71,14 +90,18 @@ def _section(entry: Entry, digest: str, material: Material, album: Album, pen: P
     if card is None:
         raise ValueError("a section needs the card of its dataset")
     missing = "" if dataset is not None else (
-        "Thumbnails and class balance are left out: this machine does not have the dataset "
-        f"{card.name!r} of the runs."
+        tr(
+            "Thumbnails and class balance are left out: this machine does not have the dataset "
+            "{dataset!r} of the runs.",
+            dataset=card.name,
+        )
     )  # fmt: skip
     return DataSection(
-        title=card.title,
+        title=tr(card.title),
+        name=card.name,
         anchor=f"data-{digest[:12]}",
         facts=_facts(card, entry, digest),
-        verdict=verdict.summary if verdict else "The runs lack the verdict of the validation",
+        verdict=_met(verdict) if verdict else tr("The runs lack the verdict of the validation."),
         good=verdict is not None and verdict.success,
         expectations=sorted(verdict.results, key=lambda c: c.passed) if verdict else [],
         docs=material.docs.get(digest, ""),
@@ -89,25 +112,45 @@ def _section(entry: Entry, digest: str, material: Material, album: Album, pen: P
 
 
 def _facts(card: DatasetCard, entry: Entry, digest: str) -> dict[str, str]:
+    tags = entry.facts.tags
     return {
-        "Dataset": card.name,
-        "Source": card.source,
-        "Licence": card.licence,
-        "Splits": ", ".join(f"{card.counts.get(split, 0):,} {split}" for split in SPLITS),
-        "Shape": shape_text(card.shape),
-        "Values": f"up to {card.value_max:g}",
-        "Classes": f"{len(card.classes)}: {', '.join(card.classes)}" if card.classes else "none",
-        **{name.replace("_", " ").capitalize(): _text(fact) for name, fact in card.facts.items()},
-        **({"Accepted": card.accepted_text} if card.accepted else {}),
-        "Digest": digest[:SHORT],
-        "Version of data/": entry.facts.tags.get(runs.DATA_VERSION, "none")[:SHORT],
+        tr("Dataset"): card.name,
+        tr("Source"): card.source,
+        tr("Licence"): card.licence,
+        tr("Splits"): ", ".join(f"{card.counts.get(split, 0):,} {tr(split)}" for split in SPLITS),
+        tr("Shape"): shape_text(card.shape),
+        tr("Values"): tr("up to {most}", most=f"{card.value_max:g}"),
+        tr("Classes"): f"{len(card.classes)}: {', '.join(card.classes)}"
+        if card.classes
+        else tr("none"),
+        **{
+            tr(FACTS.get(name, name.replace("_", " ").capitalize())): _text(fact)
+            for name, fact in card.facts.items()
+        },
+        **({tr("Accepted"): card.accepted_text} if card.accepted else {}),
+        tr("Digest"): digest[:SHORT],
+        tr("Version of data/"): tags.get(runs.DATA_VERSION, tr("none"))[:SHORT],
     }
+
+
+def _met(verdict: Verdict) -> str:
+    """Say how many expectations are met, and which bounds were set for this dataset."""
+    count = len(verdict.results)
+    facts = {
+        "met": count - len(verdict.failures),
+        "count": count,
+        "dataset": verdict.dataset,
+        "accepted": verdict.accepted,
+    }
+    if verdict.accepted:
+        return tr("{met} of {count} expectations of {dataset} are met ({accepted}).", **facts)
+    return tr("{met} of {count} expectations of {dataset} are met.", **facts)
 
 
 def _text(fact: Any) -> str:
     """Return a fact of a card as text."""
     if isinstance(fact, bool):
-        return "yes" if fact else "no"
+        return tr("yes") if fact else tr("no")
     if isinstance(fact, list | tuple):
         return ", ".join(map(_text, fact))
     if isinstance(fact, dict):
@@ -132,10 +175,11 @@ def _thumbnails(dataset: Dataset, album: Album) -> list[Picture]:
     images = example_images(dataset, np.array([position for _, position in chosen]))
     return [
         album.picture(
-            image, f"Training example of class {card.classes[label]}", card.classes[label]
+            image, tr("Training example of class {name}", name=card.classes[label]),
+            card.classes[label],
         )
         for (label, _), image in zip(chosen, images, strict=True)
-    ]
+    ]  # fmt: skip
 
 
 def _balance(dataset: Dataset, pen: Pen) -> Drawing | None:
@@ -155,7 +199,8 @@ def lineage(entries: Sequence[Entry]) -> Table:
     for entry in entries:
         tags = entry.facts.tags
         commit = tags.get(runs.COMMIT, "")
-        dirty = " + changes" if tags.get(runs.DIRTY) == "true" else ""
+        short = commit[:SHORT] or NONE
+        dirty = tags.get(runs.DIRTY) == "true"
         digest = tags.get(runs.DIGEST, "")
         data = f"#data-{digest[:12]}" if digest else ""
         when = datetime.fromtimestamp(entry.facts.started / 1000, UTC)
@@ -167,7 +212,7 @@ def lineage(entries: Sequence[Entry]) -> Table:
                 Cell(tags.get(runs.FINGERPRINT, NONE)[:SHORT], code=True),
                 Cell(digest[:SHORT] or NONE, code=True, href=data),
                 Cell(tags.get(runs.DATA_VERSION, NONE)[:SHORT], code=True),
-                Cell((commit[:SHORT] or NONE) + dirty, code=True),
+                Cell(tr("{commit} + changes", commit=short) if dirty else short, code=True),
                 Cell(entry.facts.params.get("seed", NONE)),
                 Cell(f"{entry.facts.model} {version}" if version else NONE),
                 Cell(tags.get("mlflow.parentRunId", NONE)[:8], code=True),
@@ -176,7 +221,8 @@ def lineage(entries: Sequence[Entry]) -> Table:
             ]
         )
     headings = [
-        "model", "MLflow run", "fingerprint", "dataset digest", "version of data/", "git commit",
-        "seed", "registered as", "flow's MLflow run", "Prefect flow run", "started (UTC)",
+        tr("model"), tr("MLflow run"), tr("fingerprint"), tr("dataset digest"),
+        tr("version of data/"), tr("git commit"), tr("seed"), tr("registered as"),
+        tr("flow's MLflow run"), tr("Prefect flow run"), tr("started (UTC)"),
     ]  # fmt: skip
-    return Table("Where every number of a model comes from", headings, rows)
+    return Table(tr("Where every number of a model comes from"), headings, rows)

@@ -15,6 +15,7 @@ from chapterflow.evaluation.significance import Difference
 from chapterflow.explain.explanation import EXPLANATION as EXPLAIN_JSON
 from chapterflow.explain.explanation import Explanation
 from chapterflow.kinds.dataset import Dataset, DatasetCard, Task, open_dataset, task_of
+from chapterflow.language import message
 from chapterflow.tracking import runs
 from chapterflow.tracking.artifacts import (
     CARD,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from chapterflow.validation.verdict import Verdict
 
 #: Names of the scores in sentences and headings.
-SCORE_NAMES = {"accuracy": "accuracy", "rmse": "RMSE"}
+SCORE_NAMES = message({"accuracy": "accuracy", "rmse": "RMSE"})
 #: Height and width at which photos are shown.
 PHOTO_SIZE = 96, 96
 

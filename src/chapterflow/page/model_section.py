@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from chapterflow.checks import Check
 from chapterflow.explain.sanity import verdicts
 from chapterflow.kinds.dataset import get_kind, shape_text
+from chapterflow.language import message, tr, trn
 from chapterflow.page.material import SCORE_NAMES, Entry
 from chapterflow.page.parts import (
     Album,
@@ -18,6 +19,7 @@ from chapterflow.page.parts import (
     Picture,
     Table,
     answer_cell,
+    between,
     example_images,
     number,
 )
@@ -33,23 +35,23 @@ LAYERS = 4
 #: Hardest examples: pictures, rows of a table, and curves.
 TILES, ROWS, CURVES = 12, 8, 3
 #: Columns of the verdicts on attribution methods.
-ATTRIBUTIONS = {
+ATTRIBUTIONS = message({
     "name": "Method",
     "observed": "Deletion AUC",
     "expected": "Random order",
     "insertion": "Insertion AUC",
     "similarity": "Similarity with random weights",
     "stability": "Stability under noise",
-}
+})  # fmt: skip
 #: Headings of the explanation's pictures, in the order of the page.
-INSIDE = {
+INSIDE = message({
     "walk": "A walk through the feature maps",
     "feature_maps": "Feature maps",
     "attributions": "Attributions",
     "kernels": "Kernels",
     "reactions": "What the model reacts to",
     "nodes": "Nodes",
-}
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Layer:
         kind: Class of the layer.
         name: Name of the layer.
         shape: Shape of its output, as text.
-        parameters: Number of its weights, as text; empty without any.
+        parameters: Number of its weights.
         height: Height of its block in pixels, by the side of its output.
         width: Width of its block in pixels, by the channels of its output.
     """
@@ -92,7 +94,7 @@ class Layer:
     kind: str
     name: str
     shape: str
-    parameters: str
+    parameters: int
     height: int
     width: int
 
@@ -157,7 +159,10 @@ def model_section(entry: Entry, bins: int, album: Album, pen: Pen) -> ModelSecti
         is_matrix=is_matrix,
         hardest=hardest(entry, album, pen),
         inside=_inside(entry, album),
-        attributions=verdicts(entry.explanation.metrics),
+        attributions=[
+            check.model_copy(update={"reason": "; ".join(map(tr, check.reason.split("; ")))})
+            for check in verdicts(entry.explanation.metrics)
+        ],
     )
 
 
@@ -180,7 +185,7 @@ def _layers(entry: Entry) -> list[Layer]:
                 kind=layer["kind"],
                 name=layer["name"],
                 shape=shape_text(shape).replace(" x ", " × "),
-                parameters=f"{parameters:,}" if parameters else "",
+                parameters=parameters,
                 height=round(6 + 11 * np.log2(1 + (sides[0] or 1))) if sides else 10,
                 width=round(4 + 5 * np.log2(1 + (channels or 1))),
             )
@@ -192,28 +197,36 @@ def _line(entry: Entry) -> str:
     """Return score, data and size in one line."""
     folds = over_folds(entry.facts.metrics)
     score = folds[0] if folds else entry.facts.metrics[entry.task.metric]
-    parts = [f"{SCORE_NAMES[entry.task.score]} {score:.4f} on {entry.facts.dataset}"]
-    if (parameters := entry.metric("cost/parameters")) is not None:
-        parts.append(f"{parameters:,.0f} parameters")
-    return ", ".join(parts)
+    facts = {
+        "metric": tr(SCORE_NAMES[entry.task.score]),
+        "score": f"{score:.4f}",
+        "dataset": entry.facts.dataset,
+    }
+    if (parameters := entry.metric("cost/parameters")) is None:
+        return tr("{metric} {score} on {dataset}", **facts)
+    return tr(
+        "{metric} {score} on {dataset}, {parameters} parameters",
+        **facts,
+        parameters=f"{parameters:,.0f}",
+    )
 
 
 def _facts(entry: Entry) -> dict[str, str]:
     metrics, task = entry.facts.metrics, entry.task
     facts = {}
     if folds := over_folds(metrics):
-        facts["accuracy over the folds"] = f"{folds[0]:.4f} ± {folds[1]:.4f}"
-    facts[SCORE_NAMES[task.score]] = f"{metrics[task.metric]:.4f}"
+        facts[tr("accuracy over the folds")] = f"{folds[0]:.4f} ± {folds[1]:.4f}"
+    facts[tr(SCORE_NAMES[task.score])] = f"{metrics[task.metric]:.4f}"
     low, high = (entry.metric(f"{task.metric}_{end}") for end in ("low", "high"))
     if low is not None and high is not None:
         digits = 3 if task.classes else 4
-        facts["95 % interval"] = f"{low:.{digits}f} to {high:.{digits}f}"
+        facts[tr("95 % interval")] = between(f"{low:.{digits}f}", f"{high:.{digits}f}")
     for name, key, form, unit in (
-        ("training time", "train/seconds", ".1f", " s"),
-        ("latency", "cost/latency_ms_median", ".2f", " ms"),
-        ("parameters", "cost/parameters", ",.0f", ""),
-        ("majority class", "baseline/majority_accuracy", ".4f", ""),
-        ("Savitzky-Golay RMSE", "baseline/savitzky_golay/rmse", ".4f", ""),
+        (tr("training time"), "train/seconds", ".1f", " s"),
+        (tr("latency"), "cost/latency_ms_median", ".2f", " ms"),
+        (tr("parameters"), "cost/parameters", ",.0f", ""),
+        (tr("majority class"), "baseline/majority_accuracy", ".4f", ""),
+        (tr("Savitzky-Golay RMSE"), "baseline/savitzky_golay/rmse", ".4f", ""),
     ):
         if key in metrics:
             facts[name] = f"{metrics[key]:{form}}{unit}"
@@ -235,8 +248,12 @@ def _confusion(entry: Entry) -> tuple[Table | None, bool]:
             for t, p in pairs
             if off[t, p]
         ]
-        caption = f"The largest confusions of {entry.label}, of {len(classes)} classes"
-        return Table(caption, ["true", "answered", "examples"], rows, [False, False, True]), False
+        caption = tr(
+            "The largest confusions of {model}, of {count} classes",
+            model=entry.label, count=len(classes),
+        )  # fmt: skip
+        headings = [tr("true class"), tr("answer"), tr("examples")]
+        return Table(caption, headings, rows, [False, False, True]), False
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     matrix = [
         [
@@ -251,8 +268,12 @@ def _confusion(entry: Entry) -> tuple[Table | None, bool]:
         for t in range(len(classes))
     ]
     return Table(
-        f"Confusion matrix of {entry.label}: true classes in rows, answers in columns",
-        ["true", *classes], matrix, [False, *[True] * len(classes)], sortable=False, small=True,
+        tr(
+            "Confusion matrix of {model}: true classes in rows, answers in columns",
+            model=entry.label,
+        ),
+        [tr("true class"), *classes], matrix, [False, *[True] * len(classes)],
+        sortable=False, small=True,
     ), True  # fmt: skip
 
 
@@ -268,9 +289,13 @@ def hardest(entry: Entry, album: Album, pen: Pen) -> Hardest | None:
     answers = probability.argmax(axis=1)
     order = np.argsort(probability[np.arange(len(label)), label], kind="stable")
     wrong = int((answers != label).sum())
-    lead = (
-        "The test examples with the lowest probability of the true class. "
-        f"{wrong:,} of {len(label):,} answers {'is' if wrong == 1 else 'are'} wrong."
+    lead = trn(
+        "The test examples with the lowest probability of the true class. {count} of {examples} "
+        "answers is wrong.",
+        "The test examples with the lowest probability of the true class. {count} of {examples} "
+        "answers are wrong.",
+        count=wrong,
+        examples=f"{len(label):,}",
     )
     classes = entry.card.classes if entry.card else [str(n) for n in range(probability.shape[1])]
     if entry.card is None or get_kind(entry.card.kind).look != "picture":
@@ -283,16 +308,17 @@ def hardest(entry: Entry, album: Album, pen: Pen) -> Hardest | None:
     for place, image in zip(order, example_images(entry.dataset, index[order]), strict=True):
         true, answer = classes[label[place]], classes[answers[place]]
         confident = f"{answer}, {probability[place, answers[place]]:.2f}"
-        alt = f"Test example {index[place]}: {true}, answered {confident}"
-        caption = f"{true}: {confident}" if true == answer else f"{true}, not {confident}"
+        facts = {"index": index[place], "true": true, "answer": confident}
+        alt = tr("Test example {index}: {true}, answered {answer}", **facts)
+        caption = tr("{true}: {answer}" if true == answer else "{true}, not {answer}", **facts)
         tiles.append(album.picture(image, alt, caption))
     return Hardest(lead, tiles)
 
 
 def _missing(entry: Entry) -> str:
-    return (
-        f"The pictures are left out: this machine does not have the dataset "
-        f"{entry.facts.dataset!r} of the run."
+    return tr(
+        "The pictures are left out: this machine does not have the dataset {dataset!r} of the run.",
+        dataset=entry.facts.dataset,
     )
 
 
@@ -316,8 +342,11 @@ def _hardest_table(entry: Entry, order: NDArray[np.intp], classes: Sequence[str]
             ]
         )
     return Table(
-        f"Hardest examples of {entry.label}",
-        ["example", *columns, "true", "answer", "probability of true"],
+        tr("Hardest examples of {model}", model=entry.label),
+        [
+            *(tr("example"), *map(tr, columns), tr("true class"), tr("answer")),
+            tr("probability of the true class"),
+        ],
         rows,
         [True, *[True] * len(columns), False, False, True],
         sortable=False,
@@ -326,7 +355,7 @@ def _hardest_table(entry: Entry, order: NDArray[np.intp], classes: Sequence[str]
 
 
 def _hardest_curves(entry: Entry, pen: Pen) -> Hardest:
-    lead = "The test curves with the largest error over their scored samples."
+    lead = tr("The test curves with the largest error over their scored samples.")
     dataset = entry.dataset
     if dataset is None:
         return Hardest(lead, missing=_missing(entry))
@@ -339,7 +368,8 @@ def _hardest_curves(entry: Entry, pen: Pen) -> Hardest:
     errors = np.sqrt(squares / np.maximum(scored.sum(axis=1), 1))
     drawings = [
         curve(pen, inputs[place][:, 0], targets[place][:, 0], answers[place][:, 0],
-              f"Test curve {index[place]}: RMSE {errors[place]:.4f}")
+              tr("Test curve {index}: RMSE {error}", index=index[place],
+                 error=f"{errors[place]:.4f}"))
         for place in np.argsort(-errors, kind="stable")[:CURVES]
     ]  # fmt: skip
     return Hardest(lead, drawings=drawings)
@@ -355,6 +385,6 @@ def _inside(entry: Entry, album: Album) -> list[tuple[str, list[Picture]]]:
             places = np.linspace(0, len(own) - 1, LAYERS).round().astype(int)
             own = [own[place] for place in places]
         if own:
-            heading = INSIDE.get(key, key.replace("_", " ").capitalize())
+            heading = tr(INSIDE.get(key, key.replace("_", " ").capitalize()))
             sections.append((heading, [album.picture(p.path, p.caption, p.caption) for p in own]))
     return sections

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from chapterflow.errors import ChapterflowError
 from chapterflow.explain.canvas import TILES
+from chapterflow.language import tr
 from chapterflow.tracking.artifacts import lost
 
 if TYPE_CHECKING:
@@ -105,7 +106,12 @@ def interval(low: float | None, high: float | None, digits: int, *, sign: bool =
     if low is None or high is None:
         return Cell(NONE, float("inf"), tone="dim")
     form = f"{'+' if sign else ''},.{digits}f"
-    return Cell(f"{low:{form}} to {high:{form}}", low)
+    return Cell(between(f"{low:{form}}", f"{high:{form}}"), low)
+
+
+def between(low: str, high: str) -> str:
+    """Return the text of an interval."""
+    return tr("{low} to {high}", low=low, high=high)
 
 
 def times(ratio: float | None) -> Cell:

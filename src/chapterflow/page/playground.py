@@ -20,6 +20,7 @@ from chapterflow.environment import Project
 from chapterflow.errors import ConfigError, DataError
 from chapterflow.files import staged
 from chapterflow.kinds.dataset import Dataset, DatasetCard, open_dataset, shape_text
+from chapterflow.language import Language, catalogue, language
 from chapterflow.page.network import Network, Unsupported, read_network
 from chapterflow.tracking.artifacts import Artifacts
 from chapterflow.tracking.records import LeftOut, Played
@@ -222,11 +223,20 @@ def fitted(
 
 def assemble(data: Mapping[str, Any], left_out: Sequence[LeftOut]) -> str:
     """Return the page as one HTML document that loads nothing else."""
-    words = json.loads((ASSETS / "words.json").read_text(encoding="utf-8"))
-    document = {**data, "leftOut": [item.model_dump() for item in left_out], "words": words}
+    words = {
+        key: {"en": text, **{name: catalogue(name)[text] for name in Language if name != "en"}}
+        for key, text in json.loads((ASSETS / "words.json").read_text(encoding="utf-8")).items()
+    }
+    document = {
+        **data,
+        "leftOut": [item.model_dump() for item in left_out],
+        "words": words,
+        "language": language(),
+    }
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
     page = templates(ASSETS).get_template("playground.html.jinja")
     return page.render(
+        language=language(),
         style=(ASSETS / "playground.css").read_text(encoding="utf-8"),
         # Within a script element, "<" could end it.
         data=text.replace("<", "\\u003c"),

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chapterflow.language import message, tr, trn
+from chapterflow.page.parts import between
 from chapterflow.page.svg import (
     CARD,
     DIM,
@@ -25,6 +27,9 @@ from chapterflow.page.svg import (
     plain_ticks,
 )
 from chapterflow.training.history import EpochRecord
+
+#: What learning curves show.
+CURVES = message({"loss": "loss", "accuracy": "accuracy"})
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,22 +58,31 @@ def learning_curve(
             values = [getattr(record, f"{split}_{name}") for record in history]
             marker = "o" if len(history) < 12 else None
             axes.plot(
-                epochs, values, label=split, color=colour, marker=marker, ms=3.5,
+                epochs, values, label=tr(split), color=colour, marker=marker, ms=3.5,
                 ls="-" if split == "train" else "--",
             )  # fmt: skip
             last = values[epochs.index(chosen)] if chosen in epochs else values[-1]
-            ranges.append(f"{split} from {values[0]:.4g} to {last:.4g}")
-        axes.axvline(chosen, color=DIM, ls=":", lw=1.2, label=f"kept: epoch {chosen}")
-        axes.set(xlabel="epoch", ylabel=name)
+            ranges.append(
+                tr(
+                    "{split} from {first} to {last}",
+                    split=tr(split), first=f"{values[0]:.4g}", last=f"{last:.4g}",
+                )
+            )  # fmt: skip
+        kept = tr("kept: epoch {epoch}", epoch=chosen)
+        axes.axvline(chosen, color=DIM, ls=":", lw=1.2, label=kept)
+        axes.set(xlabel=tr("epoch"), ylabel=tr(CURVES[name]))
         if name == "loss" and min(record.train_loss for record in history) > 0:
-            axes.set(yscale="log", ylabel="loss, log scale")
+            axes.set(yscale="log", ylabel=tr("{quantity}, log scale", quantity=tr("loss")))
             plain_ticks(axes.yaxis, *axes.get_ylim())
         axes.locator_params(axis="x", integer=True)
         axes.legend(fontsize=9)
-        alt = (
-            f"{name} of {model} over {len(history)} epochs: {', '.join(ranges)} at epoch {chosen}."
-        )
-        return pen.drawing(plot, alt, f"Learning curve: {name}")
+        alt = tr(
+            "{quantity} of {model} over {epochs} epochs: {ranges} at epoch {epoch}.",
+            quantity=tr(CURVES[name]), model=model, epochs=len(history),
+            ranges=", ".join(ranges), epoch=chosen,
+        )  # fmt: skip
+        caption = tr("Learning curve: {quantity}", quantity=tr(CURVES[name]))
+        return pen.drawing(plot, alt, caption)
 
 
 def calibration(
@@ -98,22 +112,27 @@ def calibration(
     with mpl.rc_context(STYLE):
         plot = figure(WIDTH, HEIGHT)
         upper, lower = plot.subplots(2, 1, height_ratios=(3, 1), sharex=True)
-        upper.plot([0, 1], [0, 1], color=DIM, lw=1, ls=":", label="calibrated")
+        upper.plot([0, 1], [0, 1], color=DIM, lw=1, ls=":", label=tr("calibrated"))
         upper.plot(mean, share, "o-", color=SERIES[0], ms=4.5, label=model)
-        upper.set(ylabel="share correct", xlim=(0, 1.02), ylim=(-0.02, 1.05))
+        upper.set(ylabel=tr("share correct"), xlim=(0, 1.02), ylim=(-0.02, 1.05))
         upper.legend(fontsize=9, loc="upper left")
         lower.bar((np.arange(bins) + 0.5) / bins, counts, 0.85 / bins, color=SERIES[0])
-        lower.set(xlabel="confidence", ylabel="examples", yscale="log")
+        lower.set(xlabel=tr("confidence"), ylabel=tr("examples"), yscale="log")
         lower.set_ylim(0.7, 2 * counts.max())
         lower.set_yticks([1, counts.max()], ["1", f"{counts.max():,}"])
         lower.yaxis.set_minor_locator(NullLocator())
         lower.yaxis.label.set_size(8.5)
         plot.align_ylabels()
         description = "; ".join(
-            f"{n} {'example' if n == 1 else 'examples'} near {m:.2f}: {s:.2f} correct"
+            trn(
+                "{count} example near {confidence}: {share} correct",
+                "{count} examples near {confidence}: {share} correct",
+                count=n, confidence=f"{m:.2f}", share=f"{s:.2f}",
+            )
             for n, m, s in zip(counts[filled], mean, share, strict=True)
-        )
-        return pen.drawing(plot, f"Calibration of {model}. {description}.", "Calibration")
+        )  # fmt: skip
+        alt = tr("Calibration of {model}. {bins}.", model=model, bins=description)
+        return pen.drawing(plot, alt, tr("Calibration"))
 
 
 def curve(
@@ -125,10 +144,10 @@ def curve(
     with mpl.rc_context(STYLE):
         plot = figure(WIDTH, HEIGHT * 0.85, left=0.45, top=0.32)
         axes = plot.subplots()
-        axes.plot(noisy, ".", color=GRID, ms=4, label="input")
-        axes.plot(clean, color=SERIES[0], lw=1.2, label="target")
-        axes.plot(answer, color=SERIES[1], lw=1.4, ls="--", label="model")
-        axes.set_xlabel("sample")
+        axes.plot(noisy, ".", color=GRID, ms=4, label=tr("input"))
+        axes.plot(clean, color=SERIES[0], lw=1.2, label=tr("target"))
+        axes.plot(answer, color=SERIES[1], lw=1.4, ls="--", label=tr("model"))
+        axes.set_xlabel(tr("sample"))
         axes.legend(fontsize=8.5, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
         return pen.drawing(plot, caption, caption)
 
@@ -147,18 +166,27 @@ def balance(
         axes = plot.subplots()
         left = np.zeros(len(classes))
         for split, values, colour in zip(splits, counts, SERIES, strict=False):
-            axes.barh(range(len(classes)), values, left=left, color=colour, label=split, height=0.7)
+            axes.barh(
+                range(len(classes)),
+                values,
+                left=left,
+                color=colour,
+                label=tr(split),
+                height=0.7,
+            )
             left += values
         axes.set_yticks(range(len(classes)), [name[:24] for name in classes])
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.grid(visible=False, axis="y")
-        axes.set(ylim=(len(classes) - 0.4, -0.6), xlabel="examples")
+        axes.set(ylim=(len(classes) - 0.4, -0.6), xlabel=tr("examples"))
         axes.legend(fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
+        named = list(map(tr, splits))
         description = "; ".join(
-            f"{name} " + ", ".join(f"{row[place]} {split}" for split, row in zip(splits, counts))  # noqa: B905
+            f"{name} " + ", ".join(f"{row[place]} {split}" for split, row in zip(named, counts))  # noqa: B905
             for place, name in enumerate(classes)
         )
-        return pen.drawing(plot, f"Examples by class: {description}.", "Class balance")
+        alt = tr("Examples by class: {counts}.", counts=description)
+        return pen.drawing(plot, alt, tr("Class balance"))
 
 
 #: Left, lower, right and upper side, in points.
@@ -219,9 +247,10 @@ def intervals(pen: Pen, points: Sequence[Point], score: str, caption: str) -> Dr
         axes.set(ylim=(len(points) - 0.5, -0.5), xlabel=score)
         axes.locator_params(axis="x", nbins=6)
         description = "; ".join(
-            f"{p.label} {p.score:.4f}, {p.low:.3f} to {p.high:.3f}" for p in points
+            f"{p.label} {p.score:.4f}, {between(f'{p.low:.3f}', f'{p.high:.3f}')}" for p in points
         )
-        return pen.drawing(plot, f"{score} with 95 % intervals: {description}.", caption)
+        alt = tr("{score} with 95 % intervals: {models}.", score=score, models=description)
+        return pen.drawing(plot, alt, caption)
 
 
 def trade_off(
@@ -254,15 +283,26 @@ def trade_off(
                 mfc=SERIES[1] if best else CARD, mew=1.6, zorder=3,
             )  # fmt: skip
         axes.margins(0.18, 0.18)
-        axes.set(xlabel=f"{cost}, log scale", ylabel=score)
+        axes.set(xlabel=tr("{quantity}, log scale", quantity=cost), ylabel=score)
         plain_ticks(axes.xaxis, *axes.get_xlim())
         _label(axes, points)
         named = ", ".join(p.label for p in front)
-        description = "; ".join(f"{p.label} {p.score:.4f} at {p.cost:,.4g}" for p in points)
+        description = "; ".join(
+            tr("{model} {score} at {cost}", model=p.label, score=f"{p.score:.4f}",
+               cost=f"{p.cost:,.4g}")
+            for p in points
+        )  # fmt: skip
+        facts = {"cost": cost, "front": named, "models": description}
         return pen.drawing(
             plot,
-            f"{score} over {cost}: {description}. On the Pareto front: {named}.",
-            f"{score[0].upper()}{score[1:]} over {cost}. Pareto front (filled): {named}.",
+            tr(
+                "{score} over {cost}: {models}. On the Pareto front: {front}.", score=score, **facts
+            ),
+            tr(
+                "{score} over {cost}. Pareto front (filled): {front}.",
+                score=f"{score[0].upper()}{score[1:]}",
+                **facts,
+            ),
         )
 
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chapterflow.evaluation.significance import SIGNIFICANCE, Difference
+from chapterflow.language import message, tr
 from chapterflow.page.material import SCORE_NAMES, Entry, Material
 from chapterflow.page.parts import (
     Album,
     Cell,
     Picture,
     Table,
+    between,
     example_images,
     interval,
     number,
@@ -28,23 +30,23 @@ if TYPE_CHECKING:
 
 #: Metric, heading, unit and decimals of a comparison of two models.
 MEASURES = (
-    ("train/seconds", "training time (s)", 1.0, 2),
-    ("train/epochs", "epochs", 1.0, 0),
-    ("test/log_loss", "log-loss", 1.0, 4),
-    ("test/accuracy", "accuracy", 1.0, 4),
-    ("test/rmse", "RMSE", 1.0, 4),
-    ("errors", "errors on the test split", 1.0, 0),
-    ("cost/parameters", "parameters", 1.0, 0),
-    ("cost/flops", "MFLOPs per example", 1e6, 3),
-    ("cost/latency_ms_median", "latency (ms per example)", 1.0, 2),
+    ("train/seconds", message("training time (s)"), 1.0, 2),
+    ("train/epochs", message("epochs"), 1.0, 0),
+    ("test/log_loss", message("log-loss"), 1.0, 4),
+    ("test/accuracy", message("accuracy"), 1.0, 4),
+    ("test/rmse", message("RMSE"), 1.0, 4),
+    ("errors", message("errors on the test split"), 1.0, 0),
+    ("cost/parameters", message("parameters"), 1.0, 0),
+    ("cost/flops", message("MFLOPs per example"), 1e6, 3),
+    ("cost/latency_ms_median", message("latency (ms per example)"), 1.0, 2),
 )
 #: Examples that one of two models alone gets right, on a card.
 EXAMPLES = 6
 #: Names of the filters that a model of curves is compared with.
-FILTERS = {"savitzky_golay": "Savitzky-Golay filter", "moving_average": "moving average"}
+FILTERS = message({"savitzky_golay": "Savitzky-Golay filter", "moving_average": "moving average"})
 
 #: Every sentence of the cards. Probabilities are rounded as `_p` does.
-WORDS = {
+WORDS = message({
     "no_pair": "No runs on this page answer this: `chapterflow run {a} {b}` makes them.",
     "no_variant": "No run on this page answers this: `chapterflow run {model}` makes one, if the "
     "profile has a variant {variants} of the model.",
@@ -54,8 +56,10 @@ WORDS = {
     "but that may be luck.",
     "equal": "{best} and {other} are level: {high} of {examples} test examples right.",
     "decided": "{best} alone is right on {most} examples, {other} alone on {least}: luck would "
-    "split them so unevenly with a probability of {p}{corrected}.",
-    "corrected": ", corrected for {pairs} pairs of models",
+    "split them so unevenly with a probability of {p}.",
+    "decided_of_many": "{best} alone is right on {most} examples, {other} alone on {least}: luck "
+    "would split them so unevenly with a probability of {p}, corrected for {pairs} pairs of "
+    "models.",
     "few": "{most} examples are right for {best} alone and {least} for {other} alone; luck splits "
     "them so unevenly with a probability of {p}.",
     "many": "As the only pair it would count (p = {p}), but {pairs} pairs of models were compared, "
@@ -67,13 +71,12 @@ WORDS = {
     "long to train.",
     "error": "{model} leaves an error (RMSE) of {score} on {examples} test curves; {others}.",
     "error_other": "the {name} leaves {score}, {ratio} times as much",
-    "score": "{model} gets {score} of {examples} right; {others}.",
+    "score": "{model} gets {score} of {examples} test examples right; {others}.",
+    "score_folds": "{model} gets {score} of the examples of all folds right; {others}.",
     "score_other": "{name} {score} ({verdict})",
     "count": "{model} has {parameters} parameters; {others}.",
     "count_other": "{name} it would have {parameters}, {ratio} times as many, and need "
     "{operations} times the operations",
-    "on_examples": "{examples} test examples",
-    "on_folds": "the examples of all folds",
     "is_better": "clearly better",
     "is_worse": "clearly worse",
     "is_unclear": "may be luck",
@@ -85,15 +88,16 @@ WORDS = {
     "best filters of their kind.",
     "by_count": "The numbers follow from the layers; the variant was not trained, so this says "
     "nothing about its accuracy.",
-    "wrong": "Wrong answers on {on}, in percent; whiskers: {range}. Shorter is better.",
+    "wrong": "Wrong answers on {examples} test examples, in percent; whiskers: 95 % interval. "
+    "Shorter is better.",
+    "wrong_folds": "Wrong answers on the examples of all folds, in percent; whiskers: one standard "
+    "deviation over the folds. Shorter is better.",
     "rmse": "Error (RMSE) on {examples} test curves; whiskers: 95 % interval. Shorter is better.",
     "parameters": "Parameters. Shorter is better.",
-    "interval": "95 % interval",
-    "deviation": "one standard deviation over the folds",
     "only": "Only {model} is right ({count})",
     "only_caption": "{true}, not {answer}",
     "only_alt": "Test example {index}: {true}; {model} answers {answer}",
-}  # fmt: skip
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -206,14 +210,14 @@ class _Option:
     def verdict(self, other: _Option) -> str:
         """Say whether the score is better than another's: only if their intervals are disjoint."""
         if self.score == other.score:
-            return WORDS["is_same"]
+            return _say("is_same")
         (low, high), (other_low, other_high) = self.bounds, other.bounds
         if low is None or high is None or other_low is None or other_high is None:
-            return WORDS["is_unclear"]
+            return _say("is_unclear")
         if high >= other_low and low <= other_high:
-            return WORDS["is_unclear"]
+            return _say("is_unclear")
         higher = low > other_high
-        return WORDS["is_better" if higher == self.entry.task.higher_is_better else "is_worse"]
+        return _say("is_better" if higher == self.entry.task.higher_is_better else "is_worse")
 
     def row(self) -> list[Cell]:
         """Return score, interval, training time, parameters and operations as cells."""
@@ -236,8 +240,8 @@ def _against(anchor: str, question: QuestionParams, material: Material, album: A
             first, second = entries[question.against], entries[question.model]
             break
     else:
-        verdict = WORDS["no_pair"].format(a=question.against, b=question.model)
-        return Question(question.title, anchor, verdict)
+        verdict = _say("no_pair", a=question.against, b=question.model)
+        return Question(tr(question.title), anchor, verdict)
     options = [_Option(entry, entry.label) for entry in (first, second)]
     labels = {entry.label for entry in group}
     pairs = [pair for pair in material.differences if {pair.a, pair.b} <= labels]
@@ -248,7 +252,7 @@ def _against(anchor: str, question: QuestionParams, material: Material, album: A
         verdict, why = _scored(options[1], options[:1])
     chart, bars = _score_bars(options)
     return Question(
-        question.title,
+        tr(question.title),
         anchor,
         verdict,
         " ".join(filter(None, (why, _cost(first, second)))),
@@ -280,19 +284,16 @@ def _decided(pair: Difference, first: Entry, second: Entry, pairs: int) -> tuple
         "p_adjusted": _p(pair.p_adjusted),
     }
     if real:
-        corrected = WORDS["corrected"].format(**facts) if pairs > 1 else ""
-        why = WORDS["decided"].format(**facts | {"p": facts["p_adjusted"], "corrected": corrected})
-        return WORDS["better"].format(**facts), why
-    reasons = [
-        WORDS["never" if not sum(only) else "many" if pair.p_value < SIGNIFICANCE else "few"]
-    ]
+        why = "decided_of_many" if pairs > 1 else "decided"
+        return _say("better", **facts), _say(why, **facts | {"p": facts["p_adjusted"]})
+    reasons = ["never" if not sum(only) else "many" if pair.p_value < SIGNIFICANCE else "few"]
     low, high = sorted((sign * pair.low * 100, sign * pair.high * 100))
     if pairs > 1 and (low > 0 or high < 0):
-        reasons.append(WORDS["alone"])
+        reasons.append("alone")
     facts |= {"low": _percent(scores[1 - best])}
-    verdict = WORDS["equal" if only[0] == only[1] else "luck"].format(**facts)
+    verdict = _say("equal" if only[0] == only[1] else "luck", **facts)
     facts |= {"low": f"{low:+.1f}", "high": f"{high:+.1f}"}
-    return verdict, " ".join(reason.format(**facts) for reason in reasons)
+    return verdict, " ".join(_say(reason, **facts) for reason in reasons)
 
 
 def _cost(first: Entry, second: Entry) -> str:
@@ -304,8 +305,8 @@ def _cost(first: Entry, second: Entry) -> str:
     if any(factor is None for factor in factors):
         return ""
     parameters, seconds = (f"{factor:.1f}" for factor in factors)
-    return WORDS["cost"].format(
-        model=second.label, other=first.label, parameters=parameters, seconds=seconds
+    return _say(
+        "cost", model=second.label, other=first.label, parameters=parameters, seconds=seconds
     )
 
 
@@ -332,9 +333,9 @@ def _examples(first: Entry, second: Entry, album: Album) -> list[tuple[str, list
                 "index": index[place],
                 "model": loser.label,
             }
-            caption, alt = (WORDS[key].format(**facts) for key in ("only_caption", "only_alt"))
+            caption, alt = (_say(key, **facts) for key in ("only_caption", "only_alt"))
             pictures.append(album.picture(image, alt, caption))
-        result.append((WORDS["only"].format(model=entry.label, count=len(places)), pictures))
+        result.append((_say("only", model=entry.label, count=len(places)), pictures))
     return result
 
 
@@ -345,9 +346,9 @@ def _measures(first: Entry, second: Entry) -> Table:
         a, b = (_measure(entry, key) for entry in (first, second))
         if a is not None or b is not None:
             cells = (number(None if v is None else v / unit, digits) for v in (a, b))
-            rows.append([Cell(name), *cells, times(ratio(b, a))])
+            rows.append([Cell(tr(name)), *cells, times(ratio(b, a))])
     return Table(
-        f"{first.label} and {second.label} on {first.facts.dataset}",
+        tr("{a} and {b} on {dataset}", a=first.label, b=second.label, dataset=first.facts.dataset),
         ["", first.label, second.label, f"{second.label} / {first.label}"],
         rows,
         [False, True, True, True],
@@ -371,9 +372,9 @@ def _variants(anchor: str, question: QuestionParams, material: Material) -> Ques
         if names:
             break
     else:
-        named = " or ".join(f"`{start}…`" for start in starts)
-        verdict = WORDS["no_variant"].format(model=question.model, variants=named)
-        return Question(question.title, anchor, verdict)
+        named = ", ".join(f"`{start}…`" for start in starts)
+        verdict = _say("no_variant", model=question.model, variants=named)
+        return Question(tr(question.title), anchor, verdict)
     # Variants like `readout_sum` change the parameter `readout`; the model has a value of its own.
     params = entry.facts.params
     values = ", ".join(f"{name} {params[name]}" for name in starts if name in params)
@@ -396,17 +397,24 @@ def _variants(anchor: str, question: QuestionParams, material: Material) -> Ques
     rows = [own.row(), *(variant.row() for variant in variants)]
     majority = entry.metric("baseline/majority_accuracy")
     if majority is not None:
-        rows.append([Cell("majority class"), number(majority, 4), *(number(None, 0),) * 4])
-    score = SCORE_NAMES[entry.task.score]
+        rows.append([Cell(tr("majority class")), number(majority, 4), *(number(None, 0),) * 4])
+    headings = [
+        *(SCORE_NAMES[entry.task.score], message("95 % interval"), message("training time (s)")),
+        *(message("parameters"), message("MFLOPs per example")),
+    ]
     table = Table(
-        f"{entry.label} and {', '.join(variant.name for variant in variants)} on "
-        f"{entry.facts.dataset}: same data, same seed",
-        ["", score, "95 % interval", "training time (s)", "parameters", "MFLOPs per example"],
+        tr(
+            "{model} and {variants} on {dataset}: same data, same seed",
+            model=entry.label,
+            variants=", ".join(variant.name for variant in variants),
+            dataset=entry.facts.dataset,
+        ),
+        ["", *map(tr, headings)],
         rows,
         [False, True, True, True, True, True],
         small=True,
     )
-    return Question(question.title, anchor, verdict, why, chart, bars, table=table)
+    return Question(tr(question.title), anchor, verdict, why, chart, bars, table=table)
 
 
 def _variant_names(entry: Entry, starts: tuple[str, ...]) -> list[str]:
@@ -425,16 +433,16 @@ def _baselines(anchor: str, question: QuestionParams, material: Material) -> Que
             if scored:
                 break
     else:
-        verdict = WORDS["no_baseline"].format(model=question.model)
-        return Question(question.title, anchor, verdict)
+        verdict = _say("no_baseline", model=question.model)
+        return Question(tr(question.title), anchor, verdict)
     own = _Option(entry, entry.label)
     filters = [
-        _Option(entry, FILTERS.get(name, name.replace("_", " ")), f"baseline/{name}", "", "")
+        _Option(entry, tr(FILTERS.get(name, name.replace("_", " "))), f"baseline/{name}", "", "")
         for name, _ in scored
     ]
     verdict, _ = _scored(own, filters)
     chart, bars = _score_bars([own, *filters])
-    return Question(question.title, anchor, verdict, WORDS["by_filters"], chart, bars)
+    return Question(tr(question.title), anchor, verdict, _say("by_filters"), chart, bars)
 
 
 def _scored(own: _Option, others: Sequence[_Option]) -> tuple[str, str]:
@@ -444,7 +452,8 @@ def _scored(own: _Option, others: Sequence[_Option]) -> tuple[str, str]:
     score = own.score or 0.0
     if not task.classes:
         parts = [
-            WORDS["error_other"].format(
+            _say(
+                "error_other",
                 name=other.name,
                 score=f"{other.score:.3f}",
                 ratio=f"{(other.score or 0) / score:.1f}",
@@ -452,21 +461,31 @@ def _scored(own: _Option, others: Sequence[_Option]) -> tuple[str, str]:
             for other in others
             if other.score is not None
         ]
-        verdict = WORDS["error"].format(
-            model=own.name, score=f"{score:.3f}", examples=examples, others="; ".join(parts)
+        verdict = _say(
+            "error",
+            model=own.name,
+            score=f"{score:.3f}",
+            examples=examples,
+            others="; ".join(parts),
         )
-        return verdict, WORDS["by_intervals"]
+        return verdict, _say("by_intervals")
     parts = [
-        WORDS["score_other"].format(
-            name=other.name, score=_percent(other.score or 0.0), verdict=other.verdict(own)
+        _say(
+            "score_other",
+            name=other.name,
+            score=_percent(other.score or 0.0),
+            verdict=other.verdict(own),
         )
         for other in others
     ]
-    on = WORDS["on_folds" if own.folds else "on_examples"].format(examples=examples)
-    verdict = WORDS["score"].format(
-        model=own.name, score=_percent(score), examples=on, others=", ".join(parts)
+    verdict = _say(
+        "score_folds" if own.folds else "score",
+        model=own.name,
+        score=_percent(score),
+        examples=examples,
+        others=", ".join(parts),
     )
-    return verdict, WORDS["by_folds" if own.folds else "by_intervals"]
+    return verdict, _say("by_folds" if own.folds else "by_intervals")
 
 
 def _counted(own: _Option, variants: Sequence[_Option]) -> tuple[str, str]:
@@ -479,11 +498,14 @@ def _counted(own: _Option, variants: Sequence[_Option]) -> tuple[str, str]:
             "operations": "—" if factors[1] is None else f"{factors[1]:.1f}",
             "parameters": f"{variant.cost('parameters') or 0:,.0f}",
         }
-        parts.append(WORDS["count_other"].format(name=variant.name, **facts))
-    verdict = WORDS["count"].format(
-        model=own.name, parameters=f"{own.cost('parameters') or 0:,.0f}", others="; ".join(parts)
+        parts.append(_say("count_other", name=variant.name, **facts))
+    verdict = _say(
+        "count",
+        model=own.name,
+        parameters=f"{own.cost('parameters') or 0:,.0f}",
+        others="; ".join(parts),
     )
-    return verdict, WORDS["by_count"]
+    return verdict, _say("by_count")
 
 
 def _score_bars(options: Sequence[_Option]) -> tuple[str, list[Bar]]:
@@ -506,24 +528,27 @@ def _score_bars(options: Sequence[_Option]) -> tuple[str, list[Bar]]:
         scale, digits = (100, 1) if task.classes else (1, 3)
         text = f"{score * scale:.{digits}f}"
         if low is not None and high is not None:
-            text += f" ({low * scale:.{digits}f} to {high * scale:.{digits}f})"
+            text += f" ({between(*(f'{end * scale:.{digits}f}' for end in (low, high)))})"
         ends = [None if end is None else end / longest for end in (low, high)]
         bars.append(Bar(option.name, text, score / longest, option.href, *ends))
     examples = f"{own.metric('test/examples') or 0:,.0f}"
     if not task.classes:
-        return WORDS["rmse"].format(examples=examples), bars
-    on = WORDS["on_folds" if own.folds else "on_examples"].format(examples=examples)
-    spread = WORDS["deviation" if own.folds else "interval"]
-    return WORDS["wrong"].format(on=on, range=spread), bars
+        return _say("rmse", examples=examples), bars
+    return _say("wrong_folds" if own.folds else "wrong", examples=examples), bars
 
 
 def _parameter_bars(options: Sequence[_Option]) -> tuple[str, list[Bar]]:
     counts = [option.cost("parameters") or 0.0 for option in options]
     longest = max(counts, default=0.0) or 1.0
-    return WORDS["parameters"], [
+    return _say("parameters"), [
         Bar(option.name, f"{count:,.0f}", count / longest, option.href)
         for option, count in zip(options, counts, strict=True)
     ]
+
+
+def _say(key: str, **facts: object) -> str:
+    """Return a sentence of the cards."""
+    return tr(WORDS[key], **facts)
 
 
 def _percent(score: float) -> str:
@@ -531,4 +556,4 @@ def _percent(score: float) -> str:
 
 
 def _p(value: float) -> str:
-    return f"{value:.2g}" if value >= 0.001 else "less than 0.001"
+    return f"{value:.2g}" if value >= 0.001 else tr("less than {limit}", limit=0.001)

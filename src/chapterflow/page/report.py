@@ -15,6 +15,7 @@ from chapterflow.environment import Project
 from chapterflow.errors import ChapterflowError, ConfigError
 from chapterflow.files import staged
 from chapterflow.kinds.dataset import CARD
+from chapterflow.language import language, tr
 from chapterflow.page.data_section import data_sections, lineage
 from chapterflow.page.material import Entry, Material
 from chapterflow.page.model_section import ATTRIBUTIONS, model_section
@@ -68,8 +69,9 @@ def render(material: Material, *, tell: Tell = silent, limit: int = PAGE_BYTES) 
         models=models,
         data=data_sections(material, album, pen),
         lineage=lineage(material.entries),
-        columns=COLUMNS,
-        attributions=ATTRIBUTIONS,
+        columns={key: tr(heading) for key, heading in COLUMNS.items()},
+        attributions={key: tr(heading) for key, heading in ATTRIBUTIONS.items()},
+        language=language(),
         style=(_TEMPLATES / "page.css").read_text(encoding="utf-8") + stylesheet("checks"),
         script=(_TEMPLATES / "page.js").read_text(encoding="utf-8"),
     )
@@ -132,7 +134,7 @@ def write_report(
             read_run(client, run, names[run.info.run_id], Path(copies), tell=tell) for run in chosen
         ]
         material = Material(
-            profile=" and ".join(
+            profile=", ".join(
                 dict.fromkeys(f.tags.get(runs.PROFILE, settings.profile) for f in facts)
             ),
             entries=[Entry(fact, project.data) for fact in facts],
@@ -212,15 +214,16 @@ def _data_docs(project: Project, settings: Settings, facts: Sequence[RunFacts]) 
 def _head(facts: Sequence[RunFacts]) -> dict[str, str]:
     """Return the facts at the head of the page."""
     commits = dict.fromkeys(
-        fact.tags.get(runs.COMMIT, "")[:10]
-        + (" + changes" if fact.tags.get(runs.DIRTY) == "true" else "")
+        tr("{commit} + changes", commit=fact.tags.get(runs.COMMIT, "")[:10])
+        if fact.tags.get(runs.DIRTY) == "true"
+        else fact.tags.get(runs.COMMIT, "")[:10]
         for fact in facts
     )
-    versions = dict.fromkeys(fact.tags.get(runs.DATA_VERSION, "none")[:16] for fact in facts)
+    versions = dict.fromkeys(fact.tags.get(runs.DATA_VERSION, tr("none"))[:16] for fact in facts)
     last = datetime.fromtimestamp(max(fact.started for fact in facts) / 1000, UTC)
     return {
-        "Written (UTC)": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
-        "Newest run (UTC)": f"{last:%Y-%m-%d %H:%M}",
-        "Git commit": ", ".join(filter(None, commits)) or "none",
-        "Version of data/": ", ".join(versions),
+        tr("Written (UTC)"): f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
+        tr("Newest run (UTC)"): f"{last:%Y-%m-%d %H:%M}",
+        tr("Git commit"): ", ".join(filter(None, commits)) or tr("none"),
+        tr("Version of data/"): ", ".join(versions),
     }

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from chapterflow.evaluation.significance import SIGNIFICANCE, Difference
+from chapterflow.language import message, tr, trn
 from chapterflow.page.material import SCORE_NAMES, Entry, Material
 from chapterflow.page.parts import Cell, Table, interval, number, times
 from chapterflow.page.plots import Point, intervals, pareto_front, trade_off
@@ -15,10 +16,10 @@ from chapterflow.tracking.records import over_folds
 
 #: Metric, heading, unit, decimals.
 COSTS = (
-    ("train/seconds", "training time (s)", 1.0, 1),
-    ("cost/latency_ms_median", "latency (ms)", 1.0, 2),
-    ("cost/parameters", "parameters", 1.0, 0),
-    ("cost/flops", "MFLOPs", 1e6, 3),
+    ("train/seconds", message("training time (s)"), 1.0, 1),
+    ("cost/latency_ms_median", message("latency (ms)"), 1.0, 2),
+    ("cost/parameters", message("parameters"), 1.0, 0),
+    ("cost/flops", message("MFLOPs"), 1e6, 3),
 )
 
 
@@ -46,15 +47,17 @@ def _group(entries: Sequence[Entry], material: Material, pen: Pen) -> Group:
     labels = {entry.label for entry in entries}
     pairs = [pair for pair in material.differences if {pair.a, pair.b} <= labels]
     role = first.facts.tags.get(runs.ROLE, first.facts.dataset)
-    title = role.capitalize()
+    title = tr(role.capitalize())
     if role != first.facts.dataset:
-        title += f": {first.facts.dataset}"
+        title = tr("{role}: {dataset}", role=title, dataset=first.facts.dataset)
     examples = first.metric("test/examples") or 0
-    score = SCORE_NAMES[task.score]
+    score = tr(SCORE_NAMES[task.score])
     drawings = []
     if len(entries) > 1:
-        caption = (
-            f"{score[0].upper()}{score[1:]} on {examples:,.0f} test examples, with 95 % intervals"
+        caption = tr(
+            "{score} on {examples} test examples, with 95 % intervals",
+            score=f"{score[0].upper()}{score[1:]}",
+            examples=f"{examples:,.0f}",
         )
         drawings.append(
             intervals(pen, [_point(e, "train/seconds") for e in entries], score, caption)
@@ -62,7 +65,7 @@ def _group(entries: Sequence[Entry], material: Material, pen: Pen) -> Group:
         for key, heading, _, _ in COSTS[:3]:
             points = [_point(entry, key) for entry in entries]
             drawings.append(
-                trade_off(pen, points, heading, score, higher_is_better=task.higher_is_better)
+                trade_off(pen, points, tr(heading), score, higher_is_better=task.higher_is_better)
             )
     return Group(
         title=title,
@@ -97,37 +100,58 @@ def _point(entry: Entry, cost: str) -> Point:
 def _lead(entries: Sequence[Entry], pairs: Sequence[Difference], examples: float) -> str:
     """Say in sentences what the table shows, and no more than it shows."""
     best = entries[0]
-    score = SCORE_NAMES[best.task.score]
+    facts = {
+        "model": best.label,
+        "metric": tr(SCORE_NAMES[best.task.score]),
+        "score": f"{_score(best):.4f}",
+        "examples": f"{examples:,.0f}",
+    }
     sentences = [
-        f"{best.label} has the best {score}, {_score(best):.4f}, on {examples:,.0f} test examples."
+        tr("{model} has the best {metric}, {score}, on {examples} test examples.", **facts)
         if len(entries) > 1
-        else f"{best.label} reaches {score} {_score(best):.4f} on {examples:,.0f} test examples."
+        else tr("{model} reaches {metric} {score} on {examples} test examples.", **facts)
     ]
     if folded := [entry.label for entry in entries if over_folds(entry.facts.metrics)]:
         sentences.append(
-            f"Accuracy and interval of {', '.join(folded)} are mean and deviation over the "
-            "folds of all graphs."
+            tr(
+                "Accuracy and interval of {models} are mean and deviation over the folds of all "
+                "graphs.",
+                models=", ".join(folded),
+            )
         )
     golay = best.metric("baseline/savitzky_golay/rmse")
     if not best.task.classes and golay is not None:
-        sentences.append(f"The best Savitzky-Golay filter reaches {golay:.4f}; lower is better.")
+        sentences.append(
+            tr(
+                "The best Savitzky-Golay filter reaches {score}; lower is better.",
+                score=f"{golay:.4f}",
+            )
+        )
     real = [pair for pair in pairs if pair.p_adjusted < SIGNIFICANCE]
     if real:
         named = "; ".join(
-            f"{pair.a} over {pair.b}" if pair.verdict == "a better" else f"{pair.b} over {pair.a}"
-            for pair in real
+            tr("{best} over {other}", best=best, other=other)
+            for best, other in (
+                (pair.a, pair.b) if pair.verdict == "a better" else (pair.b, pair.a)
+                for pair in real
+            )
         )
-        differ = (
-            f"{len(real)} of {len(pairs)} pairs {'differs' if len(real) == 1 else 'differ'}"
+        sentences.append(
+            trn(
+                "{count} of {pairs} pairs differs significantly: {named}.",
+                "{count} of {pairs} pairs differ significantly: {named}.",
+                count=len(real),
+                pairs=len(pairs),
+                named=named,
+            )
             if len(pairs) > 1
-            else "The pair differs"
+            else tr("The pair differs significantly: {named}.", named=named)
         )
-        sentences.append(f"{differ} significantly: {named}.")
     elif pairs:
         sentences.append(
-            "No difference between these models is statistically significant."
+            tr("No difference between these models is statistically significant.")
             if len(pairs) > 1
-            else "The difference is not statistically significant."
+            else tr("The difference is not statistically significant.")
         )
     return " ".join(sentences)
 
@@ -178,16 +202,26 @@ def _leaderboard(entries: Sequence[Entry], title: str) -> Table:
         )
     scores = (
         [
-            *("accuracy", "95 % interval", "balanced accuracy"),
-            *("log-loss", "calibration error", "macro F1"),
+            *(tr("accuracy"), tr("95 % interval"), tr("balanced accuracy")),
+            *(tr("log-loss"), tr("calibration error"), tr("macro F1")),
         ]
         if task.classes
-        else ["RMSE", "95 % interval", "SG filter RMSE", "mean filter RMSE", "input RMSE"]
+        else [
+            *(tr("RMSE"), tr("95 % interval"), tr("SG filter RMSE")),
+            *(tr("mean filter RMSE"), tr("input RMSE")),
+        ]
     )
-    headings = ["model", *scores, *(heading for _, heading, _, _ in COSTS), "run"]
-    dotted = " ● is on the Pareto front of score and this cost." if len(entries) > 1 else ""
+    headings = [tr("model"), *scores, *(tr(heading) for _, heading, _, _ in COSTS), tr("run")]
+    caption = (
+        tr(
+            "{title}: the best score first. ● is on the Pareto front of score and this cost.",
+            title=title,
+        )
+        if len(entries) > 1
+        else tr("{title}: the best score first.", title=title)
+    )
     return Table(
-        f"{title}: the best score first.{dotted}", headings, rows,
+        caption, headings, rows,
         [False, *[True] * (len(headings) - 2), False],
     )  # fmt: skip
 
@@ -196,12 +230,13 @@ def _differences(pairs: Sequence[Difference], title: str) -> Table:
     rows = []
     for pair in sorted(pairs, key=lambda pair: pair.p_adjusted):
         real = pair.p_adjusted < SIGNIFICANCE
-        verdict = pair.verdict
+        verdict = tr("no difference shown")
         if real:
-            verdict = f"{pair.a if pair.verdict == 'a better' else pair.b} is better"
+            best = pair.a if pair.verdict == "a better" else pair.b
+            verdict = tr("{model} is better", model=best)
         rows.append(
             [
-                Cell(f"{pair.a} and {pair.b}"),
+                Cell(tr("{a} and {b}", a=pair.a, b=pair.b)),
                 number(pair.accuracy_difference, 4, sign=True),
                 interval(pair.low, pair.high, 3, sign=True),
                 Cell(f"{pair.only_a} / {pair.only_b}", float(pair.only_a + pair.only_b)),
@@ -212,11 +247,14 @@ def _differences(pairs: Sequence[Difference], title: str) -> Table:
             ]
         )
     headings = [
-        "A and B", "accuracy, B minus A", "95 % interval", "only A / B right",
-        "McNemar p", "p after Holm", "training time, B / A", "verdict",
+        tr("A and B"), tr("accuracy, B minus A"), tr("95 % interval"), tr("only A / B right"),
+        tr("McNemar p"), tr("p after Holm"), tr("training time, B / A"), tr("verdict"),
     ]  # fmt: skip
     return Table(
-        f"{title}: is the difference real? McNemar's test on the same {pairs[0].examples:,} "
-        "examples, paired bootstrap of the difference",
+        tr(
+            "{title}: is the difference real? McNemar's test on the same {examples} examples, "
+            "paired bootstrap of the difference",
+            title=title, examples=f"{pairs[0].examples:,}",
+        ),
         headings, rows, [False, *[True] * 6, False],
     )  # fmt: skip

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from chapterflow.language import tr
 from chapterflow.page.material import Entry, Material
 from chapterflow.page.parts import (
     Album,
@@ -41,7 +42,11 @@ def side_by_side(material: Material, album: Album) -> list[SideBySide]:
     for entries in material.by_test_set():
         examples = probes(entries, album)
         if examples:
-            title = f"{entries[0].facts.dataset}: {len(entries)} models, the same examples"
+            title = tr(
+                "{dataset}: {count} models, the same examples",
+                dataset=entries[0].facts.dataset,
+                count=len(entries),
+            )
             sections.append(SideBySide(title, examples))
     return sections
 
@@ -60,13 +65,13 @@ def probes(entries: Sequence[Entry], album: Album) -> list[Probe]:
     probabilities = np.stack([entry.predictions["probability"] for entry in entries])
     true = probabilities[:, np.arange(len(label)), label]
     reasons = {
-        "the first of the test split": 0,
-        "the models differ most here": int(true.std(axis=0).argmax()),
-        "the hardest for all models together": int(true.mean(axis=0).argmin()),
+        tr("the first of the test split"): 0,
+        tr("the models differ most here"): int(true.std(axis=0).argmax()),
+        tr("the hardest for all models together"): int(true.mean(axis=0).argmin()),
     }
     # One example may be two of them.
     places = {
-        " and ".join(reason for reason, own in reasons.items() if own == place): place
+        ", ".join(reason for reason, own in reasons.items() if own == place): place
         for place in dict.fromkeys(reasons.values())
     }
     classes = first.card.classes if first.card else []
@@ -76,7 +81,8 @@ def probes(entries: Sequence[Entry], album: Album) -> list[Probe]:
         picture = None
         if first.dataset is not None and first.dataset.kind.look == "picture":
             (image,) = example_images(first.dataset, index[place : place + 1])
-            picture = album.picture(image, f"Test example {index[place]}, true class {name}")
+            alt = tr("Test example {index}, true class {name}", index=index[place], name=name)
+            picture = album.picture(image, alt)
         rows = []
         for entry, own, given in zip(entries, probabilities[:, place], true[:, place], strict=True):
             answer = int(own.argmax())
@@ -89,8 +95,16 @@ def probes(entries: Sequence[Entry], album: Album) -> list[Probe]:
                 ]
             )
         table = Table(
-            f"Test example {index[place]} ({reason}), true class {name}",
-            ["model", "answer", "its probability", f"probability of {name}"],
+            tr(
+                "Test example {index} ({reason}), true class {name}",
+                index=index[place],
+                reason=reason,
+                name=name,
+            ),
+            [
+                *(tr("model"), tr("answer"), tr("its probability")),
+                tr("probability of {name}", name=name),
+            ],
             rows,
             [False, False, True, True],
             sortable=False,

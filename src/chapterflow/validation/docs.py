@@ -8,16 +8,17 @@ from pathlib import Path
 
 from chapterflow.checks import render_verdict, stylesheet
 from chapterflow.kinds.dataset import SPLITS, DatasetCard, shape_text
+from chapterflow.language import message
 from chapterflow.validation.verdict import Verdict
 
 PAGE = "index.html"
 #: Headings of the expectations, by field of `Check`.
-COLUMNS = {
+COLUMNS = message({
     "name": "Expectation",
     "expected": "Expected",
     "observed": "Observed",
     "examples": "Offending examples",
-}
+})  # fmt: skip
 
 
 def render_page(verdict: Verdict, card: DatasetCard, docs: str) -> str:

@@ -29,7 +29,7 @@ function startTabs() {
 }
 
 async function start() {
-  state.language = navigator.language.startsWith("ko") ? "ko" : "en";
+  state.language = navigator.language.startsWith("ko") ? "ko" : DATA.language;
   const dark = matchMedia("(prefers-color-scheme: dark)");
   setTheme(dark.matches ? "dark" : "light");
   dark.addEventListener("change", () => {

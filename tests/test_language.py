@@ -1,0 +1,97 @@
+"""One catalogue of messages: nothing lacks its translation, and nothing in it is stale."""
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from string import Formatter
+from typing import get_args
+
+import pytest
+import yaml
+from jinja2 import nodes
+
+from chapterflow.checks import TEMPLATES, State, templates
+from chapterflow.kinds.dataset import SPLITS
+from chapterflow.language import CATALOGUES, Language, catalogue
+from chapterflow.page.playground import ASSETS
+from tests.conftest import REPOSITORY
+
+SOURCE = REPOSITORY / "src" / "chapterflow"
+
+
+def constants(node: ast.expr) -> Iterator[str]:
+    """Yield the texts of an expression; keys of dicts are no texts."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    elif isinstance(node, ast.IfExp):
+        yield from (*constants(node.body), *constants(node.orelse))
+    elif isinstance(node, ast.Dict):
+        yield from (text for value in node.values for text in constants(value))
+    elif isinstance(node, ast.List):
+        yield from (text for value in node.elts for text in constants(value))
+
+
+def in_code(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            count = {"tr": 1, "message": 1, "trn": 2}.get(node.func.id, 0)
+            yield from (text for argument in node.args[:count] for text in constants(argument))
+            if node.func.id == "check" and len(node.args) > 3:  # The sentence of an expectation.
+                yield from constants(node.args[3])
+
+
+def in_template(path: Path) -> Iterator[str]:
+    tree = templates(path.parent).parse(path.read_text(encoding="utf-8"))
+    for call in tree.find_all(nodes.Call):
+        if isinstance(call.node, nodes.Name) and call.node.name in ("tr", "trn"):
+            yield from (arg.value for arg in call.args if isinstance(arg, nodes.Const))
+
+
+def used() -> set[str]:
+    """Return all messages: of code and templates, of the playground, of the chapter's questions."""
+    texts = {text for path in SOURCE.rglob("*.py") for text in in_code(path)}
+    for folder in (TEMPLATES, ASSETS, ASSETS.parent):
+        texts |= {text for path in folder.glob("*.jinja") for text in in_template(path)}
+    words = json.loads((ASSETS / "words.json").read_text(encoding="utf-8"))
+    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
+    questions = {question["title"] for question in params["questions"].values()}
+    roles = {role.capitalize() for role in params["roles"]}
+    states = {state.capitalize() for state in get_args(State)}
+    return texts | set(words.values()) | questions | roles | states | set(SPLITS)
+
+
+def placeholders(text: str) -> set[str]:
+    return {field for _, field, _, _ in Formatter().parse(text) if field is not None}
+
+
+@pytest.mark.parametrize("language", [name for name in Language if name != "en"])
+def test_each_message_has_its_translation_and_no_translation_is_stale(language: Language) -> None:
+    text = (CATALOGUES / f"{language}.json").read_text(encoding="utf-8")
+    pairs = json.loads(text, object_pairs_hook=list)
+    translations = dict(pairs)
+    assert len(translations) == len(pairs), "a message occurs twice"
+    messages = used()
+    assert len(messages) > 400, "the search for messages misses some"
+    assert messages - set(translations) == set()
+    assert set(translations) - messages == set()
+    for message, translation in translations.items():
+        assert translation.strip(), message
+        assert placeholders(translation) == placeholders(message), message
+
+
+#: English that Korean readers know: names of methods, measures and tools; short headings.
+NAMES = r"""
+    accuracy_|AUC|DejaVu|Adebayo|A / B|B-A|FLOPs|F1|GCN|Grad-CAM|GoogLeNet|Git|git|Holm|MFLOPs
+    |MLflow|McNemar|Prefect|ReLU|RMSE|Savitzky-Golay|SG|UTC|Wilson|CSV|Data\ Docs|NaN|Backspace
+    |Delete|Tab|float32|same|valid|softmax|chapterflow|data/|embedded|gcn-node|ms|px|[A-Za-zÂ]
+"""
+
+
+@pytest.mark.parametrize("language", [Language.ko])
+def test_translations_contain_no_english_but_names(language: Language) -> None:
+    for message, translation in catalogue(language).items():
+        plain = re.sub(r"`[^`]*`|{[^}]*}|--\w+", " ", translation)
+        plain = re.sub(rf"(?<![A-Za-z])(?:{NAMES})(?![A-Za-z])", " ", plain, flags=re.VERBOSE)
+        assert re.findall("[A-Za-z]+", plain) == [], message
