@@ -51,7 +51,7 @@ SIZES = {
     "graphs": (10**2, 10**3, 10**4, 10**5),
     "large-graphs": (100, 500, 2000),
     "nodes": (10**3, 10**4, 10**5, 10**6),
-    "models": (1, 4, 16, 64),
+    "models": (1, 2, 4, 8, 16, 32, 64),
     "runs": (10, 10**2, 10**3, 10**4),
 }
 #: What is measured on data, and the model that trains on them.
@@ -64,8 +64,10 @@ MODELS = ("dnn", "cnn", "lenet5")
 #: Tables with one row or more for each run, and their column with the run's id.
 OF_RUNS = {"tags": "run_uuid", "params": "run_uuid", "latest_metrics": "run_uuid",
            "metrics": "run_uuid"}  # fmt: skip
-#: Sizes, the largest ones, that an exponent is fitted to: small ones measure fixed costs.
-LAST = 3
+#: Largest exponent that is good enough; commands whose cost must not depend on the size, with the
+#: CPU seconds that the largest size may cost more than the smallest.
+EXPONENT = 1.1
+FLAT = {"runs: compare": 0.5}
 #: Seconds in which the server of `ui` must answer, and end.
 PATIENCE = 180
 #: Examples that are written at a time.
@@ -119,16 +121,27 @@ def main(words: list[str] | None = None) -> None:
             measured["missing"].append(f"{what}: {failed}")
             tell(measured["missing"][-1])
         for part, points in curves.items():
-            slope = None
-            if len(points) > 1:
-                last = points[-LAST:]
-                slope = results.exponent(
-                    [size for size, _ in last], [point["seconds"] for _, point in last]
-                )
-            measured["curves"][f"{what}: {part}"] = {"points": points, "exponent": slope}
-            tell(f"{what}, {part}: exponent {slope if slope is None else f'{slope:.2f}'}")
+            curve = judged(f"{what}: {part}", points)
+            measured["curves"][f"{what}: {part}"] = curve
+            tell(f"{what}, {part}: {results.judgement(curve)}")
         # A call with --only keeps the other curves.
         results.write("growth", {**measured, "curves": {**old, **measured["curves"]}})
+
+
+def judged(name: str, points: Sequence[tuple[int, Point]]) -> dict[str, Any]:
+    """Return a curve: its points, the `exponent` of their last half, its goal, whether it is `met`.
+
+    The first half measures fixed costs. A flat curve has `growth` instead: the seconds of the
+    largest size without those of the smallest.
+    """
+    sizes, seconds = [size for size, _ in points], [point["seconds"] for _, point in points]
+    half = min(len(points) // 2, max(len(points) - 2, 0))
+    slope = results.exponent(sizes[half:], seconds[half:]) if len(points) > 1 else None
+    curve: dict[str, Any] = {"points": points, "exponent": slope, "from": sizes[half]}
+    if name in FLAT:
+        growth = seconds[-1] - seconds[0]
+        return curve | {"goal": FLAT[name], "growth": growth, "met": growth <= FLAT[name]}
+    return curve | {"goal": EXPONENT, "met": None if slope is None else slope <= EXPONENT}
 
 
 Points = Iterator[tuple[int, str, Point]]
@@ -240,8 +253,12 @@ def _ring(sizes: Any, rng: np.random.Generator) -> Any:
     near = first + (node - first + 1) % own
     far = first + (node - first + 2 + (rng.random(len(node)) * (own - 3)).astype(int)) % own
     pairs = np.concatenate([np.column_stack([node, near]), np.column_stack([node, far])])
-    keys = np.concatenate([pairs, pairs[:, ::-1]]) @ np.array([len(node), 1])
-    return np.column_stack(np.divmod(np.unique(keys), len(node)))
+    count = np.int64(len(node))
+    keys = np.concatenate([pairs[:, 0] * count + pairs[:, 1], pairs[:, 1] * count + pairs[:, 0]])
+    keys.sort()  # NumPy's `unique` takes ten times as long as its sort of whole numbers.
+    keys = keys[np.concatenate([[True], keys[1:] != keys[:-1]])]
+    source = keys // count
+    return np.column_stack([source, keys - source * count])
 
 
 def write_graphs(folder: Path, count: int, nodes: tuple[int, int] = (10, 30)) -> None:

@@ -117,9 +117,9 @@ def _growth(measured: Document) -> list[str]:
         "CPU seconds over all processes and threads, and peak memory of the largest process: its "
         "own, of all with the pages of mapped files, which the kernel takes back at need. Every "
         "point is a fresh process. The exponent is the slope of a line through the logarithms of "
-        "sizes and of seconds, for the three largest sizes: 1 is linear.",
+        "sizes and of seconds, for the larger half of the sizes: 1 is linear.",
         "",
-        "| what grows | measured | size: seconds (peak memory) | exponent |",
+        "| what grows | measured | size: seconds (peak memory) | exponent, goal |",
         "| --- | --- | --- | --- |",
     ]
     for name, curve in measured["curves"].items():
@@ -130,8 +130,7 @@ def _growth(measured: Document) -> list[str]:
             + (f" ({memory(point)})" if "peak" in point else "")
             for size, point in points
         )
-        slope = "" if curve["exponent"] is None else f"{curve['exponent']:.2f}"
-        lines.append(f"| {what} | {part} | {cells} | {slope} |")
+        lines.append(f"| {what} | {part} | {cells} | {judgement(curve)} |")
     missing = [f"- Not measured: {line}" for line in measured["missing"]]
     return [*lines, "", "![Growth](../docs/images/growth.svg)", "", *missing, ""]
 
@@ -182,6 +181,16 @@ def _gpu(session: Document) -> list[str]:
             for row in fits
         ]
     return [*lines, ""]
+
+
+def judgement(curve: Document) -> str:
+    """Return the exponent or growth of a curve, and its goal: `0.95 (at most 1.1: met)`."""
+    if curve["met"] is None:
+        return "one size"
+    verdict = "met" if curve["met"] else "**missed**"
+    if "growth" in curve:
+        return f"{curve['growth']:+.1f} s (flat, at most {curve['goal']:+.1f} s: {verdict})"
+    return f"{curve['exponent']:.2f} (at most {curve['goal']}: {verdict})"
 
 
 def _machine(measured: Document) -> list[str]:

@@ -38,6 +38,16 @@ def test_the_exponent_is_the_slope_of_the_logarithms(power: int) -> None:
     assert results.exponent(sizes, values) == pytest.approx(power)
 
 
+def test_an_exponent_leaves_out_the_smaller_half_of_the_sizes() -> None:
+    points = [(size, {"seconds": max(5.0, size / 100)}) for size in (10, 100, 1000, 10_000)]
+    curve = growth.judged("images: epoch", points)
+    assert curve["from"] == 1000
+    assert curve["exponent"] == pytest.approx(1)
+    assert curve["met"]
+    assert not growth.judged("images: epoch", [(1, {"seconds": 1}), (10, {"seconds": 20})])["met"]
+    assert growth.judged("images: epoch", points[:1])["met"] is None
+
+
 def test_the_limit_is_the_longer_of_products_and_memory() -> None:
     speeds = {"float32": 100e9, "bfloat16": 200e9, "memory": 10e9}
     products = {"flops": 50e9, "bytes": 1e9, "precision": "float32"}
@@ -74,13 +84,18 @@ def document() -> dict[str, Any]:
         "limits": {OURS: 0.08, "PyTorch": 0.07},
     }
     speeds = {"float32": 444e9, "bfloat16": 600e9, "memory": 20e9}
-    points = [(10, {"seconds": 1.0, "wall": 1.0, "peak": 300e6}), (100, {"seconds": 9, "wall": 9})]
+    points = [
+        (10, {"seconds": 1.0, "wall": 1.0, "peak": 300e6}),
+        (100, {"seconds": 9.0, "wall": 9}),
+    ]
     return {
         "peers": {**about, "speeds": speeds, "subjects": [subject], "missing": ["Keras: exit 1"]},
         "growth": {
             **about,
             "quick": True,
-            "curves": {"images: epoch": {"points": points, "exponent": 0.954}},
+            "curves": {
+                name: growth.judged(name, points) for name in ("images: epoch", "runs: compare")
+            },
             "missing": [],
         },
     }
@@ -98,7 +113,8 @@ def test_the_page_has_medians_ranges_ratios_accuracies_and_limits() -> None:
     assert "torch 2.13.0" in page
     assert "OMP_NUM_THREADS=1" in page
     assert "Not measured: Keras: exit 1" in page
-    assert "| images | epoch | 10: 1.0 (300 MB), 100: 9.0 | 0.95 |" in page
+    assert "| images | epoch | 10: 1.0 (300 MB), 100: 9.0 | 0.95 (at most 1.1: met) |" in page
+    assert "100: 9.0 | +8.0 s (flat, at most +0.5 s: **missed**) |" in page
     # Only the growth was measured quickly.
     assert page.count("Quick:") == 1
     assert page.index("Quick:") > page.index("## Growth")
