@@ -254,13 +254,16 @@ def _layer(image: Image, boxes: list[list[int]], layer: Layer) -> Image:
     for left, top, width, height in boxes:
         inside[max(top, 0) : top + height, max(left, 0) : left + width] = True
     if layer == "tiles":
-        alpha = np.where(inside, 255, 0)
-        return PIL.Image.fromarray(np.dstack([pixels, alpha]).astype(np.uint8))
+        alpha = np.where(inside, 255, 0).astype(np.uint8)
+        return PIL.Image.fromarray(np.dstack([pixels, alpha]))
     # Text was drawn on white: what white paper leaves of a colour is its opacity.
-    alpha = np.where(inside, 0, 255 - pixels.min(axis=2))[..., np.newaxis].astype(np.int64)
-    colours = 255 - (255 - pixels.astype(np.int64)) * 255 // np.maximum(alpha, 1)
-    colours = np.where(alpha > 0, colours.clip(0, 255), 0)
-    return PIL.Image.fromarray(np.concatenate([colours, alpha], axis=2).astype(np.uint8))
+    opacity = np.where(inside, 0, 255 - pixels.min(axis=2))
+    drawn = opacity > 0  # little of the picture: whole arrays of wide numbers take 100 MB each
+    missing, alpha = 255 - pixels[drawn].astype(np.uint16), opacity[drawn].astype(np.uint16)
+    layered = np.zeros((*opacity.shape, 4), np.uint8)
+    layered[drawn, :3] = 255 - missing * 255 // alpha[:, np.newaxis]
+    layered[drawn, 3] = alpha
+    return PIL.Image.fromarray(layered)
 
 
 def _address(image: Image, side: int, quality: int) -> str:
