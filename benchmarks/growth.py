@@ -410,6 +410,11 @@ def grow(path: Path, number: int) -> None:
             "ORDER BY start_time"
         ).fetchall()
         runs, there = [run for run in finished if not run[0].startswith("c0")], len(finished)
+        # Looked up once: by these columns SQLite reads the whole table each time.
+        models = {run: _model_of(db, run) for run, _ in runs}
+        versions = dict(
+            db.execute("SELECT name, max(version) FROM model_versions GROUP BY name").fetchall()
+        )
         oldest = runs[0][1]
         for position in range(there, number):
             run_id, _ = runs[position % len(runs)]
@@ -420,39 +425,38 @@ def grow(path: Path, number: int) -> None:
             )  # fmt: skip
             for table, column in OF_RUNS.items():
                 _copy_row(db, table, f"{column} = '{run_id}'", **{column: new})
-            db.execute(
-                "UPDATE tags SET value = ? WHERE run_uuid = ? AND key = 'chapterflow.fingerprint'",
-                (f"{position:064x}", new),
-            )
-            _copy_model(db, run_id, new, position)
+            logged, name, number_of_version = models[run_id]
+            versions[name] += 1
+            model = f"m-{position:032x}"
+            of_model = f"model_id = '{logged}'"
+            _copy_row(db, "logged_models", of_model, model_id=model, source_run_id=new)
+            for table in ("logged_model_params", "logged_model_tags"):
+                _copy_row(db, table, of_model, model_id=model)
+            of_version = f"name = '{name}' AND version = {number_of_version}"
+            changes = {"version": versions[name]}
+            source = f"models:/{model}"
+            _copy_row(db, "model_versions", of_version, **changes, run_id=new, source=source)
+            _copy_row(db, "model_version_tags", of_version, **changes)
+            for key, value in (
+                ("fingerprint", f"{position:064x}"),
+                ("logged_model", model),
+                ("model_version", versions[name]),
+            ):
+                db.execute(
+                    "UPDATE tags SET value = ? WHERE run_uuid = ? AND key = ?",
+                    (value, new, f"chapterflow.{key}"),
+                )
 
 
-def _copy_model(db: sqlite3.Connection, run_id: str, new: str, position: int) -> None:
-    """Copy the logged model of a run and its registered version."""
-    model = f"m-{position:032x}"
-    ((old,),) = db.execute(
+def _model_of(db: sqlite3.Connection, run_id: str) -> tuple[str, str, int]:
+    """Return the logged model of a run, and the name and number of its registered version."""
+    ((logged,),) = db.execute(
         "SELECT value FROM tags WHERE run_uuid = ? AND key = 'chapterflow.logged_model'", (run_id,)
     )
-    of_model = f"model_id = '{old}'"
-    _copy_row(db, "logged_models", of_model, model_id=model, source_run_id=new)
-    for table in ("logged_model_params", "logged_model_tags"):
-        _copy_row(db, table, of_model, model_id=model)
-    ((name, number),) = db.execute(
+    ((name, version),) = db.execute(
         "SELECT name, version FROM model_versions WHERE run_id = ?", (run_id,)
     )
-    ((version,),) = db.execute(
-        "SELECT max(version) + 1 FROM model_versions WHERE name = ?", (name,)
-    )
-    of_version = f"name = '{name}' AND version = {number}"
-    _copy_row(
-        db, "model_versions", of_version, version=version, run_id=new, source=f"models:/{model}"
-    )
-    _copy_row(db, "model_version_tags", of_version, version=version)
-    for key, value in (("logged_model", model), ("model_version", version)):
-        db.execute(
-            "UPDATE tags SET value = ? WHERE run_uuid = ? AND key = ?",
-            (value, new, f"chapterflow.{key}"),
-        )
+    return logged, name, version
 
 
 def _copy_row(db: sqlite3.Connection, table: str, where: str, **changes: Any) -> None:
