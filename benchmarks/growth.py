@@ -544,12 +544,39 @@ def _ui(root: Path) -> Point:
     """Start `chapterflow ui`, ask for the newest runs as the page does, and end it."""
     import requests
 
+    def ask(address: str) -> None:
+        answer = requests.post(
+            f"{address}/ajax-api/2.0/mlflow/runs/search",
+            json={"experiment_ids": ["1"], "max_results": 100},
+            timeout=PATIENCE,
+        )
+        answer.raise_for_status()
+
+    return serving(root, ["ui"], ask)
+
+
+def serving(root: Path, words: Sequence[str], ask: Callable[[str], None]) -> Point:
+    """Start a command that serves, wait until it answers, and end it.
+
+    Args:
+        words: The command, without its port.
+        ask: Called with the address of the server.
+
+    Returns:
+        CPU seconds of all its processes, and `wall` seconds until it has answered.
+
+    Raises:
+        Failed: If it ends before, or does not answer.
+    """
+    import requests
+
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    name = f"`chapterflow {' '.join(words)}`"
     started, before = time.monotonic(), os.times()
     server = subprocess.Popen(
-        [sys.executable, "-m", "chapterflow.cli", "ui", "--port", str(port)],
+        [sys.executable, *CLI, *words, "--port", str(port)],
         cwd=root,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -558,26 +585,21 @@ def _ui(root: Path) -> Point:
     try:
         for _ in _until_answer(port):
             if server.poll() is not None:
-                raise Failed("`chapterflow ui` has ended")
+                raise Failed(f"{name} has ended")
             if time.monotonic() - started > PATIENCE:
-                raise Failed(f"`chapterflow ui` does not answer after {PATIENCE} s")
-        answer = requests.post(
-            f"http://127.0.0.1:{port}/ajax-api/2.0/mlflow/runs/search",
-            json={"experiment_ids": ["1"], "max_results": 100},
-            timeout=PATIENCE,
-        )
-        answer.raise_for_status()
+                raise Failed(f"{name} does not answer after {PATIENCE} s")
+        ask(f"http://127.0.0.1:{port}")
+        wall = time.monotonic() - started
         server.send_signal(signal.SIGTERM)
         server.wait(PATIENCE)
     except (requests.RequestException, subprocess.TimeoutExpired) as error:
-        raise Failed(f"`chapterflow ui`: {error}") from error
+        raise Failed(f"{name}: {error}") from error
     finally:
         with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)
         server.wait()
     after = os.times()
-    cpu = sum(after[2:4]) - sum(before[2:4])
-    return {"seconds": cpu, "wall": time.monotonic() - started}
+    return {"seconds": sum(after[2:4]) - sum(before[2:4]), "wall": wall}
 
 
 def _until_answer(port: int) -> Iterator[None]:

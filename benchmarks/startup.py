@@ -1,36 +1,84 @@
 """CPU seconds of each command of `chapterflow` in a small project, from start to end.
 
 python -m benchmarks startup [--project FOLDER]
+
+Commands that serve are ended as soon as they answer. Seconds are CPU seconds of all processes, and
+wall seconds; the former stay comparable on a busy machine.
 """
 
 import argparse
+import shutil
 from pathlib import Path
 
-from benchmarks.growth import call, scratch_project
+import numpy as np
 
-#: Commands by what they load.
-COMMANDS = {
-    "nothing": ("--help", "run --help"),
-    "no store": ("data list", "data verify", "step fingerprint", "doctor"),
-    "the store": ("history dnn", "why dnn", "compare", "report"),
-    "the store and Prefect": ("run",),
-    "a model": ("layers dnn", "explain dnn digits:0", "promote dnn --dry-run --allow-dirty"),
+from benchmarks.growth import CLI, call, scratch_project, serving
+
+#: Goal in seconds, and the commands, by what they load.
+COMMANDS: dict[str, tuple[float | None, tuple[str, ...]]] = {
+    "nothing": (0.1, ("--help", "run --help")),
+    "no store": (
+        1.5,
+        (
+            "data list",
+            "data verify",
+            "data fetch digits",
+            "data prune",
+            "step fingerprint",
+            "step validate digits",
+            "doctor",
+        ),
+    ),
+    "the store": (
+        1.5,
+        (
+            *("history dnn", "why dnn", "compare", "step compare", "report", "play"),
+            *("gc", "rollback dnn"),
+        ),
+    ),
+    "a server": (None, ("ui", "schedule", "serve dnn")),
+    "the store and Prefect": (None, ("run",)),
+    "Great Expectations": (None, ("data add curves-of-mine curves.csv --kind csv",)),
+    "a model": (
+        None,
+        (
+            *("layers dnn", "explain dnn digits:0", "predict dnn digits:test"),
+            *("promote dnn --dry-run --allow-dirty", "step run dnn", "reproduce dnn"),
+        ),
+    ),
 }
-#: `promote` and `doctor` may refuse.
-CODES = (0, 1, 4)
+#: `promote`, `rollback`, `doctor` and `reproduce` may refuse.
+CODES = (0, 1, 2, 4)
 
 
 def main(words: list[str] | None = None) -> None:
     """Print a table in markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--project", type=Path, help="copy a project that has trained dnn")
+    parser.add_argument("--only", nargs="+", choices=[*COMMANDS], default=[*COMMANDS])
     options = parser.parse_args(words)
     with scratch_project(options.project) as root:
-        print("| loads | command | CPU seconds |\n| --- | --- | --- |")
-        for loads, commands in COMMANDS.items():
+        time = np.arange(100)
+        table = ["time,value", *(f"{x},{np.sin(x / 5):.4f}" for x in time)]
+        (root / "curves.csv").write_text("\n".join(table), encoding="utf-8")
+        shutil.copy(Path(__file__).parent.parent / "dvc.yaml", root)
+        print("| loads | command | CPU seconds | wall seconds | goal |")
+        print("| --- | --- | --- | --- | --- |")
+        for loads in options.only:
+            goal, commands = COMMANDS[loads]
             for command in commands:
-                _, point = call(root, ["-m", "chapterflow.cli", *command.split()], CODES)
-                print(f"| {loads} | `{command}` | {point['seconds']:.1f} |", flush=True)
+                if loads == "a server":
+                    point = serving(root, command.split(), lambda _: None)
+                else:
+                    _, point = call(root, [*CLI, *command.split()], CODES)
+                wanted = "" if goal is None else f"{goal:g}"
+                print(
+                    f"| {loads} | `{command}` | {point['seconds']:.2f} | {point['wall']:.1f} "
+                    f"| {wanted} |",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":
