@@ -24,6 +24,7 @@ FILES = {
     "params.yaml": "params.yaml",
     "dvc.yaml.in": "dvc.yaml",  # DVC reads every dvc.yaml of a repository
     "pyproject.toml.in": "pyproject.toml",
+    "plots.html": ".dvc/plots.html",
     "Makefile": "Makefile",
     "README.md": "README.md",
     "model.py": "PACKAGE/residual.py",
@@ -35,7 +36,7 @@ FILES = {
 SMALL_FILES = {
     "PACKAGE/__init__.py": '"""Models of @name@."""\n',
     ".dvcignore": "# No stage depends on compiled files.\n__pycache__/\n*.pyc\n",
-    ".dvc/config": "[core]\n    analytics = false\n",
+    ".dvc/config": "[core]\n    analytics = false\n[plots]\n    html_template = plots.html\n",
     ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
 }
 #: Folders of a project that are something else than its package.
