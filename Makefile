@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # An environment contains absolute paths, so a moved one is created again.
 MOVED := $(shell [ ! -f $(VENV)/.root ] || [ "$$(cat $(VENV)/.root)" = "$(CURDIR)" ] || rm -rf $(VENV))
 
-.PHONY: run test test-all faults fuzz check format bench repro lock clean
+.PHONY: run test test-all faults fuzz check format bench docs repro lock clean
 
 run: $(VENV)/.run
 	@chapterflow run
@@ -39,6 +39,10 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+docs: $(VENV)/.dev
+	@$(BIN)/python -m sphinx -q -W --keep-going -c docs . site
+	@echo "site/index.html"
+
 repro: $(VENV)/.run
 	@chapterflow data fetch
 	@dvc repro
@@ -51,7 +55,7 @@ lock: $(VENV)/.run
 	$(COMPILE) --extra dev -c requirements.lock -o requirements-dev.lock
 
 clean:
-	rm -rf $(VENV) .chapterflow .prefect
+	rm -rf $(VENV) .chapterflow .prefect site
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); \

@@ -2,12 +2,17 @@
 
 import ast
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from benchmarks.__main__ import BENCHMARKS
+from chapterflow.cli import app
 from tests.conftest import REPOSITORY
 
 GUIDES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md"]
@@ -53,6 +58,72 @@ def test_the_examples_have_types(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", str(tmp_path)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def commands() -> list[str]:
+    """Return the commands of chapterflow in the guides: lines of blocks, and in sentences."""
+    found: dict[str, None] = {}
+    for guide in GUIDES:
+        text = guide.read_text("utf-8")
+        for block in re.findall(r"^```\w*\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+            lines = block.replace("\\\n", " ").splitlines()
+            found |= dict.fromkeys(
+                match[1]
+                for line in lines
+                if (match := re.match(r"\s*(?:\$ )?(chapterflow .*)", line))
+            )
+        found |= dict.fromkeys(re.findall(r"`(chapterflow [^`]*)`", text))
+    return list(found)
+
+
+def parse(line: str) -> None:
+    """Parse a command without running it.
+
+    Raises:
+        KeyError: If there is no such command.
+        typer.BadParameter: Or its base class, if an option does not exist or a value is impossible.
+    """
+    words = shlex.split(re.split(r"\s#|[|>;&]", line)[0])[1:]
+    words = [word for word in words if word != "--debug"]
+    parser: Any = typer.main.get_command(app)
+    while hasattr(parser, "commands"):
+        parser = parser.commands[words.pop(0)]
+    if words:  # A sentence may name a command without its arguments.
+        parser.make_context("chapterflow", words)
+
+
+@pytest.mark.parametrize("line", commands())
+def test_a_command_exists_with_its_options(line: str) -> None:
+    if "--help" not in line:
+        parse(line)
+
+
+@pytest.mark.parametrize(
+    "line", ["chapterflow runs", "chapterflow run --modl cnn", "chapterflow data add --kind"]
+)
+def test_a_command_that_does_not_exist_is_noticed(line: str) -> None:
+    with pytest.raises((KeyError, *typer.BadParameter.__bases__)):
+        parse(line)
+
+
+def test_targets_and_benchmarks_exist() -> None:
+    text = "\n".join(guide.read_text("utf-8") for guide in GUIDES)
+    targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)) <= targets
+    named = set(re.findall(r"python -m benchmarks[ .]([a-z_]+)", text))
+    assert named <= BENCHMARKS.keys() | {"limits"}
+
+
+@pytest.mark.slow
+def test_the_site_has_every_page_and_no_broken_link(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", "docs"]
+    command += ["-d", str(tmp_path / "read"), ".", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    pages = {path.relative_to(tmp_path / "site") for path in (tmp_path / "site").rglob("*.html")}
+    assert {guide.relative_to(REPOSITORY).with_suffix(".html") for guide in GUIDES} <= pages
+    # A page from disk may load scripts, but no JSON; the index of the search is a script.
+    assert "readout" in (tmp_path / "site" / "searchindex.js").read_text("utf-8")
 
 
 def cells(text: str, edge: str) -> list[list[str]]:
