@@ -70,9 +70,9 @@ def commands() -> list[str]:
             found |= dict.fromkeys(
                 match[1]
                 for line in lines
-                if (match := re.match(r"\s*(?:\$ )?(chapterflow .*)", line))
+                if (match := re.match(r"\s*(?:\$ )?(chapterflow [a-z-].*)", line))
             )
-        found |= dict.fromkeys(re.findall(r"`(chapterflow [^`]*)`", text))
+        found |= dict.fromkeys(re.findall(r"`(chapterflow [a-z-][^`]*)`", text))
     return list(found)
 
 
@@ -124,6 +124,30 @@ def test_the_site_has_every_page_and_no_broken_link(tmp_path: Path) -> None:
     assert {guide.relative_to(REPOSITORY).with_suffix(".html") for guide in GUIDES} <= pages
     # A page from disk may load scripts, but no JSON; the index of the search is a script.
     assert "readout" in (tmp_path / "site" / "searchindex.js").read_text("utf-8")
+
+
+KOREAN = sorted((REPOSITORY / "docs" / "ko").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", KOREAN, ids=lambda page: page.stem)
+def test_a_korean_page_has_what_its_english_page_has(page: Path) -> None:
+    english = page.parents[1] / page.name
+    assert f"[한국어](ko/{page.name})" in english.read_text("utf-8")
+    assert f"[English](../{page.name})" in page.read_text("utf-8")
+    assert skeleton(page) == skeleton(english)
+
+
+def skeleton(page: Path) -> list[str]:
+    """Return what is the same in every language: levels of headings, code, rows, pictures."""
+    parts, code = [], False
+    for line in page.read_text("utf-8").splitlines():
+        if line.startswith("```"):
+            code = not code
+        elif code:
+            parts.append(re.split(r"\s+# ", line)[0])
+        elif match := re.match(r"#+ |\| *(?=\S)|- |\d+\. |!\[", line):
+            parts.append(match[0].strip())
+    return parts
 
 
 def cells(text: str, edge: str) -> list[list[str]]:
