@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PROCESS_TAG = "process="
 #: This project's flows: others on the same server sign nothing.
-FLOWS = ("chapter", "batch-predict", "promotion")
+FLOWS = ("chapter", "batch-predict", "promotion", "sweep")
 #: How long a flow run may be in a state before its process must have signed it. A running flow
 #: signs itself first of all; a worker may need its time to start a pending one.
 UNSIGNED = {"RUNNING": timedelta(minutes=10), "PENDING": timedelta(hours=1)}

@@ -54,6 +54,9 @@ QUIET_AND_PRIVATE: Mapping[str, str] = {
 }
 
 
+#: Variable with the address of the storage that the processes of a sweep share: as a variable, its
+#: password is in no list of processes, and not in Prefect's database.
+SWEEP_STORAGE = "CHAPTERFLOW_SWEEP_STORAGE"
 #: Folder of DVC's temporary copies of a project.
 EXPERIMENTS = (".dvc", "tmp", "exps")
 

@@ -21,6 +21,7 @@ QUOTED = "canary-Pa55%2Fw%40rd"
 COMMANDS: dict[str, list[str]] = {
     "run": ["dnn"],
     "compare": [],
+    "sweep": ["dnn", "--set", "models.dnn.hidden=8,16"],
     "layers": ["dnn"],
     "explain": ["dnn", "digits:0"],
     "play": ["dnn"],

@@ -180,6 +180,18 @@ def test_what_a_killed_command_left_deleted_goes_the_next_time(
     assert not find_unneeded(in_project, older=timedelta(), keep=1).counts()
 
 
+def test_trials_stay_with_their_sweep(store: Store, in_project: Project) -> None:
+    old = store.run(45, runs.SWEEP)
+    gone = [store.run(45, runs.TRIAL, **{runs.PARENT: old}) for _ in range(2)]
+    kept = store.run(40, runs.SWEEP)
+    trials = [store.run(40, runs.TRIAL, **{runs.PARENT: kept}) for _ in range(2)]
+    unneeded = find_unneeded(in_project, older=MONTH, keep=1)
+    assert unneeded.counts() == {"sweep runs": 1, "trial runs": 2}
+    remove(in_project, unneeded)
+    assert store.runs() == {kept, *trials}
+    assert not store.runs() & {old, *gone}
+
+
 def test_work_in_progress_stays(store: Store, in_project: Project) -> None:
     work = in_project.scratch / "work"
     for name in ("old", "busy", "new"):

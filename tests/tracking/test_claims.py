@@ -134,7 +134,7 @@ def test_a_run_is_alive_while_its_process_signs(
     session: Session, place: str | None, seconds: float, ended: bool
 ) -> None:
     """Containers share host names and numbers: a number that is free here says nothing there."""
-    sign(session, place or claims._place(), seconds)
+    sign(session, place or claims.place(), seconds)
     run = session.client.create_run(session.experiment_id, tags={runs.PROCESS: OTHER})
     runs.end_dead_runs(session.client, [session.experiment_id])
     claims.forget_dead(session.client, session.experiment_id)

@@ -24,6 +24,7 @@ from chapterflow.cli import (
     run,
     serve,
     step,
+    sweep,
 )
 from chapterflow.cli.common import say
 from chapterflow.environment import Redacted
@@ -39,7 +40,7 @@ app = typer.Typer(
 )
 # In the order of use, which is the order in the help.
 for command in (
-    init.init, run.run, run.compare, layers.layers,
+    init.init, run.run, run.compare, sweep.sweep, layers.layers,
     explain.explain, play.play, report.report,
     promote.promote, promote.rollback, promote.history,
     lineage.why, lineage.reproduce,
@@ -110,6 +111,7 @@ def _resumption(words: list[str]) -> str:
     return {
         "run": "The next run resumes after the last finished epoch.",
         "step": "The next run resumes after the last finished epoch.",
+        "sweep": "The same command continues; finished trials are kept.",
         "predict": "The same command resumes after the last finished part.",
     }.get(command, "")
 

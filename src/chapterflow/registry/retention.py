@@ -40,7 +40,7 @@ YOUNGEST = timedelta(hours=2)
 _AGE = re.compile(r"(\d{1,5})([dh])")
 #: Folders of the scratch folder with one entry for each piece of work, and what the names of their
 #: locks begin with.
-WORK = {"work": "run", "predict": "predict", "validation": "validation"}
+WORK = {"work": "run", "predict": "predict", "validation": "validation", "sweeps": "sweep"}
 LOCKS = "locks"
 #: Tags that are equal within a group of runs, of which the newest stay.
 GROUP = (runs.RUN_TYPE, runs.MODEL, runs.PROFILE, runs.DATASET, runs.MODEL_URI)
@@ -68,7 +68,8 @@ class Unneeded:
     """What is old and not needed.
 
     Attributes:
-        runs: Runs by type: `model`, `seed`, `seeds`, `flow`, `batch`, `reproduction` and `ledger`.
+        runs: Runs by type: `model`, `seed`, `seeds`, `sweep`, `trial`, `flow`, `batch`,
+            `reproduction` and `ledger`.
         versions: Name and number of the versions that the runs registered.
         models: Ids of the logged models of the runs, with the addresses of their files.
         deleted: Runs that were deleted earlier and still take space in the project's own store.
@@ -219,7 +220,7 @@ def _needed(client: MlflowClient, active: Sequence[Run], keep: int) -> set[str]:
                 needed.add(run.info.run_id)
                 name, _, number = tags[ledger.AFTER].rpartition("/")
                 kept_versions.add((name, number))
-        elif run.info.status == "FINISHED" and tags.get(runs.RUN_TYPE) != runs.SEED_RUN:
+        elif run.info.status == "FINISHED" and tags.get(runs.RUN_TYPE) not in runs.PARTS:
             group = tuple(tags.get(name, "") for name in GROUP)
             group_sizes[group] += 1
             if group_sizes[group] <= keep:
@@ -230,11 +231,11 @@ def _needed(client: MlflowClient, active: Sequence[Run], keep: int) -> set[str]:
         if version.run_id in needed and VERDICT_RUN in version.tags:
             needed.add(version.tags[VERDICT_RUN])
     needed |= {run.info.run_id for run in active if run.data.tags.get(runs.REPRODUCES) in needed}
-    # Seeds stay with the run that they are nested in.
+    # Seeds and trials stay with the run that they are nested in.
     needed |= {
         run.info.run_id
         for run in active
-        if run.data.tags.get(runs.RUN_TYPE) == runs.SEED_RUN
+        if run.data.tags.get(runs.RUN_TYPE) in runs.PARTS
         and run.data.tags.get(runs.PARENT) in needed
     }
     # A run of a flow stays with the runs in it.

@@ -41,7 +41,7 @@ POLL_SECONDS = 1.0
 
 
 @cache
-def _place() -> str:
+def place() -> str:
     """Return what processes have in common that see each other by their numbers.
 
     Host names do not tell: containers may share them.
@@ -90,7 +90,7 @@ class Heart:
                 self._sign()
 
     def _sign(self) -> None:
-        sign = f"{time.time():.1f} {_place()}"
+        sign = f"{time.time():.1f} {place()}"
         self._client.set_experiment_tag(self._experiment_id, ALIVE + process_identity(), sign)
 
 
@@ -131,7 +131,7 @@ def forget_dead(client: MlflowClient, experiment_id: str) -> None:
 
 def _is_known_dead(sign: str | None, process: str) -> bool:
     # It signs before it makes anything, and removes the sign last.
-    return sign is None or (sign.partition(" ")[2] == _place() and process_is_gone(process))
+    return sign is None or (sign.partition(" ")[2] == place() and process_is_gone(process))
 
 
 def _time(sign: str | None) -> float:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 #: Tags, all under one prefix so that the UI lists them together.
 RUN_TYPE = "chapterflow.kind"  # `flow`: over several models; others below
+STUDY = "chapterflow.study"  # of a sweep and its trials: all that decides them, as a hash
 FINGERPRINT = "chapterflow.fingerprint"
 MODEL = "chapterflow.model"
 MODEL_VERSION = "chapterflow.model_version"
@@ -61,6 +62,10 @@ LOGGED_MODEL, TRAINED_SHA256 = "chapterflow.logged_model", "chapterflow.trained_
 #: Values of RUN_TYPE: the run of a model, which becomes a version; a repetition of it with another
 #: seed, which does not; what the repetitions are nested in.
 MODEL_RUN, SEED_RUN, SEEDS_RUN = "model", "seed", "seeds"
+#: And: a sweep, and a set of parameters in it, of which nothing is registered.
+SWEEP, TRIAL = "sweep", "trial"
+#: Types of runs that are kept and removed with the run that they are nested in.
+PARTS = (SEED_RUN, TRIAL)
 #: File in a run's folder: the id of the MLflow run that works there.
 RUN_ID = "run_id"
 #: File in a run's folder: metrics that the store does not have yet, one epoch a line.
