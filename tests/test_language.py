@@ -15,9 +15,19 @@ from jinja2 import nodes
 from chapterflow.checks import TEMPLATES, State, templates
 from chapterflow.kinds.dataset import SPLITS
 from chapterflow.language import CATALOGUES, Language, catalogue
+from chapterflow.models.catalog import get_model, model_names
 from chapterflow.page.playground import ASSETS
 from tests.conftest import REPOSITORY
 
+#: Titles of datasets without one in `params.yaml`, as their sources write them.
+TITLES = (
+    "Handwritten digits, 8x8, 17 grey levels",
+    "Handwritten digits, 8x8, 17 grey levels: {classes}",
+    "Sinusoids, steps and spikes under noise of several levels",
+    "Bodies of {count} kinds as voxels, turned and moved at random",
+    "Random graphs of four families, matched in size and density",
+    "Zachary's karate club",
+)
 SOURCE = REPOSITORY / "src" / "chapterflow"
 
 
@@ -33,13 +43,30 @@ def constants(node: ast.expr) -> Iterator[str]:
         yield from (text for value in node.elts for text in constants(value))
 
 
+def sentence(node: ast.expr) -> Iterator[str]:
+    """Yield a text, with `{name}` for each expression that an f-string names."""
+    if not isinstance(node, ast.JoinedStr):
+        yield from constants(node)
+        return
+    parts, expressions = [], {}
+    for part in node.values:
+        if isinstance(part, ast.FormattedValue):
+            expression = ast.unparse(part.value)
+            name = re.findall(r"\b[a-z]\w*\b(?!\()", expression)[-1]
+            assert expressions.setdefault(name, expression) == expression, expression
+            parts.append(f"{{{name}}}")
+        else:
+            parts.extend(constants(part))
+    yield "".join(parts)
+
+
 def in_code(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             count = {"tr": 1, "message": 1, "trn": 2}.get(node.func.id, 0)
             yield from (text for argument in node.args[:count] for text in constants(argument))
-            if node.func.id == "check" and len(node.args) > 3:  # The sentence of an expectation.
-                yield from constants(node.args[3])
+            if node.func.id in ("check", "_none") and len(node.args) > 3:
+                yield from sentence(node.args[3])  # Why an expectation matters.
 
 
 def in_template(path: Path) -> Iterator[str]:
@@ -49,17 +76,27 @@ def in_template(path: Path) -> Iterator[str]:
             yield from (arg.value for arg in call.args if isinstance(arg, nodes.Const))
 
 
+def in_parameters() -> Iterator[str]:
+    """Yield the chapter's questions, roles, titles of datasets, and names of variants."""
+    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
+    yield from (question["title"] for question in params["questions"].values())
+    yield from (role.capitalize() for role in params["roles"])
+    yield from (block["title"] for block in params["datasets"].values() if "title" in block)
+    for model in params["models"].values():
+        for profile in (model, model.get("book", {})):
+            yield from (name.replace("_", " ") for name in profile.get("beside", {}))
+
+
 def used() -> set[str]:
-    """Return all messages: of code and templates, of the playground, of the chapter's questions."""
+    """Return all messages: of code and templates, of the playground, and of the chapter."""
     texts = {text for path in SOURCE.rglob("*.py") for text in in_code(path)}
     for folder in (TEMPLATES, ASSETS, ASSETS.parent):
         texts |= {text for path in folder.glob("*.jinja") for text in in_template(path)}
-    words = json.loads((ASSETS / "words.json").read_text(encoding="utf-8"))
-    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
-    questions = {question["title"] for question in params["questions"].values()}
-    roles = {role.capitalize() for role in params["roles"]}
-    states = {state.capitalize() for state in get_args(State)}
-    return texts | set(words.values()) | questions | roles | states | set(SPLITS)
+    texts |= set(json.loads((ASSETS / "words.json").read_text(encoding="utf-8")).values())
+    texts |= {state.capitalize() for state in get_args(State)}
+    models = [get_model(name) for name in model_names()]
+    texts |= {text for model in models for text in (model.summary, model.section) if text}
+    return texts | set(in_parameters()) | set(SPLITS) | set(TITLES)
 
 
 def placeholders(text: str) -> set[str]:
@@ -84,7 +121,8 @@ def test_each_message_has_its_translation_and_no_translation_is_stale(language: 
 #: English that Korean readers know: names of methods, measures and tools; short headings.
 NAMES = r"""
     accuracy_|AUC|DejaVu|Adebayo|A / B|B-A|FLOPs|F1|GCN|Grad-CAM|GoogLeNet|Git|git|Holm|MFLOPs
-    |MLflow|McNemar|Prefect|ReLU|RMSE|Savitzky-Golay|SG|UTC|Wilson|CSV|Data\ Docs|NaN|Backspace
+    |MLflow|MNIST|TensorFlow\ Hub|SavedModel|VGGNet|LeNet|RGB|MUTAG|Cora|DNN|CNN|GIN
+    |McNemar|Prefect|ReLU|RMSE|Savitzky-Golay|SG|UTC|Wilson|CSV|Data\ Docs|NaN|Backspace
     |Delete|Tab|float32|same|valid|softmax|chapterflow|data/|embedded|gcn-node|ms|px|[A-Za-zÂ]
 """
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from chapterflow.language import Language, speaking, tr, trn
+from chapterflow.language import Language, recorded, speaking, tr, trn
 from chapterflow.types import Strict
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def templates(*folders: Path) -> Environment:
         loader=FileSystemLoader([*folders, TEMPLATES]),
     )
     environment.filters["value"] = text
-    environment.globals |= {"tr": tr, "trn": trn}
+    environment.globals |= {"tr": tr, "trn": trn, "recorded": recorded}
     return environment
 
 

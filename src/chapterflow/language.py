@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -32,6 +33,9 @@ VARIABLE = "CHAPTERFLOW_LANG"
 LOCALE = ("LC_ALL", "LC_MESSAGES", "LANG")
 
 Texts = TypeVar("Texts", str, list[str], dict[str, str])
+
+#: Letters of a recorded sentence, without its values.
+LEAST = 20
 
 _chosen: Language | None = None
 #: Files that are compared between machines are written in English, whatever the reader's language.
@@ -111,3 +115,40 @@ def trn(one: str, many: str, /, count: int, **values: object) -> str:
         **values: Further values by name.
     """
     return tr(one if count == 1 else many, count=f"{count:,}", **values)
+
+
+def recorded(text: str) -> str:
+    """Return a sentence that a run or a dataset recorded in English, in the chosen language.
+
+    It contains its values already, so it is compared with messages in which they are `{name}`.
+    Values that are messages are translated, too; other sentences stay as they are.
+    """
+    translations = catalogue(language())
+    if text in translations:
+        return translations[text]
+    for pattern, translation in _patterns(language()):
+        if match := pattern.fullmatch(text):
+            values = {
+                name: translations.get(value, translations.get(value.lower(), value))
+                for name, value in match.groupdict().items()
+            }
+            return translation.format(**values)
+    return text
+
+
+@cache
+def _patterns(wanted: Language) -> list[tuple[re.Pattern[str], str]]:
+    """Return the messages of a language as patterns of sentences, the longest first."""
+    patterns = []
+    for text, translation in sorted(catalogue(wanted).items(), key=lambda pair: -len(pair[0])):
+        literal, *rest = re.split(r"{(\w+)}", text)
+        # A message of few words, such as "{low} to {high}", would match any sentence.
+        if not rest or "{" in literal or len("".join([literal, *rest[1::2]])) < LEAST:
+            continue
+        expression = re.escape(literal)
+        for name, following in zip(rest[::2], rest[1::2], strict=True):
+            again = f"(?P<{name}>" in expression
+            expression += f"(?P={name})" if again else f"(?P<{name}>.+?)"
+            expression += re.escape(following)
+        patterns.append((re.compile(expression, re.DOTALL), translation))
+    return patterns

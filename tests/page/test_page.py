@@ -1,6 +1,7 @@
 """The page: every number is there and traceable, and what is missing is told, not invented."""
 
 import base64
+import html
 import io
 import json
 import re
@@ -16,6 +17,7 @@ from PIL import Image
 from chapterflow import files
 from chapterflow.config.settings import QuestionParams
 from chapterflow.explain.canvas import GREY, Canvas
+from chapterflow.language import Language, recorded, speaking
 from chapterflow.page.material import Entry, Material
 from chapterflow.page.model_section import hardest, model_section
 from chapterflow.page.parts import Album, Cell, Table, as_image
@@ -490,3 +492,44 @@ def test_a_page_is_written_whole_or_not_at_all(
         write("second", tmp_path / "report")
     assert path.read_text() == "first"
     assert [p.name for p in path.parent.iterdir()] == ["index.html"]
+
+
+#: English on a Korean page: names of models, layers, measures and tools, units, and what the
+#: artifacts of this test say.
+NAMES = r"""
+    chapterflow|embedded|dnn|cnn|lenet|digits|RMSE|AUC|MFLOPs|MLflow|Prefect|UTC|Wilson|Data\ Docs
+    |data/|git|Git|ms|InputLayer|Conv2D|Flatten|Dense|pixels|conv|flat|logits
+    |trained\ on|a\ wrong\ label|label-set|(?:in\ )?0\ to\ 9|(?:walk|attributions)\ of|grad-cam
+    |test|none
+"""
+
+
+def test_a_korean_page_has_no_english_but_names(fresh: Material) -> None:
+    page_runs.explain(fresh.entries[0].facts)
+    with speaking(Language.ko):
+        page = render(replace(fresh, entries=fresh.entries[:2], facts={}))
+    assert '<html lang="ko">' in page
+    plain = re.sub(r"<(style|script|code).*?</\1>", " ", page, flags=re.DOTALL)
+    attributes = re.findall(r' (?:alt|aria-label|title|data-label)="([^"]*)"', plain)
+    shown = html.unescape(" ".join([re.sub(r"<[^>]+>", " ", plain), *attributes]))
+    assert "이 페이지에는 이 질문에 답할 실행이 없습니다" in shown
+    assert "cnn의 정확도가 dnn보다 높습니다" in shown
+    plain = re.sub("`[^`]*`", "", shown)
+    plain = re.sub(rf"\b(?:{NAMES})(?![A-Za-z])", "", plain, flags=re.VERBOSE)
+    assert set(re.findall(r"(?<!\w)[A-Za-z]{2,}(?![\w])", plain)) == set()
+
+
+def test_what_runs_recorded_is_translated_with_its_values() -> None:
+    sentences = {
+        "Every volume has different voxels: equal voxels come from a damaged file or a decoding "
+        "error.": "입체마다 복셀의 값이 다양합니다. 모든 복셀이 같으면 파일이 손상됐거나 디코딩이 "
+        "잘못된 것입니다.",
+        "cnn: two convolutions with max pooling. Book chapter 5, “DNN and CNN on MNIST”. Trained "
+        "on mine: My own data.": "cnn: 합성곱층 두 개와 최대 풀링층. 책 5장 “MNIST로 배우는 DNN과 "
+        "CNN”. mine 데이터로 학습: My own data.",
+        "My own data, 0 to 9": "My own data, 0 to 9",
+    }
+    for english, korean in sentences.items():
+        assert recorded(english) == english
+        with speaking(Language.ko):
+            assert recorded(english) == korean

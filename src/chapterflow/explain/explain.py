@@ -22,7 +22,7 @@ from chapterflow.explain.attributions import (
 from chapterflow.explain.explanation import Explanation, Picture
 from chapterflow.explain.faithfulness import Faithfulness, faithfulness, pixel_score
 from chapterflow.explain.feature_maps import architecture, has_feature_maps
-from chapterflow.explain.nodes import NodeProbe, node_maps, node_probes, node_score, padded
+from chapterflow.explain.nodes import node_maps, node_probes, node_score, padded
 from chapterflow.explain.outputs import (
     default_targets,
     is_classifier,
@@ -41,10 +41,28 @@ from chapterflow.explain.pictures import (
 from chapterflow.explain.sanity import NOISE, Judgement, judge
 from chapterflow.explain.untrained import Untrained, check_trained
 from chapterflow.kinds.dataset import Dataset
+from chapterflow.language import message
 
 if TYPE_CHECKING:
     import keras
 
+#: Captions.
+ATTRIBUTED = message(
+    "One input with the attributions of the model's answers by {methods}. Better than random "
+    "orders: {believed}."
+)
+ATTRIBUTED_ROWS = message(
+    "{count} inputs, a row each, with the attributions of the model's answers by {methods}. "
+    "Better than random orders: {believed}."
+)
+WHOLE_GRAPHS = message(
+    "{count} graphs, each with its nodes coloured by how much they support the model's answer. "
+    "Better than random orders: {believed}."
+)
+NEIGHBOURS = message(
+    "{count} nodes of one graph (black ring), each with its neighbours, coloured by how much they "
+    "support the model's answer. Better than random orders: {believed}."
+)
 #: Values that all layers may compute for one part of an explanation. A large network is explained
 #: on fewer probes, so it takes no longer than a small one.
 BUDGET = 2e8
@@ -122,8 +140,10 @@ def explain(
                 key="reactions",
                 step=0,
                 path=path,
-                caption="For each class, the test examples that the model is most sure of, least "
-                "sure of, and wrong about with the highest confidence.",
+                caption=message(
+                    "For each class, the test examples that the model is most sure of, least sure "
+                    "of, and wrong about with the highest confidence."
+                ),
             )
         )
     details = explanation.details | {"reactions": positions}
@@ -196,10 +216,8 @@ def _explain_pixels(
         doubts={name: judgement.doubts for name, judgement in judgements.items()},
         targets=None if card.task.classes else targets,
     )
-    caption = (
-        f"{'One input' if len(mapped) == 1 else f'{len(mapped)} inputs, a row each,'} with the "
-        f"attributions of the model's answers by {', '.join(maps)}. "
-        f"Better than random orders: {_believed(faithful)}."
+    caption = (ATTRIBUTED if len(mapped) == 1 else ATTRIBUTED_ROWS).format(
+        count=len(mapped), methods=", ".join(maps), believed=_believed(faithful)
     )
     pictures.append(Picture(key="attributions", step=0, path=path, caption=caption))
     rows = [
@@ -275,9 +293,9 @@ def _explain_nodes(
         doubts={name: judgement.doubts for name, judgement in judgements.items()},
         seed=seed,
     )
-    caption = (
-        f"{_subject(graphs)} coloured by how much they support the model's answer. Better than "
-        f"random orders: {_believed(faithful)}."
+    focused = any(graph.focus is not None for graph in graphs)
+    caption = (NEIGHBOURS if focused else WHOLE_GRAPHS).format(
+        count=len(graphs), believed=_believed(faithful)
     )
     pictures = [Picture(key="nodes", step=0, path=path, caption=caption)]
     return _explanation(pictures, rows, [], faithful, judgements)
@@ -376,13 +394,6 @@ def _answer(row: Mapping[str, Any]) -> str:
     if "value" in row:
         return f"value {row['value']:.3g}\nin the middle"
     return f"model: {row['predicted']}, {row['confidence']:.2f}"
-
-
-def _subject(graphs: Sequence[NodeProbe]) -> str:
-    """Say what the pictures of nodes show: whole graphs, or nodes with their neighbours."""
-    if any(graph.focus is not None for graph in graphs):
-        return f"{len(graphs)} nodes of one graph (black ring), each with its neighbours,"
-    return f"{len(graphs)} graphs, each with its nodes"
 
 
 def _believed(faithful: Mapping[str, Faithfulness]) -> str:

@@ -26,6 +26,7 @@ from chapterflow.explain.canvas import (
 from chapterflow.explain.explanation import Picture
 from chapterflow.explain.feature_maps import feature_maps, first_kernels, mapped_layers, strongest
 from chapterflow.explain.outputs import EACH, Reactions
+from chapterflow.language import message
 
 if TYPE_CHECKING:
     import keras
@@ -34,6 +35,17 @@ if TYPE_CHECKING:
     from chapterflow.explain.nodes import NodeProbe
     from chapterflow.kinds.dataset import Dataset
 
+#: Captions.
+WALK = message(
+    "One input, {name}, through {layers} convolution and pooling layers, from {first} to {last}: "
+    "the channels with the highest activation."
+)
+WALK_UNNAMED = message(
+    "One input through {layers} convolution and pooling layers, from {first} to {last}: the "
+    "channels with the highest activation."
+)
+MAPS_OF = message("Layer {name} ({kind}, {shape}): the channels {channels} for {inputs} inputs.")
+KERNELS_OF = message("{count} of {of} kernels of {name}, each {shape}.")
 #: Layers drawn of a deep network.
 LAYERS = 12
 #: Width over height of a curve, in pictures of layers and of attributions.
@@ -94,9 +106,9 @@ def draw_layers(
             key="walk",
             step=0,
             path=path,
-            caption=f"One input{f', {names[0]},' if channels else ''} through {len(maps)} "
-            f"convolution and pooling layers, from {sides(inputs.shape[1:])} to {sides(last)}: "
-            "the channels with the highest activation.",
+            caption=(WALK if channels else WALK_UNNAMED).format(
+                name=names[0], layers=len(maps), first=sides(inputs.shape[1:]), last=sides(last)
+            ),
         )
     ]
     details: list[dict[str, Any]] = []
@@ -120,8 +132,13 @@ def draw_layers(
                     key="feature_maps",
                     step=step,
                     path=path,
-                    caption=f"Layer {name} ({layer_class}, {shape}): the channels "
-                    f"{', '.join(map(str, numbers))} for {len(inputs)} inputs.",
+                    caption=MAPS_OF.format(
+                        name=name,
+                        kind=layer_class,
+                        shape=shape,
+                        channels=", ".join(map(str, numbers)),
+                        inputs=len(inputs),
+                    ),
                 )
             )
         details.append(detail)
@@ -134,8 +151,12 @@ def draw_layers(
                 key="kernels",
                 step=0,
                 path=path,
-                caption=f"{count} of {kernels.shape[-1]} kernels of {name}, each "
-                f"{sides(kernels.shape[:-1])}.",
+                caption=KERNELS_OF.format(
+                    count=count,
+                    of=kernels.shape[-1],
+                    name=name,
+                    shape=sides(kernels.shape[:-1]),
+                ),
             )
         )
     return pictures, details

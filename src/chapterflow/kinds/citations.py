@@ -33,6 +33,7 @@ from chapterflow.kinds.rows import (
     example_rows,
     label_checks,
 )
+from chapterflow.language import message
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -227,5 +228,5 @@ KIND = Kind(
     whole=True,
     # There is only one graph; its nodes are no separate inputs.
     figures={},
-    columns={"edges out": _edges_out},
+    columns={message("edges out"): _edges_out},
 )

@@ -28,6 +28,7 @@ from chapterflow.kinds.edges import (
     rows_of,
 )
 from chapterflow.kinds.rows import check, copy_checks, count_checks, example_rows, label_checks
+from chapterflow.language import message
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -264,7 +265,7 @@ KIND = Kind(
     folds=True,
     figures={"nodes": _nodes, "edges per node": _edges_per_node},
     columns={
-        "nodes": lambda dataset, position: _size(dataset, "node_offsets", position),
-        "edges": lambda dataset, position: _size(dataset, "edge_offsets", position),
+        message("nodes"): lambda dataset, position: _size(dataset, "node_offsets", position),
+        message("edges"): lambda dataset, position: _size(dataset, "edge_offsets", position),
     },
 )

@@ -18,6 +18,7 @@ from chapterflow.kinds.rows import (
     label_checks,
     value_facts,
 )
+from chapterflow.language import message
 from chapterflow.types import Share, Strict
 
 if TYPE_CHECKING:
@@ -102,7 +103,11 @@ def _check_arrays(dataset: Dataset, name: str, axes: tuple[str, ...]) -> None:
 
 
 def pixel_suite(
-    card: DatasetCard, bounds: ImageExpectations, *, example: str = "image", value: str = "pixel"
+    card: DatasetCard,
+    bounds: ImageExpectations,
+    *,
+    example: str = message("image"),
+    value: str = message("pixel"),
 ) -> list[Expectation]:
     """Return the expectations that `pixel_rows` of a dataset must meet.
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from chapterflow.kinds.dataset import Dataset, DatasetCard, Kind, examples_of
 from chapterflow.kinds.pixels import ImageExpectations, pixel_rows, pixel_suite
+from chapterflow.language import message
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +35,7 @@ class Data(Dataset):
 
 def expectations(card: DatasetCard, bounds: ImageExpectations) -> list[Expectation]:
     """Return the expectations that `rows` of a dataset must meet (see `pixel_suite`)."""
-    return pixel_suite(card, bounds, example="volume", value="voxel")
+    return pixel_suite(card, bounds, example=message("volume"), value=message("voxel"))
 
 
 def rows(dataset: Dataset) -> pd.DataFrame:

@@ -125,7 +125,7 @@ def beside_table(outcomes: Sequence[Outcome]) -> list[Cells]:
             rows.append(
                 [
                     outcome.model,
-                    name.replace("_", " "),
+                    tr(name.replace("_", " ")),
                     score,
                     f"{of['train_seconds']:.1f}" if "train_seconds" in of else "",
                     f"{of['parameters']:,.0f} / {metrics['cost/parameters']:,.0f}",
@@ -151,7 +151,7 @@ def folds_table(outcomes: Sequence[Outcome]) -> list[Cells]:
                 for protocol in ("inner", "gin")
             ]
             majority = f"{metrics[pattern.format('majority', 'mean')]:.3f}"
-            rows.append([outcome.model, name.replace("_", " "), *scores, majority])
+            rows.append([outcome.model, tr(name.replace("_", " ")), *scores, majority])
     return rows
 
 
@@ -164,7 +164,9 @@ def folds_notes(outcomes: Sequence[Outcome]) -> list[str]:
         names = [key.split("/")[1] for key in metrics if key.endswith("/cv_inner_accuracy_mean")]
         means = {name: (over_folds(metrics, name) or (0.0, 0.0))[0] for name in names}
         if own and (equals := [name for name in names if means[name] >= own[0]]):
-            variants = ", ".join(f"{name.replace('_', ' ')} ({means[name]:.3f})" for name in equals)
+            variants = ", ".join(
+                f"{tr(name.replace('_', ' '))} ({means[name]:.3f})" for name in equals
+            )
             notes.append(
                 trn(
                     "{model} ({score} over the folds) is no better than its variant {variants}.",

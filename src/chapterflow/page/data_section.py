@@ -11,7 +11,7 @@ import numpy as np
 
 from chapterflow.checks import Check
 from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, shape_text
-from chapterflow.language import message, tr
+from chapterflow.language import message, recorded, tr
 from chapterflow.page.material import Entry, Material
 from chapterflow.page.parts import NONE, Album, Cell, Picture, Table, example_images
 from chapterflow.page.plots import balance
@@ -97,7 +97,7 @@ def _section(entry: Entry, digest: str, material: Material, album: Album, pen: P
         )
     )  # fmt: skip
     return DataSection(
-        title=tr(card.title),
+        title=recorded(card.title),
         name=card.name,
         anchor=f"data-{digest[:12]}",
         facts=_facts(card, entry, digest),

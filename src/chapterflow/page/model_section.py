@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from chapterflow.checks import Check
 from chapterflow.explain.sanity import verdicts
 from chapterflow.kinds.dataset import get_kind, shape_text
-from chapterflow.language import message, tr, trn
+from chapterflow.language import message, recorded, tr, trn
 from chapterflow.page.material import SCORE_NAMES, Entry
 from chapterflow.page.parts import (
     Album,
@@ -166,10 +166,14 @@ def model_section(entry: Entry, bins: int, album: Album, pen: Pen) -> ModelSecti
     )
 
 
+#: The note of a run (`loop.run`) without Markdown.
+NOTE = message("{model}: {summary}. Book chapter 5, “{section}”. Trained on {dataset}: {title}.")
+
+
 def _summary(entry: Entry) -> str:
     """Return what the model is: the note of its run without Markdown."""
     note = entry.facts.tags.get("mlflow.note.content", "")
-    return note.replace("**", "").replace("`", "")
+    return recorded(note.replace("**", "").replace("`", ""))
 
 
 def _layers(entry: Entry) -> list[Layer]:
@@ -386,5 +390,7 @@ def _inside(entry: Entry, album: Album) -> list[tuple[str, list[Picture]]]:
             own = [own[place] for place in places]
         if own:
             heading = tr(INSIDE.get(key, key.replace("_", " ").capitalize()))
-            sections.append((heading, [album.picture(p.path, p.caption, p.caption) for p in own]))
+            captions = [recorded(picture.caption) for picture in own]
+            shown = zip(own, captions, strict=True)
+            sections.append((heading, [album.picture(p.path, text, text) for p, text in shown]))
     return sections

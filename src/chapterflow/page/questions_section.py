@@ -377,12 +377,12 @@ def _variants(anchor: str, question: QuestionParams, material: Material) -> Ques
         return Question(tr(question.title), anchor, verdict)
     # Variants like `readout_sum` change the parameter `readout`; the model has a value of its own.
     params = entry.facts.params
-    values = ", ".join(f"{name} {params[name]}" for name in starts if name in params)
+    values = ", ".join(tr(f"{name} {params[name]}") for name in starts if name in params)
     own = _Option(entry, f"{entry.label} ({values})" if values else entry.label)
     variants = [
         _Option(
             entry,
-            name.replace("_", " "),
+            tr(name.replace("_", " ")),
             *(f"beside/{name}", f"beside/{name}", f"beside/{name}/train_seconds"),
         )
         for name in names
