@@ -34,7 +34,7 @@ def trained(session: Session, dataset: str) -> str:
     source = f"{run.info.artifact_uri}/model"
     version = session.client.create_model_version("dnn", source=source, run_id=run_id)
     session.client.set_tag(run_id, runs.MODEL_VERSION, version.version)
-    session.challenge(session.client.get_run(run_id))
+    session.challenge(session.client.get_run(run_id).data.tags)
     return str(version.version)
 
 
@@ -105,7 +105,7 @@ def test_when_the_usual_data_change_the_alias_follows(session: Session) -> None:
     params = session._project.params
     params.write_text(params.read_text().replace("\nprofile: embedded", "\nprofile: book"))
     (run,) = session.client.search_runs([session.experiment_id])
-    session.challenge(session.client.get_run(run.info.run_id))
+    session.challenge(session.client.get_run(run.info.run_id).data.tags)
     assert check_registered(session.client, "dnn") == {"challenger": "1"}
 
 

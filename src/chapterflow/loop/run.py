@@ -59,6 +59,7 @@ class Run:
         finished: Whether the store has a finished run of this fingerprint.
         resumed: Whether an interrupted training continues.
         continued: Whether the MLflow run is older than the training: it may have logged a model.
+        has_work: Whether the store may have copies of the work of its training.
         logged_model: Id of the logged model; empty before it was trained.
     """
 
@@ -81,6 +82,7 @@ class Run:
         self.finished = False
         self.resumed = False
         self.continued = False
+        self.has_work = True
         self.logged_model = ""
         self._session = session
         self._same: list[MlflowRun] | None = None

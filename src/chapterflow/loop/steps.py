@@ -238,6 +238,7 @@ def train(run: Run, *, tell: Tell = silent) -> Training:
                 on_epoch=on_epoch,
                 scratch=run.project.scratch,
             )
+        run.has_work = run.continued or keep_work.has_begun
         run.artifacts.log_document(training.model_dump(), TRAINING)
         if not run.becomes_version:
             return training
@@ -401,14 +402,23 @@ def log(
                 tags["chapterflow.explain"] = explanation.refusal
         # At step 0 the UI draws bars, one for each run, not single points over epochs.
         runs.log_metrics(client, run.id, metrics, 0, tags)
-        if run.is_shared:
+        if run.is_shared and run.has_work:
             run.artifacts.delete_work()
+        last = run.artifacts.training().history[-1]
         runs.close_run(client, run.id, "FINISHED")
-        finished = client.get_run(run.id)
         if explanation:
-            run.session.challenge(finished)
+            about = {runs.MODEL: run.model, runs.DATASET: run.dataset, runs.ROLE: run.params.role}
+            run.session.challenge(tags | about, is_new=not run.continued)
     run.discard()
-    return outcome_of(finished, "trained")
+    return Outcome(
+        model=run.model,
+        dataset=run.dataset,
+        status="trained",
+        run_id=run.id,
+        model_version=tags.get(runs.MODEL_VERSION),
+        # As the store has them: the last of each.
+        metrics=metrics | runs.epoch_metrics(last),
+    )
 
 
 def _score_in_words(run: Run, metrics: Mapping[str, float]) -> str:
@@ -441,6 +451,7 @@ def _register(run: Run, card: DatasetCard, metrics: Mapping[str, float]) -> str:
         about=f"{run.introduction} Each version is one training: its tags say on which data and "
         "how well it did there, its run has the curves, pictures and figures.",
         about_tags=run.about_tags,
+        is_new=not run.continued,
     )
 
 

@@ -256,6 +256,9 @@ class WorkKeeper:
 
     Args:
         folder: The work: checkpoints and records of epochs.
+
+    Attributes:
+        has_begun: Whether the store may have a copy.
     """
 
     def __init__(self, artifacts: Artifacts, folder: Path) -> None:
@@ -263,6 +266,7 @@ class WorkKeeper:
         self._folder = folder
         self._next = time.monotonic() + KEEP_SECONDS
         self._thread: threading.Thread | None = None
+        self.has_begun = False
 
     def __enter__(self) -> Self:
         return self
@@ -278,6 +282,7 @@ class WorkKeeper:
             self._thread = threading.Thread(
                 target=self._keep, args=[epoch], name="work", daemon=True
             )
+            self.has_begun = True
             self._thread.start()
 
     def _keep(self, epoch: int) -> None:

@@ -241,6 +241,19 @@ def log_dataset(client: MlflowClient, run_id: str, card: DatasetCard, folder: Pa
     insert(client.log_inputs, run_id, inputs)
 
 
+def epoch_metrics(record: EpochRecord) -> dict[str, float]:
+    """Return the metrics of an epoch, by the names that they have in the store."""
+    metrics = {
+        "train/loss": record.train_loss,
+        "train/accuracy": record.train_accuracy,
+        "validation/loss": record.validation_loss,
+        "validation/accuracy": record.validation_accuracy,
+        "train/learning_rate": record.learning_rate,
+        "train/epoch_seconds": record.seconds,
+    }
+    return {name: value for name, value in metrics.items() if value is not None}
+
+
 class Epoch(Strict):
     """The metrics of one epoch of a run, as they are kept until the store has them.
 
@@ -308,19 +321,11 @@ class EpochLogger:
         """Log a record unless the run has it."""
         if record.epoch <= self.last:
             return
-        metrics = {
-            "train/loss": record.train_loss,
-            "train/accuracy": record.train_accuracy,
-            "validation/loss": record.validation_loss,
-            "validation/accuracy": record.validation_accuracy,
-            "train/learning_rate": record.learning_rate,
-            "train/epoch_seconds": record.seconds,
-        }
         epoch = Epoch(
             run_id=self._run_id,
             epoch=record.epoch,
             time=int(time.time() * 1000),
-            metrics={name: value for name, value in metrics.items() if value is not None},
+            metrics=epoch_metrics(record),
         )
         with self._changed:
             self._kept.append(epoch)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from chapterflow.config.settings import Settings
 from chapterflow.environment import Project, experiment
@@ -99,16 +99,19 @@ class Session:
             },
         )
 
-    def challenge(self, run: Run) -> None:
+    def challenge(self, tags: Mapping[str, str], *, is_new: bool = False) -> None:
         """Make the version of a finished run its model's challenger on its data.
 
         Nothing changes if it is the champion already, or in an experiment of DVC.
+
+        Args:
+            tags: Tags of the run: model, version, role and dataset.
+            is_new: Whether the version has just been registered: it has no alias to look up.
         """
-        tags = run.data.tags
         model, version = tags[runs.MODEL], tags[runs.MODEL_VERSION]
         if experiment():
             return
-        aliases = check_registered(self.client, model)
+        aliases = {} if is_new else check_registered(self.client, model)
         if aliases.get(CHAMPION) == version:
             return
         mine = challenger_alias(self._project, tags.get(runs.ROLE, ""), tags[runs.DATASET])
@@ -134,7 +137,7 @@ class Session:
             elif now and has_sources(self._project, now[runs.COMMIT], _sources(run_id)):
                 runs.set_tags(self.client, run_id, {runs.COMMIT: now[runs.COMMIT]})
         if runs.MODEL_VERSION in tags:
-            self.challenge(run)
+            self.challenge(tags)
         return run
 
     def close_flow_run(self, run_id: str, results: dict[str, Any], table: str) -> None:
@@ -162,13 +165,13 @@ def _sources(run_id: str) -> dict[str, str]:
         return {}
 
 
-def outcome_of(run: Run, status: Literal["trained", "reused"] = "reused") -> Outcome:
+def outcome_of(run: Run) -> Outcome:
     """Return a finished model run as an outcome."""
     tags = run.data.tags
     return Outcome(
         model=tags[runs.MODEL],
         dataset=tags[runs.DATASET],
-        status=status,
+        status="reused",
         run_id=run.info.run_id,
         model_version=tags.get(runs.MODEL_VERSION),
         metrics=dict(run.data.metrics),

@@ -359,6 +359,7 @@ def register(
     description: str | None = None,
     about: str | None = None,
     about_tags: Mapping[str, str] | None = None,
+    is_new: bool = False,
 ) -> str:
     """Make a logged model the next version of a registered model, and return the version.
 
@@ -374,6 +375,7 @@ def register(
         description: Description of the version.
         about: Description of the registered model, set when it is created.
         about_tags: Tags of the registered model, set when it is created.
+        is_new: Whether the logged model is known to have no version, which is not looked up.
 
     Raises:
         StoreError: If the version does not become ready.
@@ -388,7 +390,8 @@ def register(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-        for registered in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
+        same = f"name = '{name}' and run_id = '{run_id}'"
+        for registered in () if is_new else client.search_model_versions(same):
             if registered.source == model_uri and registered.status == "READY":
                 return str(registered.version)
     # Waits until the version is ready.
