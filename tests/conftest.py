@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -36,6 +37,7 @@ os.environ["CHAPTERFLOW_LANG"] = "en"
 USERS_SHELL = {**os.environ}
 
 from chapterflow.environment import QUIET_AND_PRIVATE, Project, load_tensorflow  # noqa: E402
+from chapterflow.tracking import store  # noqa: E402
 from tests.forks import Forks  # noqa: E402
 from tests.loop import stores  # noqa: E402
 
@@ -43,8 +45,11 @@ os.environ.update(QUIET_AND_PRIVATE)
 
 FORKS = Forks(os.environ)
 
-# How long an example takes depends on what else the machine does; no test is about that.
-hypothesis.settings.register_profile("untimed", deadline=None)
+# How long an example takes depends on what else the machine does; no test is about that. As of
+# mutated inputs (`tests/data/test_fuzz.py`), the full suite tries more.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, max_examples=100 if "CHAPTERFLOW_FUZZ" in os.environ else 30
+)
 hypothesis.settings.load_profile("untimed")
 
 #: Seconds after which a process hangs: generous, since a busy machine is no fault of the code.
@@ -369,6 +374,36 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None
             make(folder)
             (folder / "whole").touch()
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def making_of_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., None]]:
+    """Make one new store, and copies of it where tests of this process need another.
+
+    MLflow makes one by all migrations that it ever had, which takes a second. The tests of that
+    restore the function that this yields; other processes than those of pytest have it anyway.
+    """
+    initialise = store._initialise
+
+    def make(folder: Path) -> None:
+        (folder / "mlruns").mkdir()
+        initialise(store.database(Project(folder)), Project(folder))
+
+    def copy(path: Path, project: Project) -> None:
+        if path.exists():
+            initialise(path, project)
+            return
+        made = Project(once(tmp_path_factory, "store", make))
+        shutil.copyfile(store.database(made), path)
+        with contextlib.closing(sqlite3.connect(path)) as db, db:
+            db.execute(
+                "UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)",
+                (str(made.mlruns.resolve()), str(project.mlruns.resolve())),
+            )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "_initialise", copy)
+        yield initialise
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import great_expectations as gx
 import numpy as np
 import pytest
 
@@ -218,6 +217,8 @@ def test_examples_without_a_label_are_not_counted_as_well_labelled(
 def test_an_expectation_that_cannot_be_computed_fails_with_a_reason(
     digits: Dataset, bounds: ImageExpectations, tmp_path: Path
 ) -> None:
+    import great_expectations as gx
+
     checks = images.expectations(digits.card, bounds)
     suite = gx.ExpectationSuite(name="images", expectations=checks)
     names = [(expectation.meta or {})["name"] for expectation in suite.expectations]

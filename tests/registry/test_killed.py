@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
 from chapterflow.environment import Project
 from chapterflow.lineage.why import gates
@@ -56,6 +55,8 @@ def project(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     project = Project(root)
     store.relocate(project)
     store.open_store(project)
+    from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
+
     # The copies share the ids of their runs, and MLflow keeps the folder of each id.
     _artifact_repos_cache.clear()
     # The versions have no files, and this is not about them.

@@ -233,6 +233,7 @@ def test_command(store: Store, in_project: Project) -> None:
     assert "Nothing to remove" in again.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("project", ["one project", "another in the same process"])
 def test_old_flow_runs_of_prefect_go(prefect_once: Path, tmp_path: Path, project: str) -> None:
     home = shutil.copytree(prefect_once, tmp_path / project / ".prefect")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +26,12 @@ from tests.conftest import FORKS
 
 #: The last but one schema of MLflow 3.17.
 OLDER = "75868b020152"
+
+
+@pytest.fixture(autouse=True)
+def stores_are_made(making_of_stores: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """No store here is a copy, unless a test copies it."""
+    monkeypatch.setattr(store, "_initialise", making_of_stores)
 
 
 @pytest.fixture(scope="session")
