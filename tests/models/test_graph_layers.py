@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
@@ -447,3 +448,62 @@ def test_an_unknown_readout_is_refused() -> None:
 
     with pytest.raises(ValueError, match=r"one of mean, sum, max\. Received: 'min'"):
         Readout("min")
+
+
+def network_by_hand(
+    weights: dict[str, NDArray[np.float64]], kind: str, readout: str, x: Any, adjacency: Any
+) -> Any:
+    """Return the logits of one graph, as PyTorch Geometric's layers compute them too."""
+    states, degrees = [], adjacency.sum(axis=1) + 1
+    for number in (1, 2, 3):
+        own = {
+            path.split("/", 1)[1]: value
+            for path, value in weights.items()
+            if path.startswith(f"conv{number}/")
+        }
+        if kind == "gin":
+            x = (1 + own["eps"]) * x + adjacency @ x
+            x = np.maximum(x @ own["hidden/kernel"] + own["hidden/bias"], 0)
+            x = x @ own["out/kernel"] + own["out/bias"]
+        else:
+            if kind == "gcn":
+                x = (adjacency + np.eye(len(x))) / np.sqrt(np.outer(degrees, degrees)) @ x
+            x = x @ own["kernel"] + own["bias"]
+        x = np.maximum(x, 0)
+        states.append(x)
+    x = getattr(np, readout)(np.concatenate(states, axis=1), axis=0)
+    x = np.maximum(x @ weights["dense/kernel"] + weights["dense/bias"], 0)
+    return x @ weights["logits/kernel"] + weights["logits/bias"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "readout"), [("gcn", "sum"), ("gcn", "mean"), ("gin", "sum"), ("none", "max")]
+)
+def test_the_network_and_its_loss_are_those_computed_by_hand(kind: str, readout: str) -> None:
+    from chapterflow.models.catalog import get_model
+    from chapterflow.training.epochs import Learner, built
+    from chapterflow.types import InputSpec
+
+    entry = get_model("gcn")
+    # Features of 0 to 2, which the network scales to 0 to 1.
+    spec = InputSpec((None, 5), classes=3, value_max=2, kind="graphs", directed=False)
+    params = entry.params(role="graphs", convolution=kind, readout=readout, width=8, dense=6)
+    model = built(entry, params, spec)
+    rng = np.random.default_rng(7)
+    weights = {weight.path: rng.normal(0, 0.5, weight.shape) for weight in model.weights}
+    model.set_weights(list(weights.values()))
+    graphs = [
+        (rng.integers(0, 3, x.shape).astype(np.float32), adjacency)
+        for x, adjacency in (graph(nodes, nodes) for nodes in (4, 1, 7))
+    ]
+    wanted = np.stack(
+        [network_by_hand(weights, kind, readout, x / 2, adjacency) for x, adjacency in graphs]
+    )
+    x, edges = joined(graphs)
+    inputs = {"features": x, "edges": edges, "sizes": np.array([4, 1, 7], np.int32)}
+    np.testing.assert_allclose(model(inputs), wanted, rtol=1e-5, atol=1e-5)
+
+    targets = np.array([2, 0, 1], np.int32)
+    learner = Learner(model, params, steps=1, classes=True)
+    loss = np.mean([-log_softmax(row)[target] for row, target in zip(wanted, targets, strict=True)])
+    np.testing.assert_allclose(learner.validate(inputs, targets)[0] / 3, loss, rtol=1e-5)
