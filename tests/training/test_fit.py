@@ -148,23 +148,49 @@ def test_the_cross_entropy_is_that_of_keras(weighted: bool, smoothing: float) ->
     )
 
 
-def test_adam_takes_the_steps_of_keras() -> None:
+@pytest.mark.parametrize(
+    "shapes", [[(3, 2), (), (2,), (70, 80), (9, 5)], [(70, 80), (5000,)], [(3, 2), (2,)]]
+)
+def test_adam_takes_the_steps_of_keras(shapes: list[tuple[int, ...]]) -> None:
+    """Small variables have one step together, large ones each their own."""
     import keras
     import tensorflow as tf
 
     from chapterflow.training.epochs import adam
 
-    gradients = np.random.default_rng(5).normal(size=(5, 3, 2)).astype(np.float32)
+    rng = np.random.default_rng(5)
+    steps = [
+        [rng.normal(size=shape).astype(np.float32) * 3**-step for shape in shapes]
+        for step in range(5)
+    ]
     results = []
     for make in (adam, keras.optimizers.Adam):
-        variables = [keras.Variable(np.ones((3, 2), np.float32)), keras.Variable([1.0, 2.0])]
+        variables = [keras.Variable(np.ones(shape, np.float32)) for shape in shapes]
         optimizer = make(keras.optimizers.schedules.CosineDecay(0.1, 5), beta_2=0.9)
         optimizer.build(variables)
-        for gradient in gradients:
-            optimizer.apply([tf.constant(gradient), tf.constant(gradient[0])], variables)
-        results.append([np.asarray(state) for state in (*variables, *optimizer.variables)])
+        for gradients in steps:
+            optimizer.apply([tf.constant(gradient) for gradient in gradients], variables)
+        results.append([np.asarray(variable) for variable in variables])
+        assert int(optimizer.iterations) == len(steps)
     for ours, theirs in zip(*results, strict=True):
+        assert np.all(ours != 1)
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_adam_leaves_a_variable_without_a_gradient() -> None:
+    import keras
+    import tensorflow as tf
+
+    from chapterflow.training.epochs import adam
+
+    shapes = [(2,), (3,), (70, 80), (70, 80)]
+    variables = [keras.Variable(np.ones(shape, np.float32)) for shape in shapes]
+    optimizer = adam(0.1, 0.9)
+    optimizer.build(variables)
+    with pytest.warns(UserWarning, match="Gradients do not exist"):
+        optimizer.apply([None, tf.ones(3), None, tf.ones((70, 80))], variables)
+    values = [np.unique(np.asarray(variable)) for variable in variables]
+    np.testing.assert_allclose(values, [[1], [0.9], [1], [0.9]], rtol=1e-5)
 
 
 def test_label_smoothing_changes_the_training_loss_only(params_of: ParamsOf) -> None:
