@@ -270,15 +270,22 @@ def free_port() -> int:
 @pytest.fixture
 def mlflow_server(tmp_path: Path) -> Iterator[str]:
     """The address of an MLflow server that keeps the artifacts too, as a team shares it."""
+    with serving_mlflow(tmp_path / "server") as address:
+        yield address
+
+
+@contextlib.contextmanager
+def serving_mlflow(folder: Path, database: str | None = None) -> Iterator[str]:
+    """Run an MLflow server on 127.0.0.1, with a database of its own in `folder` by default."""
     import requests
 
-    folder, port = tmp_path / "server", free_port()
+    port = free_port()
     folder.mkdir()
     process = subprocess.Popen(
         [
             *(FORKS.python, "-m", "mlflow", "server", "--workers", "1"),
             *("--host", "127.0.0.1", "--port", str(port)),
-            *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db"),
+            *("--backend-store-uri", database or f"sqlite:///{folder}/mlflow.db"),
             *("--artifacts-destination", str(folder / "artifacts")),
         ],
         stdout=subprocess.DEVNULL,

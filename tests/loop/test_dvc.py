@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from chapterflow.data.versioning import pull
 from chapterflow.environment import Project
 from tests.conftest import REAL_PATH, Run, call
 from tests.loop import stores
@@ -202,3 +203,39 @@ def test_a_temporary_experiment_keeps_its_run(checkout: Path, run: Run) -> None:
     assert stores.model_file(checkout, "dnn").is_file()
     store = checkout / "mlruns" / "mlflow.db"
     assert stores.query(store, "SELECT alias FROM registered_model_aliases") == []
+
+
+@pytest.mark.slow
+def test_checkouts_of_one_machine_share_what_they_pull(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command of docs/scale.md: the second checkout needs no remote any more."""
+    root, remote, cache = (tmp_path / name for name in ("root", "remote", "cache"))
+    (root / "data").mkdir(parents=True)
+    (root / "data" / "digits.npy").write_bytes(b"digits")
+    remote.mkdir()
+    settings = {
+        **{f"DVC_{kind}_CONFIG_DIR": str(tmp_path / kind) for kind in ("GLOBAL", "SYSTEM")},
+        "DVC_SITE_CACHE_DIR": str(tmp_path / "site"),
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    for folder, words in [
+        (root, ["git", "init", "-q"]),
+        (root, ["dvc", "init", "-q"]),
+        (root, ["dvc", "add", "-q", "data"]),
+        (root, ["dvc", "remote", "add", "-q", "-d", "folder", str(remote)]),
+        (root, ["dvc", "push", "-q"]),
+        (root, ["git", "add", "."]),
+        (root, ["git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "data"]),
+        (tmp_path, ["git", "clone", "-q", "root", "first"]),
+        (tmp_path, ["git", "clone", "-q", "root", "second"]),
+        (tmp_path / "first", ["dvc", "cache", "dir", "--global", str(cache)]),
+    ]:
+        done = call(folder, *words, **settings)
+        assert done.returncode == 0, (words, done.stderr)
+    assert pull(Project(tmp_path / "first"))
+    shutil.rmtree(remote)
+    assert pull(Project(tmp_path / "second"))
+    assert (tmp_path / "second" / "data" / "digits.npy").read_bytes() == b"digits"
+    assert not (tmp_path / "second" / ".dvc" / "cache").exists()

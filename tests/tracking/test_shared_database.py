@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from chapterflow.config.load import load_settings
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError, StoreError
 from chapterflow.tracking import store
+from chapterflow.tracking.claims import ALIVE, CLAIM
 from chapterflow.tracking.session import Session
+from tests.conftest import HUNG, begin, command_environment, serving_mlflow
 from tests.tracking.postgres import postgres
 
 pytestmark = pytest.mark.slow
@@ -82,6 +85,68 @@ def test_doctor_writes_and_reads_an_artifact(
     folder.write_text("a file instead of a folder")
     state, observed = check()
     assert (state, "Artifacts must be writable" in observed) == ("failed", True)
+
+
+CLAIMING = """
+import sys, time
+from pathlib import Path
+from chapterflow.config.load import load_settings
+from chapterflow.environment import find_project
+from chapterflow.tracking import claims, runs
+from chapterflow.tracking.session import Session
+
+claims.POLL_SECONDS = 0.05
+project = find_project()
+session = Session(project, load_settings(project.params, overrides=["tracking.experiment=claims"]))
+client, experiment = session.client, session.experiment_id
+claim = claims.Claim(client, experiment, "run-1", lambda: None)
+print("ready", flush=True)
+sys.stdin.readline()
+with claim.held():
+    same = runs.runs_of_fingerprint(client, experiment, "one")
+    if not same:
+        tags = {runs.RUN_TYPE: runs.MODEL_RUN, runs.FINGERPRINT: "one"}
+        run_id = runs.open_run(client, experiment, name="dnn", tags=tags)
+        time.sleep(0.5)  # it trains; the other would look up meanwhile
+        claim.check()
+        runs.close_run(client, run_id, "FINISHED")
+    print("reused" if same else "trained", flush=True)
+"""
+
+
+def test_of_two_processes_that_claim_a_fingerprint_one_trains(
+    address: str, in_project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with serving_mlflow(tmp_path / "server", address) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+        processes = [
+            begin(
+                in_project.root,
+                *("python", "-c", CLAIMING),
+                stdin=subprocess.PIPE,
+                env=command_environment(in_project.root) | {"MLFLOW_TRACKING_URI": server},
+            )
+            for _ in range(2)
+        ]
+        for process in processes:  # Both at once: each has imported what it needs.
+            assert process.stdout
+            if process.stdout.readline() != "ready\n":
+                pytest.fail(process.communicate()[1])
+        said = []
+        for process in processes:
+            assert process.stdin
+            process.stdin.write("\n")
+            process.stdin.flush()
+        for process in processes:
+            stdout, stderr = process.communicate(timeout=HUNG)
+            assert process.returncode == 0, stderr
+            said.append(stdout.split()[-1])  # MLflow prints links before
+        assert sorted(said) == ["reused", "trained"]
+        opened = session(in_project, "claims")
+        (run,) = opened.client.search_runs([opened.experiment_id])
+        assert run.info.status == "FINISHED"
+        tags = opened.client.get_experiment(opened.experiment_id).tags
+        assert not [key for key in tags if key.startswith((ALIVE, CLAIM))]
 
 
 def test_a_missing_driver_is_named(
