@@ -119,19 +119,19 @@ def test_of_two_processes_that_claim_a_fingerprint_one_trains(
 ) -> None:
     with serving_mlflow(tmp_path / "server", address) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-        processes = [
-            begin(
-                in_project.root,
-                *("python", "-c", CLAIMING),
-                stdin=subprocess.PIPE,
-                env=command_environment(in_project.root) | {"MLFLOW_TRACKING_URI": server},
+        processes = []
+        for _ in range(2):
+            processes.append(
+                begin(
+                    in_project.root,
+                    *("python", "-c", CLAIMING),
+                    stdin=subprocess.PIPE,
+                    env=command_environment(in_project.root) | {"MLFLOW_TRACKING_URI": server},
+                )
             )
-            for _ in range(2)
-        ]
-        for process in processes:  # Both at once: each has imported what it needs.
-            assert process.stdout
-            if process.stdout.readline() != "ready\n":
-                pytest.fail(process.communicate()[1])
+            # It has imported all that it needs, so that both claim at once.
+            if processes[-1].stdout.readline() != "ready\n":
+                pytest.fail(processes[-1].communicate()[1])
         said = []
         for process in processes:
             assert process.stdin
