@@ -1,6 +1,7 @@
 """`chapterflow ui` as a real process: it answers when it says so, and leaves nothing behind."""
 
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -8,7 +9,8 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from chapterflow.cli.operate import charts_of
+from chapterflow.tracking.session import charts_of, experiment_note
+from chapterflow.tracking.store import EXPERIMENT_ID
 from tests.conftest import HUNG, begin, free_port, invoke
 from tests.loop import stores
 
@@ -62,3 +64,13 @@ def test_a_port_that_cannot_be_is_refused(checkout: Path) -> None:
     refused = invoke(checkout, "ui", "--port", "99999")
     assert refused.returncode == 2
     assert "65535" in refused.stderr
+
+
+def test_the_first_line_of_the_experiment_links_the_charts_of_each_role() -> None:
+    first, *rest = experiment_note(["digits", "curves"]).splitlines()
+    links = re.findall(r"\[(\w+)\]\(([^)]+)\)", first)
+    page = f"#/experiments/{EXPERIMENT_ID}/runs"
+    assert links == [(role, charts_of(page, role)) for role in ("digits", "curves")]
+    # MLflow's Markdown ends a link at a space.
+    assert not [address for _, address in links if " " in address]
+    assert [line for line in rest if line.startswith("| `test/`")]

@@ -201,6 +201,7 @@ def test_a_promotion_killed_after_the_move_is_finished(
         "promotion/verdict.html",
         "promotion/verdict.json",
     }
+    assert client.get_registered_model("dnn").description.startswith("**Champion: version 2**")
     assert open_runs(project) == 0
     record_property("saw", "finished, said so; the verdict is complete")
 
@@ -277,6 +278,31 @@ def test_a_refusal_keeps_the_verdict_of_the_champion(project: Project) -> None:
     carry_out(project, judged(project, "1", "1", passed=False))
     assert versions.holder(client_of(project), "dnn", "champion") is not None
     assert gates(client_of(project), find_version(client_of(project), "dnn")).passed
+
+
+def test_the_description_of_a_model_begins_with_its_champion_and_the_last_verdict(
+    project: Project,
+) -> None:
+    client = client_of(project)
+    about = "**dnn**: a dense network."
+
+    def description() -> str:
+        return str(client.get_registered_model("dnn").description)
+
+    client.update_registered_model("dnn", f"**No champion yet**.\n\n---\n\n{about}")
+    for key, value in (("test_accuracy", "0.9777"), ("dataset", "digits")):
+        client.set_model_version_tag("dnn", "2", f"chapterflow.{key}", value)
+    carry_out(project, judged(project, "2", "1"))
+    state, rule, rest = description().partition("\n\n---\n\n")
+    assert state.startswith("**Champion: version 2**, accuracy 0.9777 on digits. Promoted on 20")
+    assert state.endswith(": 1 of 1 gates passed.")
+    assert (rule.strip(), rest) == ("---", about)
+    carry_out(project, judged(project, "3", "2", passed=False))
+    assert description().startswith("**Champion: version 2**, accuracy 0.9777 on digits. dnn/3 was")
+    assert "0 of 1 gates passed; failed: floor.\n" in description()
+    roll_back(project, "dnn", reason="slow")
+    assert description().startswith("**Champion: version 1**. Rolled back from dnn/2 on 20")
+    assert description().endswith(f": slow.\n\n---\n\n{about}")
 
 
 @pytest.mark.slow

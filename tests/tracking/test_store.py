@@ -489,6 +489,10 @@ def test_experiment_is_made_described_found_and_restored(ready: Project, notes: 
     assert client.get_experiment(made).artifact_location == f"{ready.root}/mlruns/artifacts/lab"
     assert store.ensure_experiment(ready, "lab", "what it is now", on_note=notes.append) == made
     assert client.get_experiment(made).tags["mlflow.note.content"] == "what it is now"
+    page = f"[runs](#/experiments/{store.EXPERIMENT_ID}/runs)"
+    store.ensure_experiment(ready, "lab", page, on_note=notes.append)
+    described = client.get_experiment(made).tags["mlflow.note.content"]
+    assert described == f"[runs](#/experiments/{made}/runs)"
     assert notes == []
 
     client.delete_experiment(made)

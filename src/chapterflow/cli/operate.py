@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Annotated
-from urllib.parse import quote, urlencode
 
 import typer
 from rich.console import Console
@@ -46,22 +45,6 @@ def ui(
     _serve_ui(project, port, experiment, roles, tell=say)
 
 
-def charts_of(page: str, role: str) -> str:
-    """Return the address of the charts of one role's models, on an experiment's page of runs.
-
-    MLflow draws none for nested runs unless they are sorted.
-    """
-    from chapterflow.tracking.runs import ROLE
-
-    query = {
-        "searchFilter": f"tags.`{ROLE}`='{role}'",
-        "orderByKey": "tags.`mlflow.runName`",
-        "orderByAsc": "true",
-        "compareRunsMode": "CHART",
-    }
-    return f"{page}?{urlencode(query, quote_via=quote)}"
-
-
 def _serve_ui(
     project: Project,
     port: int,
@@ -75,6 +58,7 @@ def _serve_ui(
     Raises:
         ConfigError: If the port is taken.
     """
+    from chapterflow.tracking.session import charts_of
     from chapterflow.tracking.store import is_local, tracking_uri
 
     if not is_local(project):

@@ -43,7 +43,7 @@ from chapterflow.tracking.fingerprint import validation_folder
 from chapterflow.tracking.records import SCORES, Comparison, Outcome
 from chapterflow.tracking.session import Session, outcome_of
 from chapterflow.tracking.store import is_local, tracking_uri
-from chapterflow.tracking.versions import register
+from chapterflow.tracking.versions import SCORE_TAG, described, register
 from chapterflow.training.history import EpochRecord, Training
 from chapterflow.types import Tell, silent
 
@@ -432,7 +432,7 @@ def _score_in_words(run: Run, metrics: Mapping[str, float]) -> str:
 def _register(run: Run, card: DatasetCard, metrics: Mapping[str, float]) -> str:
     """Make the run's logged model the next version of its registered model; return the version."""
     scores = {
-        f"chapterflow.test_{score}": f"{metrics[f'test/{score}']:.4f}"
+        f"{SCORE_TAG}{score}": f"{metrics[f'test/{score}']:.4f}"
         for score in SCORES
         if f"test/{score}" in metrics
     }
@@ -448,8 +448,12 @@ def _register(run: Run, card: DatasetCard, metrics: Mapping[str, float]) -> str:
         tags={runs.DATASET: run.dataset, runs.PROFILE: run.settings.profile, **scores},
         description=f"{_score_in_words(run, metrics)}. {run.entry.summary or run.model}. Raw "
         f"{card.kind} in, values up to {card.value_max:g}; {answers}",
-        about=f"{run.introduction} Each version is one training: its tags say on which data and "
-        "how well it did there, its run has the curves, pictures and figures.",
+        about=described(
+            f"**No champion yet**: `chapterflow promote {run.model}` judges the challenger. The "
+            f"first version: {_score_in_words(run, metrics)}.",
+            f"{run.introduction} Each version is one training: its tags say on which data and how "
+            "well it did there, its run has the curves, pictures and figures.",
+        ),
         about_tags=run.about_tags,
         is_new=not run.continued,
     )

@@ -34,6 +34,9 @@ from chapterflow.tracking.versions import (
     VERDICT,
     VERDICT_RUN,
     check_registered,
+    described,
+    registered_model,
+    score_of,
 )
 from chapterflow.types import Strict
 
@@ -265,8 +268,30 @@ class Ledger:
         run_id, tags = str(run.info.run_id), run.data.tags
         if tags[ACTION] != "rolled back":
             self._record_verdict(run_id, tags)
+        if tags[ALIAS] == CHAMPION:
+            self._describe(run)
         runs.set_tags(self.client, run_id, {DONE: "true"})
         runs.close_run(self.client, run_id, "FINISHED")
+
+    def _describe(self, entry: Run) -> None:
+        """Begin the description of the registered model with its champion and the last verdict."""
+        tags, day = entry.data.tags, datetime.fromtimestamp(entry.info.start_time / 1000, UTC)
+        name, when = tags[REGISTERED], f"on {day:%Y-%m-%d}"
+        about = registered_model(self.client, name)
+        if about is None:
+            return  # A role whose first candidate was refused.
+        state = "**No champion yet.**"
+        if number := about.aliases.get(CHAMPION):
+            score = score_of(self.client.get_model_version(name, number).tags)
+            state = f"**Champion: version {number}**{f', {score}' if score else ''}."
+        last = {
+            "promoted": f"Promoted {when}: {tags[GATES]}.",
+            "refused": f"{tags[AFTER]} was refused {when}: {tags[GATES]}.",
+            "rolled back": f"Rolled back from {tags[BEFORE]} {when}: {tags[REASON]}.",
+        }[tags[ACTION]]
+        description = described(f"{state} {last}", about.description or "")
+        if description != about.description:
+            self.client.update_registered_model(name, description)
 
     def _record_verdict(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Copy the verdict of an entry to the run of the judged version, and tag the version."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote, urlencode
 
 from chapterflow.config.settings import Settings
 from chapterflow.environment import Project, experiment
@@ -15,7 +16,13 @@ from chapterflow.tracking import runs
 from chapterflow.tracking.artifacts import RESULTS, RESULTS_TABLE, Artifacts
 from chapterflow.tracking.provenance import has_sources
 from chapterflow.tracking.records import Outcome
-from chapterflow.tracking.store import check_reachable, ensure_experiment, open_client, open_store
+from chapterflow.tracking.store import (
+    EXPERIMENT_ID,
+    check_reachable,
+    ensure_experiment,
+    open_client,
+    open_store,
+)
 from chapterflow.tracking.versions import (
     CHAMPION,
     challenger_alias,
@@ -27,13 +34,50 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 
-EXPERIMENT_NOTE = (
-    "Models of a textbook chapter on convolution. A run with the tag `chapterflow.kind` = `flow` "
-    "is one pass over several models; the runs nested in it are the models. To compare: tick the "
-    "models and press Compare. "
-    "`test/...` was measured once on the held-out split, `train/...` and `validation/...` have one "
-    "value an epoch, `cost/...` is what a prediction costs."
-)
+#: Groups of columns in MLflow's tables and charts.
+COLUMNS = {
+    "test/": "measured once on the held-out split: `accuracy` with its 95 % interval (`_low`, "
+    "`_high`), `errors` (wrong answers), `log_loss`, `ece` (calibration); `rmse` for curves",
+    "train/, validation/": "`loss` and `accuracy` of each epoch",
+    "cost/": "what a prediction costs: `parameters`, `flops`, milliseconds, bytes",
+    "baseline/, beside/": "scores without learning, and of variants with other parameters",
+    "explain/": "whether to believe the explanations",
+}
+
+
+def charts_of(page: str, role: str) -> str:
+    """Return the address of the charts of one role's models, on an experiment's page of runs.
+
+    MLflow draws none for nested runs unless they are sorted.
+    """
+    query = {
+        "searchFilter": f"tags.`{runs.ROLE}`='{role}'",
+        "orderByKey": "tags.`mlflow.runName`",
+        "orderByAsc": "true",
+        "compareRunsMode": "CHART",
+    }
+    return f"{page}?{urlencode(query, quote_via=quote)}"
+
+
+def experiment_note(roles: Iterable[str]) -> str:
+    """Return the description of the experiment, in Markdown: where to look, what columns mean.
+
+    MLflow shows its first line, and the rest after a click.
+    """
+    page = f"#/experiments/{EXPERIMENT_ID}/runs"
+    links = " · ".join(f"[{role}]({charts_of(page, role)})" for role in roles)
+    rows = "\n".join(f"| `{group}` | {text} |" for group, text in COLUMNS.items())
+    parts = (
+        f"**Charts of the models of a role:** {links}",
+        "They are empty until a model of the role has run. A run of the list is one pass over "
+        "several models, of the type `flow`; its + opens the runs of the models that it trained. "
+        "[Registered models](#/models) begin their description with their champion and its score.",
+        f"| columns | what they are |\n| --- | --- |\n{rows}",
+        "`chapterflow report` writes one page with all results, `chapterflow compare` says which "
+        "differences are significant, `chapterflow explain MODEL INPUT` shows what a model looks "
+        "at, and `chapterflow promote MODEL` judges a challenger.",
+    )
+    return "\n\n".join(parts)
 
 
 class Session:
@@ -51,7 +95,7 @@ class Session:
         uri = open_store(project)
         self.client = open_client(uri)
         self.experiment_id = ensure_experiment(
-            project, settings.tracking.experiment, EXPERIMENT_NOTE
+            project, settings.tracking.experiment, experiment_note(settings.roles)
         )
         # MLflow warns about its own plans.
         warnings.filterwarnings("ignore", category=FutureWarning)

@@ -692,12 +692,17 @@ def open_store(project: Project, *, on_note: Note = _log.warning, wait: float | 
 _experiments: dict[tuple[str, str], str] = {}
 
 
+#: In the description of an experiment: its id, for links.
+EXPERIMENT_ID = "@experiment-id@"
+
+
 def ensure_experiment(
     project: Project, name: str, description: str | None = None, *, on_note: Note = _log.warning
 ) -> str:
     """Return the id of an experiment, created or restored if necessary.
 
     Call `open_store` first. In the local store its artifacts go to `mlruns/artifacts/<name>`.
+    `EXPERIMENT_ID` in the description becomes its id.
 
     Raises:
         StoreUnavailable: If the store is locked.
@@ -730,10 +735,11 @@ def ensure_experiment(
             except MlflowException:
                 if client.get_experiment(experiment.experiment_id).lifecycle_stage == "deleted":
                     raise
-        if description and experiment.tags.get("mlflow.note.content") != description:
+        note = (description or "").replace(EXPERIMENT_ID, experiment.experiment_id)
+        if note and experiment.tags.get("mlflow.note.content") != note:
             insert(
                 client.set_experiment_tag,
-                *(experiment.experiment_id, "mlflow.note.content", description),
+                *(experiment.experiment_id, "mlflow.note.content", note),
             )
         if not is_local(project):
             _check_location(uri, experiment.artifact_location)

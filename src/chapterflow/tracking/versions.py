@@ -17,19 +17,29 @@ from chapterflow.files import hashes, sha256_file
 from chapterflow.kinds.dataset import DatasetCard
 from chapterflow.models.catalog import model_names
 from chapterflow.tracking.artifacts import Artifacts
-from chapterflow.tracking.runs import FILES_SHA256, MODEL, MODEL_SHA256, MODEL_VERSION, find_runs
+from chapterflow.tracking.records import SCORES
+from chapterflow.tracking.runs import (
+    DATASET,
+    FILES_SHA256,
+    MODEL,
+    MODEL_SHA256,
+    MODEL_VERSION,
+    find_runs,
+)
 from chapterflow.tracking.store import open_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 #: Aliases of registered models; what they mean: `docs/promotion.md`.
 CHAMPION, CHALLENGER, PREVIOUS_CHAMPION = "champion", "challenger", "previous-champion"
 #: Tags of a version that was judged: the last verdict on it, and the entry of the ledger that holds
 #: all of it, as the artifact `artifacts.PROMOTION`.
 VERDICT, VERDICT_RUN = "chapterflow.verdict", "chapterflow.verdict_run"
+#: Beginning of the tags of a version that have its scores on the test split.
+SCORE_TAG = "chapterflow.test_"
 #: File of a logged model: the SHA-256 of each of its files. The tag `FILES_SHA256` covers it.
 MANIFEST = "files.json"
 #: Name and version, which MLflow's own commands write into a model's folder when they load it.
@@ -196,6 +206,26 @@ def check_registered(client: MlflowClient, name: str) -> dict[str, str]:
         raise ConfigError(f"No registered model is called {name!r}.{hint}") from None
 
 
+def registered_model(client: MlflowClient, name: str) -> RegisteredModel | None:
+    """Return MLflow's record of a registered model; None if there is no such model."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+
+
+def score_of(tags: Mapping[str, str]) -> str:
+    """Return the score of a version in words, from its tags; empty without one."""
+    for score in SCORES:
+        if value := tags.get(f"{SCORE_TAG}{score}"):
+            return f"{'RMSE' if score == 'rmse' else score} {value} on {tags.get(DATASET, 'test')}"
+    return ""
+
+
 def version_of_run(client: MlflowClient, run: Run) -> Version:
     """Return the version that a finished model run registered.
 
@@ -348,6 +378,20 @@ def _lost(version: Version, error: Exception | str) -> StoreError:
     return StoreError(
         f"The files of {version.uri()} are not in the tracking store. Received: {error}"
     )
+
+
+#: Between the state of a registered model, which promotions change, and what it is.
+_RULE = "\n\n---\n\n"
+
+
+def described(state: str, about: str) -> str:
+    """Return the description of a registered model: its champion and score, then what it is.
+
+    Args:
+        state: Its champion and the last verdict.
+        about: What it is, or an earlier description, of which the state is replaced.
+    """
+    return state + _RULE + about.rpartition(_RULE)[2]
 
 
 def register(
