@@ -145,7 +145,7 @@ def skeleton(page: Path) -> list[str]:
             code = not code
         elif code:
             parts.append(re.split(r"\s+# ", line)[0])
-        elif match := re.match(r"#+ |\| *(?=\S)|- |\d+\. |!\[", line):
+        elif match := re.match(r"#+ |\| *(?=\S)|- |\d\. |!\[", line):
             parts.append(match[0].strip())
     return parts
 
