@@ -179,6 +179,7 @@ def test_clean_data_pass(passed: tuple[Verdict, Path], digits: Dataset) -> None:
     assert verdict.examples == ALL
 
 
+@pytest.mark.usefixtures("without_data_docs")
 def test_repeats_within_the_bound_pass_and_are_listed(
     corrupt: Corrupt, bounds: ImageExpectations, tmp_path: Path
 ) -> None:
@@ -206,6 +207,7 @@ def test_observed_contains_the_unexpected_values(failed: tuple[Verdict, Path]) -
     assert observed["class-balance-train"].endswith(" (class 8: 9.7% to class 3: 10.2%)")
 
 
+@pytest.mark.usefixtures("without_data_docs")
 def test_examples_without_a_label_are_not_counted_as_well_labelled(
     corrupt: Corrupt, bounds: ImageExpectations, tmp_path: Path
 ) -> None:
@@ -234,6 +236,7 @@ def test_an_expectation_that_cannot_be_computed_fails_with_a_reason(
     assert '"nan"' in broken.observed
 
 
+@pytest.mark.usefixtures("without_data_docs")
 def test_an_empty_split_is_a_failure_not_a_crash(
     corrupt: Corrupt, bounds: ImageExpectations, tmp_path: Path
 ) -> None:

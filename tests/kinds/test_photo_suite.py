@@ -195,6 +195,7 @@ def test_clean_photos_pass_and_every_check_has_its_own_name(tmp_path: Path) -> N
     assert len({*names}) == len(names) == 20
 
 
+@pytest.mark.usefixtures("without_data_docs")
 def test_near_duplicates_are_named_on_both_sides_with_their_distance(tmp_path: Path) -> None:
     photos = clean()
     compressed_anew_in_validation(photos)
