@@ -13,8 +13,20 @@ import yaml
 from jinja2 import nodes
 
 from chapterflow.checks import TEMPLATES, State, templates
+from chapterflow.errors import ConfigError
 from chapterflow.kinds.dataset import SPLITS
-from chapterflow.language import CATALOGUES, Language, catalogue
+from chapterflow.language import (
+    CATALOGUES,
+    LOCALE,
+    VARIABLE,
+    Language,
+    catalogue,
+    choose_language,
+    language,
+    speaking,
+    tr,
+    trn,
+)
 from chapterflow.models.catalog import get_model, model_names
 from chapterflow.page.playground import ASSETS
 from tests.conftest import REPOSITORY
@@ -103,9 +115,9 @@ def placeholders(text: str) -> set[str]:
     return {field for _, field, _, _ in Formatter().parse(text) if field is not None}
 
 
-@pytest.mark.parametrize("language", [name for name in Language if name != "en"])
-def test_each_message_has_its_translation_and_no_translation_is_stale(language: Language) -> None:
-    text = (CATALOGUES / f"{language}.json").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", [name for name in Language if name != "en"])
+def test_each_message_has_its_translation_and_no_translation_is_stale(name: Language) -> None:
+    text = (CATALOGUES / f"{name}.json").read_text(encoding="utf-8")
     pairs = json.loads(text, object_pairs_hook=list)
     translations = dict(pairs)
     assert len(translations) == len(pairs), "a message occurs twice"
@@ -127,9 +139,53 @@ NAMES = r"""
 """
 
 
-@pytest.mark.parametrize("language", [Language.ko])
-def test_translations_contain_no_english_but_names(language: Language) -> None:
-    for message, translation in catalogue(language).items():
+def test_translations_contain_no_english_but_names() -> None:
+    for message, translation in catalogue(Language.ko).items():
         plain = re.sub(r"`[^`]*`|{[^}]*}|--\w+", " ", translation)
         plain = re.sub(rf"(?<![A-Za-z])(?:{NAMES})(?![A-Za-z])", " ", plain, flags=re.VERBOSE)
         assert re.findall("[A-Za-z]+", plain) == [], message
+
+
+@pytest.mark.parametrize(
+    ("option", "environment", "expected"),
+    [
+        (None, {}, "en"),
+        (None, {"LANG": "ko_KR.UTF-8"}, "ko"),
+        (None, {"LANG": "ko_KR.UTF-8", "LC_ALL": "C.UTF-8"}, "en"),
+        (None, {"LANG": "ko_KR.UTF-8", "LC_ALL": ""}, "ko"),
+        (None, {"LANG": "ko_KR.UTF-8", "CHAPTERFLOW_LANG": "en"}, "en"),
+        ("ko", {"CHAPTERFLOW_LANG": "en"}, "ko"),
+        ("en", {"CHAPTERFLOW_LANG": "ko"}, "en"),
+    ],
+)
+def test_the_option_then_the_variable_then_the_locale_choose(
+    option: str | None,
+    environment: dict[str, str],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in (VARIABLE, *LOCALE):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("chapterflow.language._chosen", None)
+    choose_language(Language(option) if option else None)
+    assert language() == expected
+    assert tr("model") == {"en": "model", "ko": "모델"}[expected]
+
+
+def test_a_language_without_messages_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "fr")
+    monkeypatch.setattr("chapterflow.language._chosen", None)
+    with pytest.raises(ConfigError, match=r"must be en or ko\. Received: 'fr'"):
+        choose_language(None)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 1234])
+def test_a_message_about_a_number_has_the_form_of_the_number(count: int) -> None:
+    forms = "{count} parameter", "{count} parameters"
+    assert trn(*forms, count=count) == f"{count:,} parameter{'' if count == 1 else 's'}"
+    with speaking(Language.ko):
+        assert (
+            trn("{count} parameter", "{count} parameters", count=count) == f"매개변수 {count:,}개"
+        )
