@@ -128,7 +128,7 @@ def test_the_proposal_applies(three: Any, tmp_path: Path) -> None:
     assert after == before.replace("    hidden: 128\n", f"    hidden: {hidden}\n")
     assert document["notes"] == [
         "All trials ran with --set models.dnn.epochs=1, which the diff does not contain.",
-        "The profile 'book' takes these values, too.",
+        "The change affects the profile 'book', too.",
     ]
 
 

@@ -768,7 +768,7 @@ def _proposal(project: Project, search: Search, best: Trial) -> tuple[str, list[
         notes.append(f"All trials ran with {options}, which the diff does not contain.")
     now, then = (_read(project, text).models[search.model] for text in (before, after))
     notes += [
-        f"The profile {profile!r} takes these values, too."
+        f"The change affects the profile {profile!r}, too."
         for profile in now
         if profile != search.settings.profile and now[profile] != then[profile]
     ]
