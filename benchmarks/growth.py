@@ -94,7 +94,10 @@ def main(words: list[str] | None = None) -> None:
     options = parser.parse_args(words)
     if options.point:
         what, part, folder = options.point
-        _measure(what, part, Path(folder))
+        if part.isdecimal():
+            WRITERS[what](Path(folder), int(part))
+        else:
+            _measure(what, part, Path(folder))
         return
     measured: dict[str, Any] = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
@@ -152,10 +155,12 @@ def _data(what: str, sizes: Sequence[int], options: argparse.Namespace) -> Point
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes:
             place = Path(folder) / f"{what}-{size}"
-            WRITERS[what](place, size)
+            # In a process of its own: the memory of this one would count as that of its children.
+            point_of = partial(call, results.ROOT, patience=options.patience)
+            words = ["-m", "benchmarks.growth", "--point", what]
+            point_of([*words, str(size), str(place)])
             for part in PARTS:
-                words = ["-m", "benchmarks.growth", "--point", what, part, str(place)]
-                printed, point = call(results.ROOT, words, patience=options.patience)
+                printed, point = point_of([*words, part, str(place)])
                 yield size, part, {**point, **json.loads(printed.splitlines()[-1])}
             shutil.rmtree(place)
 
@@ -560,10 +565,10 @@ def serving(root: Path, words: Sequence[str], ask: Callable[[str], None]) -> Poi
 
     Args:
         words: The command, without its port.
-        ask: Called with the address of the server.
+        ask: Called with the address of the server as soon as its port answers.
 
     Returns:
-        CPU seconds of all its processes, and `wall` seconds until it has answered.
+        CPU seconds of all its processes, and `wall` seconds, until it has answered.
 
     Raises:
         Failed: If it ends before, or does not answer.
@@ -574,7 +579,7 @@ def serving(root: Path, words: Sequence[str], ask: Callable[[str], None]) -> Poi
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     name = f"`chapterflow {' '.join(words)}`"
-    started, before = time.monotonic(), os.times()
+    started = time.monotonic()
     server = subprocess.Popen(
         [sys.executable, *CLI, *words, "--port", str(port)],
         cwd=root,
@@ -583,13 +588,14 @@ def serving(root: Path, words: Sequence[str], ask: Callable[[str], None]) -> Poi
         start_new_session=True,
     )
     try:
-        for _ in _until_answer(port):
+        while not _answers(port):
             if server.poll() is not None:
                 raise Failed(f"{name} has ended")
             if time.monotonic() - started > PATIENCE:
                 raise Failed(f"{name} does not answer after {PATIENCE} s")
+            time.sleep(0.2)
         ask(f"http://127.0.0.1:{port}")
-        wall = time.monotonic() - started
+        point = {"seconds": _cpu_of(server.pid), "wall": time.monotonic() - started}
         server.send_signal(signal.SIGTERM)
         server.wait(PATIENCE)
     except (requests.RequestException, subprocess.TimeoutExpired) as error:
@@ -598,18 +604,24 @@ def serving(root: Path, words: Sequence[str], ask: Callable[[str], None]) -> Poi
         with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)
         server.wait()
-    after = os.times()
-    return {"seconds": sum(after[2:4]) - sum(before[2:4]), "wall": wall}
+    return point
 
 
-def _until_answer(port: int) -> Iterator[None]:
-    """Yield until a port of this machine answers."""
-    while True:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        yield
-        time.sleep(0.2)
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _cpu_of(process: int) -> float:
+    """Return the CPU seconds of a running process and its descendants, ended ones included."""
+    import psutil
+
+    top, seconds = psutil.Process(process), 0.0
+    for each in (top, *top.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            used = each.cpu_times()
+            seconds += used.user + used.system + used.children_user + used.children_system
+    return seconds
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ Document = dict[str, Any]
 
 
 def read() -> Document:
-    """Return the results so far: `peers`, `growth` and `gpu`, or none."""
+    """Return the results so far: `peers`, `flow`, `growth` and `gpu`, or none."""
     return json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {}
 
 
@@ -60,6 +60,8 @@ def markdown(document: Document) -> str:
     ]
     if peers := document.get("peers"):
         lines += _peers(peers)
+    if flow := document.get("flow"):
+        lines += _flow(flow)
     if growth := document.get("growth"):
         lines += _growth(growth)
     if gpu := document.get("gpu"):
@@ -109,6 +111,26 @@ def _when(measured: Document | None) -> str:
     if not measured:
         return ""
     return f" Measured earlier, on {measured['date']}; repetitions: {measured['repetitions']}."
+
+
+def _flow(measured: Document) -> list[str]:
+    lines = ["## Whole flows", "", *_machine(measured), ""]
+    lines += [
+        f"`chapterflow run {' '.join(measured['models'])}".rstrip() + "` in a new project, and "
+        "again: median (range). Goals are wall seconds on two quiet cores.",
+        "",
+        "| work | wall | CPU, all processes | cores busy | goal |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for work, row in measured["work"].items():
+        wall = [point["wall"] for point in row["points"]]
+        cpu = [point["seconds"] for point in row["points"]]
+        busy = median(cpu) / median(wall)
+        verdict = "met" if median(wall) <= row["goal"] else "**missed**"
+        lines.append(
+            f"| {work} | {span(wall)} | {span(cpu)} | {busy:.1f} | {row['goal']:g} s: {verdict} |"
+        )
+    return [*lines, ""]
 
 
 def _growth(measured: Document) -> list[str]:

@@ -8,11 +8,13 @@ wall seconds; the former stay comparable on a busy machine.
 
 import argparse
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import requests
 
-from benchmarks.growth import CLI, call, scratch_project, serving
+from benchmarks.growth import CLI, PATIENCE, call, scratch_project, serving
 
 #: Goal in seconds, and the commands, by what they load.
 COMMANDS: dict[str, tuple[float | None, tuple[str, ...]]] = {
@@ -36,7 +38,8 @@ COMMANDS: dict[str, tuple[float | None, tuple[str, ...]]] = {
             *("gc", "rollback dnn"),
         ),
     ),
-    "a server": (None, ("ui", "schedule", "serve dnn")),
+    # Until it answers at this path.
+    "a server": (None, ("ui /version", "schedule /api/health", "serve dnn /ping")),
     "the store and Prefect": (None, ("run",)),
     "Great Expectations": (None, ("data add curves-of-mine curves.csv --kind csv",)),
     "a model": (
@@ -70,7 +73,8 @@ def main(words: list[str] | None = None) -> None:
             goal, commands = COMMANDS[loads]
             for command in commands:
                 if loads == "a server":
-                    point = serving(root, command.split(), lambda _: None)
+                    server, _, path = command.rpartition(" ")
+                    point = serving(root, server.split(), partial(_ask, path))
                 else:
                     _, point = call(root, [*CLI, *command.split()], CODES)
                 wanted = "" if goal is None else f"{goal:g}"
@@ -79,6 +83,10 @@ def main(words: list[str] | None = None) -> None:
                     f"| {wanted} |",
                     flush=True,
                 )
+
+
+def _ask(path: str, address: str) -> None:
+    requests.get(address + path, timeout=PATIENCE).raise_for_status()
 
 
 if __name__ == "__main__":

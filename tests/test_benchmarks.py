@@ -90,6 +90,17 @@ def document() -> dict[str, Any]:
     ]
     return {
         "peers": {**about, "speeds": speeds, "subjects": [subject], "missing": ["Keras: exit 1"]},
+        "flow": {
+            **about,
+            "models": ["dnn"],
+            "work": {
+                "first run": {
+                    "goal": 60.0,
+                    "points": [{"seconds": 90.0, "wall": 45.0}, {"seconds": 110.0, "wall": 55.0}],
+                },
+                "second run": {"goal": 6.0, "points": [{"seconds": 7.0, "wall": 7.0}]},
+            },
+        },
         "growth": {
             **about,
             "quick": True,
@@ -108,6 +119,9 @@ def test_the_page_has_medians_ranges_ratios_accuracies_and_limits() -> None:
     )
     assert "|  | PyTorch | 2 | 6.0 s (5.0-9.0) | 0.9000 | 0.070 |  |" in page
     assert "444 GFLOP/s" in page
+    assert "`chapterflow run dnn`" in page
+    assert "| first run | 50.0 s (45.0-55.0) | 100.0 s (90.0-110.0) | 2.0 | 60 s: met |" in page
+    assert "| second run | 7.0 s (7.0-7.0) | 7.0 s (7.0-7.0) | 1.0 | 6 s: **missed** |" in page
     assert "20.0 GB/s" in page
     assert "AMD EPYC, 2 cores, 24 GiB" in page
     assert "torch 2.13.0" in page
@@ -163,7 +177,7 @@ def test_a_part_of_the_results_replaces_only_itself(
     monkeypatch.setattr(results, "TABLE", tmp_path / "RESULTS.md")
     monkeypatch.setattr(results, "draw", lambda document: None)
     both = document()
-    for part in ("growth", "peers"):
+    for part in ("growth", "flow", "peers"):
         results.write(part, both[part])
     assert (tmp_path / "RESULTS.md").read_text() == results.markdown(both)
 
