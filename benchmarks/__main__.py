@@ -19,7 +19,6 @@ BENCHMARKS = {
     "memory": "peak memory of `predict` against the number of examples",
     "serving": "`serve` next to MLflow's own server, under load for minutes",
     "gpu": "features per second of the backbones, and small fits, on a GPU of Keras' backend",
-    "workers": "two workers of a Dask cluster next to one, on this machine",
     "kills": "what SIGKILL at random moments costs: reliability, not speed",
     "results": "write RESULTS.md and the plots again from results.json",
 }
