@@ -19,5 +19,7 @@ html_theme = "furo"
 html_title = "chapterflow"
 html_copy_source = False
 html_show_copyright = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 templates_path = ["_templates"]
 html_additional_pages = {"index": "start.html"}
