@@ -19,6 +19,7 @@ PASSWORD = "canary-Pa55/w@rd"
 QUOTED = "canary-Pa55%2Fw%40rd"
 #: Each command with arguments that take it to the tracking store.
 COMMANDS: dict[str, list[str]] = {
+    "init": ["params.yaml"],
     "run": ["dnn"],
     "compare": [],
     "sweep": ["dnn", "--set", "models.dnn.hidden=8,16"],
