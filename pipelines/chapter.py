@@ -20,6 +20,7 @@ from chapterflow.config.settings import Profile, Settings
 from chapterflow.data.build import Prepared
 from chapterflow.environment import Project, configure, find_project
 from chapterflow.errors import ChapterflowError, DiskFull, FetchError, StoreUnavailable, describe
+from chapterflow.language import language
 from chapterflow.loop import remote, steps
 from chapterflow.loop.progress import tell_about
 from chapterflow.loop.run import Run
@@ -501,11 +502,13 @@ def _report(
 
 
 def _shows(page: Path, outcomes: Sequence[Outcome]) -> bool:
-    """Tell whether a page is about these very runs: none was trained, and it names them all."""
+    """Return whether a page shows these very runs, none of them new, in the reader's language."""
     if any(outcome.status != "reused" for outcome in outcomes) or not page.is_file():
         return False
     text = page.read_text(encoding="utf-8")
-    return all(str(outcome.run_id) in text for outcome in outcomes)
+    return f'<html lang="{language()}">' in text and all(
+        str(outcome.run_id) in text for outcome in outcomes
+    )
 
 
 def _failure(settings: Settings, name: str, error: BaseException | None) -> Outcome:

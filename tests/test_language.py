@@ -29,6 +29,7 @@ from chapterflow.language import (
 )
 from chapterflow.models.catalog import get_model, model_names
 from chapterflow.page.playground import ASSETS
+from chapterflow.tracking.records import Outcome
 from tests.conftest import REPOSITORY
 
 #: Titles of datasets without one in `params.yaml`, as their sources write them.
@@ -189,3 +190,14 @@ def test_a_message_about_a_number_has_the_form_of_the_number(count: int) -> None
         assert (
             trn("{count} parameter", "{count} parameters", count=count) == f"매개변수 {count:,}개"
         )
+
+
+def test_a_page_in_another_language_is_written_again(tmp_path: Path) -> None:
+    from pipelines.chapter import _shows
+
+    page = tmp_path / "index.html"
+    page.write_text('<html lang="en">0123456789abcdef')
+    run = Outcome(model="cnn", dataset="digits", status="reused", run_id="0123456789abcdef")
+    assert _shows(page, [run])
+    with speaking(Language.ko):
+        assert not _shows(page, [run])
