@@ -16,7 +16,7 @@ from chapterflow.environment import configure, find_project
 from chapterflow.predict.batch import Predicted, batch_predict
 from chapterflow.predict.drift import drift_markdown
 from pipelines.chapter import telling
-from pipelines.housekeeping import end_dead_flow_runs, sign_flow_run
+from pipelines.housekeeping import AT_THE_END, end_dead_flow_runs, sign_flow_run
 
 
 @task(task_run_name="predict with {model}", cache_policy=NO_CACHE)
@@ -37,7 +37,9 @@ def predict(settings: Settings, model: str, inputs: list[str], out: str, invert:
     )
 
 
-@flow(name="batch-predict", flow_run_name="predict with {model}", persist_result=False)
+@flow(
+    name="batch-predict", flow_run_name="predict with {model}", persist_result=False, **AT_THE_END
+)
 def batch(
     model: str,
     inputs: list[str],

@@ -33,12 +33,13 @@ from chapterflow.loop.tables import (
 )
 from chapterflow.loop.workers import Worker, Workers, active_workers
 from chapterflow.models.catalog import FOLDER
+from chapterflow.tracking.comparison import current_runs
 from chapterflow.tracking.records import Comparison, Outcome
-from chapterflow.tracking.runs import MODEL_RUN, SEED_RUN, WORKERS, sweep
+from chapterflow.tracking.runs import MODEL, MODEL_RUN, SEED_RUN, WORKERS, sweep
 from chapterflow.tracking.session import Session
 from chapterflow.types import Tell
 from chapterflow.validation.verdict import Verdict
-from pipelines.housekeeping import end_dead_flow_runs, sign_flow_run
+from pipelines.housekeeping import AT_THE_END, end_dead_flow_runs, sign_flow_run
 from pipelines.prefect_server import leave_schedule
 
 
@@ -124,7 +125,7 @@ def prepare(settings: Settings, dataset: str) -> Prepared:
 
 
 @task(task_run_name="validate {prepared.dataset}", cache_policy=NO_CACHE)
-def validate(settings: Settings, prepared: Prepared, flow_run_id: str) -> Verdict:
+def validate(settings: Settings, prepared: Prepared, flow_run_id: str | None) -> Verdict:
     """Check a dataset against its suite."""
     return steps.validate(
         find_project(), settings, prepared, flow_run_id=flow_run_id, tell=telling(prepared.dataset)
@@ -145,7 +146,7 @@ class Result:
 # No argument or result of these tasks holds a path of this machine: any worker that shares the
 # tracking store can take the next task.
 @task(task_run_name="begin {run.label}", cache_policy=NO_CACHE)
-def begin(run: Run, verdicts: list[Verdict], flow_run_id: str, force: bool) -> Run:
+def begin(run: Run, verdicts: list[Verdict], flow_run_id: str | None, force: bool) -> Run:
     """Find the finished run, continue the interrupted one, or start a new one."""
     begun: Run = take(
         steps.begin, run, verdicts, flow_run_id=flow_run_id, force=force, tags=_tags()
@@ -215,7 +216,7 @@ def _flow_run_name() -> str:
     )
 
 
-@flow(name="chapter", flow_run_name=_flow_run_name, persist_result=False)
+@flow(name="chapter", flow_run_name=_flow_run_name, persist_result=False, **AT_THE_END)
 def chapter(
     models: list[str] | None = None,
     profile: Profile | None = None,
@@ -262,6 +263,12 @@ def chapter(
             stack.enter_context(made)
         session = stack.enter_context(Session(project, settings))
         sweep(session.client, project, session.experiment_id)
+        if seeds == 1 and not force and _nothing_to_do(project, settings, session, names):
+            # A schedule would fill the store with runs of flows that did nothing.
+            outcomes, *_ = _run_models(project, settings, names, session, None, force, seeds)
+            if all(outcome.status == "reused" for outcome in outcomes):
+                return document(settings.profile, time.monotonic() - started, outcomes)
+            # Something is amiss: again, on record.
         flow_run_id = session.start_flow_run(
             f"{settings.profile} {time.strftime('%Y-%m-%d %H:%M:%S')}",
             {
@@ -296,12 +303,22 @@ def chapter(
     return results
 
 
+def _nothing_to_do(
+    project: Project, settings: Settings, session: Session, names: Sequence[str]
+) -> bool:
+    """Tell whether a schedule has started the flow though every model has a finished run."""
+    if runtime.deployment.id is None:
+        return False
+    finished = {run.data.tags[MODEL] for run in current_runs(project, settings, session, names)}
+    return finished.issuperset(names)
+
+
 def _run_models(
     project: Project,
     settings: Settings,
     names: list[str],
     session: Session,
-    flow_run_id: str,
+    flow_run_id: str | None,
     force: bool,
     seeds: int,
 ) -> tuple[list[Outcome], list[Outcome], dict[str, Any]]:
@@ -329,7 +346,7 @@ def _run_models(
             tell_about(subject)(outcome.status, part + _summary(outcome))
             return outcome
 
-        if seeds > 1:
+        if seeds > 1 and flow_run_id is not None:
             for name in names:
                 if all(verdicts[d].is_completed() for d in settings.datasets_of(name)):
                     parents[name] = open_parent(Run(project, settings, name, session), flow_run_id)
@@ -358,7 +375,7 @@ def _run_models(
 
 
 def _verdicts(
-    settings: Settings, names: list[str], flow_run_id: str, kept: list[Any]
+    settings: Settings, names: list[str], flow_run_id: str | None, kept: list[Any]
 ) -> dict[str, State[Verdict]]:
     """Prepare and validate the datasets of models; return the last state of each."""
     # Prefect recognises by object identity which task a value comes from, and takes one string in
@@ -397,7 +414,9 @@ def _side_by_side(
             raise
 
 
-def _run_model(run: Run, verdicts: Any, flow_run_id: str, force: bool, kept: list[Any]) -> Outcome:
+def _run_model(
+    run: Run, verdicts: Any, flow_run_id: str | None, force: bool, kept: list[Any]
+) -> Outcome:
     kept.append(run)
 
     def step(task: Any, *arguments: Any) -> Any:

@@ -1,13 +1,15 @@
-"""Flow runs that a killed process left RUNNING or PENDING, and old ones."""
+"""Flow runs: what is printed at their end; those that a killed process left open; old ones."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefect import runtime, tags
 from prefect.client.orchestration import get_client
@@ -22,11 +24,47 @@ if TYPE_CHECKING:
 
 PROCESS_TAG = "process="
 #: This project's flows: others on the same server sign nothing.
-FLOWS = ("chapter", "batch-predict", "promotion", "sweep")
+FLOWS = ("chapter", "batch-predict", "promotion", "data-check", "sweep")
 #: How long a flow run may be in a state before its process must have signed it. A running flow
 #: signs itself first of all; a worker may need its time to start a pending one.
 UNSIGNED = {"RUNNING": timedelta(minutes=10), "PENDING": timedelta(hours=1)}
 OPEN = {"state": {"type": {"any_": list(UNSIGNED)}}}
+
+
+def tell_firing(flow: Any, flow_run: Any, state: Any) -> None:
+    """Print how a run of a deployment has ended, in one line; a hook of every flow."""
+    if flow_run.deployment_id is None or flow_run.parent_task_run_id is not None:
+        return
+    try:
+        ended = state.result(raise_on_failure=False)
+    except Exception:  # Prefect raises many kinds of errors for a result that is not there.
+        ended = None
+    text = state.name.lower()
+    if isinstance(ended, BaseException):
+        text = f"{text}: {str(ended).partition(chr(10))[0]}"
+    elif isinstance(ended, dict):
+        text = f"{text}: {_words(flow.name, ended)}"
+    seconds = flow_run.total_run_time.total_seconds() if flow_run.total_run_time else 0.0
+    when = time.strftime("%Y-%m-%d %H:%M:%S")
+    sys.stdout.write(f"{when} {flow.name}: {text} ({seconds:.0f} s)\n")
+    sys.stdout.flush()
+
+
+#: Hooks of every flow.
+AT_THE_END: dict[str, Any] = {"on_completion": [tell_firing], "on_failure": [tell_firing]}
+
+
+def _words(flow: str, document: dict[str, Any]) -> str:
+    if flow == "batch-predict":
+        return f"{document['examples']:,} examples in {document['out']}, {document['drift']}"
+    if flow == "data-check":
+        return str(document["verdict"])
+    if flow == "sweep":
+        return f"{len(document['trials'])} trials of {document['model']}"
+    key = "verdict" if flow == "promotion" else "status"
+    said = [model[key] for model in document["models"]]
+    counts = ", ".join(f"{said.count(word)} {word}" for word in dict.fromkeys(said))
+    return counts or "nothing"
 
 
 @contextmanager

@@ -23,6 +23,12 @@ from chapterflow.errors import ChapterflowError, redacted
 
 HOST = "127.0.0.1"
 START_SECONDS = 90.0
+#: What pages of the server may load: nothing from other hosts.
+POLICY = (
+    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; connect-src 'self' ws: http://127.0.0.1:* "
+    "http://localhost:*; frame-ancestors 'self'"
+)
 #: Seconds in which a server must answer that is not starting.
 ANSWER_SECONDS = 5.0
 
@@ -163,6 +169,7 @@ def _start(
                 **os.environ,
                 "PREFECT_UI_ENABLED": str(ui).lower(),
                 "PREFECT_UI_API_URL": address,
+                "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
                 "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
                 # A server of `schedule` lives for months; flow runs go after 90 days.
                 "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs" if ui else "events",
@@ -172,15 +179,15 @@ def _start(
             # Ctrl-C in a terminal goes to the whole group; the server must outlast its client.
             start_new_session=True,
         )
-    os.environ["PREFECT_API_URL"] = address
-    _reread_settings()
     healthy = False
     try:
+        os.environ["PREFECT_API_URL"] = address
+        _reread_settings()
         meanwhile()
         healthy = _is_healthy(server, address)
     finally:
         if not healthy:
-            del os.environ["PREFECT_API_URL"]
+            os.environ.pop("PREFECT_API_URL", None)
             server.kill()
             server.wait()
     return server if healthy else None
@@ -351,10 +358,23 @@ def main(port: int, parent: int) -> None:
     """Serve Prefect's API until terminated, or until the process `parent` is gone."""
     end_with(parent)
     collect_rarely()
+    import prefect
     import uvicorn
     from prefect.server.api.server import create_app
 
-    uvicorn.run(create_app, factory=True, host=HOST, port=port, log_level="error", lifespan="on")
+    # Its new pages load a program that reports each visit to an analytics host. Those that stay
+    # do not, whatever a browser remembers; `ui` of the server answers with them alone.
+    prefect.__ui_v2_static_path__ = Path(os.devnull) / "no-pages"
+    app = create_app()
+
+    @app.middleware("http")
+    async def stay_here(request: Any, call_next: Any) -> Any:
+        """Let browsers connect to this server only."""
+        response = await call_next(request)
+        response.headers.setdefault("Content-Security-Policy", POLICY)
+        return response
+
+    uvicorn.run(app, host=HOST, port=port, log_level="error", lifespan="on")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The promotion flow: every challenger judged, every good one promoted."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable
 from typing import Any
 
 from prefect import flow, get_run_logger, runtime, task
@@ -17,7 +16,7 @@ from chapterflow.registry.decision import Decision
 from chapterflow.registry.judge import Judged, NothingToJudge, Request, judge_request
 from chapterflow.registry.promote import carry_out
 from pipelines.chapter import error_of, telling
-from pipelines.housekeeping import end_dead_flow_runs, sign_flow_run
+from pipelines.housekeeping import AT_THE_END, end_dead_flow_runs, sign_flow_run
 
 
 class JudgingFailed(ChapterflowError):
@@ -48,7 +47,7 @@ def decide(name: str, judged: Judged) -> Decision:
     return carry_out(find_project(), judged, tell=telling(name))
 
 
-@flow(name="promotion", persist_result=False)
+@flow(name="promotion", persist_result=False, **AT_THE_END)
 def promotion(
     models: list[str] | None = None,
     profile: Profile | None = None,
@@ -57,24 +56,26 @@ def promotion(
     allow_dirty: bool = False,
     dry_run: bool = False,
     reason: str = "",
+    without_champion: bool = False,
 ) -> dict[str, Any]:
-    """Judge challengers, result after the other. A refusal is a result, not a failure.
+    """Judge challengers one after the other. A refusal is a result, not a failure.
 
     Args:
         models: Registered models and roles; by default every model of `params.yaml` that has a
             challenger, then every role that several models share.
-        profile: Profile; by default the result in `params.yaml`.
+        profile: Profile; by default the one in `params.yaml`.
         overrides: `path=value` changes of `params.yaml` for this run.
         alias: Alias that they are to take.
         allow_dirty: Whether code and data that no commit has will do.
-        dry_run: Judge alone.
+        dry_run: Judge only; change nothing.
         reason: Why, for the ledger.
+        without_champion: Ignore a champion that was scored on other test data.
 
     Returns:
         For each model its verdict: `promoted`, `refused`, `nothing to judge` or `failed`.
 
     Raises:
-        JudgingFailed: If result could not be judged, with the same document.
+        JudgingFailed: If a model could not be judged, with the same document.
     """
     project = find_project()
     configure(project)
@@ -83,13 +84,14 @@ def promotion(
     end_dead_flow_runs()
     logger = get_run_logger()
     results = []
-    for name in models or _all(settings):
+    for name in models or with_roles(settings, settings.models):
         request: Any = quote(
             Request(
                 model=name,
                 alias=alias,
                 reason=reason or f"flow run {runtime.flow_run.name}",
                 allow_dirty=allow_dirty,
+                without_champion=without_champion,
                 dry_run=dry_run,
                 overrides=tuple(overrides or ()),
                 profile=profile,
@@ -110,10 +112,12 @@ def promotion(
     return document
 
 
-def _all(settings: Settings) -> list[str]:
-    """Return the models, then the roles that several of them share."""
+def with_roles(settings: Settings, models: Iterable[str]) -> list[str]:
+    """Return models, then those of their roles that several models of `params.yaml` share."""
     roles = [settings.params(model).role for model in settings.models]
-    return [*settings.models, *sorted({role for role in roles if roles.count(role) > 1})]
+    names = list(models)
+    own = {settings.params(model).role for model in names}
+    return [*names, *sorted(role for role in own if roles.count(role) > 1)]
 
 
 def _result(name: str, request: Any, dry_run: bool) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from chapterflow.config.space import read_space
 from chapterflow.environment import SWEEP_STORAGE, configure, find_project
 from chapterflow.loop.sweep import sweep as search
 from pipelines.chapter import telling
-from pipelines.housekeeping import end_dead_flow_runs, sign_flow_run
+from pipelines.housekeeping import AT_THE_END, end_dead_flow_runs, sign_flow_run
 
 
-@flow(name="sweep", flow_run_name="sweep of {model}", persist_result=False)
+@flow(name="sweep", flow_run_name="sweep of {model}", persist_result=False, **AT_THE_END)
 def sweep(
     model: str,
     space: list[str],

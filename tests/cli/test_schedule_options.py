@@ -1,14 +1,15 @@
 """`chapterflow schedule` runs when the user meant, or says what to write instead."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import yaml
 
 from chapterflow.cli.operate import check_fields, time_zone
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError
-from tests.conftest import invoke
+from tests.conftest import REPOSITORY, invoke
 
 
 @pytest.mark.fault("Cron expression with six fields", "Refused with what to write")
@@ -55,6 +56,54 @@ def test_options_are_refused_before_a_server_starts(
     assert (result.returncode, says in result.stderr) == (2, True), result.stderr
     # Importing Prefect makes the folder, a server the database.
     assert not (project.root / ".prefect" / "prefect.db").exists()
+
+
+@pytest.mark.slow
+def test_workers_get_the_deployments_that_schedule_serves() -> None:
+    from pipelines.schedule import DEPLOYMENTS
+
+    document = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())
+    for block, deployment in zip(document["deployments"], DEPLOYMENTS, strict=True):
+        assert block["name"] == deployment.name
+        assert block["description"] == deployment.description
+        assert block["entrypoint"] == deployment.entrypoint
+        limit = {"limit": 1, "collision_strategy": deployment.strategy.value}
+        assert block["concurrency_limit"] == limit
+        (schedule,) = block.get("schedules", [None])
+        assert (schedule and schedule["cron"]) == deployment.cron
+        assert schedule is None or schedule["active"] == deployment.active
+        properties = deployment.flow.parameters.properties
+        assert set(block["parameters"]) <= set(properties)
+        assert [name for name, field in properties.items() if not field.get("description")] == []
+
+
+@pytest.mark.slow
+def test_deployments_are_chosen_by_name() -> None:
+    from pipelines.schedule import choose_deployments
+
+    assert len(choose_deployments([])) == 6
+    assert [d.name for d in choose_deployments(["data-check", "model"])] == ["data-check", "model"]
+    with pytest.raises(ConfigError, match=r"There are chapter-nightly, model"):
+        choose_deployments(["nightly"])
+    with pytest.raises(ConfigError, match=r"--cron and --every are for chapter-nightly"):
+        choose_deployments(["data-check", "model"], retimed=True)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    "Daylight saving skips or repeats the hour of a schedule", "It fires once on each day"
+)
+def test_each_day_of_a_change_of_the_clock_has_one_firing(record_property: Any) -> None:
+    from pipelines.schedule import firings_after
+
+    seen = []
+    # Berlin has no 02:30 on the first day, and two on the second.
+    for day in (datetime(2026, 3, 28, 12, tzinfo=UTC), datetime(2026, 10, 24, 12, tzinfo=UTC)):
+        firings = firings_after("30 2 * * *", "Europe/Berlin", day)
+        days = [firing.date().isoformat() for firing in firings]
+        assert len(set(days)) == 3, firings
+        seen.append(f"{firings[0]:%Y-%m-%d %H:%M %z}")
+    record_property("saw", ", ".join(seen))
 
 
 @pytest.mark.slow

@@ -96,8 +96,15 @@ def test_a_killed_schedule_does_not_block_the_next(
             states.append(client.read_flow_run(left).state)
 
         monkeypatch.setattr(schedule, "serve", served)
-        schedule.serve_chapter(
-            cron="0 2 * * *", timezone="UTC", every=None, parameters={}, address="", tell=str
+        schedule.serve_deployments(
+            schedule.choose_deployments(["chapter-nightly"]),
+            cron=None,
+            timezone="UTC",
+            every=None,
+            named=False,
+            parameters={},
+            address="",
+            tell=str,
         )
     assert [state.type.value for state in states if state] == ["CRASHED"]
     record_property("saw", "the flow run that was left is Crashed before the first firing")

@@ -53,7 +53,34 @@ def test_a_schedule_fires_and_stops_cleanly(checkout: Path) -> None:
     assert f"http://127.0.0.1:{port}" in text
     assert process.returncode == 0, text
     assert len(stores.model_runs(checkout)) == 1  # the second time it is reused
+    assert [run["tags"]["chapterflow.kind"] for run in stores.mlflow_runs(checkout)].count(
+        "flow"
+    ) == 1
+    for name in ("chapter-nightly: every 10 s", "data-check: at '0 * * * *'", "model: on demand"):
+        assert name in text
+    firings = [line for line in text.splitlines() if " chapter: completed: " in line]
+    assert [line.split(": ")[2].split(" (")[0] for line in firings[:2]] == ["1 trained", "1 reused"]
+    assert len(text.splitlines()) <= 12, text
     assert stores.processes_of(checkout) == {}
+
+
+def test_ctrl_c_while_it_starts_is_no_failure(checkout: Path) -> None:
+    words = ["chapterflow", "schedule", "dnn", "--port", str(free_port())]
+    process = begin(checkout, *words, stderr=subprocess.STDOUT, start_new_session=True)
+    deadline = time.monotonic() + HUNG
+    # The server is starting: nothing is served yet.
+    while not (checkout / ".chapterflow/prefect-server.log").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGINT)
+    text, _ = process.communicate(timeout=HUNG)
+    assert process.returncode == 0, text
+    assert "Traceback" not in text
+    # A server that was started at that very moment ends with its parent.
+    while stores.processes_of(checkout):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_port_that_is_taken_and_a_cron_that_is_none(checkout: Path) -> None:

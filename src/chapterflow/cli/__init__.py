@@ -52,6 +52,8 @@ app.add_typer(data.app, name="data")
 app.add_typer(step.app, name="step", hidden=True)
 #: Exit code of Typer after Ctrl-C.
 INTERRUPTED = 130
+#: Commands that only Ctrl-C ends, also while they start.
+UNTIL_INTERRUPTED = ("ui", "serve", "schedule")
 
 
 def main() -> None:
@@ -84,6 +86,8 @@ def _main() -> None:
         say(str(error), "red")
         sys.exit(error.exit_code)
     except SystemExit as ended:
+        if ended.code == INTERRUPTED and _command(sys.argv[1:]) in UNTIL_INTERRUPTED:
+            sys.exit(0)
         if ended.code == INTERRUPTED:
             say(f"Interrupted. {_resumption(sys.argv[1:])}".strip(), "yellow")
         raise
@@ -103,9 +107,13 @@ def _main() -> None:
         sys.exit(1)
 
 
+def _command(words: list[str]) -> str:
+    return next((word for word in words if not word.startswith("-")), "")
+
+
 def _resumption(words: list[str]) -> str:
     """Return where an interrupted command resumes; nothing if it starts over."""
-    command = next((word for word in words if not word.startswith("-")), "")
+    command = _command(words)
     if command == "run" and "--force" in words:
         return "With --force, the next run begins again."
     return {

@@ -1,8 +1,9 @@
-"""`chapterflow data`: list, fetch, verify and add datasets."""
+"""`chapterflow data`: list, fetch, verify, add and check datasets."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,15 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand
 
-from chapterflow.cli.common import JsonOption, ProfileOption, SetOption, print_json, say, start
+from chapterflow.cli.common import (
+    JsonOption,
+    ModelsArgument,
+    ProfileOption,
+    SetOption,
+    print_json,
+    say,
+    start,
+)
 
 if TYPE_CHECKING:
     from chapterflow.config.settings import Settings
@@ -68,7 +77,7 @@ def print_inventory(console: Console, records: list[dict[str, Any]]) -> None:
     console.print(table)
 
 
-app = typer.Typer(help="Datasets: list, fetch, verify, add, prune.", no_args_is_help=True)
+app = typer.Typer(help="Datasets: list, fetch, verify, add, check, prune.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -147,6 +156,68 @@ def data_verify() -> None:
     if damage:
         remedy = f"`chapterflow data fetch --force {' '.join(names)}` builds it again."
         raise DataError("\n".join([*damage, remedy]))
+
+
+@app.command("check")
+def data_check(
+    models: ModelsArgument = None,
+    allow_dirty: Annotated[
+        bool, typer.Option("--allow-dirty", help="Promote code and data that no commit has, too.")
+    ] = False,
+    without_champion: Annotated[
+        bool,
+        typer.Option(
+            "--without-champion", help="Ignore a champion that was scored on other test data."
+        ),
+    ] = False,
+    drift_days: Annotated[
+        float, typer.Option(help="Days of predictions that are compared with the test data.", min=0)
+    ] = 7,
+    profile: ProfileOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Look for new data and drift once, as the schedule does.
+
+    Good new data are trained on and their models judged; bad data stop before training, and exit
+    with 2 or 3. `notify:` of params.yaml names whom to tell.
+    """
+    project, settings = start(profile, set_)
+    names = list(dict.fromkeys(models or settings.models))
+    settings.check_names(names, settings.models, "model")
+    from chapterflow.loop import progress as live
+    from chapterflow.tracking.store import check_reachable
+    from pipelines.prefect_server import outcome_of, prefect_server
+
+    check_reachable(project)
+    console = live.console(stderr=as_json)
+    datasets = list(dict.fromkeys(d for name in names for d in settings.datasets_of(name)))
+    with live.shown(console, datasets), prefect_server(project.scratch, tell=say):
+        from pipelines import data_check as flow
+
+        results: Any = outcome_of(
+            flow.data_check,
+            models=names,
+            profile=settings.profile,
+            overrides=set_,
+            drift_days=drift_days,
+            allow_dirty=allow_dirty,
+            without_champion=without_champion,
+        )
+    exit_code = 0
+    if isinstance(results, flow.DataCheckFailed):
+        exit_code, results = results.exit_code, results.results
+    elif isinstance(results, BaseException):
+        raise results
+    if as_json:
+        print_json(results)
+    else:
+        for line in flow.lines_of(results):
+            console.print(Text(line), soft_wrap=True)
+        style = "red" if exit_code else "green" if results["verdict"] == "promoted" else ""
+        text = f"Verdict: {results['verdict']}. Notified: {results['notified']}."
+        console.print(Text(text, style=style), soft_wrap=True)
+    sys.exit(exit_code)
 
 
 class _AddCommand(TyperCommand):

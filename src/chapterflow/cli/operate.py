@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -23,16 +25,28 @@ from chapterflow.errors import ConfigError, nearest, redacted
 
 #: Address of the MLflow UI.
 HOST = "127.0.0.1"
+#: Port of Prefect's UI.
+PREFECT_PORT = 4200
 
 
 def ui(
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 5000,
+    port: Annotated[
+        int | None,
+        typer.Option(help="Port on 127.0.0.1: 5000, or 4200 for Prefect.", min=1, max=65535),
+    ] = None,
+    prefect: Annotated[
+        bool, typer.Option("--prefect", help="Prefect's UI, with the flows and schedules.")
+    ] = False,
 ) -> None:
-    """Open the MLflow UI on 127.0.0.1, with this project's runs.
+    """Open the MLflow UI on 127.0.0.1, with this project's runs; or Prefect's.
 
     Ctrl-C ends it.
     """
     project, settings = start(models=False)
+    if prefect:
+        _serve_prefect(project, port or PREFECT_PORT)
+        return
+    port = port or 5000
     from chapterflow.tracking.runs import ROLE
     from chapterflow.tracking.session import Session
     from chapterflow.tracking.versions import registered_models
@@ -43,6 +57,30 @@ def ui(
     # Links to roles without a model would open empty pages.
     roles = [role for role in settings.roles if any(own.get(ROLE) == role for own in tags)]
     _serve_ui(project, port, experiment, roles, tell=say)
+
+
+def _serve_prefect(project: Project, port: int) -> None:
+    """Serve Prefect's pages on 127.0.0.1 until interrupted.
+
+    Raises:
+        ConfigError: If the port is taken.
+    """
+    if configured := os.environ.get("PREFECT_API_URL"):
+        page = redacted(configured.rstrip("/").removesuffix("/api"))
+        say(f"PREFECT_API_URL is set; its server shows the flows: {page}")
+        return
+    if _port_answers(port):
+        raise ConfigError(
+            f"Port {port} on {HOST} is taken. Choose another with --port. While `chapterflow "
+            f"schedule` runs, it serves the same pages, by default on port {PREFECT_PORT}."
+        )
+    from pipelines.prefect_server import prefect_server
+
+    say("Starting Prefect's UI")
+    with prefect_server(project.scratch, ui=True, port=port, tell=say) as address:
+        say(f"Prefect UI: {address.removesuffix('/api')} (Ctrl-C ends it)")
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
 
 
 def _serve_ui(
@@ -109,10 +147,6 @@ def _port_answers(port: int) -> bool:
         return probe.connect_ex((HOST, port)) == 0
 
 
-#: When the flow runs if nothing else is given.
-NIGHTLY = "0 2 * * *"
-
-
 def check_fields(cron: str) -> None:
     """Refuse a cron expression that does not have five fields.
 
@@ -157,31 +191,39 @@ def time_zone(name: str | None) -> str:
 
 def schedule(
     models: ModelsArgument = None,
+    deployment: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Serve this deployment only; repeatable. By default all of them.",
+        ),
+    ] = None,
     cron: Annotated[
         str | None,
         typer.Option(help='Five fields: minute, hour, day, month, weekday; such as "0 2 * * *".'),
     ] = None,
     timezone: Annotated[
         str | None,
-        typer.Option(help="Time zone of --cron, such as Asia/Seoul; by default this machine's."),
+        typer.Option(help="Time zone of cron expressions, such as Asia/Seoul; this machine's."),
     ] = None,
     every: Annotated[int | None, typer.Option(help="Seconds between runs.", min=5)] = None,
     profile: ProfileOption = None,
     set_: SetOption = None,
     port: Annotated[
         int, typer.Option(help="Port of Prefect's UI on 127.0.0.1.", min=1, max=65535)
-    ] = 4200,
+    ] = PREFECT_PORT,
 ) -> None:
-    """Run the chapter flow on a schedule, from this process.
+    """Run the flows on a schedule, from this process.
 
-    Runs every night at 02:00 unless --cron or --every is given. Ctrl-C ends it.
+    The chapter every night at 02:00, and a check for new data and drift every hour; --cron and
+    --every are for the chapter, or for the one deployment that is named. Ctrl-C ends it.
     """
     for option, given in (("--cron", cron), ("--timezone", timezone)):
         if given and every:
             raise ConfigError(f"{option} and --every exclude each other. Received: both")
-    cron = NIGHTLY if cron is None else cron
     # Before a server starts.
-    check_fields(cron)
+    if cron is not None:
+        check_fields(cron)
     zone = time_zone(timezone)
     project, settings = start(profile, set_)
     settings.check_names(models or [], settings.models, "model")
@@ -192,17 +234,19 @@ def schedule(
                 "Prefect keeps the --set of a schedule in its database, so it may not hold a "
                 f"password. Received: {clean}. Write the address into {project.params.name}"
             )
-    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"
+    from pipelines.schedule import choose_deployments, serve_deployments
+
+    deployments = choose_deployments(deployment or [], retimed=bool(cron or every))
     from pipelines.prefect_server import prefect_server
 
     with prefect_server(project.scratch, ui=True, port=port, tell=say) as address:
-        from pipelines.schedule import serve_chapter
-
         os.chdir(project.root)
-        serve_chapter(
+        serve_deployments(
+            deployments,
             cron=cron,
-            timezone=zone,
             every=every,
+            timezone=zone,
+            named=bool(deployment),
             parameters={"models": models, "profile": settings.profile, "overrides": set_},
             address=address,
             tell=say,

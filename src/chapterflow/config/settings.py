@@ -152,6 +152,21 @@ class ExecutionParams(Strict):
         return self
 
 
+class NotifyParams(Strict):
+    """Whom a check of the data notifies, and how (`loop.notify`).
+
+    Attributes:
+        command: Program and arguments; it reads the document from its standard input.
+        webhook: Address that receives the document; `$NAME` is replaced by the environment variable
+            NAME, so a secret address stays out of the file.
+        timeout: Seconds for each of them.
+    """
+
+    command: Annotated[list[str], Field(min_length=1)] | None = None
+    webhook: Annotated[str, Field(min_length=1)] | None = None
+    timeout: Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)] = 10.0
+
+
 class EvaluationParams(Strict):
     """How the held-out split is scored.
 
@@ -228,6 +243,7 @@ class Settings(Strict):
     promotion: PromotionParams
     tracking: TrackingParams
     execution: ExecutionParams = Field(default_factory=ExecutionParams)
+    notify: NotifyParams = Field(default_factory=NotifyParams)
     questions: dict[Name, QuestionParams] = Field(default_factory=dict)
     models: dict[str, dict[Profile, Any]]
 

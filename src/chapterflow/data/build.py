@@ -1,6 +1,8 @@
 """Build `data/<name>/` once, atomically, and check it byte for byte."""
 
+import contextlib
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from chapterflow.data.fetch import OnProgress, fetch
+from chapterflow.data.fetch import OnProgress, addresses_of, fetch, validators
 from chapterflow.data.source import SourceData, get_source
 from chapterflow.data.splits import check_gaps
 from chapterflow.data.versioning import can_version, data_version
@@ -395,3 +397,59 @@ def read_source(params: Any, *, cache: Path, on_progress: OnProgress) -> SourceD
         )
 
     return get_source(params.kind).read(params, local)
+
+
+def source_state(params: Any) -> str | None:
+    """Return a hash that changes when the content of a dataset's source may have changed.
+
+    It covers size and times of local files, and what servers say of files without a pinned hash.
+
+    Args:
+        params: The dataset's block of `params.yaml`.
+
+    Returns:
+        The hash; None if the content cannot change: generated data, and files with a pinned hash.
+
+    Raises:
+        FetchError: If a server does not answer.
+    """
+    facts: list[Any] = []
+    if path := getattr(params, "path", None):
+        facts.append(_stat(Path(path).expanduser().absolute()))
+    for file in _files_of(params):
+        if file.sha256 is not None:
+            continue
+        for address in addresses_of(
+            file.name, getattr(params, "mirror", None), getattr(params, "upstream", ())
+        ):
+            facts.append(_stat(address) if isinstance(address, Path) else validators(address))
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest() if facts else None
+
+
+def _files_of(value: Any) -> Iterable[RemoteFile]:
+    """Yield the files of a source that its block names, however deep."""
+    if isinstance(value, RemoteFile):
+        yield value
+    elif isinstance(value, Strict):
+        for name in type(value).model_fields:
+            yield from _files_of(getattr(value, name))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _files_of(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _files_of(item)
+
+
+def _stat(path: Path) -> list[Any]:
+    """Return name, size and times of a file, or of all files below a folder."""
+    places = [path, *sorted(path.rglob("*"))] if path.is_dir() else [path]
+    facts = []
+    for place in places:
+        with contextlib.suppress(OSError):  # it has gone meanwhile
+            status = place.stat()
+            # A folder's times change with every temporary file in it.
+            times = [] if place.is_dir() else [status.st_mtime_ns, status.st_ctime_ns]
+            size = 0 if place.is_dir() else status.st_size
+            facts.append([str(place), size, *times])
+    return facts

@@ -100,6 +100,36 @@ def visible(address: Path | str) -> str:
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
+#: Seconds to connect to a server, and to wait for its answer about a file.
+ASKING = (5.0, 20.0)
+
+
+def validators(url: str) -> list[str]:
+    """Return what a server says of the version of a file: ETag, time and size.
+
+    Raises:
+        FetchError: If it does not answer, or says nothing of the version.
+    """
+    import requests
+
+    try:
+        with requests.head(url, timeout=ASKING, allow_redirects=True) as response:
+            response.raise_for_status()
+            names = ("ETag", "Last-Modified", "Content-Length")
+            facts = [response.headers.get(name, "") for name in names]
+    except (requests.RequestException, OSError) as error:
+        raise FetchError(
+            f"{visible(url)} does not say whether it has changed. Received: {type(error).__name__}"
+        ) from None
+    if not any(facts):
+        raise FetchError(
+            f"{visible(url)} must say which version of the file it has (ETag, Last-Modified or "
+            "Content-Length). Received: none of them. Fetch it by hand with `chapterflow data "
+            "fetch --force`"
+        )
+    return facts
+
+
 #: Largest decompressed size of a file for which `params.yaml` gives none: 4 GiB.
 MAX_BYTES = 4 << 30
 

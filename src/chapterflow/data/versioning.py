@@ -18,17 +18,40 @@ def data_version(project: Project) -> str | None:
         return None
 
 
-def pull(project: Project) -> bool:
-    """Fetch the version of `data/` that `data.dvc` names; return whether DVC could.
+#: Exits with 0 if the cache has all of a version. Where it has not, `dvc fetch` without a remote
+#: exits with 0 all the same, and `dvc checkout` deletes the folder.
+_IN_CACHE = """
+import sys
+from dvc.repo import Repo
+(out,) = Repo().find_outs_by_path(sys.argv[1])
+sys.exit(out.changed_cache())
+"""
 
-    It needs a remote that has the version, and no changes in `data/` that are not recorded.
+
+def pull(project: Project) -> bool:
+    """Bring the version of `data/` that `data.dvc` names; return whether DVC could.
+
+    It needs a cache or remote that has the version, and no changes in `data/` that are not
+    recorded; otherwise nothing is changed.
     """
     if not can_version(project) or data_version(project) is None:
         return False
-    command = [sys.executable, "-m", "dvc", "pull", "-q", str(project.data_dvc)]
-    return (
-        subprocess.run(command, cwd=project.root, capture_output=True, check=False).returncode == 0
+    record, python = str(project.data_dvc), sys.executable
+    _call(project, [python, "-m", "dvc", "fetch", "-q", record])
+    return _call(project, [python, "-c", _IN_CACHE, str(project.data)]) and _call(
+        project, [python, "-m", "dvc", "checkout", "-q", record]
     )
+
+
+def _call(project: Project, words: list[str]) -> bool:
+    """Run a command in the project, and return whether it succeeded."""
+    done = subprocess.run(words, cwd=project.root, capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def is_current(project: Project) -> bool:
+    """Return whether `data/` is the version that `data.dvc` names, byte for byte."""
+    return _call(project, [sys.executable, "-m", "dvc", "status", "-q", str(project.data_dvc)])
 
 
 def can_version(project: Project) -> bool:

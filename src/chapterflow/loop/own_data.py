@@ -301,7 +301,7 @@ def add_dataset(
         trial = Project(project.scratch / "adding" / name)
         shutil.rmtree(trial.root, ignore_errors=True)
         try:
-            card, checks = _build_and_check(project, trial, settings, name, measured, tell)
+            card, checks = build_and_check(project, trial, settings, name, measured, tell)
             if card.accepted:
                 own["datasets"][name]["accept"] = card.accepted
             with FileLock(locks / f"data-{name}.lock"):
@@ -316,7 +316,7 @@ def add_dataset(
     return Added(card, checks, fitting_models(settings, name))
 
 
-def _build_and_check(
+def build_and_check(
     project: Project,
     trial: Project,
     settings: Settings,
@@ -354,7 +354,7 @@ def _build_and_check(
         verdict.raise_for_failure()
     except ValidationFailed as failure:
         raise ValidationFailed(
-            f"{failure}\n  Details: {out / PAGE}\n  Nothing was added."
+            f"{failure}\n  Details: {out / PAGE}\n  Nothing was changed."
         ) from None
     return card, len(verdict.results)
 

@@ -40,7 +40,15 @@ from chapterflow.predict.batch_inputs import (
     open_inputs,
     path_text,
 )
-from chapterflow.predict.drift import Drift, Reference, draw_drift, overall, read_reference
+from chapterflow.predict.drift import (
+    DOCUMENT,
+    INPUTS,
+    Drift,
+    Reference,
+    draw_drift,
+    overall,
+    read_reference,
+)
 from chapterflow.predict.inputs import (
     ARRAY,
     Input,
@@ -639,7 +647,7 @@ def finish_run(client: MlflowClient, run_id: str, predicted: Predicted) -> None:
     _log_unread(client, run_id, predicted.unreadable)
     figures = [figure.model_dump() for figure in predicted.figures]
     drift = {"reference": predicted.reference, "reading": predicted.drift, "figures": figures}
-    client.log_dict(run_id, drift, "drift.json")
+    client.log_dict(run_id, drift, DOCUMENT)
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "drift.png"
         title = f"{predicted.model}: these data and the test data"
@@ -666,7 +674,7 @@ def finish_run(client: MlflowClient, run_id: str, predicted: Predicted) -> None:
         client,
         run_id,
         {
-            "chapterflow.inputs_sha256": predicted.inputs_sha256,
+            INPUTS: predicted.inputs_sha256,
             "chapterflow.output_sha256": predicted.sha256,
             "chapterflow.drift": predicted.drift,
         },

@@ -13,6 +13,8 @@ times, and a shift must exceed it.
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,11 +26,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from chapterflow.checks import Check, State, markdown
+from chapterflow.config.settings import Settings
 from chapterflow.environment import Project
 from chapterflow.errors import DataError, StoreError
 from chapterflow.fonts import families
 from chapterflow.kinds.dataset import DatasetCard, get_kind, open_dataset
+from chapterflow.tracking import runs
 from chapterflow.tracking.artifacts import Artifacts
+from chapterflow.tracking.session import Session
 from chapterflow.tracking.versions import Version
 from chapterflow.types import Strict
 
@@ -44,6 +49,8 @@ CHANCE = 0.01
 EXAMPLES = 2000
 #: Test examples that are read at once.
 AT_ONCE = 64
+#: Artifact of a batch's run with its verdicts, and the tag with the hash of its inputs.
+DOCUMENT, INPUTS = "drift.json", "chapterflow.inputs_sha256"
 #: Figure with a bin for each class.
 PREDICTED = "predicted class"
 #: Values for every example, `(n,)`, by name.
@@ -86,6 +93,8 @@ class Drift(Strict):
         bins: Name of each bin.
         expected: Share of the reference in each bin.
         observed: Share of the batch in each bin.
+        examples: Number of examples of the batch.
+        references: Number of examples of the reference.
     """
 
     name: str
@@ -96,6 +105,8 @@ class Drift(Strict):
     bins: list[str] = Field(default_factory=list)
     expected: list[float] = Field(default_factory=list)
     observed: list[float] = Field(default_factory=list)
+    examples: int = 0
+    references: int = 0
 
     @property
     def check(self) -> Check:
@@ -224,30 +235,139 @@ class Tally:
 
     def result(self) -> Drift:
         """Return the verdict on all examples counted so far."""
-        n, m = int(self._observed.sum()), int(self._expected.sum())
-        shares: dict[str, Any] = {
-            "bins": self._bins,
-            "expected": (self._expected / max(m, 1)).tolist(),
-            "observed": (self._observed / max(n, 1)).tolist(),
-        }
-        if self._why or not m:
-            return Drift(name=self._name, reading="unavailable", why=self._why or "no reference")
-        if min(n, m) < ENOUGH:
-            few = f"{n} here" if n < ENOUGH else f"{m} in the reference"
-            why = f"{few}, {ENOUGH} are needed"
-            return Drift(name=self._name, reading="too few examples to tell", why=why, **shares)
-        from scipy.stats import chi2
-
-        psi = stability_index(self._expected, self._observed)
-        freedom = max(len(self._bins) - 1, 1)
-        chance = float(chi2.ppf(1 - CHANCE, freedom)) * (1 / n + 1 / m)
-        return Drift(
-            name=self._name, reading=_reading(psi, chance), psi=psi, chance=chance, **shares
-        )
+        return verdict(self._name, self._bins, self._expected, self._observed, self._why)
 
     def _counts(self, values: NDArray[Any]) -> NDArray[np.int64]:
         places = np.searchsorted(self._edges, values, side="left")
         return np.bincount(places, minlength=len(self._bins)).astype(np.int64)
+
+
+def verdict(
+    name: str,
+    bins: list[str],
+    expected: NDArray[Any],
+    observed: NDArray[Any],
+    why: str | None = None,
+) -> Drift:
+    """Return the verdict on counts in the same bins.
+
+    Args:
+        expected: Counts of the reference.
+        observed: Counts of the batch.
+        why: Why the reference is missing.
+    """
+    n, m = int(observed.sum()), int(expected.sum())
+    shares: dict[str, Any] = {
+        "bins": bins,
+        "expected": (expected / max(m, 1)).tolist(),
+        "observed": (observed / max(n, 1)).tolist(),
+        "examples": n,
+        "references": m,
+    }
+    if why or not m:
+        return Drift(name=name, reading="unavailable", why=why or "no reference")
+    if min(n, m) < ENOUGH:
+        few = f"{n} here" if n < ENOUGH else f"{m} in the reference"
+        return Drift(
+            name=name,
+            reading="too few examples to tell",
+            why=f"{few}, {ENOUGH} are needed",
+            **shares,
+        )
+    from scipy.stats import chi2
+
+    psi = stability_index(expected, observed)
+    freedom = max(len(bins) - 1, 1)
+    chance = float(chi2.ppf(1 - CHANCE, freedom)) * (1 / n + 1 / m)
+    return Drift(name=name, reading=_reading(psi, chance), psi=psi, chance=chance, **shares)
+
+
+def pooled(batches: Sequence[Sequence[Drift]]) -> list[Drift]:
+    """Return the verdicts on all batches of one version together.
+
+    Batches too small for a verdict add up to one. Those that were compared in other bins, or
+    logged by a version of this code that kept no counts, are left out.
+
+    Args:
+        batches: Verdicts on each batch, the newest first.
+    """
+    figures: dict[str, list[Drift]] = {}
+    for drift in (drift for batch in batches for drift in batch):
+        if drift.examples and drift.references:
+            figures.setdefault(drift.name, []).append(drift)
+    pools = []
+    for name, drifts in figures.items():
+        newest = drifts[0]
+        same = [d for d in drifts if (d.bins, d.expected) == (newest.bins, newest.expected)]
+        observed = sum(np.rint(np.multiply(d.observed, d.examples)) for d in same)
+        expected = np.rint(np.multiply(newest.expected, newest.references))
+        pools.append(verdict(name, newest.bins, expected, np.asarray(observed)))
+    return pools
+
+
+class RecentDrift(Strict):
+    """Drift of what one version predicted lately.
+
+    Attributes:
+        model: Name and number of the version.
+        batches: Number of batches, each counted once however often it was predicted.
+        reading: Worst reading of all figures.
+        figures: Verdicts on all batches together.
+    """
+
+    model: str
+    batches: int
+    examples: int
+    reading: Reading
+    figures: list[Drift]
+
+    @property
+    def summary(self) -> str:
+        """The reading, and the figures that have shifted."""
+        shifted = [f"{d.name} (PSI {d.psi:.2f})" for d in self.figures if d.psi and _shifted(d)]
+        text = f"{self.examples:,} inputs in {self.batches} batches: {self.reading}"
+        return f"{text}: {', '.join(shifted)}" if shifted else text
+
+
+def _shifted(drift: Drift) -> bool:
+    return drift.reading in ("shifted", "strongly shifted")
+
+
+def recent_drift(project: Project, settings: Settings, *, days: float) -> list[RecentDrift]:
+    """Return the drift of the inputs and predictions of the last days, by version.
+
+    Of each registered model, it covers the version that predicted last.
+    """
+    since = int((time.time() - days * 24 * 3600) * 1000)
+    with Session(project, settings) as session:
+        batches = runs.batches_since(session.client, session.experiment_id, since)
+        versions: dict[str, str] = {}
+        by_version: dict[str, dict[str, str]] = {}
+        for run in batches:
+            uri = run.data.tags[runs.MODEL_URI].removeprefix("models:/")
+            if versions.setdefault(uri.partition("/")[0], uri) == uri:
+                inputs = run.data.tags.get(INPUTS, run.info.run_id)
+                by_version.setdefault(uri, {}).setdefault(inputs, run.info.run_id)
+        recent = []
+        for uri, run_ids in by_version.items():
+            documents = []
+            for run_id in run_ids.values():
+                with contextlib.suppress(StoreError):  # it has been removed, or never had one
+                    documents.append(Artifacts(run_id).document(DOCUMENT))
+            figures = pooled(
+                [[Drift.model_validate(d) for d in document["figures"]] for document in documents]
+            )
+            if figures:
+                recent.append(
+                    RecentDrift(
+                        model=uri,
+                        batches=len(documents),
+                        examples=max(figure.examples for figure in figures),
+                        reading=overall(figures),
+                        figures=figures,
+                    )
+                )
+    return recent
 
 
 def stability_index(expected: NDArray[Any], observed: NDArray[Any]) -> float:

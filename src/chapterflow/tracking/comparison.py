@@ -103,6 +103,30 @@ def current_runs(
                 yield from finished
 
 
+def models_of_other_data(
+    project: Project, settings: Settings, session: Session, models: Iterable[str]
+) -> list[str]:
+    """Return the models whose newest finished run learned another version of today's data.
+
+    Models without a finished run on the dataset are left out: no new data made them so.
+    """
+    behind = []
+    for model in models:
+        learned = settings.dataset_of(model)
+        run = runs.newest_on(
+            session.client, session.experiment_id, settings.profile, model, learned
+        )
+        if run is None:
+            continue
+        cards = {name: read_card(project.data / name) for name in settings.datasets_of(model)}
+        recorded = {learned: run.data.tags.get(runs.DIGEST)}
+        if len(cards) > 1:
+            recorded |= Artifacts(run.info.run_id).fingerprint().get("other_datasets", {})
+        if any(recorded.get(name) != card.digest for name, card in cards.items()):
+            behind.append(model)
+    return behind
+
+
 def _differences(session: Session, settings: Settings, same: Mapping[str, Run]) -> list[Difference]:
     from chapterflow.evaluation.significance import differences
 

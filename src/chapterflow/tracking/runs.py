@@ -519,6 +519,42 @@ def newest_by_test_set(
         seen.append(newest[0].data.tags[TEST_DIGEST])
 
 
+#: Most batches of predictions that are looked at together.
+MOST_BATCHES = 200
+
+
+def batches_since(client: MlflowClient, experiment_id: str, since: int) -> list[Run]:
+    """Return the finished batches of predictions since a time, the newest first.
+
+    Args:
+        since: Milliseconds since 1970.
+    """
+    return list(
+        client.search_runs(
+            [experiment_id],
+            f"tags.`{RUN_TYPE}` = 'batch' and attributes.status = 'FINISHED' "
+            f"and attributes.start_time > {since}",
+            order_by=["attributes.start_time DESC"],
+            max_results=MOST_BATCHES,
+        )
+    )
+
+
+def newest_on(
+    client: MlflowClient, experiment_id: str, profile: str, model: str, dataset: str
+) -> Run | None:
+    """Return the newest finished run of a model in a profile on a dataset, whatever its version."""
+    matches = client.search_runs(
+        [experiment_id],
+        f"tags.`{MODEL}` = '{model}' and tags.`{RUN_TYPE}` = 'model' "
+        f"and tags.`{PROFILE}` = '{profile}' and tags.`{DATASET}` = '{dataset}' "
+        "and attributes.status = 'FINISHED'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+    )
+    return matches[0] if matches else None
+
+
 def runs_of(client: MlflowClient, experiment_id: str, run_ids: Sequence[str]) -> list[Run]:
     """Return runs by their ids, in that order; those that no longer exist are left out."""
     if not run_ids:
