@@ -19,6 +19,7 @@ from chapterflow.loop.tables import (
     markdown,
     print_differences,
     print_results,
+    print_seeds,
     results_markdown,
     results_table,
 )
@@ -412,3 +413,45 @@ def test_korean_tables_align_and_keep_the_verdict(width: int) -> None:
     words = set(re.findall("[A-Za-z][a-z]+", text))
     names = {"cnn", "gcn", "dnn", "conv", "digits", "graphs", "curves", "failed", "No", "luck"}
     assert words - names <= {"Savitzky", "Golay", "ms"}
+
+
+def test_seeds_and_their_comparison_fit_80_columns() -> None:
+    document = {
+        "dataset": "cats-and-dogs",
+        "score": "accuracy",
+        "seeds": list(range(10)),
+        "values": [0.5] * 10,
+        "mean": 0.98123,
+        "std": 0.00456,
+        "low": 0.97801,
+        "high": 0.98452,
+        "runs": dict.fromkeys(map(str, range(10)), "a" * 32),
+        "errors": {},
+    }
+    nothing = dict.fromkeys(document) | {"runs": {}, "errors": {"6": "no memory"}}
+    results = {
+        "seeds": [
+            document | {"model": "googlenet"},
+            document | {"model": "transfer"},
+            nothing | {"model": "dnn"},
+        ],
+        "seed_differences": [
+            {
+                "a": "googlenet",
+                "b": "transfer",
+                "difference": -0.0123,
+                "low": -0.0200,
+                "high": -0.0050,
+                "p_adjusted": 0.00123,
+                "verdict": "a better",
+            }
+        ],
+    }
+    out = io.StringIO()
+    print_seeds(Console(file=out, width=80), results)
+    text = out.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    for cell in ("0.9812", "0.0046", "0.9780-0.9845", "-0.0200 to -0.0050", "0.00123"):
+        assert cell in text
+    assert text.count("googlenet") == 3
+    assert "dnn, seed 6, failed: no memory" in text
