@@ -108,7 +108,10 @@ def test_a_command_that_does_not_exist_is_noticed(line: str) -> None:
 
 def test_targets_and_benchmarks_exist() -> None:
     text = "\n".join(guide.read_text("utf-8") for guide in GUIDES)
-    targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    # The second one is that of a project of one's own.
+    files = [REPOSITORY / "Makefile", REPOSITORY / "src/chapterflow/templates/project/Makefile"]
+    rules = "\n".join(file.read_text("utf-8") for file in files)
+    targets = set(re.findall(r"^([a-z-]+):", rules, re.MULTILINE))
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)) <= targets
     named = set(re.findall(r"python -m benchmarks[ .]([a-z_]+)", text))
     assert named <= BENCHMARKS.keys() | {"limits"}
