@@ -38,7 +38,7 @@ def ui(
         bool, typer.Option("--prefect", help="Prefect's UI, with the flows and schedules.")
     ] = False,
 ) -> None:
-    """Open the MLflow UI on 127.0.0.1, with this project's runs; or Prefect's.
+    """Open MLflow's UI with this project's runs, or Prefect's.
 
     Ctrl-C ends it.
     """
