@@ -1,0 +1,167 @@
+"""A deployment of `prefect.yaml` on a real server, with two workers in processes of their own."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+import yaml
+
+from chapterflow.environment import process_is_gone
+from tests.conftest import HUNG, REAL_PATH, command_environment, free_port, using_prefect
+from tests.loop import stores
+
+pytestmark = pytest.mark.slow
+#: Seconds between runs: shorter than a run takes, so they overlap.
+EVERY = 10
+
+
+@contextmanager
+def running(words: list[str], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process with a file for what it says, and end it and its children."""
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *words],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            **options,
+        )
+        try:
+            yield process
+        finally:
+            kill(process)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and all its children, as a loss of power does."""
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def until(true: Callable[[], Any]) -> Any:
+    """Wait for something to be true, and return it."""
+    deadline = time.monotonic() + HUNG
+    while not (value := true()):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    return value
+
+
+def deploy(root: Path, environment: dict[str, str]) -> None:
+    """Deploy the chapter with one model, every few seconds."""
+    file = root / "prefect.yaml"
+    document = yaml.safe_load(file.read_text())
+    (block,) = [entry for entry in document["deployments"] if entry["name"] == "chapter-nightly"]
+    block["parameters"] |= {"models": ["dnn"], "workers": 1}
+    block["schedules"] = [{"interval": EVERY, "active": True}]
+    document["deployments"] = [block]
+    file.write_text(yaml.safe_dump(document))
+    stores.set_param(root, "models.dnn.epochs", 2)
+    for words in (
+        ["git", "commit", "-qam", "every few seconds"],
+        [sys.executable, "-m", "prefect", "work-pool", "create", "local", "--type", "process"],
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+    ):
+        done = subprocess.run(
+            words, cwd=root, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.fault(
+    "Deployment due while no worker is awake, while it runs already, and a worker killed in a run",
+    "One missed run happens, others are cancelled; the killed one is Crashed, and a later one ends",
+)
+def test_a_deployment_fires_twice_though_a_worker_dies(
+    checkout: Path,
+    prefect_once: Path,
+    tmp_path: Path,
+    mlflow_server: str,
+    record_property: Any,
+) -> None:
+    shutil.copytree(prefect_once, tmp_path / ".prefect")
+    port = free_port()
+    api = f"http://127.0.0.1:{port}/api"
+    environment = command_environment(checkout) | {
+        "PATH": REAL_PATH,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_HOME": str(tmp_path / ".prefect"),
+        "CHAPTERFLOW_REPOSITORY": str(checkout),
+        "MLFLOW_TRACKING_URI": mlflow_server,
+    }
+
+    def runs(*states: str) -> list[dict[str, Any]]:
+        query = {"flow_runs": {"state": {"type": {"any_": list(states)}}}}
+        answer = requests.post(f"{api}/flow_runs/filter", json=query, timeout=HUNG)
+        answer.raise_for_status()
+        return list(answer.json())
+
+    from pipelines.housekeeping import PROCESS_TAG, end_dead_flow_runs
+
+    def owner(run: dict[str, Any]) -> str:
+        tags = [tag for tag in run["tags"] if tag.startswith(PROCESS_TAG)]
+        return tags[0].removeprefix(PROCESS_TAG) if tags else ""
+
+    def healthy() -> bool:
+        with suppress(requests.ConnectionError):
+            return requests.get(f"{api}/health", timeout=HUNG).ok
+        return False
+
+    with ExitStack() as stack:
+        words = ["pipelines.prefect_server", str(port), str(os.getpid())]
+        stack.enter_context(running(words, tmp_path / "prefect.log", cwd=tmp_path, env=environment))
+        until(healthy)
+        environment["PREFECT_API_URL"] = api
+        deploy(checkout, environment)
+        # No worker is awake: runs are missed.
+        until(lambda: sum(run["estimated_start_time_delta"] > 0 for run in runs("SCHEDULED")) >= 3)
+        start = ["prefect", "worker", "start", "--pool", "local", "--limit", "1", "--name"]
+        workers = []
+        for name in ("a", "b"):
+            log = tmp_path / f"worker-{name}.log"
+            worker = running([*start, name], log, cwd=tmp_path, env=environment)
+            workers.append(stack.enter_context(worker))
+        (dead,) = until(lambda: [run for run in runs("RUNNING") if owner(run)])
+        pid = int(owner(dead).split(":")[1])
+        ancestors = {parent.pid for parent in psutil.Process(pid).parents()}
+        (killed,) = [worker for worker in workers if worker.pid in ancestors]
+        kill(killed)
+        until(lambda: process_is_gone(owner(dead)))
+        # As any other flow of the project does; its place would be free after five minutes.
+        with using_prefect(
+            {name: environment[name] for name in ("PREFECT_HOME", "PREFECT_API_URL")}
+        ):
+            assert end_dead_flow_runs() == [dead["name"]]
+        until(lambda: len(runs("COMPLETED")) >= 2)
+        ended = {
+            run["id"]: run["state_type"]
+            for run in runs("COMPLETED", "CANCELLED", "CRASHED", "FAILED", "RUNNING")
+        }
+    counts = Counter(ended.values())
+    assert ended[dead["id"]] == "CRASHED"
+    assert counts["CANCELLED"] >= 2
+    assert counts["FAILED"] == 0
+    database = tmp_path / "server" / "mlflow.db"
+    models = stores.query(
+        database,
+        "SELECT run_uuid FROM runs JOIN tags USING (run_uuid) "
+        "WHERE key = 'chapterflow.kind' AND value = 'model' AND status = 'FINISHED'",
+    )
+    assert len(models) == 1  # the second time it is reused
+    record_property("saw", f"{counts['CANCELLED']} cancelled, 1 crashed, 2 completed; 1 model")
