@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[float | None, tuple[str, ...]]] = {
             "data verify",
             "data fetch digits",
             "data prune",
+            "init of-mine",
             "step fingerprint",
             "step validate digits",
             "doctor",
@@ -35,7 +36,7 @@ COMMANDS: dict[str, tuple[float | None, tuple[str, ...]]] = {
         1.5,
         (
             *("history dnn", "why dnn", "compare", "step compare", "report", "play"),
-            *("gc", "rollback dnn"),
+            *("gc", "rollback dnn", "data check dnn"),
         ),
     ),
     # Until it answers at this path.

@@ -1,5 +1,8 @@
 """Help is read in terminals of eighty columns."""
 
+import subprocess
+import sys
+
 import pytest
 from typer.testing import CliRunner
 
@@ -26,3 +29,12 @@ def test_the_help_of_data_add_lists_every_source_that_can_be_added(
     assert f"format of PATH: {', '.join(names)} or {last}." in shown()
     monkeypatch.setattr("chapterflow.data.source.own_sources", lambda: ["peaks", "spectra"])
     assert "format of PATH: peaks or spectra." in shown()
+
+
+def test_help_imports_no_library_but_those_of_the_terminal() -> None:
+    code = (
+        "import sys; import chapterflow.cli;"
+        "print({'pydantic', 'numpy', 'yaml', 'mlflow', 'prefect', 'dvc'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("set()\n", "")

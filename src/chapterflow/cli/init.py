@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 import typer
 
-from chapterflow.checks import TEMPLATES
 from chapterflow.cli.common import say
 from chapterflow.errors import ConfigError
 from chapterflow.files import staged
@@ -131,6 +130,8 @@ def project_files(values: dict[str, str]) -> dict[str, str]:
     Args:
         values: By the names that templates write between `@`.
     """
+    from chapterflow.checks import TEMPLATES
+
     templates = {
         path: (TEMPLATES / "project" / source).read_text(encoding="utf-8")
         for source, path in FILES.items()
