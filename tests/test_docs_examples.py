@@ -1,6 +1,7 @@
 """Guides are true: their Python passes `make check`, and their table of faults is complete."""
 
 import ast
+import os
 import re
 import shlex
 import subprocess
@@ -129,14 +130,20 @@ def test_the_site_has_every_page_and_no_broken_link(tmp_path: Path) -> None:
     assert "readout" in (tmp_path / "site" / "searchindex.js").read_text("utf-8")
 
 
-KOREAN = sorted((REPOSITORY / "docs" / "ko").glob("*.md"))
+KOREAN = {
+    REPOSITORY / "README.ko.md": REPOSITORY / "README.md",
+    **{
+        page: page.parents[1] / page.name
+        for page in sorted((REPOSITORY / "docs" / "ko").glob("*.md"))
+    },
+}
 
 
-@pytest.mark.parametrize("page", KOREAN, ids=lambda page: page.stem)
-def test_a_korean_page_has_what_its_english_page_has(page: Path) -> None:
-    english = page.parents[1] / page.name
-    assert f"[한국어](ko/{page.name})" in english.read_text("utf-8")
-    assert f"[English](../{page.name})" in page.read_text("utf-8")
+@pytest.mark.parametrize(("page", "english"), KOREAN.items())
+def test_a_korean_page_has_what_its_english_page_has(page: Path, english: Path) -> None:
+    for one, language, other in ((page, "English", english), (english, "한국어", page)):
+        link = os.path.relpath(other, one.parent)
+        assert f"[{language}]({link})" in one.read_text("utf-8")
     assert skeleton(page) == skeleton(english)
 
 
