@@ -152,10 +152,16 @@ def test_the_example_of_a_new_project_trains(tmp_path: Path, run_flow: Run) -> N
     # A name of its own: this process has imported the model of the other tests.
     assert invoke(tmp_path, "init", "trained-here").returncode == 0
     mine = tmp_path / "trained-here"
-    done = run_flow(mine, "run", "--set", "models.residual.epochs=1")
+    params = mine / "params.yaml"
+    params.write_text(params.read_text("utf-8").replace("epochs: 12", "epochs: 1"), "utf-8")
+    done = run_flow(mine, "run")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 trained." in done.stdout
     assert (mine / "report" / "index.html").is_file()
+    flows = [sys.executable, "-m", "trained_here.flows"]
+    own = subprocess.run(flows, cwd=mine, capture_output=True, text=True, check=False)
+    # Nothing is committed yet, and one epoch is too little for the gates.
+    assert "residual: refused. residual/1" in own.stdout, own.stderr
     doctor = invoke(mine, "doctor")
     assert "FAILED" not in doctor.stdout
     graph = subprocess.run(

@@ -43,6 +43,7 @@ COMMANDS: dict[str, list[str]] = {
     "data verify": ["digits"],
     "data add": ["nowhere"],
     "data prune": [],
+    "data check": ["dnn"],
     "step validate": ["digits"],
     "step run": ["dnn"],
     "step compare": [],

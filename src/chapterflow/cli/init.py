@@ -7,8 +7,8 @@ import keyword
 import re
 import subprocess
 import sys
-from importlib.machinery import PathFinder
 from importlib.metadata import distribution
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +27,7 @@ FILES = {
     "Makefile": "Makefile",
     "README.md": "README.md",
     "model.py": "PACKAGE/residual.py",
+    "flows.py.in": "PACKAGE/flows.py",
     "test_model.py": "tests/test_residual.py",
     "ci.yml": ".github/workflows/ci.yml",
     "gitignore": ".gitignore",
@@ -96,7 +97,7 @@ def package_name(name: str) -> str:
             f"NAME must differ from the other folders of a project: {', '.join(TAKEN)}. "
             f"Received: {name!r}. Choose another name"
         )
-    if package in sys.stdlib_module_names or PathFinder.find_spec(package):
+    if package in sys.stdlib_module_names or find_spec(package):
         raise ConfigError(
             f"NAME must not hide an installed package. Received: {name!r}, which is the name of "
             "a package here. Choose another name"
