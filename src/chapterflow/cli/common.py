@@ -44,6 +44,16 @@ ModelsArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="[MODEL]...", help="Models of params.yaml; all by default."),
 ]
+AllowDirtyOption = Annotated[
+    bool,
+    typer.Option("--allow-dirty", help="Promote also code and data that are not in a commit."),
+]
+WithoutChampionOption = Annotated[
+    bool,
+    typer.Option(
+        "--without-champion", help="Ignore a champion that was scored on other test data."
+    ),
+]
 InvertOption = Annotated[
     bool,
     typer.Option("--invert", help="Exchange light and dark: for black ink on white paper, say."),

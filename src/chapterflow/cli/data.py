@@ -14,10 +14,12 @@ from rich.text import Text
 from typer.core import TyperCommand
 
 from chapterflow.cli.common import (
+    AllowDirtyOption,
     JsonOption,
     ModelsArgument,
     ProfileOption,
     SetOption,
+    WithoutChampionOption,
     print_json,
     say,
     start,
@@ -161,15 +163,8 @@ def data_verify() -> None:
 @app.command("check")
 def data_check(
     models: ModelsArgument = None,
-    allow_dirty: Annotated[
-        bool, typer.Option("--allow-dirty", help="Promote code and data that no commit has, too.")
-    ] = False,
-    without_champion: Annotated[
-        bool,
-        typer.Option(
-            "--without-champion", help="Ignore a champion that was scored on other test data."
-        ),
-    ] = False,
+    allow_dirty: AllowDirtyOption = False,
+    without_champion: WithoutChampionOption = False,
     drift_days: Annotated[
         float, typer.Option(help="Days of predictions that are compared with the test data.", min=0)
     ] = 7,

@@ -12,9 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from chapterflow.cli.common import (
+    AllowDirtyOption,
     JsonOption,
     ProfileOption,
     SetOption,
+    WithoutChampionOption,
     print_json,
     say,
     say_version,
@@ -89,15 +91,8 @@ def promote(
         str, typer.Option(metavar="ALIAS", help="Alias that the version gets.")
     ] = "champion",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge only; change nothing.")] = False,
-    allow_dirty: Annotated[
-        bool, typer.Option("--allow-dirty", help="Accept code and data that are not in a commit.")
-    ] = False,
-    without_champion: Annotated[
-        bool,
-        typer.Option(
-            "--without-champion", help="Ignore a champion that was scored on other test data."
-        ),
-    ] = False,
+    allow_dirty: AllowDirtyOption = False,
+    without_champion: WithoutChampionOption = False,
     reinstate: Annotated[
         bool, typer.Option("--reinstate", help="Accept a version that was rolled back.")
     ] = False,
