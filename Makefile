@@ -17,7 +17,7 @@ test: $(VENV)/.dev
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-all:
-	@CHAPTERFLOW_FUZZ=$${CHAPTERFLOW_FUZZ:-2000} $(MAKE) --no-print-directory test ARGS='-m "" $(ARGS)'
+	@CHAPTERFLOW_FUZZ=$${CHAPTERFLOW_FUZZ:-1000} $(MAKE) --no-print-directory test ARGS='-m "" $(ARGS)'
 
 faults:
 	@$(MAKE) --no-print-directory test ARGS='-m fault --faults $(ARGS)'

@@ -14,6 +14,8 @@ include_patterns = [
 ]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 4
+# Answers in JSON have parts left out: `[...]`.
+suppress_warnings = ["misc.highlighting_failure"]
 autodoc_typehints = "description"
 html_theme = "furo"
 html_title = "chapterflow"

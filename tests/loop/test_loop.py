@@ -174,7 +174,9 @@ def test_a_run_ends_with_a_page_that_everything_leads_to(done: Any) -> None:
 def test_the_page_leads_to_data_docs_that_are_there(done: Any) -> None:
     root, _, _ = done
     text = (root / "report" / "index.html").read_text()
-    address = text.split('">Data Docs of digits</a>')[0].rpartition('href="')[2]
+    address = text.split('">Data Docs of digits, on the machine that wrote this page</a>')[
+        0
+    ].rpartition('href="')[2]
     assert (root / "report" / address).resolve().is_file()
     assert not address.startswith(("/", "file:"))
 
