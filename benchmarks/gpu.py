@@ -55,15 +55,15 @@ def main(words: list[str] | None = None) -> None:
     options = parser.parse_args(words)
     if options.results:
         kept = [json.loads(path.read_text(encoding="utf-8")) for path in options.results]
-        results.write("gpu", {"sessions": kept})
+        results.write("gpu", {"devices": kept})
         return
-    session = describe()
-    print(json.dumps(session), flush=True)
+    measured = describe()
+    print(json.dumps(measured), flush=True)
     for part, row in measure(options.batch, options.images):
-        session.setdefault(part, []).append(row)
+        measured.setdefault(part, []).append(row)
         print(json.dumps({part: row}), flush=True)
         if options.out:
-            options.out.write_text(json.dumps(session, indent=1), encoding="utf-8")
+            options.out.write_text(json.dumps(measured, indent=1), encoding="utf-8")
 
 
 def describe() -> dict[str, Any]:

@@ -65,7 +65,7 @@ def markdown(document: Document) -> str:
     if growth := document.get("growth"):
         lines += _growth(growth)
     if gpu := document.get("gpu"):
-        lines += [line for session in gpu["sessions"] for line in _gpu(session)]
+        lines += [line for measured in gpu["devices"] for line in _gpu(measured)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -157,27 +157,27 @@ def _growth(measured: Document) -> list[str]:
     return [*lines, "", "![Growth](../docs/images/growth.svg)", "", *missing, ""]
 
 
-def _gpu(session: Document) -> list[str]:
-    versions = ", ".join(f"{name} {version}" for name, version in session["versions"].items())
-    speeds = {row["precision"]: row["flops"] for row in session["products"]}
+def _gpu(measured: Document) -> list[str]:
+    versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
+    speeds = {row["precision"]: row["flops"] for row in measured["products"]}
     products = " and ".join(f"{speed / 1e12:.0f} in {name}" for name, speed in speeds.items())
-    ways = list(dict.fromkeys((row["precision"], row["xla"]) for row in session["features"]))
+    ways = list(dict.fromkeys((row["precision"], row["xla"]) for row in measured["features"]))
     heads = [f"{name}{', XLA' if xla else ''}" for name, xla in ways]
     speed = {
         (row["name"], row["precision"], row["xla"]): (
             f"{row['images']:,.0f} ({row['flops'] / 1e12:.0f})"
         )
-        for row in session["features"]
+        for row in measured["features"]
     }
-    sides = {row["name"]: row["side"] for row in session["features"]}
+    sides = {row["name"]: row["side"] for row in measured["features"]}
     lines = [
-        f"## {session['device']}, Keras on {session['backend']}",
+        f"## {measured['device']}, Keras on {measured['backend']}",
         "",
-        f"{session['date']}, {session['host']}. {versions}. Products of large matrices, in "
+        f"{measured['date']}, {measured['host']}. {versions}. Products of large matrices, in "
         f"TFLOP/s: {products}.",
         "",
         "Images a second whose features (global average pooling) a backbone computes, and in "
-        f"brackets TFLOP/s of its convolutions. Batches of {session['features'][0]['batch']} in "
+        f"brackets TFLOP/s of its convolutions. Batches of {measured['features'][0]['batch']} in "
         "the memory of the device, random weights.",
         "",
         f"| backbone | side | {' | '.join(heads)} |",
@@ -187,7 +187,7 @@ def _gpu(session: Document) -> list[str]:
             for name, side in sides.items()
         ),
     ]
-    if fits := session.get("fits"):
+    if fits := measured.get("fits"):
         lines += [
             "",
             "Plain `Model.fit` on MNIST: seconds, with compilation, of five epochs from arrays in "

@@ -136,7 +136,7 @@ def test_the_page_has_medians_ranges_ratios_accuracies_and_limits() -> None:
 
 def test_the_page_has_speeds_of_backbones_in_a_column_for_each_way() -> None:
     row = {"name": "VGG16", "side": 224, "batch": 256, "images": 9379.2, "flops": 287.9e12}
-    session = {
+    measured = {
         "date": "2026-11-27",
         "device": "NVIDIA H100",
         "host": "16 cores",
@@ -148,7 +148,7 @@ def test_the_page_has_speeds_of_backbones_in_a_column_for_each_way() -> None:
             row | {"precision": "mixed_bfloat16", "xla": False, "name": "VGG19"},
         ],
     }
-    page = results.markdown({"gpu": {"sessions": [session]}})
+    page = results.markdown({"gpu": {"devices": [measured]}})
     assert "## NVIDIA H100, Keras on jax" in page
     assert "| backbone | side | float32, XLA | mixed_bfloat16 |" in page
     assert "| VGG16 | 224 | 9,379 (288) |  |" in page
