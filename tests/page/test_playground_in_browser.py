@@ -97,6 +97,20 @@ def test_a_drawing_has_the_range_size_and_place_of_training_images(opened: Any) 
     assert answers(page) == ["Nothing drawn yet"] * 2
 
 
+def test_a_finger_draws_and_the_page_stays_where_it_is(opened: Any) -> None:
+    page = opened(has_touch=True, is_mobile=True, viewport={"width": 390, "height": 844})
+    page.locator("#clear").tap()
+    page.locator("#pad").scroll_into_view_if_needed()
+    box, before = page.locator("#pad").bounding_box(), page.evaluate("scrollY")
+    touches = page.context.new_cdp_session(page)
+    for kind, y in (("touchStart", 40), ("touchMove", 90), ("touchMove", 140), ("touchEnd", None)):
+        points = [] if y is None else [{"x": box["x"] + 60, "y": box["y"] + y}]
+        touches.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    assert page.evaluate("drawing.strokes.length") == 1
+    assert answers(page)[0].startswith("Says ")
+    assert page.evaluate("scrollY") == before
+
+
 def test_keys_draw_and_undo(opened: Any) -> None:
     page = opened()
     page.locator("#pad").focus()
