@@ -90,6 +90,7 @@ function slider(holder, { word, min, max, step = 1, value, unit = "" }, onInput)
   holder.append(make("label", {}, make("span", { "data-word": word }), input, output));
   return {
     input,
+    output,
     set(next) {
       input.value = next;
       show();

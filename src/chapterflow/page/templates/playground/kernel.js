@@ -206,6 +206,12 @@ function showLab() {
   for (const key of ["padding", "dilation"]) labSliders[key].input.disabled = !isConvolution();
   labSliders.stride.input.disabled = isPointwise();
   labSliders.pool.input.disabled = isConvolution() || isPointwise();
+  // A setting that has no effect shows the value that counts.
+  const counts = { stride: s, padding: p, dilation: d, pool: k };
+  for (const [key, each] of Object.entries(labSliders)) {
+    each.set(lab[key]);
+    if (each.input.disabled) each.output.textContent = counts[key];
+  }
 }
 
 // Cells with numbers; a value of null is the border of zeros. `marked` cells have a frame.
