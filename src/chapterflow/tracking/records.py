@@ -120,8 +120,9 @@ class Reported(Strict):
 
     def summary(self) -> str:
         """Return what was written and where, with an address that a browser opens."""
+        models = "1 model" if len(self.models) == 1 else f"{len(self.models)} models"
         return (
-            f"{self.page.as_uri()}\n{len(self.models)} models, {self.size / 1e6:.1f} MB, "
+            f"{self.page.as_uri()}\n{models}, {self.size / 1e6:.1f} MB, "
             f"{self.seconds:.1f} s; also in MLflow: run {self.run_id}, {self.artifact}"
         )
 
