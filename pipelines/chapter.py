@@ -23,8 +23,8 @@ from chapterflow.errors import ChapterflowError, DiskFull, FetchError, StoreUnav
 from chapterflow.language import language
 from chapterflow.loop import remote, steps
 from chapterflow.loop.progress import tell_about
+from chapterflow.loop.repetitions import compare_seeds, open_parent, summarise, with_seeds
 from chapterflow.loop.run import Run
-from chapterflow.loop.seeds import compare_seeds, open_parent, summarise, with_seeds
 from chapterflow.loop.tables import (
     differences_markdown,
     results_markdown,
@@ -245,14 +245,7 @@ def chapter(
         ConfigError: If parameters or names are wrong; nothing was started.
     """
     started = time.monotonic()
-    project = find_project()
-    configure(project)
-    settings = load_settings(project.params, profile=profile, overrides=overrides or [])
-    names = list(dict.fromkeys(models or settings.models))
-    settings.check_names(names, settings.models, "model")
-    sign_flow_run()
-    end_dead_flow_runs()
-
+    project, settings, names = open_flow(models, profile, overrides)
     with contextlib.ExitStack() as stack:
         # `chapterflow run` has started them while Prefect started; a schedule has not.
         if not (workers == 1 or active_workers()) and (
@@ -301,6 +294,24 @@ def chapter(
     if failure:
         raise failure
     return results
+
+
+def open_flow(
+    models: list[str] | None, profile: Profile | None, overrides: list[str] | None
+) -> tuple[Project, Settings, list[str]]:
+    """Return project, settings and models of a flow run, and put the run on record.
+
+    Raises:
+        ConfigError: If parameters or names are wrong; nothing was started.
+    """
+    project = find_project()
+    configure(project)
+    settings = load_settings(project.params, profile=profile, overrides=overrides or [])
+    names = list(dict.fromkeys(models or settings.models))
+    settings.check_names(names, settings.models, "model")
+    sign_flow_run()
+    end_dead_flow_runs()
+    return project, settings, names
 
 
 def _nothing_to_do(

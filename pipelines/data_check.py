@@ -15,9 +15,8 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.utilities.annotations import quote
 
-from chapterflow.config.load import load_settings
 from chapterflow.config.settings import Profile, Settings
-from chapterflow.environment import configure, find_project
+from chapterflow.environment import find_project
 from chapterflow.errors import ChapterflowError, DataError
 from chapterflow.loop import incoming
 from chapterflow.loop.incoming import Look, Memory
@@ -25,8 +24,8 @@ from chapterflow.loop.notify import notify, place
 from chapterflow.predict.drift import RecentDrift, recent_drift
 from chapterflow.tracking.comparison import models_of_other_data
 from chapterflow.tracking.session import Session
-from pipelines.chapter import ModelsFailed, chapter, error_of, telling
-from pipelines.housekeeping import AT_THE_END, end_dead_flow_runs, sign_flow_run
+from pipelines.chapter import ModelsFailed, chapter, error_of, open_flow, telling
+from pipelines.housekeeping import AT_THE_END
 from pipelines.prefect_server import outcome_of
 from pipelines.promotion import JudgingFailed, promotion, with_roles
 
@@ -112,13 +111,7 @@ def data_check(
         DataCheckFailed: If data are bad or a step failed, with the same document.
         ConfigError: If parameters or names are wrong; nothing was started.
     """
-    project = find_project()
-    configure(project)
-    settings = load_settings(project.params, profile=profile, overrides=overrides or [])
-    names = list(dict.fromkeys(models or settings.models))
-    settings.check_names(names, settings.models, "model")
-    sign_flow_run()
-    end_dead_flow_runs()
+    _, settings, names = open_flow(models, profile, overrides)
     common: dict[str, Any] = {"profile": settings.profile, "overrides": overrides}
     results: dict[str, Any] = {
         "verdict": "unchanged", "datasets": [], "models": [], "promotion": [], "drift": [],

@@ -45,6 +45,14 @@ def fresh(tmp_path: Path) -> Material:
     return page_runs.make_material(tmp_path)
 
 
+def test_a_question_without_a_run_is_no_card_and_names_the_command(material: Material) -> None:
+    question = QuestionParams(title="Deeper?", model="vgg", against="cnn")
+    page = render(replace(material, questions={"deeper": question}))
+    assert '<article class="card"' not in page
+    assert "<strong>Deeper?</strong>" in page
+    assert "<code>chapterflow run cnn vgg</code> makes them." in page
+
+
 def text_of(page: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
 

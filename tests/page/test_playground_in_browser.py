@@ -199,6 +199,16 @@ def test_of_three_models_any_two_are_next_to_each_other(browser: Any, tmp_path: 
     page.close()
 
 
+def test_a_setting_without_effect_shows_the_value_that_counts(opened: Any) -> None:
+    page = opened("kernel")
+    shown = page.locator("#settings output")
+    assert shown.all_inner_texts() == ["1", "0", "1", "3"]
+    page.locator("#operations [data-word=pointwise]").click()
+    assert shown.all_inner_texts() == ["1", "0", "1", "1"]
+    page.locator("#operations [data-word=max-pooling]").click()
+    assert shown.all_inner_texts() == ["2", "0", "1", "2"]
+
+
 def test_kernel_stride_padding_and_dilation(opened: Any) -> None:
     page = opened("kernel")
 

@@ -1,4 +1,8 @@
-"""Tell somebody what a check of the data has come to: a command, a webhook, or both."""
+"""Tell somebody what a check of the data has come to: a command, a webhook, or both.
+
+It stands apart from the flow `data-check`, its only user so far: pipelines are wiring, and this
+neither knows nor needs Prefect.
+"""
 
 from __future__ import annotations
 

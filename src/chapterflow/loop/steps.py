@@ -24,8 +24,8 @@ from chapterflow.explain.explanation import Explanation
 from chapterflow.kinds.dataset import DatasetCard, open_dataset
 from chapterflow.kinds.likeness import Likeness
 from chapterflow.loop.logged_model import log_trained_model
+from chapterflow.loop.repetitions import with_seeds
 from chapterflow.loop.run import Run
-from chapterflow.loop.seeds import with_seeds
 from chapterflow.loop.workers import Workers, default_count
 from chapterflow.models.catalog import get_model
 from chapterflow.tracking import runs

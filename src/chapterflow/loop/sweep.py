@@ -644,7 +644,7 @@ class _Work:
         return self._project.scratch / "work" / f"trial-{fingerprint({'trial': key})[:16]}"
 
     def _open_run(self, trial: optuna.Trial, params: ModelParams) -> str:
-        """Open the MLflow run of a trial, or continue that of the process that began it."""
+        """Open the MLflow run of a trial, or the one in which another process began the trial."""
         search, client = self._search, self._session.client
         earlier = trial.user_attrs.get(RUN)
         run_id = runs.open_run(

@@ -1,4 +1,4 @@
-"""Seeds: a model that is trained several times, and how much its score varies.
+"""Repetitions: a model that is trained with several seeds, and how much its score varies.
 
 The run of the settings' own seed is that of any command. The others are scored, and neither
 explained nor registered; they are nested in a run with mean, deviation and interval.
