@@ -55,7 +55,7 @@ def batch(
     Args:
         model: `NAME`, `NAME/VERSION` or `NAME@ALIAS` in the registry.
         inputs: Files, folders, `DATASET`, `DATASET:SPLIT` or `DATASET:INDEX`.
-        out: Parquet file to write.
+        out: Parquet file to write. A worker deletes its clone: give it an absolute path.
         invert: Whether to exchange light and dark in the inputs.
         profile: Profile; by default the one in `params.yaml`.
         overrides: `path=value` changes of `params.yaml` for this run.

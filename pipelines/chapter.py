@@ -246,6 +246,8 @@ def chapter(
     """
     started = time.monotonic()
     project, settings, names = open_flow(models, profile, overrides)
+    # First: without its data, each model looks as if it had no finished run.
+    datasets = _prepare(settings, names)
     with contextlib.ExitStack() as stack:
         # `chapterflow run` has started them while Prefect started; a schedule has not.
         if not (workers == 1 or active_workers()) and (
@@ -258,7 +260,9 @@ def chapter(
         sweep(session.client, project, session.experiment_id)
         if seeds == 1 and not force and _nothing_to_do(project, settings, session, names):
             # A schedule would fill the store with runs of flows that did nothing.
-            outcomes, *_ = _run_models(project, settings, names, session, None, force, seeds)
+            outcomes, *_ = _run_models(
+                project, settings, names, datasets, session, None, force, seeds
+            )
             if all(outcome.status == "reused" for outcome in outcomes):
                 return document(settings.profile, time.monotonic() - started, outcomes)
             # Something is amiss: again, on record.
@@ -271,7 +275,7 @@ def chapter(
         )
         with session.ending_on_error(flow_run_id):
             outcomes, repetitions, over_seeds = _run_models(
-                project, settings, names, session, flow_run_id, force, seeds
+                project, settings, names, datasets, session, flow_run_id, force, seeds
             )
             comparison, differences = _compare(settings, outcomes)
             results = document(settings.profile, time.monotonic() - started, outcomes)
@@ -328,6 +332,7 @@ def _run_models(
     project: Project,
     settings: Settings,
     names: list[str],
+    datasets: dict[str, State[Prepared]],
     session: Session,
     flow_run_id: str | None,
     force: bool,
@@ -336,7 +341,7 @@ def _run_models(
     """Return what became of the models, of their repetitions, and the latter's summary."""
     # An object made where a forgotten result lay would be taken for that result: all are kept.
     kept: list[Any] = []
-    verdicts = _verdicts(settings, names, flow_run_id, kept)
+    verdicts = _verdicts(settings, datasets, flow_run_id, kept)
     several = with_seeds(settings, seeds)
     with contextlib.ExitStack() as stack:
         parents: dict[str, str] = {}
@@ -385,19 +390,29 @@ def _run_models(
     return done[: len(names)], repetitions, results
 
 
-def _verdicts(
-    settings: Settings, names: list[str], flow_run_id: str | None, kept: list[Any]
-) -> dict[str, State[Verdict]]:
-    """Prepare and validate the datasets of models; return the last state of each."""
+def _prepare(settings: Settings, names: list[str]) -> dict[str, State[Prepared]]:
+    """Prepare the datasets of models; return the last state of each."""
     # Prefect recognises by object identity which task a value comes from, and takes one string in
     # two records for the same value. A value that no task returned is quoted.
     quoted: Any = quote(settings)
+    datasets = dict.fromkeys(d for name in names for d in settings.datasets_of(name))
+    return {dataset: prepare(quoted, dataset, return_state=True) for dataset in datasets}
+
+
+def _verdicts(
+    settings: Settings,
+    datasets: dict[str, State[Prepared]],
+    flow_run_id: str | None,
+    kept: list[Any],
+) -> dict[str, State[Verdict]]:
+    """Validate the datasets that are prepared; return the last state of each."""
+    quoted: Any = quote(settings)
     verdicts: dict[str, State[Verdict]] = {}
-    for dataset in dict.fromkeys(d for name in names for d in settings.datasets_of(name)):
-        ready: Any = prepare(quoted, dataset, return_state=True)
-        kept.append(ready)
-        if ready.is_completed():
+    for dataset, prepared in datasets.items():
+        ready: Any = prepared
+        if prepared.is_completed():
             ready = validate(quoted, ready, flow_run_id, return_state=True)
+        kept.append(ready)
         verdicts[dataset] = ready
         tell_about(dataset)("checked" if ready.is_completed() else "failed", "")
     return verdicts

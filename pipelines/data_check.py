@@ -19,8 +19,8 @@ from chapterflow.config.settings import Profile, Settings
 from chapterflow.environment import find_project
 from chapterflow.errors import ChapterflowError, DataError
 from chapterflow.loop import incoming
-from chapterflow.loop.incoming import Look, Memory
-from chapterflow.loop.notify import notify, place
+from chapterflow.loop.incoming import Look
+from chapterflow.loop.notify import LastNotification, notify, place
 from chapterflow.predict.drift import RecentDrift, recent_drift
 from chapterflow.tracking.comparison import models_of_other_data
 from chapterflow.tracking.session import Session
@@ -222,14 +222,14 @@ def _verdict(results: dict[str, Any]) -> str:
 
 def _tell(settings: Settings, results: dict[str, Any]) -> str:
     """Notify of a verdict that was not sent before; return what was done."""
-    memory = Memory(find_project())
+    last = LastNotification(find_project(), settings)
     if results["verdict"] == "unchanged":
-        memory.set("notified", None)
+        last.set(None)
         return "nothing to say"
     if not (settings.notify.command or settings.notify.webhook):
         return "nobody: params.yaml has no `notify:`"
     said = _events(results)
-    if memory.get("notified") == said:
+    if last.is_about(said):
         return "said before"
     document = {
         "what": f"data-check: {summary(results)}",
@@ -243,7 +243,7 @@ def _tell(settings: Settings, results: dict[str, Any]) -> str:
     failures = [str(error)] if error else state.result()
     if failures:
         return "; ".join(failures)
-    memory.set("notified", said)
+    last.set(said)
     return "sent"
 
 

@@ -28,6 +28,8 @@ FLOWS = ("chapter", "batch-predict", "promotion", "data-check", "sweep")
 #: How long a flow run may be in a state before its process must have signed it. A running flow
 #: signs itself first of all; a worker may need its time to start a pending one.
 UNSIGNED = {"RUNNING": timedelta(minutes=10), "PENDING": timedelta(hours=1)}
+#: The same for a run whose process is on another machine or in another container.
+UNSEEN = timedelta(days=7)
 OPEN = {"state": {"type": {"any_": list(UNSIGNED)}}}
 
 
@@ -111,11 +113,12 @@ def end_dead_flow_runs() -> list[str]:
 
 def _is_dead(run: FlowRun) -> bool:
     owners = [tag.removeprefix(PROCESS_TAG) for tag in run.tags if tag.startswith(PROCESS_TAG)]
-    if owners:
-        return all(process_is_gone(owner) for owner in owners)
+    if owners and all(process_is_gone(owner) for owner in owners):
+        return True
     if run.state is None:
         return False
-    return datetime.now(UTC) - run.state.timestamp > UNSIGNED[run.state.type.value]
+    age = datetime.now(UTC) - run.state.timestamp
+    return age > (UNSEEN if owners else UNSIGNED[run.state.type.value])
 
 
 def has_own_history() -> bool:

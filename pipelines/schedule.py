@@ -242,6 +242,8 @@ def use_clone(directory: str) -> dict[str, str]:
     """Run the code of a clone in this process; the last step of `pull:` in `prefect.yaml`.
 
     Without it, a worker would run the pipelines of the clone with the package of its environment.
+    The version of `data/` that the clone names is brought, where DVC has it; otherwise flows build
+    what they need from its source.
 
     Args:
         directory: The clone.
@@ -251,4 +253,10 @@ def use_clone(directory: str) -> dict[str, str]:
     for name in list(sys.modules):
         if name.partition(".")[0] in ("chapterflow", "pipelines"):
             del sys.modules[name]
+    from chapterflow.data.versioning import pull
+    from chapterflow.environment import Project
+
+    project = Project(root)
+    if not project.data.is_dir():
+        pull(project)
     return {"directory": str(root)}

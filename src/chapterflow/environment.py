@@ -314,28 +314,48 @@ def project_lock(project: Project, name: str, on_wait: Callable[[], None]) -> It
 
 
 def process_identity() -> str:
-    """Return `host:pid:start time` of this process, which a recycled pid does not repeat."""
+    """Return `host boot.namespace:pid:start time` of this process, which no other one repeats.
+
+    Containers may share the name of a host; a number then means another process in each of them.
+    """
     import psutil
 
-    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
+    started = psutil.Process().create_time()
+    return f"{' '.join([socket.gethostname(), *_place()])}:{os.getpid()}:{started:.2f}"
+
+
+@functools.cache
+def _place() -> tuple[str, ...]:
+    """Return what names the start of this machine and the numbering of its processes, on Linux."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ()
+    return (f"{boot[:8]}.{namespace.strip('pid:[]')}",)
 
 
 def process_is_gone(identity: str) -> bool:
     """Tell whether the process of an identity is known to have ended.
 
-    False for a process on another machine and for an identity that cannot be parsed.
+    False for a process on another machine or in another container, and for an identity that cannot
+    be parsed.
     """
     import psutil
 
-    match = re.fullmatch(r"(.+):([0-9]{1,9}):([0-9]+[.][0-9]+)", identity)
+    pattern = r"(.+?)(?: ([0-9a-f]{8})[.]([0-9]+))?:([0-9]{1,9}):([0-9]+[.][0-9]+)"
+    match = re.fullmatch(pattern, identity)
     if match is None or match[1] != socket.gethostname():
         return False
+    here, started = _place(), float(match[5])
+    if match[2] and here and (f"{match[2]}.{match[3]}",) != here:
+        # After a restart of this machine, none of its earlier processes lives.
+        return not here[0].startswith(match[2]) and started < psutil.boot_time()
     try:
-        process = psutil.Process(int(match[2]))
+        process = psutil.Process(int(match[4]))
         # A different start time means that another process has reused the number.
         return (
-            abs(process.create_time() - float(match[3])) > 1.0
-            or process.status() == psutil.STATUS_ZOMBIE
+            abs(process.create_time() - started) > 1.0 or process.status() == psutil.STATUS_ZOMBIE
         )
     except psutil.NoSuchProcess:
         return True

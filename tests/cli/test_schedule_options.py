@@ -1,6 +1,6 @@
 """`chapterflow schedule` runs when the user meant, or says what to write instead."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,6 +10,8 @@ from chapterflow.cli.operate import check_fields, time_zone
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError
 from tests.conftest import REPOSITORY, invoke
+
+BERLIN = "Europe/Berlin"
 
 
 @pytest.mark.fault("Cron expression with six fields", "Refused with what to write")
@@ -96,14 +98,23 @@ def test_deployments_are_chosen_by_name() -> None:
 def test_each_day_of_a_change_of_the_clock_has_one_firing(record_property: Any) -> None:
     from pipelines.schedule import firings_after
 
-    seen = []
-    # Berlin has no 02:30 on the first day, and two on the second.
-    for day in (datetime(2026, 3, 28, 12, tzinfo=UTC), datetime(2026, 10, 24, 12, tzinfo=UTC)):
-        firings = firings_after("30 2 * * *", "Europe/Berlin", day)
-        days = [firing.date().isoformat() for firing in firings]
-        assert len(set(days)) == 3, firings
-        seen.append(f"{firings[0]:%Y-%m-%d %H:%M %z}")
-    record_property("saw", ", ".join(seen))
+    def firings(cron: str, begin: datetime) -> list[str]:
+        """Return the firings of a night in UTC, looked up again and again as a server does."""
+        looks = (begin + timedelta(minutes=20 * look) for look in range(18))
+        seen = {time.astimezone(UTC) for at in looks for time in firings_after(cron, BERLIN, at)}
+        return [f"{time:%H:%M}" for time in sorted(seen) if time < begin + timedelta(hours=6)]
+
+    # Berlin has no 02:30 in the first night, and two in the second.
+    spring, autumn = (datetime(2026, *day, 22, tzinfo=UTC) for day in ((3, 28), (10, 24)))
+    # 01:30 instead of 02:30; the first of two.
+    assert firings("30 2 * * *", spring) == ["00:30"]
+    assert firings("30 2 * * *", autumn) == ["00:30"]
+    assert firings("0 2 * * *", spring) == firings("0 2 * * *", autumn) == ["00:00"]
+    hourly = ["22:00", "23:00", "00:00", "01:00", "02:00", "03:00"]
+    assert firings("0 * * * *", spring) == hourly
+    # Two hours pass where 02:00 is repeated.
+    assert firings("0 * * * *", autumn) == [time for time in hourly if time != "01:00"]
+    record_property("saw", "02:30 in Berlin: at 01:30 where it is skipped; once where it is two")
 
 
 @pytest.mark.slow

@@ -164,4 +164,10 @@ def test_a_deployment_fires_twice_though_a_worker_dies(
         "WHERE key = 'chapterflow.kind' AND value = 'model' AND status = 'FINISHED'",
     )
     assert len(models) == 1  # the second time it is reused
+    flows = stores.query(
+        database,
+        "SELECT run_uuid FROM runs JOIN tags USING (run_uuid) "
+        "WHERE key = 'chapterflow.kind' AND value = 'flow' AND status = 'FINISHED'",
+    )
+    assert len(flows) <= 1  # and leaves no run, though its clone had no data
     record_property("saw", f"{counts['CANCELLED']} cancelled, 1 crashed, 2 completed; 1 model")

@@ -6,6 +6,8 @@ neither knows nor needs Prefect.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import socket
@@ -13,10 +15,14 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-from chapterflow.config.settings import NotifyParams
+from chapterflow.config.settings import NotifyParams, Settings
 from chapterflow.environment import Project
-from chapterflow.errors import redacted
+from chapterflow.errors import ChapterflowError, redacted
+from chapterflow.loop.incoming import Memory
+from chapterflow.tracking.session import Session
 
+#: Prefix of a tag of the experiment: a hash of what the last notification of a profile was about.
+LAST = "chapterflow.notified."
 #: Characters of a program's complaint in a message.
 LENGTH = 300
 
@@ -29,6 +35,44 @@ def place(project: Project, profile: str, flow_run: str) -> dict[str, str]:
         "profile": profile,
         "flow_run": flow_run,
     }
+
+
+class LastNotification:
+    """What the last notification was about, as all machines that share a tracking store know it.
+
+    A worker's clone is new for each run. While the store does not answer, this clone's memory does.
+    """
+
+    def __init__(self, project: Project, settings: Settings) -> None:
+        self._project, self._settings = project, settings
+        self._key = LAST + settings.profile
+
+    def is_about(self, events: Any) -> bool:
+        """Tell whether it was about these events (any JSON value)."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            with Session(self._project, self._settings) as session:
+                tags = session.client.get_experiment(session.experiment_id).tags
+            last = tags.get(self._key)
+        except (ChapterflowError, MlflowException):
+            last = Memory(self._project).get(self._key)
+        return bool(last == _hash(events))
+
+    def set(self, events: Any) -> None:
+        """Remember the events; None if there are none to speak of."""
+        from mlflow.exceptions import MlflowException
+
+        Memory(self._project).set(self._key, _hash(events))
+        with (
+            contextlib.suppress(ChapterflowError, MlflowException),
+            Session(self._project, self._settings) as session,
+        ):
+            session.client.set_experiment_tag(session.experiment_id, self._key, _hash(events))
+
+
+def _hash(events: Any) -> str:
+    return hashlib.sha256(json.dumps(events).encode()).hexdigest()
 
 
 def notify(params: NotifyParams, document: Mapping[str, Any]) -> list[str]:
