@@ -3,8 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from chapterflow.loop.tables import (
     seeds_line,
     seeds_markdown,
 )
-from chapterflow.loop.workers import Worker, Workers, active_workers
+from chapterflow.loop.workers import Worker, active_workers
 from chapterflow.models.catalog import FOLDER
 from chapterflow.tracking.comparison import current_runs
 from chapterflow.tracking.records import Comparison, Outcome
@@ -372,7 +371,12 @@ def _run_models(
         if (workers := active_workers()) is None:
             done = [outcome_of(job) for job in jobs]
         else:
-            done = _side_by_side(workers, outcome_of, jobs)
+
+            def in_worker(worker: Worker, job: tuple[str, Settings]) -> Outcome:
+                _worker.set(worker)
+                return outcome_of(job)
+
+            done = workers.spread(in_worker, jobs)
         every = [(name, own.seed, outcome) for (name, own), outcome in zip(jobs, done, strict=True)]
         documents = [
             summarise(session, parent, {seed: o for other, seed, o in every if other == name})
@@ -416,28 +420,6 @@ def _verdicts(
         verdicts[dataset] = ready
         tell_about(dataset)("checked" if ready.is_completed() else "failed", "")
     return verdicts
-
-
-def _side_by_side(
-    workers: Workers,
-    outcome_of: Callable[[tuple[str, Settings]], Outcome],
-    jobs: Sequence[tuple[str, Settings]],
-) -> list[Outcome]:
-    """Return the outcomes in the order of the jobs; each worker takes the next one."""
-
-    def in_worker(job: tuple[str, Settings]) -> Outcome:
-        with workers.taken() as worker:
-            _worker.set(worker)
-            return outcome_of(job)
-
-    with ThreadPoolExecutor(workers.count) as threads:
-        futures = [threads.submit(copy_context().run, in_worker, job) for job in jobs]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            threads.shutdown(wait=False, cancel_futures=True)
-            workers.interrupt()
-            raise
 
 
 def _run_model(

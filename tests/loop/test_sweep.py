@@ -17,14 +17,17 @@ from rich.console import Console
 from chapterflow.cli.sweep import print_sweep
 from chapterflow.config.load import load_settings
 from chapterflow.config.space import read_space
-from chapterflow.environment import Project
+from chapterflow.environment import SWEEP_STORAGE, Project
 from chapterflow.errors import ConfigError, StoreUnavailable
 from chapterflow.kinds.dataset import Dataset
+from chapterflow.loop import remote
 from chapterflow.loop import sweep as loop
+from chapterflow.loop.run import Run
 from chapterflow.loop.sweep import Sweep, Trial
 from chapterflow.tracking import runs
 from chapterflow.tracking.store import database
-from tests.conftest import HUNG, REPOSITORY, begin, copy_project, invoke
+from chapterflow.types import silent
+from tests.conftest import HUNG, REPOSITORY, begin, copy_project, in_checkout, invoke
 from tests.tracking.postgres import postgres
 
 #: Three trials of a second each.
@@ -269,6 +272,36 @@ def test_other_storages_are_refused(given: str, project: Project) -> None:
     with pytest.raises(ConfigError, match=r"--storage must be postgresql://") as refused:
         loop.storage_address(project, "dnn-1", given)
     assert "canary" not in str(refused.value)
+
+
+def test_other_machines_need_a_storage_that_they_share(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:canary@tracking:5000")
+    with pytest.raises(ConfigError, match="trials need a database that all workers") as refused:
+        loop.storage_address(project, "dnn-1", None, is_remote=True)
+    assert "canary" not in str(refused.value)
+    shared = loop.storage_address(project, "dnn-1", "postgresql://a@b/c", is_remote=True)
+    assert shared == "postgresql://a@b/c"
+
+
+def test_a_worker_with_another_storage_is_refused(three: Any, tmp_path: Path) -> None:
+    root, document, _ = three
+    project = Project(root)
+    space, settings = read_space(project.params, "dnn", DNN[3::2])
+    search = loop.Search(settings, space, "", document["study"], document["run_id"], 3)
+    variables = {SWEEP_STORAGE: f"sqlite:///{tmp_path}/other.db"}
+    with in_checkout(root, **variables):
+        order = remote.Order.of(Run(project, settings, "dnn"), flow_run_id=search.run_id)
+        with pytest.raises(ConfigError, match=f"has no study {search.study}"):
+            loop.take_remotely(order, search, tell=silent)
+
+
+def test_trials_on_a_cluster_need_a_shared_tracking_store(fetched: Path) -> None:
+    options = ("--engine", "dask", "--address", "tcp://127.0.0.1:1")
+    done = invoke(fetched, *DNN, *options)
+    assert done.returncode == 2
+    assert "need a tracking store that all workers share" in done.stderr
 
 
 def test_the_tracking_store_is_no_storage(project: Project) -> None:

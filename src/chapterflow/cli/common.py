@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,6 +59,25 @@ InvertOption = Annotated[
     bool,
     typer.Option("--invert", help="Exchange light and dark: for black ink on white paper, say."),
 ]
+
+
+class Engine(StrEnum):
+    """Where models and trials run."""
+
+    local = "local"
+    dask = "dask"
+
+
+EngineOption = Annotated[
+    Engine | None,
+    typer.Option("--engine", help="Where models run: here, or on a Dask cluster (docs/scale.md)."),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address", metavar="URL", help="Address of the Dask scheduler: tcp://HOST:8786."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
@@ -97,6 +117,15 @@ def start(
         opened.params, profile=profile, overrides=overrides or [], models=models
     )
     return opened, settings
+
+
+def execution_override(settings: Settings, engine: Engine | None, address: str | None) -> list[str]:
+    """Return the override of `execution:` for a call: the whole block, which files may lack."""
+    given = {"engine": engine and engine.value, "address": address}
+    changes = {key: value for key, value in given.items() if value}
+    if not changes:
+        return []
+    return [f"execution={json.dumps(settings.execution.model_dump() | changes)}"]
 
 
 def print_json(document: Any) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,11 +14,14 @@ from rich.console import Console
 from rich.text import Text
 
 from chapterflow.cli.common import (
+    AddressOption,
+    EngineOption,
     JsonOption,
     LanguageOption,
     ModelsArgument,
     ProfileOption,
     SetOption,
+    execution_override,
     print_json,
     say,
     start,
@@ -33,13 +34,6 @@ if TYPE_CHECKING:
     from chapterflow.environment import Project
     from chapterflow.evaluation.significance import Difference
     from chapterflow.tracking.records import Comparison
-
-
-class Engine(StrEnum):
-    """Where models run."""
-
-    local = "local"
-    dask = "dask"
 
 
 def run(
@@ -62,14 +56,8 @@ def run(
             help="Models to run side by side; by default as many as cores and memory allow.",
         ),
     ] = None,
-    engine: Annotated[
-        Engine | None,
-        typer.Option(help="Where models run: here, or on a Dask cluster (docs/scale.md)."),
-    ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Address of the Dask scheduler: tcp://HOST:8786."),
-    ] = None,
+    engine: EngineOption = None,
+    address: AddressOption = None,
     seeds: Annotated[
         int,
         typer.Option(
@@ -88,7 +76,7 @@ def run(
     """
     project, settings = start(profile, set_, language=lang)
     settings, names, overrides = choose(project, settings, models, data, profile, set_)
-    execution = _execution(settings, engine, address)
+    execution = execution_override(settings, engine, address)
     if execution:
         project, settings = start(settings.profile, [*overrides, *execution], language=lang)
     from chapterflow.loop import progress as live
@@ -220,15 +208,6 @@ def run_models(
                 workers=workers if active_workers() else 1,
                 seeds=seeds,
             )
-
-
-def _execution(settings: Settings, engine: Engine | None, address: str | None) -> list[str]:
-    """Return the override of `execution:` for a call: the whole block, which files may lack."""
-    given = {"engine": engine and engine.value, "address": address}
-    changes = {key: value for key, value in given.items() if value}
-    if not changes:
-        return []
-    return [f"execution={json.dumps(settings.execution.model_dump() | changes)}"]
 
 
 def print_accepted(console: Console, project: Project, datasets: Iterable[str]) -> None:

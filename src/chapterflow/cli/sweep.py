@@ -9,7 +9,14 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from chapterflow.cli.common import JsonOption, ProfileOption, print_json
+from chapterflow.cli.common import (
+    AddressOption,
+    EngineOption,
+    JsonOption,
+    ProfileOption,
+    execution_override,
+    print_json,
+)
 from chapterflow.environment import SWEEP_STORAGE, configure, find_project
 from chapterflow.errors import SMALL_RUN, check_space
 
@@ -47,8 +54,14 @@ def sweep(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Trials to run side by side here; by default one."),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Trials to run side by side; by default one here, or one on each Dask worker.",
+        ),
     ] = None,
+    engine: EngineOption = None,
+    address: AddressOption = None,
     apply: Annotated[
         bool, typer.Option("--apply", help="Write the best parameters to params.yaml.")
     ] = False,
@@ -62,9 +75,14 @@ def sweep(
     """
     project = find_project()
     configure(project)
+    from chapterflow.config.load import load_settings
     from chapterflow.config.space import read_space
 
     space, settings = read_space(project.params, model, set_ or [], profile=profile)
+    if execution := execution_override(settings, engine, address):
+        settings = load_settings(
+            project.params, profile=settings.profile, overrides=[*space.fixed, *execution]
+        )
     from chapterflow.tracking.store import check_reachable
 
     check_reachable(project)

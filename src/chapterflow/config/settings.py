@@ -130,12 +130,12 @@ class TrackingParams(Strict):
 
 
 class ExecutionParams(Strict):
-    """Where models run.
+    """Where models, and trials of a sweep, run.
 
     Attributes:
         engine: Processes of this machine, or workers of a Dask scheduler.
         address: The scheduler's.
-        workers: Models to run side by side, at most.
+        workers: Models or trials to run side by side, at most.
     """
 
     engine: Literal["local", "dask"] = "local"

@@ -36,7 +36,7 @@ class Order:
         parts: All that decides the run (`tracking.fingerprint.fingerprint_parts`).
         software: As `software` returns it.
         digests: Of the datasets that the model reads, by name.
-        flow_run_id: MLflow run to nest the model's run in.
+        flow_run_id: MLflow run of the flow or sweep; the model's run is nested in it.
         label: What tells the run from the others of the flow.
         run_type: As `Run.run_type`.
         force: Train even where a finished run has the fingerprint.
@@ -80,12 +80,28 @@ def software(project: Project) -> dict[str, str]:
 
 
 def take(order: Order, verdicts: Sequence[Verdict], *, tell: Tell) -> Outcome:
-    """Run a model here, in the checkout around the current folder, as ordered from elsewhere.
+    """Run a model here, as ordered from elsewhere.
 
     Args:
         order: The model.
         verdicts: Of the validation of the datasets that it reads.
         tell: Called with progress.
+
+    Raises:
+        ChapterflowError: As `accept`.
+    """
+    return steps.run_model(
+        accept(order, tell=tell),
+        verdicts,
+        flow_run_id=order.flow_run_id,
+        force=order.force,
+        tags=order.tags,
+        tell=tell,
+    )
+
+
+def accept(order: Order, *, tell: Tell) -> Run:
+    """Return an order's run in the checkout around the current folder, with its data.
 
     Raises:
         ConfigError: If this checkout has other code, packages or tracking store.
@@ -99,14 +115,7 @@ def take(order: Order, verdicts: Sequence[Verdict], *, tell: Tell) -> Outcome:
     run = Run(project, order.settings, order.model, run_type=order.run_type)
     _refuse_other("fingerprint", order.parts, run.parts)
     _check_store(run, order.flow_run_id)
-    return steps.run_model(
-        run,
-        verdicts,
-        flow_run_id=order.flow_run_id,
-        force=order.force,
-        tags=order.tags,
-        tell=tell,
-    )
+    return run
 
 
 def _refuse_other(what: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chapterflow.config.settings import Settings
+from chapterflow.config.settings import ExecutionParams, Settings
 from chapterflow.data.build import Prepared, refuse_damage, verify_dataset
 from chapterflow.data.build import prepare as prepare_dataset
 from chapterflow.environment import Project, load_tensorflow
@@ -53,6 +53,16 @@ if TYPE_CHECKING:
     from chapterflow.validation.verdict import Verdict
 
 
+def check_shared(project: Project, execution: ExecutionParams) -> None:
+    """Raise a `ConfigError` unless all workers can reach the tracking store."""
+    if execution.engine == "dask" and is_local(project):
+        raise ConfigError(
+            "With the engine dask, models need a tracking store that all workers share. "
+            f"Received: {tracking_uri(project)}. Set MLFLOW_TRACKING_URI to an MLflow server, "
+            "see docs/scale.md"
+        )
+
+
 def preload(
     project: Project,
     settings: Settings,
@@ -81,12 +91,7 @@ def preload(
         ConfigError: If other machines are to take part and cannot.
     """
     execution = settings.execution
-    if execution.engine == "dask" and is_local(project):
-        raise ConfigError(
-            "With the engine dask, models need a tracking store that all workers share. "
-            f"Received: {tracking_uri(project)}. Set MLFLOW_TRACKING_URI to an MLflow server, "
-            "see docs/scale.md"
-        )
+    check_shared(project, execution)
     pending = len(set(models)) * seeds
     if not force:
         with Session(project, settings) as session:

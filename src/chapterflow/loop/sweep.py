@@ -12,14 +12,13 @@ import difflib
 import json
 import logging
 import math
+import os
 import shutil
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from contextvars import copy_context
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,6 +28,7 @@ from chapterflow.config.load import OWN, load_settings, read_own
 from chapterflow.config.settings import Settings
 from chapterflow.config.space import Choice, Space, with_parameters, with_values
 from chapterflow.environment import (
+    SWEEP_STORAGE,
     Project,
     configure,
     find_project,
@@ -48,15 +48,17 @@ from chapterflow.errors import (
 )
 from chapterflow.files import staged
 from chapterflow.kinds.dataset import Task, open_dataset, read_card
-from chapterflow.loop import steps
-from chapterflow.loop.workers import Workers
+from chapterflow.loop import remote, steps
+from chapterflow.loop.run import Run
+from chapterflow.loop.workers import Worker, Workers
 from chapterflow.models.base import ModelParams
 from chapterflow.models.catalog import FOLDER, get_model
 from chapterflow.tracking import claims, runs
+from chapterflow.tracking.artifacts import Artifacts, WorkKeeper
 from chapterflow.tracking.fingerprint import fingerprint, fingerprint_parts
 from chapterflow.tracking.session import Session
-from chapterflow.tracking.store import check_remote, database, tracking_uri
-from chapterflow.training.history import EpochRecord
+from chapterflow.tracking.store import check_remote, database, is_local, tracking_uri
+from chapterflow.training.history import EpochRecord, Training
 from chapterflow.types import Strict, Tell, silent
 
 if TYPE_CHECKING:
@@ -181,18 +183,20 @@ def sweep(
         trials: How many trials there are to be in the end, those of earlier calls included.
         storage: `postgresql://...` or `sqlite:///...`; by default the shared tracking database, or
             else a file of the project.
-        workers: Trials to run side by side on this machine; by default `execution.workers`, or
-            else one.
+        workers: Trials to run side by side; by default `execution.workers`, or else one on this
+            machine, or one on each worker of the Dask scheduler.
         tags: More tags of the MLflow run.
         tell_of: Returns what receives the progress of a subject.
 
     Raises:
-        ConfigError: If the storage is of another kind.
+        ConfigError: If the storage is of another kind, or other machines are to take part and
+            cannot.
         ValidationFailed: If the data break an expectation; no trial starts.
         StoreUnavailable: If the storage or the tracking store does not answer.
         ChapterflowError: If all trials failed.
     """
     model = space.model
+    steps.check_shared(project, settings.execution)
     for dataset in settings.datasets_of(model):
         prepared = steps.prepare(project, settings, dataset, tell=tell_of(dataset))
         steps.validate(project, settings, prepared, tell=tell_of(dataset))
@@ -200,19 +204,22 @@ def sweep(
     with Session(project, settings) as session:
         runs.sweep(session.client, project, session.experiment_id)
         name = study_name(project, settings, space)
-        address = storage_address(project, name, storage)
-        storage_of(address)  # before a run that could only fail
+        is_remote = settings.execution.engine == "dask"
+        address = storage_address(project, name, storage, is_remote=is_remote)
         search = Search(settings, space, address, name, "", min(trials, space.size() or trials))
-        search = replace(search, run_id=_open_run(session, project, search, tags or {}, tell_of))
-        with session.ending_on_error(search.run_id):
-            count = workers or settings.execution.workers or 1
-            if count == 1:
-                take_trials(search, tell=tell_of(model))
-            else:
-                _side_by_side(project, search, count, tell_of)
-            result = _result(project, search)
-            _log(session, search, result)
-            runs.close_run(session.client, search.run_id, "FINISHED")
+        # Before a run that could only fail.
+        open_study(search, _task(project, search))
+        with _start_workers(project, search, workers) as started:
+            run_id = _open_run(session, project, search, tags or {}, tell_of)
+            search = replace(search, run_id=run_id)
+            with session.ending_on_error(search.run_id):
+                if started is None:
+                    take_trials(search, tell=tell_of(model))
+                else:
+                    _side_by_side(project, search, started, tell_of)
+                result = _result(project, search)
+                _log(session, search, result)
+                runs.close_run(session.client, search.run_id, "FINISHED")
     best = result.best
     if best is None or best.value is None:
         errors = [trial.error for trial in result.trials if trial.error]
@@ -241,8 +248,16 @@ def study_name(project: Project, settings: Settings, space: Space) -> str:
     return f"{space.model}-{fingerprint(parts)[:16]}"
 
 
-def storage_address(project: Project, study: str, given: str | None) -> str:
+def storage_address(
+    project: Project, study: str, given: str | None, *, is_remote: bool = False
+) -> str:
     """Return the address of the storage: as given, the tracking database, or a file of the project.
+
+    Args:
+        project: The checkout.
+        study: Name in the storage.
+        given: As the user names it.
+        is_remote: Whether workers in other checkouts need it, too.
 
     Raises:
         ConfigError: If it is not a database that Optuna can share.
@@ -251,6 +266,12 @@ def storage_address(project: Project, study: str, given: str | None) -> str:
     scheme, _, place = uri.partition("://")
     if scheme.partition("+")[0] == "postgresql":
         return uri
+    if given is None and is_remote:
+        raise ConfigError(
+            "With the engine dask, trials need a database that all workers share. Received: "
+            f"{redacted(uri)}. Set {SWEEP_STORAGE} to postgresql://USER@HOST/DATABASE here and "
+            "where the workers run, see docs/sweep.md"
+        )
     if given is None:
         folder = project.scratch / "sweeps"
         folder.mkdir(parents=True, exist_ok=True)
@@ -386,28 +407,91 @@ def _tags(search: Search, kind: str) -> dict[str, str]:
     }
 
 
+def _start_workers(
+    project: Project, search: Search, count: int | None
+) -> AbstractContextManager[Workers | None]:
+    """Return the workers for trials side by side; None if the trials run in this process."""
+    execution = search.settings.execution
+    wanted = min(count or execution.workers or search.trials, search.trials)
+    if execution.engine == "dask":
+        return Workers.of_scheduler(project, str(execution.address), wanted)
+    if wanted == 1 or not (count or execution.workers):
+        return nullcontext()
+    return Workers(project, wanted)
+
+
 def _side_by_side(
-    project: Project, search: Search, count: int, tell_of: Callable[[str], Tell]
+    project: Project, search: Search, workers: Workers, tell_of: Callable[[str], Tell]
 ) -> None:
-    """Let worker processes take the trials."""
-    with Workers(project, count) as workers, ThreadPoolExecutor(count) as threads:
+    """Let workers take the trials."""
+    step: Callable[..., None] = take_trials
+    arguments: tuple[Any, ...] = (search,)
+    if workers.client:
+        order = remote.Order.of(
+            Run(project, search.settings, search.model), flow_run_id=search.run_id
+        )
+        # Workers have their own access to the storage, as to the tracking store: no password
+        # passes through the scheduler.
+        step, arguments = take_remotely, (order, replace(search, storage=""))
 
-        def in_worker(number: int) -> None:
-            with workers.taken() as worker:
-                worker.call(take_trials, search, tell=tell_of(f"worker {number}"))
-
-        futures = [
-            threads.submit(copy_context().run, in_worker, number + 1) for number in range(count)
-        ]
+    def in_worker(worker: Worker, number: int) -> Exception | None:
+        tell = tell_of(f"worker {number}")
         try:
-            failures = [error for future in futures if (error := future.exception())]
-        except BaseException:
-            threads.shutdown(wait=False, cancel_futures=True)
-            workers.interrupt()
-            raise
+            worker.call(step, *arguments, tell=tell)
+        except Exception as error:
+            tell("failed", str(error))
+            return error
+        return None
+
+    failures = workers.spread(in_worker, range(1, workers.count + 1))
     # The others have done the trials of a process that ended.
-    if failures and len(failures) == count:
+    if failures[0] and all(failures):
         raise failures[0]
+
+
+def take_remotely(order: remote.Order, search: Search, *, tell: Tell) -> None:
+    """Run trials of a sweep in the checkout around the current folder, as ordered from elsewhere.
+
+    Args:
+        order: A run with the settings that all trials share.
+        search: The sweep; its storage is that of this process's environment.
+        tell: Called with progress.
+
+    Raises:
+        ConfigError: If this checkout has other code, packages, stores.
+        DataError: If it cannot have the same data.
+    """
+    import optuna
+
+    run = remote.accept(order, tell=tell)
+    given = os.environ.get(SWEEP_STORAGE) or None
+    address = storage_address(run.project, search.study, given, is_remote=True)
+    with _storage_errors(address):
+        studies = optuna.get_all_study_names(storage_of(address))
+    if search.study not in studies:
+        raise ConfigError(
+            "A worker must use the storage of the sweep. Received: "
+            f"{redacted(address)}, which has no study {search.study}. Set {SWEEP_STORAGE} where "
+            "the worker runs, and start it again"
+        )
+    take_trials(replace(search, storage=address), tell=tell)
+
+
+def open_study(search: Search, task: Task) -> optuna.Study:
+    """Open the study of a sweep; it is created if the storage does not have it."""
+    import optuna
+
+    with _storage_errors(search.storage):
+        return optuna.create_study(
+            study_name=search.study,
+            storage=storage_of(search.storage),
+            direction="maximize" if task.higher_is_better else "minimize",
+            load_if_exists=True,
+            # The first quarter says little: the learning rate is still rising.
+            pruner=optuna.pruners.MedianPruner(
+                n_startup_trials=STARTUP, n_warmup_steps=1 + search.params.all_epochs() // 4
+            ),
+        )
 
 
 def take_trials(search: Search, *, tell: Tell = silent) -> None:
@@ -420,19 +504,9 @@ def take_trials(search: Search, *, tell: Tell = silent) -> None:
     configure(project)
     import optuna
 
+    task = _task(project, search)
+    study = open_study(search, task)
     with _storage_errors(search.storage):
-        storage = storage_of(search.storage)
-        task = _task(project, search)
-        study = optuna.create_study(
-            study_name=search.study,
-            storage=storage,
-            direction="maximize" if task.higher_is_better else "minimize",
-            load_if_exists=True,
-            # The first quarter says little: the learning rate is still rising.
-            pruner=optuna.pruners.MedianPruner(
-                n_startup_trials=STARTUP, n_warmup_steps=1 + search.params.all_epochs() // 4
-            ),
-        )
         work = _Work(project, search, study, task, tell)
         while True:
             _repeat_dead(study)
@@ -521,6 +595,8 @@ class _Work:
         self._task = task
         self._tell = tell
         self._session = Session(project, search.settings)
+        # Other machines may continue a trial.
+        self._is_shared = not is_local(project)
         self._dataset = open_dataset(project.data / search.settings.dataset_of(search.model))
 
     def take_one(self) -> None:
@@ -588,6 +664,8 @@ class _Work:
             score = _score(self._task, record)
             epochs = f"epoch {record.epoch}/{params.all_epochs()}"
             self._tell(step, f"{epochs}, validation {record.summary}{logger.note()}")
+            if self._is_shared and record.epoch > logger.last:
+                keep_work(record.epoch)
             if record.epoch % every == 0:
                 trial.report(score, record.epoch)
                 if trial.should_prune():
@@ -600,8 +678,12 @@ class _Work:
             run_id = self._open_run(trial, params)
             with session.ending_on_error(run_id):
                 started = time.monotonic()
-                pruned = False
-                with runs.EpochLogger(session.client, run_id, folder) as logger:
+                training: Training | None = None
+                artifacts = Artifacts(run_id)
+                if self._is_shared and not folder.is_dir():
+                    artifacts.restore_work(folder)
+                logger = runs.EpochLogger(session.client, run_id, folder)
+                with logger, WorkKeeper(artifacts, folder) as keep_work:
                     self._tell(step, "starting")
                     try:
                         training = fit(
@@ -614,28 +696,34 @@ class _Work:
                             scratch=self._project.scratch,
                         )
                     except optuna.TrialPruned:
-                        pruned = True
+                        pass
                     except (StoreUnavailable, DiskFull):
                         raise
                     except Exception:
                         shutil.rmtree(folder, ignore_errors=True)  # It would fail there again.
                         raise
                 trial.set_user_attr(SECONDS, round(time.monotonic() - started, 3))
-                metrics, tags = {}, {"chapterflow.trial": "pruned"}
-                if not pruned:
-                    chosen = next(
-                        record
-                        for record in training.history
-                        if record.epoch == training.chosen_epoch
-                    )
-                    value = _score(self._task, chosen)
-                    metrics = {f"sweep/{self._task.score}": value}
-                    tags = {"chapterflow.trial": "finished"}
-                runs.log_metrics(session.client, run_id, metrics, 0, tags)
-                runs.close_run(session.client, run_id, "FINISHED")
+                value = self._close_run(artifacts, training)
             shutil.rmtree(folder, ignore_errors=True)
-        if pruned:
+        if value is None:
             raise optuna.TrialPruned
+        return value
+
+    def _close_run(self, artifacts: Artifacts, training: Training | None) -> float | None:
+        """End the MLflow run of a trial and return its score; None for a pruned trial."""
+        client, run_id = self._session.client, artifacts.run_id
+        value, metrics, tags = None, {}, {"chapterflow.trial": "pruned"}
+        if training:
+            chosen = next(
+                record for record in training.history if record.epoch == training.chosen_epoch
+            )
+            value = _score(self._task, chosen)
+            metrics = {f"sweep/{self._task.score}": value}
+            tags = {"chapterflow.trial": "finished"}
+        runs.log_metrics(client, run_id, metrics, 0, tags)
+        if self._is_shared:
+            artifacts.delete_work()
+        runs.close_run(client, run_id, "FINISHED")
         return value
 
     def _folder(self, params: ModelParams) -> Path:

@@ -18,17 +18,21 @@ import sys
 import traceback
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar, copy_context
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from chapterflow.environment import Project, collect_rarely, end_with, load_tensorflow
 from chapterflow.errors import ChapterflowError, ConfigError, describe
 from chapterflow.models.catalog import FOLDER
 from chapterflow.types import Tell
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 #: Bytes of memory that a model of the chapter may take, its libraries included.
 MEMORY = 2_500_000_000
@@ -276,6 +280,29 @@ class Workers:
             yield self._workers[number]
         finally:
             self._idle.put(number)
+
+    def spread(self, take: Callable[[Worker, Job], Result], jobs: Sequence[Job]) -> list[Result]:
+        """Return the results of jobs, in their order; an idle worker takes the next one.
+
+        If one raises an error, the others are interrupted.
+
+        Args:
+            take: Called in a thread with a worker, nobody else's at the time, and a job.
+            jobs: What is to be done.
+        """
+
+        def in_worker(job: Job) -> Result:
+            with self.taken() as worker:
+                return take(worker, job)
+
+        with ThreadPoolExecutor(self.count) as threads:
+            futures = [threads.submit(copy_context().run, in_worker, job) for job in jobs]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                threads.shutdown(wait=False, cancel_futures=True)
+                self.interrupt()
+                raise
 
     def interrupt(self) -> None:
         """Interrupt all steps under way."""
