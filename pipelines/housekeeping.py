@@ -11,20 +11,21 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from prefect import runtime, tags
+from prefect import flow, get_run_logger, runtime, tags
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowFilter, FlowRunFilter, TaskRunFilter
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Crashed
 
-from chapterflow.environment import process_identity, process_is_gone
+from chapterflow.environment import configure, find_project, process_identity, process_is_gone
+from chapterflow.registry.retention import age, find_unneeded, remove
 
 if TYPE_CHECKING:
     from prefect.server.database import PrefectDBInterface
 
 PROCESS_TAG = "process="
 #: This project's flows: others on the same server sign nothing.
-FLOWS = ("chapter", "batch-predict", "promotion", "data-check", "sweep")
+FLOWS = ("chapter", "batch-predict", "promotion", "data-check", "sweep", "gc")
 #: How long a flow run may be in a state before its process must have signed it. A running flow
 #: signs itself first of all; a worker may need its time to start a pending one.
 UNSIGNED = {"RUNNING": timedelta(minutes=10), "PENDING": timedelta(hours=1)}
@@ -63,6 +64,9 @@ def _words(flow: str, document: dict[str, Any]) -> str:
         return str(document["verdict"])
     if flow == "sweep":
         return f"{len(document['trials'])} trials of {document['model']}"
+    if flow == "gc":
+        counts = ", ".join(f"{count:,} {name}" for name, count in document["removed"].items())
+        return f"{counts or 'nothing to remove'}, {document['bytes'] / 1e6:,.1f} MB"
     key = "verdict" if flow == "promotion" else "status"
     said = [model[key] for model in document["models"]]
     counts = ", ".join(f"{said.count(word)} {word}" for word in dict.fromkeys(said))
@@ -119,6 +123,34 @@ def _is_dead(run: FlowRun) -> bool:
         return False
     age = datetime.now(UTC) - run.state.timestamp
     return age > (UNSEEN if owners else UNSIGNED[run.state.type.value])
+
+
+@flow(name="gc", persist_result=False, **AT_THE_END)
+def gc(older: str = "90d", keep: int = 3) -> dict[str, Any]:
+    """Remove old runs, versions, caches and interrupted work, as `chapterflow gc` does.
+
+    Champions, challengers, earlier champions and what they come from always stay. The history of
+    flows belongs to Prefect's server, which removes what is older than 90 days by itself.
+
+    Args:
+        older: Age from which on something may go: `30d`, `12h`.
+        keep: Newest finished runs to keep of each model on each dataset.
+
+    Returns:
+        `removed`, the number of each kind of thing, and `bytes`, what that was on this machine.
+
+    Raises:
+        ConfigError: If `older` is not an age.
+    """
+    project = find_project()
+    configure(project)
+    duration, logger = age(older), get_run_logger()
+    sign_flow_run()
+    end_dead_flow_runs()
+    unneeded = find_unneeded(project, older=duration, keep=keep, on_note=logger.warning)
+    document = {"removed": unneeded.counts(), "bytes": unneeded.bytes()}
+    remove(project, unneeded, on_note=logger.warning)
+    return document
 
 
 def has_own_history() -> bool:

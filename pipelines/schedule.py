@@ -88,6 +88,12 @@ DEPLOYMENTS = (
         "pipelines/sweep.py:sweep",
         "Searches for better parameters of a model, judged on validation; changes no file.",
     ),
+    Deployment(
+        "gc",
+        "pipelines/housekeeping.py:gc",
+        "Removes what is older than 90 days and not needed; champions and challengers stay.",
+        cron="0 4 * * *",
+    ),
 )
 
 

@@ -83,7 +83,7 @@ def test_workers_get_the_deployments_that_schedule_serves() -> None:
 def test_deployments_are_chosen_by_name() -> None:
     from pipelines.schedule import choose_deployments
 
-    assert len(choose_deployments([])) == 6
+    assert len(choose_deployments([])) == 7
     assert [d.name for d in choose_deployments(["data-check", "model"])] == ["data-check", "model"]
     with pytest.raises(ConfigError, match=r"There are chapter-nightly, model"):
         choose_deployments(["nightly"])

@@ -15,6 +15,7 @@ import pytest
 from chapterflow.config.load import load_settings
 from chapterflow.environment import Project, project_lock
 from chapterflow.errors import ConfigError
+from chapterflow.files import seal
 from chapterflow.registry import ledger
 from chapterflow.registry.retention import age, find_unneeded, remove
 from chapterflow.tracking import runs
@@ -155,6 +156,18 @@ def test_the_newest_of_each_model_and_dataset_stay(store: Store, in_project: Pro
     assert store.runs() == {ids[2], mine, recent}
 
 
+def test_batches_of_all_versions_of_a_model_count_together(
+    store: Store, in_project: Project
+) -> None:
+    ids = [
+        store.run(60 - version, "batch", **{runs.MODEL_URI: f"models:/dnn/{version}"})
+        for version in range(4)
+    ]
+    other = store.run(60, "batch", **{runs.MODEL_URI: "models:/cnn/1"})
+    remove(in_project, find_unneeded(in_project, older=MONTH, keep=2))
+    assert store.runs() == {*ids[2:], other}
+
+
 def test_a_version_that_is_promoted_meanwhile_stays(store: Store, in_project: Project) -> None:
     run_id, number, folder = store.model(40)
     unneeded = find_unneeded(in_project, older=MONTH, keep=0)
@@ -204,10 +217,27 @@ def test_work_in_progress_stays(store: Store, in_project: Project) -> None:
         os.utime(path, (then, then))
     with project_lock(in_project, "run-busy", lambda: None):
         unneeded = find_unneeded(in_project, older=MONTH, keep=1)
-        assert unneeded.counts() == {"work folders and locks": 3}
+        assert unneeded.counts() == {"work folders, caches and locks": 3}
         remove(in_project, unneeded)
     assert sorted(path.name for path in work.iterdir()) == ["busy", "new"]
     assert not (locks / "run-gone.lock").exists()
+
+
+def test_backbones_that_nothing_uses_go(store: Store, in_project: Project) -> None:
+    folder = in_project.scratch / "backbones"
+    then = (datetime.now(UTC) - 2 * MONTH).timestamp()
+    for name in ("old", "used"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "weights.h5").write_bytes(b"x" * 100)
+        seal(folder / name)
+        (folder / f"{name}.lock").touch()
+        os.utime(folder / name, (then, then))
+    os.utime(folder / "used")
+    unneeded = find_unneeded(in_project, older=MONTH, keep=1)
+    assert unneeded.counts() == {"work folders, caches and locks": 1}
+    assert unneeded.bytes() == 100
+    remove(in_project, unneeded)
+    assert sorted(path.name for path in folder.iterdir()) == ["used", "used.lock", "used.sha256"]
 
 
 @pytest.mark.parametrize(("text", "hours"), [("30d", 720), ("12h", 12), (" 2h ", 2)])
@@ -231,6 +261,25 @@ def test_command(store: Store, in_project: Project) -> None:
     assert (done.returncode, len(store.runs())) == (0, 1), done.stderr
     again: Any = invoke(in_project.root, "gc", "--keep", "1")
     assert "Nothing to remove" in again.stderr
+
+
+@pytest.mark.slow
+def test_a_schedule_removes_what_is_old(
+    store: Store, in_project: Project, prefect_api: dict[str, str]
+) -> None:
+    old, *_ = store.model(100)
+    newer = [store.model(days)[0] for days in (95, 94, 93, 80)]
+    with using_prefect(prefect_api):
+        from pipelines.housekeeping import gc
+
+        document = gc(keep=1)
+    assert document["removed"] == {
+        "model runs": 4,
+        "registered versions": 4,
+        "logged models": 4,
+    }
+    assert store.runs() == {newer[-1]}
+    assert old not in store.runs()
 
 
 @pytest.mark.slow

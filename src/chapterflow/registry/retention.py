@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from chapterflow.config.load import load_settings
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError
+from chapterflow.files import remove_sealed
 from chapterflow.registry import ledger
 from chapterflow.tracking import runs
 from chapterflow.tracking.session import Session
@@ -42,8 +43,11 @@ _AGE = re.compile(r"(\d{1,5})([dh])")
 #: locks begin with.
 WORK = {"work": "run", "predict": "predict", "validation": "validation", "sweeps": "sweep"}
 LOCKS = "locks"
+#: Folders of the scratch folder with caches that are made again where they are missing; the time of
+#: each is that of its last use. Features are bounded by their size.
+CACHES = ("backbones", "hub")
 #: Tags that are equal within a group of runs, of which the newest stay.
-GROUP = (runs.RUN_TYPE, runs.MODEL, runs.PROFILE, runs.DATASET, runs.MODEL_URI)
+GROUP = (runs.RUN_TYPE, runs.MODEL, runs.PROFILE, runs.DATASET)
 
 
 def age(text: str) -> timedelta:
@@ -74,7 +78,7 @@ class Unneeded:
         models: Ids of the logged models of the runs, with the addresses of their files.
         deleted: Runs that were deleted earlier and still take space in the project's own store.
         deleted_models: The same for logged models.
-        work: Entries of the scratch folder: interrupted work, cached verdicts, locks.
+        work: Entries of the scratch folder: interrupted work, caches, locks.
     """
 
     runs: dict[str, list[Run]] = field(default_factory=lambda: defaultdict(list))
@@ -92,7 +96,7 @@ class Unneeded:
             "logged models": len(self.models),
             "runs deleted earlier": len(self.deleted),
             "logged models deleted earlier": len(self.deleted_models),
-            "work folders and locks": len(self.work),
+            "work folders, caches and locks": len(self.work),
         }
         return {name: count for name, count in counts.items() if count}
 
@@ -221,7 +225,8 @@ def _needed(client: MlflowClient, active: Sequence[Run], keep: int) -> set[str]:
                 name, _, number = tags[ledger.AFTER].rpartition("/")
                 kept_versions.add((name, number))
         elif run.info.status == "FINISHED" and tags.get(runs.RUN_TYPE) not in runs.PARTS:
-            group = tuple(tags.get(name, "") for name in GROUP)
+            predicts = tags.get(runs.MODEL_URI, "").removeprefix("models:/").partition("/")[0]
+            group = (*(tags.get(name, "") for name in GROUP), predicts)
             group_sizes[group] += 1
             if group_sizes[group] <= keep:
                 needed.add(run.info.run_id)
@@ -248,11 +253,18 @@ def _needed(client: MlflowClient, active: Sequence[Run], keep: int) -> set[str]:
 
 
 def _old_work(project: Project, limit: datetime) -> Iterator[Path]:
-    for folder in (*WORK, LOCKS):
-        for path in (project.scratch / folder).glob("*"):
-            with suppress(FileNotFoundError):
-                if path.stat().st_mtime < limit.timestamp():
-                    yield path
+    paths = [
+        *(path for folder in (*WORK, LOCKS) for path in (project.scratch / folder).glob("*")),
+        *(
+            seal.with_suffix("")
+            for name in CACHES
+            for seal in (project.scratch / name).glob("*.sha256")
+        ),
+    ]
+    for path in paths:
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime < limit.timestamp():
+                yield path
 
 
 def remove(
@@ -314,11 +326,20 @@ def _erase(client: MlflowClient, unneeded: Unneeded) -> None:
 
 def _remove_work(project: Project, path: Path) -> None:
     """Remove an entry of the scratch folder, unless a process works on it."""
-    is_lock = path.parent.name == LOCKS
-    name = path.name if is_lock else f"{WORK[path.parent.name]}-{path.name}.lock"
+    kind, is_cache = path.parent.name, path.parent.name in CACHES
+    if kind == LOCKS:
+        lock = path
+    elif is_cache:
+        lock = path.with_name(f"{path.name}.lock")
+    else:
+        lock = project.scratch / LOCKS / f"{WORK[kind]}-{path.name}.lock"
     # A process that waits for a lock file notices that it was removed, and makes a new one.
-    with suppress(Timeout, FileNotFoundError), FileLock(project.scratch / LOCKS / name, timeout=0):
-        if path.is_dir():
+    with suppress(Timeout, FileNotFoundError), FileLock(lock, timeout=0):
+        if is_cache:
+            remove_sealed(path)
+            shutil.rmtree(path.with_name(f"{path.name}.part"), ignore_errors=True)
+            lock.unlink()
+        elif path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink()

@@ -66,6 +66,7 @@ def ensure_export(
             export(model, part)
             publish(part, target)
             seal(target)
+        os.utime(target)
     return target
 
 
@@ -188,6 +189,7 @@ def ensure_backbone(dataset: Dataset, scratch: Path) -> Path:
             publish(part / "ready", cached)
             seal(cached)
             shutil.rmtree(part)
+        os.utime(cached)
     return cached / WEIGHTS
 
 
