@@ -313,6 +313,12 @@ def project_lock(project: Project, name: str, on_wait: Callable[[], None]) -> It
         lock.release()
 
 
+def user_cache() -> Path:
+    """Return the folder of what all checkouts of a user on this machine share; safe to delete."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "chapterflow"
+
+
 def process_identity() -> str:
     """Return `host boot.namespace:pid:start time` of this process, which no other one repeats.
 

@@ -1,17 +1,23 @@
 """What a worker of another machine refuses, and what the machine that asks it refuses before."""
 
+import pickle
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chapterflow.config.load import load_settings
+from chapterflow.data.build import prepare, verify_dataset
 from chapterflow.environment import Project
 from chapterflow.errors import ChapterflowError, ConfigError, DataError
+from chapterflow.kinds.dataset import read_card
 from chapterflow.loop import remote, steps, workers
-from tests.conftest import HUNG, free_port
+from chapterflow.loop.run import Run
+from tests.conftest import HUNG, REPOSITORY, free_port
 from tests.loop import worker_steps
 
 
@@ -49,6 +55,83 @@ def test_changed_sources_are_named() -> None:
     theirs, ours = ({"sources": {"src/a.py": value, "src/b.py": "b"}} for value in ("1", "2"))
     with pytest.raises(ConfigError, match=r"Received: sources\.src/a\.py 2 instead of 1\. "):
         remote._refuse_other("fingerprint", theirs, ours)
+
+
+def test_an_order_holds_no_path_of_its_machine(in_project: Project) -> None:
+    settings = load_settings(in_project.params)
+    prepare(in_project, "digits", settings.datasets["digits"], profile=["digits"])
+    order = remote.Order.of(Run(in_project, settings, "dnn"), flow_run_id="1")
+    assert set(order.software) == {"commit", "requirements.lock"}
+    assert str(in_project.root).encode() not in pickle.dumps(order)
+
+
+@pytest.fixture
+def checkouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Project]:
+    """Two checkouts of one user, who has no DVC remote."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    projects = [Project(tmp_path / name) for name in ("first", "second")]
+    for project in projects:
+        project.root.mkdir()
+        shutil.copy(REPOSITORY / "params.yaml", project.root)
+    return projects
+
+
+@pytest.fixture
+def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What has been built from its source."""
+    names: list[str] = []
+
+    def count(project: Project, name: str, *arguments: Any, **options: Any) -> Any:
+        names.append(name)
+        return prepare(project, name, *arguments, **options)
+
+    monkeypatch.setattr(remote, "prepare", count)
+    return names
+
+
+def bring(project: Project, digest: str) -> None:
+    remote._bring(project, load_settings(project.params), "digits", digest, lambda *said: None)
+
+
+def digest_of_digits(root: Path) -> str:
+    project = Project(root)
+    project.root.mkdir()
+    settings = load_settings(REPOSITORY / "params.yaml")
+    return prepare(project, "digits", settings.datasets["digits"], profile=["digits"]).digest
+
+
+def test_data_without_a_remote_are_built_once_a_machine(
+    checkouts: list[Project], builds: list[str], tmp_path: Path
+) -> None:
+    digest = digest_of_digits(tmp_path / "flow")
+    # Two workers in each of two checkouts, all at once.
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(bring, checkouts * 2, [digest] * 4))
+    assert builds == ["digits"]
+    for project in checkouts:
+        assert read_card(project.data / "digits").digest == digest
+        assert verify_dataset(project.data / "digits") == []
+
+    (shared,) = (tmp_path / "cache/chapterflow/datasets").glob("*/data/digits")
+    shutil.rmtree(checkouts[0].data)
+    (shared / "images.npy").write_bytes(b"damaged")
+    bring(checkouts[0], digest)
+    assert builds == ["digits"] * 2
+    assert verify_dataset(checkouts[0].data / "digits") == []
+
+
+def test_other_data_and_damaged_data_are_refused(
+    checkouts: list[Project], builds: list[str], tmp_path: Path
+) -> None:
+    digest, project = digest_of_digits(tmp_path / "flow"), checkouts[0]
+    with pytest.raises(DataError, match=f"Received: {digest[:12]} from its sources, the flow's is"):
+        bring(project, "c0ffee" * 10)
+    assert not (project.data / "digits").exists()
+    bring(project, digest)
+    with (project.data / "digits/images.npy").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(DataError, match="data fetch --force digits"):
+        bring(project, digest)
 
 
 @pytest.fixture(scope="module")

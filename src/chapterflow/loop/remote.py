@@ -6,14 +6,22 @@ the tracking store; it must have the same code and packages, and brings the data
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+import tempfile
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+
+from filelock import FileLock
 
 from chapterflow.data.build import prepare, refuse_damage, verify_dataset
 from chapterflow.data.versioning import pull
-from chapterflow.environment import Project, configure, find_project, project_lock
+from chapterflow.environment import Project, configure, find_project, project_lock, user_cache
 from chapterflow.errors import ConfigError, DataError
-from chapterflow.files import sha256_file
+from chapterflow.files import publish, sha256_file
 from chapterflow.kinds.dataset import CARD, read_card
 from chapterflow.loop import steps
 from chapterflow.loop.run import Run
@@ -26,6 +34,9 @@ if TYPE_CHECKING:
 
     from chapterflow.config.settings import Settings
     from chapterflow.validation.verdict import Verdict
+
+#: Seconds after which a dataset that no checkout has copied is removed from this machine's cache.
+UNUSED_SECONDS = 30 * 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -147,24 +158,52 @@ def _differences(theirs: Any, ours: Any, name: str = "") -> Any:
 def _bring(project: Project, settings: Settings, name: str, digest: str, tell: Tell) -> None:
     """Bring a dataset onto this machine, once for all workers of a checkout, and verify it."""
     folder = project.data / name
-
-    def is_here() -> bool:
-        return (folder / CARD).is_file() and read_card(folder).digest == digest
-
     with project_lock(project, "bring-data", lambda: tell("waiting", "another worker fetches")):
-        if not is_here():
+        if not _has(folder, digest):
             tell("data", f"{name}: the version of data.dvc")
             pull(project)
-        if not is_here():
-            params, profile = settings.datasets[name], settings.profile_datasets()
-            prepare(project, name, params, profile=profile, record=False, tell=tell)
+        if not _has(folder, digest):
+            _build(project, settings, name, digest, tell)
         refuse_damage(folder, verify_dataset(folder))
-    if not is_here():
-        raise DataError(
-            f"data/{name} must be the data of the flow. Received: {read_card(folder).digest[:12]} "
-            f"from its sources, the flow's is {digest[:12]}. Push the flow's version to a DVC "
-            "remote (`dvc push`), commit data.dvc, and check that commit out here"
-        )
+
+
+def _has(folder: Path, digest: str) -> bool:
+    return (folder / CARD).is_file() and read_card(folder).digest == digest
+
+
+def _build(project: Project, settings: Settings, name: str, digest: str, tell: Tell) -> None:
+    """Copy a dataset that a checkout on this machine has built, or build it from its source.
+
+    Raises:
+        DataError: If the source has other data than the flow.
+    """
+    shared = user_cache() / "datasets"
+    shared.mkdir(parents=True, exist_ok=True)
+    for path in shared.iterdir():
+        with contextlib.suppress(OSError):  # another process removed it
+            if path.is_dir() and path.stat().st_mtime < time.time() - UNUSED_SECONDS:
+                shutil.rmtree(path)
+    place = Project(shared / digest)
+    built = place.data / name
+    with FileLock(shared / f"{digest}.lock"):
+        if not _has(built, digest) or verify_dataset(built):
+            shutil.rmtree(place.root, ignore_errors=True)
+            params, profile = settings.datasets[name], settings.profile_datasets()
+            prepare(place, name, params, profile=profile, record=False, tell=tell)
+        if not _has(built, digest):
+            received = read_card(built).digest
+            shutil.rmtree(place.root)
+            raise DataError(
+                f"data/{name} must be the data of the flow. Received: {received[:12]} from its "
+                f"sources, the flow's is {digest[:12]}. Push the flow's version to a DVC remote "
+                "(`dvc push`), commit data.dvc, and check that commit out here"
+            )
+        os.utime(place.root)
+        staging = project.scratch / "staging"
+        staging.mkdir(parents=True, exist_ok=True)
+        project.data.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=staging) as temporary:
+            publish(Path(shutil.copytree(built, Path(temporary) / name)), project.data / name)
 
 
 def _check_store(run: Run, flow_run_id: str) -> None:
