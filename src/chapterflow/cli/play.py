@@ -51,7 +51,10 @@ def play(
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out must be a folder. Received: the file {out}")
     console = live.console(stderr=as_json)
-    with live.shown(console, ["playground"]), Session(project, settings) as session:
+    with (
+        live.shown(console, ["playground"]),
+        Session(project, settings, reading=True) as session,
+    ):
         made = write_playground(
             project,
             settings,

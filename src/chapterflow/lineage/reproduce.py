@@ -30,6 +30,7 @@ from chapterflow.tracking import provenance as past_data
 from chapterflow.tracking import runs
 from chapterflow.tracking.artifacts import REPRODUCTION_DOCUMENT, Artifacts
 from chapterflow.tracking.fingerprint import content_hash
+from chapterflow.tracking.reader import refusals
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.versions import OnVersion, Version, find_version, ignore, model_file
 from chapterflow.training.history import MODEL_FILE, EpochRecord
@@ -427,11 +428,9 @@ def reproduce(
 
 
 def _run_of(client: MlflowClient, version: Version) -> Run:
-    from mlflow.exceptions import MlflowException
-
     try:
         run = client.get_run(version.run_id)
-    except MlflowException:
+    except refusals():
         run = None
     if run is None or run.info.lifecycle_stage != "active":
         raise StoreError(

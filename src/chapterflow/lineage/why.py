@@ -14,6 +14,7 @@ from chapterflow.errors import StoreError
 from chapterflow.tracking import runs
 from chapterflow.tracking.artifacts import PROMOTION, Artifacts
 from chapterflow.tracking.provenance import links
+from chapterflow.tracking.reader import refusals
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.versions import (
     CHAMPION,
@@ -82,8 +83,6 @@ def gates(client: MlflowClient, version: Version) -> Check:
 
     Only the champion must have been judged: otherwise somebody set the alias by hand.
     """
-    from mlflow.exceptions import MlflowException
-
     name = "gates"
     champion = holder(client, version.name, CHAMPION)
     is_champion = champion is not None and champion.number == version.number
@@ -102,7 +101,7 @@ def gates(client: MlflowClient, version: Version) -> Check:
             observed += "; it is champion nevertheless" if is_champion else ""
             return Check(name=name, state=state, observed=observed)
         decision = Artifacts(run_id).document(PROMOTION)
-    except (MlflowException, StoreError) as error:
+    except refusals(StoreError) as error:
         observed = f"judged ({verdict}) in run {run_id}, but its verdict is missing: {error}"
         return Check(name=name, state="failed", observed=observed)
     below = [_gate(gate) for gate in decision.get("gates", [])]
@@ -162,7 +161,7 @@ def why(
     Raises:
         ConfigError: If neither the registry nor the store contains the reference.
     """
-    with Session(project, settings) as session:
+    with Session(project, settings, reading=True) as session:
         client = session.client
         version = find_version(client, reference, experiment_id=session.experiment_id)
         on_version(version)
@@ -209,8 +208,6 @@ def _version(client: MlflowClient, version: Version, below: list[Check]) -> Chec
 
 def _model_files(client: MlflowClient, version: Version) -> Check:
     """Check that the logged model belongs to the run and that its file is intact."""
-    from mlflow.exceptions import MlflowException
-
     model_id = version.source.rpartition("/")[2]
     try:
         logged = client.get_logged_model(model_id)
@@ -223,7 +220,7 @@ def _model_files(client: MlflowClient, version: Version) -> Check:
             fault = f"{file.name} of {model_id} is damaged: {damaged}" if damaged else ""
     except StoreError as error:
         fault = str(error)
-    except (MlflowException, zipfile.BadZipFile, OSError) as error:
+    except refusals(zipfile.BadZipFile, OSError) as error:
         fault = f"{model_id} is missing from the store, or damaged: {error}"
     if fault:
         return Check(name="model files", state="failed", observed=fault)
@@ -233,11 +230,9 @@ def _model_files(client: MlflowClient, version: Version) -> Check:
 
 
 def _run(client: MlflowClient, version: Version) -> Run | None:
-    from mlflow.exceptions import MlflowException
-
     try:
         run = client.get_run(version.run_id)
-    except MlflowException:
+    except refusals():
         return None
     return run if run.info.lifecycle_stage == "active" else None
 
@@ -275,11 +270,9 @@ def _names_back(client: MlflowClient, version: Version, run: Run) -> bool:
 
     The logged model decides: a role's version is a second entry for the same logged model.
     """
-    from mlflow.exceptions import MlflowException
-
     tags = run.data.tags
     try:
         own = client.get_model_version(tags[runs.MODEL], tags[runs.MODEL_VERSION])
-    except (MlflowException, KeyError):
+    except refusals(KeyError):
         return False
     return str(own.source) == version.source

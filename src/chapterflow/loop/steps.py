@@ -500,7 +500,7 @@ def compare(project: Project, settings: Settings) -> Comparison:
     A model is represented by its finished run with today's parameters, data and sources; where
     there is none, by its newest finished run.
     """
-    with Session(project, settings) as session:
+    with Session(project, settings, reading=True) as session:
         chosen = newest_runs(project, settings, session)
         differences = differences_of(session, settings, chosen)
     return Comparison(

@@ -339,7 +339,7 @@ def recent_drift(project: Project, settings: Settings, *, days: float) -> list[R
     Of each registered model, it covers the version that predicted last.
     """
     since = int((time.time() - days * 24 * 3600) * 1000)
-    with Session(project, settings) as session:
+    with Session(project, settings, reading=True) as session:
         batches = runs.batches_since(session.client, session.experiment_id, since)
         versions: dict[str, str] = {}
         by_version: dict[str, dict[str, str]] = {}

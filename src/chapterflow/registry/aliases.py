@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from chapterflow.environment import process_identity, process_is_gone
 from chapterflow.errors import StoreUnavailable
+from chapterflow.tracking.reader import refusals
 from chapterflow.tracking.runs import PROCESS
 from chapterflow.tracking.versions import holder
 
@@ -151,8 +152,6 @@ def _in_one_transaction(
 @contextmanager
 def _locked(client: MlflowClient, name: str) -> Iterator[None]:
     """Lock the aliases by creating a registered model, which a server does only once per name."""
-    from mlflow.exceptions import MlflowException
-
     lock = f"{name}.changing-aliases"
     deadline = time.monotonic() + PATIENCE
     while True:
@@ -163,7 +162,7 @@ def _locked(client: MlflowClient, name: str) -> Iterator[None]:
                 description="Lock while aliases change; removed automatically.",
             )
             break
-        except MlflowException as error:
+        except refusals() as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         if time.monotonic() > deadline:
@@ -175,7 +174,7 @@ def _locked(client: MlflowClient, name: str) -> Iterator[None]:
             owner = client.get_registered_model(lock).tags.get(PROCESS, "")
             if process_is_gone(owner):
                 client.delete_registered_model(lock)
-        except MlflowException:
+        except refusals():
             pass  # The other process has just removed its lock; the next turn takes it.
         time.sleep(0.1)
     try:

@@ -29,6 +29,7 @@ from chapterflow.shipped.answers import EXAMPLE_ANSWERS
 from chapterflow.tracking import runs
 from chapterflow.tracking.artifacts import Artifacts
 from chapterflow.tracking.provenance import provenance
+from chapterflow.tracking.reader import refusals
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.store import Note
 from chapterflow.tracking.versions import (
@@ -95,12 +96,10 @@ def measure(
     data: TestData,
 ) -> Measured:
     """Return all measurements of a version; those that fail are missing, with the reason."""
-    from mlflow.exceptions import MlflowException
-
     try:
         run = client.get_run(version.run_id)
         tags = client.get_model_version(version.name, version.number).tags
-    except MlflowException as error:
+    except refusals() as error:
         return Measured(version.uri(), unscored=f"its run cannot be read: {error.message}")
     recorded = Measured(
         version.uri(),

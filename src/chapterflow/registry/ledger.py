@@ -369,15 +369,12 @@ class Ledger:
         return [_entry(run) for run in self._runs(self.experiment_id, model)]
 
     def _runs(self, experiment: str, model: str, condition: str = "") -> list[Run]:
-        import mlflow
-
-        matches: list[Run] = mlflow.search_runs(
+        return runs.search_all(
+            self.client,
             [experiment],
             f"{condition} tags.`{runs.RUN_TYPE}` = '{KIND}' and tags.`{REGISTERED}` = '{model}'",
-            order_by=["attributes.start_time ASC"],
-            output_format="list",
+            order="ASC",
         )
-        return matches
 
 
 def _has(client: MlflowClient, run_id: str, artifact: str) -> bool:
@@ -412,7 +409,7 @@ def open_ledger(
 ) -> Iterator[tuple[MlflowClient, Ledger]]:
     """Open a project's tracking store and ledger."""
     settings = load_settings(project.params, models=False)
-    with Session(project, settings) as session:
+    with Session(project, settings, reading=True) as session:
         experiment = settings.tracking.experiment
         yield session.client, Ledger(project, session.client, experiment, on_note)
 

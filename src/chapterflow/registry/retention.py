@@ -28,7 +28,12 @@ from chapterflow.registry import ledger
 from chapterflow.tracking import runs
 from chapterflow.tracking.session import Session
 from chapterflow.tracking.store import Note, is_local
-from chapterflow.tracking.versions import VERDICT_RUN, check_registered, registered_models
+from chapterflow.tracking.versions import (
+    VERDICT_RUN,
+    all_versions,
+    check_registered,
+    registered_models,
+)
 from chapterflow.types import Tell, silent
 
 if TYPE_CHECKING:
@@ -126,10 +131,12 @@ def _size(path: Path) -> int:
 
 
 @contextmanager
-def _opened(project: Project, on_note: Note) -> Iterator[tuple[MlflowClient, list[str]]]:
+def _opened(
+    project: Project, on_note: Note, *, reading: bool = False
+) -> Iterator[tuple[MlflowClient, list[str]]]:
     """Open the store; yields its client and the ids of the project's experiments."""
     settings = load_settings(project.params, models=False)
-    with Session(project, settings) as session:
+    with Session(project, settings, reading=reading) as session:
         book = ledger.Ledger(project, session.client, settings.tracking.experiment, on_note)
         yield session.client, [session.experiment_id, book.experiment_id]
 
@@ -145,31 +152,25 @@ def find_unneeded(
         keep: Newest finished runs to keep of each type, for each model, profile and dataset.
         on_note: Receives a sentence for each thing that had to be done to open the store.
     """
-    import mlflow
-
     limit = datetime.now(UTC) - older
-    with _opened(project, on_note) as (client, experiments):
-        active = _runs(experiments)
+    with _opened(project, on_note, reading=True) as (client, experiments):
+        active = runs.search_all(client, experiments, order="DESC")
         needed = _needed(client, active, keep)
         unneeded = Unneeded()
         for run in active:
             if run.info.run_id not in needed and _is_older(run, limit):
                 unneeded.runs[run.data.tags.get(runs.RUN_TYPE, "other")].append(run)
         going = {run.info.run_id for members in unneeded.runs.values() for run in members}
-        for version in mlflow.search_model_versions():
+        for version in all_versions(client):
             if version.run_id in going:
                 unneeded.versions.append((str(version.name), str(version.version)))
         for run in unneeded.runs.get("model", ()):
             for model in runs.models_of(client, run):
                 unneeded.models[str(model.model_id)] = str(model.artifact_location)
         if is_local(project):
-            deleted = _runs(experiments, deleted=True)
+            deleted = runs.search_all(client, experiments, order="DESC", deleted=True)
             unneeded.deleted = [run for run in deleted if _is_older(run, limit)]
-            store = _store(client)
-            age_in_ms = int(older.total_seconds() * 1000)
-            for model_id in store._get_deleted_logged_models(older_than=age_in_ms):
-                model = store.get_logged_model(model_id, allow_deleted=True)
-                unneeded.deleted_models[model_id] = str(model.artifact_location)
+            unneeded.deleted_models = client.deleted_models(limit.timestamp())
         busy = any(run.info.status == "RUNNING" for run in active)
         unneeded.work = [] if busy else list(_old_work(project, limit))
     return unneeded
@@ -177,20 +178,6 @@ def find_unneeded(
 
 def _is_older(run: Run, limit: datetime) -> bool:
     return bool(run.info.start_time < limit.timestamp() * 1000)
-
-
-def _runs(experiments: Sequence[str], *, deleted: bool = False) -> list[Run]:
-    """Return all runs of experiments, newest first."""
-    import mlflow
-    from mlflow.entities import ViewType
-
-    listed: list[Run] = mlflow.search_runs(
-        list(experiments),
-        run_view_type=ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY,
-        order_by=["attributes.start_time DESC"],
-        output_format="list",
-    )
-    return listed
 
 
 def _with_alias(client: MlflowClient) -> set[tuple[str, str]]:
@@ -211,8 +198,6 @@ def _needed(client: MlflowClient, active: Sequence[Run], keep: int) -> set[str]:
         active: All runs that are not deleted, newest first.
         keep: Newest finished runs of a group that stay.
     """
-    import mlflow
-
     needed = {run.info.run_id for run in active if run.info.status in ("RUNNING", "SCHEDULED")}
     kept_versions = _with_alias(client)
     group_sizes: Counter[tuple[str, ...]] = Counter()
@@ -230,7 +215,7 @@ def _needed(client: MlflowClient, active: Sequence[Run], keep: int) -> set[str]:
             group_sizes[group] += 1
             if group_sizes[group] <= keep:
                 needed.add(run.info.run_id)
-    for version in mlflow.search_model_versions():
+    for version in all_versions(client):
         if (str(version.name), str(version.version)) in kept_versions:
             needed.add(str(version.run_id))
         if version.run_id in needed and VERDICT_RUN in version.tags:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from chapterflow.errors import StoreError
 from chapterflow.files import staged
+from chapterflow.tracking.reader import refusals
 from chapterflow.training.history import CHECKPOINTS
 
 if TYPE_CHECKING:
@@ -90,8 +91,6 @@ class Artifacts:
         Raises:
             StoreError: If the run has no such artifact.
         """
-        from mlflow.exceptions import MlflowException
-
         if self.folder is not None and (self.folder / name).exists():
             return self.folder / name
         into = None
@@ -100,7 +99,7 @@ class Artifacts:
             into = str(self.folder)
         try:
             return Path(self._client.download_artifacts(self.run_id, name, into))
-        except (MlflowException, OSError) as error:
+        except refusals(OSError) as error:
             raise lost(self.run_id, name, error) from None
 
     def log_file(self, path: Path, folder: str | None = None) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from chapterflow.environment import process_identity, process_is_gone
 from chapterflow.errors import ChapterflowError, StoreError
+from chapterflow.tracking.reader import suppress_refusals
 from chapterflow.tracking.store import check_remote
 
 if TYPE_CHECKING:
@@ -146,10 +147,8 @@ def _owner(key: str) -> str:
 
 
 def _delete(client: MlflowClient, experiment_id: str, key: str) -> None:
-    from mlflow.exceptions import MlflowException
-
     # Another process may have removed it. One that cannot be removed within seconds expires.
-    with suppress(MlflowException, StoreError):
+    with suppress_refusals(StoreError):
         check_remote(client.tracking_uri)
         client.delete_experiment_tag(experiment_id, key)
 

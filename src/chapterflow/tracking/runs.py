@@ -11,10 +11,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from pydantic import ValidationError
 
@@ -24,6 +24,7 @@ from chapterflow.explain.explanation import EXPLANATION as DOCUMENT
 from chapterflow.kinds.dataset import DatasetCard
 from chapterflow.tracking import claims
 from chapterflow.tracking.artifacts import DAMAGED, EXPLANATION, REPORTED, REQUIRED, picture
+from chapterflow.tracking.reader import ACTIVE, DELETED, refusals, suppress_refusals
 from chapterflow.tracking.records import RunFacts
 from chapterflow.tracking.store import insert
 from chapterflow.training.history import EpochRecord
@@ -158,7 +159,6 @@ def open_run(
     (`claims.Heart`), so another process can tell when it has ended.
     """
     from mlflow.entities import RunStatus
-    from mlflow.exceptions import MlflowException
 
     owned = {**tags, PROCESS: process_identity()}
     heart = claims.heart(client, experiment_id)
@@ -169,7 +169,7 @@ def open_run(
             # continued run stays below the flow run that started it.
             set_tags(client, run_id, {key: owned[key] for key in owned if key != PARENT})
             client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
-        except MlflowException:
+        except refusals():
             heart.discard(run_id)
         else:
             return run_id
@@ -385,11 +385,9 @@ def _log_epochs(client: MlflowClient, epochs: Sequence[Epoch]) -> None:
 
 def deliver_kept(client: MlflowClient, project: Project) -> None:
     """Log the epochs that earlier trainings had to keep; those that fail again stay kept."""
-    from mlflow.exceptions import MlflowException
-
     for file in project.scratch.glob(f"work/*/{KEPT}"):
         # A process that trains delivers its own.
-        with suppress(_Busy, StoreError, MlflowException, OSError, ValidationError):
+        with suppress_refusals(_Busy, StoreError, OSError, ValidationError):
             with project_lock(project, f"run-{file.parent.name}", _Busy.refuse):
                 lines = file.read_text(encoding="utf-8").splitlines()
                 epochs = [Epoch.model_validate_json(line) for line in lines]
@@ -463,29 +461,50 @@ def find_interrupted(same: Iterable[Run], machine: str, run_type: str = MODEL_RU
 
 def of_type(client: MlflowClient, run_id: str, run_type: str) -> str | None:
     """Return the id of a run if the store has it and its type is this, else None."""
-    from mlflow.exceptions import MlflowException
-
     try:
         tags = client.get_run(run_id).data.tags
-    except MlflowException:
+    except refusals():
         return None
     return run_id if tags.get(RUN_TYPE) == run_type else None
 
 
 def is_whole(client: MlflowClient, run: Run) -> bool:
     """Tell whether the artifacts and the model of a run exist."""
-    from mlflow.exceptions import MlflowException
-
     try:
         artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
         version = client.get_model_version(run.data.tags[MODEL], run.data.tags[MODEL_VERSION])
         model_id = str(version.source).rpartition("/")[2]
         # Listed, not fetched: the store may be far away.
         files = {item.path for item in client.list_logged_model_artifacts(model_id, "data")}
-    except (MlflowException, OSError, KeyError):
+    except refusals(OSError, KeyError):
         return False
     whole = any(name.endswith(".keras") for name in files)
     return whole and artifacts >= REQUIRED
+
+
+def search_all(
+    client: MlflowClient,
+    experiment_ids: Sequence[str],
+    condition: str = "",
+    *,
+    order: Literal["ASC", "DESC"],
+    deleted: bool = False,
+) -> list[Run]:
+    """Return all runs that meet a condition, the oldest (`ASC`) or the newest (`DESC`) first."""
+    matches: list[Run] = []
+    more: dict[str, Any] = {}
+    while True:
+        page = client.search_runs(
+            list(experiment_ids),
+            condition,
+            run_view_type=DELETED if deleted else ACTIVE,
+            order_by=[f"attributes.start_time {order}"],
+            **more,
+        )
+        matches += page
+        if not page.token:
+            return matches
+        more = {"page_token": page.token}
 
 
 def newest_by_test_set(
@@ -608,13 +627,11 @@ def sweep(client: MlflowClient, project: Project, experiment_id: str) -> None:
 
     The work of an unfinished run is kept, because the next run of its fingerprint continues it.
     """
-    from mlflow.exceptions import MlflowException
-
     end_dead_runs(client, [experiment_id])
     claims.forget_dead(client, experiment_id)
     for marker in project.scratch.glob(f"work/*/{RUN_ID}"):
         with (
-            suppress(_Busy, MlflowException, OSError),
+            suppress_refusals(_Busy, OSError),
             project_lock(project, f"run-{marker.parent.name}", _Busy.refuse),
         ):
             run = client.get_run(marker.read_text(encoding="utf-8"))
@@ -705,8 +722,6 @@ def read_run(
 
 def _copy_pictures(client: MlflowClient, run_id: str, folder: Path) -> None:
     """Copy the pictures that a run's copied explanation names."""
-    from mlflow.exceptions import MlflowException
-
     try:
         text = (folder / EXPLANATION / DOCUMENT).read_text(encoding="utf-8")
         pictures = json.loads(text)["pictures"]
@@ -715,7 +730,7 @@ def _copy_pictures(client: MlflowClient, run_id: str, folder: Path) -> None:
         return  # Whoever reads the explanation says so.
     for key, step, file in named:
         if not (folder / EXPLANATION / file).is_file():
-            with suppress(MlflowException, OSError):  # as if it was not drawn
+            with suppress_refusals(OSError):  # as if it was not drawn
                 client.download_artifacts(run_id, picture(run_id, key, step), str(folder))
 
 

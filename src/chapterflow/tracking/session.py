@@ -83,16 +83,21 @@ def experiment_note(roles: Iterable[str]) -> str:
 class Session:
     """The project's tracking store, opened.
 
+    Args:
+        project: The project.
+        settings: Its settings.
+        reading: Whether the caller mostly reads (`open_store`).
+
     Attributes:
         client: MLflow client.
         experiment_id: The project's experiment.
     """
 
-    def __init__(self, project: Project, settings: Settings) -> None:
+    def __init__(self, project: Project, settings: Settings, *, reading: bool = False) -> None:
         self._project = project
         self._settings = settings
         # First: it fails within seconds if the store does not answer, before MLflow is imported.
-        uri = open_store(project)
+        uri = open_store(project, reading=reading)
         self.client = open_client(uri)
         self.experiment_id = ensure_experiment(
             project, settings.tracking.experiment, experiment_note(settings.roles)

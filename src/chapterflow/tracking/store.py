@@ -9,6 +9,7 @@ import shutil
 import socket
 import sqlite3
 import struct
+import sys
 import tempfile
 import time
 import uuid
@@ -31,6 +32,7 @@ from chapterflow.errors import (
     StoreUnavailable,
     disk_full,
 )
+from chapterflow.tracking import reader
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -242,14 +244,18 @@ def open_client(uri: str | None = None) -> "MlflowClient":
 
     MLflow raises one exception for "there is no such run" and "the server does not answer"; where
     the first is expected, the second must not be taken for it. A process has one client for each
-    store; it remembers where the runs that it has read keep their artifacts.
+    store; it remembers where the runs that it has read keep their artifacts. For a store that was
+    opened for reading it is a `reader.StoreReader`.
 
     Args:
-        uri: Address of the store; by default the one that MLflow was pointed at.
+        uri: Address of the store; by default the one that was opened last.
 
     Raises:
         ConfigError: If MLflow has no store for the address, or lacks its driver.
     """
+    for address, opened in _readers.items():
+        if uri in (None, address):
+            return opened
     import mlflow.exceptions
 
     # MLflow logs a traceback with the SQL of each error that it raises.
@@ -313,6 +319,18 @@ def _client_class() -> Any:
             if model_id not in self._locations:
                 self._locations[model_id] = self.get_logged_model(model_id).artifact_location
             self._repository(model_id).log_artifacts(local_dir, artifact_path)
+
+        def deleted_models(self, before: float) -> dict[str, str]:
+            store = self._tracking_client.store
+            age = int((time.time() - before) * 1000)
+            ids = store._get_deleted_logged_models(older_than=age)
+            models = [store.get_logged_model(model_id, allow_deleted=True) for model_id in ids]
+            return {str(model.model_id): str(model.artifact_location) for model in models}
+
+        def download_model(self, model_id: str) -> str:
+            from mlflow.artifacts import download_artifacts
+
+            return str(download_artifacts(f"models:/{model_id}", tracking_uri=self.tracking_uri))
 
         def set_logged_model_tags(self, model_id: str, tags: dict[str, Any]) -> None:
             self._tracking_client.set_logged_model_tags(model_id, tags)
@@ -655,13 +673,26 @@ def is_local(project: Project) -> bool:
     return tracking_uri(project) == f"sqlite:///{database(project).as_posix()}"
 
 
-def open_store(project: Project, *, on_note: Note = _log.warning, wait: float | None = None) -> str:
+#: The reader of the store that was opened last, by its address, if that was for reading.
+_readers: dict[str, reader.StoreReader] = {}
+
+
+def open_store(
+    project: Project,
+    *,
+    reading: bool = False,
+    on_note: Note = _log.warning,
+    wait: float | None = None,
+) -> str:
     """Make the tracking store ready, point MLflow at it and return its URI.
 
     The local store is created, upgraded or relocated if necessary, once for all processes. A
     ready store costs a few milliseconds beyond `import mlflow`.
 
     Args:
+        reading: Whether the caller mostly reads, with the methods of clients alone: functions of
+            MLflow itself are pointed nowhere. In a process without MLflow, the local store is then
+            read by `reader`, and MLflow imported with the first write.
         on_note: Receives one line for each thing that was done to an existing store.
         wait: Seconds to wait for a database that another process has locked.
 
@@ -670,8 +701,16 @@ def open_store(project: Project, *, on_note: Note = _log.warning, wait: float | 
         StoreError: If it cannot be used as it is; it was not changed.
     """
     uri = tracking_uri(project)
+    # MLflow, too, is pointed at one store at a time.
+    _readers.clear()
     if is_local(project):
         _prepare(project, on_note, wait_seconds(wait))
+        # Once MLflow is imported, there is nothing to save.
+        saves = "mlflow" not in sys.modules and not os.environ.get("MLFLOW_REGISTRY_URI")
+        if reading and saves:
+            _readers.update(_reader_of(project, wait_seconds(wait)))
+        if _readers:
+            return uri
     check_reachable(project)
     import mlflow
 
@@ -686,6 +725,24 @@ def open_store(project: Project, *, on_note: Note = _log.warning, wait: float | 
         if value is not None:
             os.environ[name] = value
     return uri
+
+
+def _reader_of(project: Project, wait: float) -> dict[str, reader.StoreReader]:
+    """Return a reader of the local store by its address; {} if it does not know the tables."""
+    path = database(project)
+
+    @contextmanager
+    def connected() -> Iterator[sqlite3.Connection]:
+        with store_errors(path), connect(path, wait) as db:
+            yield db
+
+    with connected() as db:
+        ((revision,),) = db.execute("SELECT version_num FROM alembic_version").fetchall()
+    if revision != reader.REVISION:
+        return {}
+    uri = tracking_uri(project)
+    opened = reader.StoreReader(uri, connected, lambda: open_client(open_store(project)))
+    return {uri: opened}
 
 
 #: Ids of experiments on servers, by address and name: a command opens the store several times.
@@ -708,8 +765,6 @@ def ensure_experiment(
         StoreUnavailable: If the store is locked.
         StoreError: If MLflow refuses the name, or other machines could not reach the artifacts.
     """
-    from mlflow.exceptions import MlflowException
-
     uri = tracking_uri(project)
     if (uri, name) in _experiments:
         return _experiments[uri, name]
@@ -720,7 +775,7 @@ def ensure_experiment(
         if experiment is None:
             try:
                 client.create_experiment(name, _artifact_location(project, uri, name))
-            except MlflowException as error:
+            except reader.refusals() as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
             experiment = client.get_experiment_by_name(name)
@@ -732,7 +787,7 @@ def ensure_experiment(
             try:
                 client.restore_experiment(experiment.experiment_id)
                 on_note(f"Restored the deleted experiment {name!r}.")
-            except MlflowException:
+            except reader.refusals():
                 if client.get_experiment(experiment.experiment_id).lifecycle_stage == "deleted":
                     raise
         note = (description or "").replace(EXPERIMENT_ID, experiment.experiment_id)
@@ -756,11 +811,9 @@ def insert(write: Callable[..., Any], *arguments: Any) -> None:
         write: Method of a client.
         arguments: Its arguments.
     """
-    from mlflow.exceptions import MlflowException
-
     try:
         write(*arguments)
-    except MlflowException as error:
+    except reader.refusals() as error:
         if "IntegrityError" not in str(error):
             raise
         write(*arguments)

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from chapterflow.config.load import load_settings
 from chapterflow.environment import Project
@@ -17,6 +17,7 @@ from chapterflow.files import hashes, sha256_file
 from chapterflow.kinds.dataset import DatasetCard
 from chapterflow.models.catalog import model_names
 from chapterflow.tracking.artifacts import Artifacts
+from chapterflow.tracking.reader import refusals
 from chapterflow.tracking.records import SCORES
 from chapterflow.tracking.runs import (
     DATASET,
@@ -135,8 +136,6 @@ def find_version(
         ConfigError: If there is no such version, with a list of those that exist.
         StoreError: If the run's version is no longer in the registry.
     """
-    from mlflow.exceptions import MlflowException
-
     parts = _REFERENCE.fullmatch(reference)
     if parts is None:
         raise ConfigError(
@@ -166,7 +165,7 @@ def find_version(
             f"name = '{name}'", order_by=["version_number DESC"], max_results=1
         )
         return version_of(newest, fallback="newest")
-    except (MlflowException, ValueError):
+    except refusals(ValueError):
         numbers = sorted(int(v.version) for v in client.search_model_versions(f"name = '{name}'"))
         noun = "version" if len(numbers) == 1 else "versions"
         existing = f"{noun} {', '.join(map(str, numbers))}" if numbers else "no versions"
@@ -178,10 +177,23 @@ def find_version(
 
 
 def registered_models() -> dict[str, dict[str, str]]:
-    """Return name and tags of all registered models; a client's own search ends after a page."""
-    import mlflow
+    """Return name and tags of all registered models of the store that was opened last."""
+    models = _all_pages(open_client().search_registered_models)
+    return {str(model.name): dict(model.tags) for model in models}
 
-    return {str(model.name): dict(model.tags) for model in mlflow.search_registered_models()}
+
+def all_versions(client: MlflowClient) -> list[ModelVersion]:
+    """Return all versions of all registered models."""
+    return _all_pages(client.search_model_versions)
+
+
+def _all_pages(search: Callable[..., Any]) -> list[Any]:
+    page = search()
+    listed = list(page)
+    while page.token:
+        page = search(page_token=page.token)
+        listed += page
+    return listed
 
 
 def check_registered(client: MlflowClient, name: str) -> dict[str, str]:
@@ -190,13 +202,11 @@ def check_registered(client: MlflowClient, name: str) -> dict[str, str]:
     Raises:
         ConfigError: If no registered model has this name.
     """
-    from mlflow.exceptions import MlflowException
-
     try:
         # A database gives numbers, a server texts.
         aliases = client.get_registered_model(name).aliases
         return {str(alias): str(number) for alias, number in aliases.items()}
-    except MlflowException:
+    except refusals():
         if name in model_names():
             raise ConfigError(
                 f"No version of {name} is registered yet. `chapterflow run {name}` registers one."
@@ -208,11 +218,9 @@ def check_registered(client: MlflowClient, name: str) -> dict[str, str]:
 
 def registered_model(client: MlflowClient, name: str) -> RegisteredModel | None:
     """Return MLflow's record of a registered model; None if there is no such model."""
-    from mlflow.exceptions import MlflowException
-
     try:
         return client.get_registered_model(name)
-    except MlflowException as error:
+    except refusals() as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise
@@ -232,12 +240,10 @@ def version_of_run(client: MlflowClient, run: Run) -> Version:
     Raises:
         StoreError: If it is no longer in the registry.
     """
-    from mlflow.exceptions import MlflowException
-
     tags = run.data.tags
     try:
         return version_of(client.get_model_version(tags[MODEL], tags[MODEL_VERSION]))
-    except (MlflowException, KeyError):
+    except refusals(KeyError):
         raise StoreError(
             f"Run {run.info.run_id} has no version in the registry. "
             f"Received: {tags.get(MODEL)}/{tags.get(MODEL_VERSION)}, which does not exist"
@@ -269,12 +275,10 @@ def version_of(
 
 def holder(client: MlflowClient, name: str, alias: str) -> Version | None:
     """Return the version that has an alias; None if there is no such alias or model."""
-    from mlflow.exceptions import MlflowException
-
     try:
         # Search results carry no aliases in MLflow 3.
         return version_of(client.get_model_version_by_alias(name, alias), alias)
-    except MlflowException as error:
+    except refusals() as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise
@@ -301,13 +305,11 @@ def model_folder(client: MlflowClient, version: Version) -> Path:
     Raises:
         StoreError: If they are not in the store, or differ from the files that were logged.
     """
-    import mlflow.artifacts
-    from mlflow.exceptions import MlflowException
-
     try:
-        tags = client.get_logged_model(version.source.rpartition("/")[2]).tags
-        folder = Path(mlflow.artifacts.download_artifacts(version.source))
-    except (MlflowException, OSError) as error:
+        model_id = version.source.rpartition("/")[2]
+        tags = client.get_logged_model(model_id).tags
+        folder = Path(client.download_model(model_id))
+    except refusals(OSError) as error:
         raise _lost(version, error) from None
     # Python executes these without a look at the source next to them, and makes them again.
     for cache in list(folder.rglob("__pycache__")):
@@ -424,14 +426,12 @@ def register(
     Raises:
         StoreError: If the version does not become ready.
     """
-    from mlflow.exceptions import MlflowException
-
     client = open_client()
     model_id = model_uri.rpartition("/")[2]
     run_id = run_id or client.get_logged_model(model_id).source_run_id
     try:
         client.create_registered_model(name, tags=dict(about_tags or {}), description=about)
-    except MlflowException as error:
+    except refusals() as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
         same = f"name = '{name}' and run_id = '{run_id}'"
