@@ -9,7 +9,7 @@ import yaml
 from chapterflow.cli.operate import check_fields, time_zone
 from chapterflow.environment import Project
 from chapterflow.errors import ConfigError
-from tests.conftest import REPOSITORY, invoke
+from tests.conftest import REPOSITORY, invoke, using_prefect
 
 BERLIN = "Europe/Berlin"
 
@@ -115,6 +115,44 @@ def test_each_day_of_a_change_of_the_clock_has_one_firing(record_property: Any) 
     # Two hours pass where 02:00 is repeated.
     assert firings("0 * * * *", autumn) == [time for time in hourly if time != "01:00"]
     record_property("saw", "02:30 in Berlin: at 01:30 where it is skipped; once where it is two")
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    "Deployment due, or started from the UI, while a run of it is under way",
+    "Those with a time are cancelled; those on demand wait, and run when the place is free",
+)
+def test_a_second_run_is_cancelled_or_waits(
+    prefect_api: dict[str, str], record_property: Any
+) -> None:
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig
+    from prefect.states import Completed, Pending, Running
+
+    from pipelines.schedule import choose_deployments
+
+    seen = {}
+    with using_prefect(prefect_api), get_client(sync_client=True) as client:
+        for deployment in choose_deployments(["chapter-nightly", "model"]):
+            limit = ConcurrencyLimitConfig(limit=1, collision_strategy=deployment.strategy)
+            name = f"overlap-{deployment.name}"
+            made = flow(lambda: None, name=name).to_deployment(name, concurrency_limit=limit)
+            first, second = (
+                client.create_flow_run_from_deployment(made.apply()).id for _ in range(2)
+            )
+            client.set_flow_run_state(first, Pending())
+            client.set_flow_run_state(first, Running())
+            client.set_flow_run_state(second, Pending())
+            seen[deployment.name] = client.read_flow_run(second).state.name
+            if deployment.waits:
+                client.set_flow_run_state(first, Completed())
+                client.set_flow_run_state(second, Pending())
+                assert client.read_flow_run(second).state.name == "Pending"
+            for run in (first, second):
+                client.delete_flow_run(run)
+    assert seen == {"chapter-nightly": "Cancelled", "model": "AwaitingConcurrencySlot"}
+    record_property("saw", ", ".join(f"{name}: {state}" for name, state in seen.items()))
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ def test_a_schedule_fires_and_stops_cleanly(checkout: Path) -> None:
         assert name in text
     firings = [line for line in text.splitlines() if " chapter: completed: " in line]
     assert [line.split(": ")[2].split(" (")[0] for line in firings[:2]] == ["1 trained", "1 reused"]
-    assert len(text.splitlines()) <= 12, text
+    assert len(text.splitlines()) <= 13, text
     assert stores.processes_of(checkout) == {}
 
 
