@@ -11,6 +11,7 @@ import sys
 BENCHMARKS = {
     "contest": "seconds and accuracy of fits next to PyTorch, Keras and PyTorch Geometric",
     "flow": "wall and CPU seconds of all embedded models, and of the same command again",
+    "workers": "two Dask workers next to one, with a core each: minutes",
     "growth": "seconds and memory against the size of data, flows and store: an hour",
     "profile": "where the seconds of an epoch of a model go; to find out why, not how fast",
     "overhead": "training next to a plain `fit`; with models, the seconds of the loop around each",

@@ -22,7 +22,7 @@ Document = dict[str, Any]
 
 
 def read() -> Document:
-    """Return the results so far: `peers`, `flow`, `growth` and `gpu`, or none."""
+    """Return the results so far: `peers`, `flow`, `workers`, `growth` and `gpu`, or none."""
     return json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {}
 
 
@@ -62,6 +62,8 @@ def markdown(document: Document) -> str:
         lines += _peers(peers)
     if flow := document.get("flow"):
         lines += _flow(flow)
+    if workers := document.get("workers"):
+        lines += _workers(workers)
     if growth := document.get("growth"):
         lines += _growth(growth)
     if gpu := document.get("gpu"):
@@ -131,6 +133,29 @@ def _flow(measured: Document) -> list[str]:
             f"| {work} | {span(wall)} | {span(cpu)} | {busy:.1f} | {row['goal']:g} s: {verdict} |"
         )
     return [*lines, ""]
+
+
+def _workers(measured: Document) -> list[str]:
+    rows = measured["workers"]
+    lines = ["## Two Dask workers", "", *_machine(measured), ""]
+    lines += [
+        f"`{measured['command']} --engine dask` on one and on two workers with a core each, which "
+        "have imported TensorFlow: median (range). Models: from the start of the first to the end "
+        "of the last. Flow: with validation before, and comparison and report after them. The "
+        f"scores of all flows are {'equal' if measured['equal'] else '**not equal**'}.",
+        "",
+        "| workers | models, wall | flow, wall | whole command, wall | workers, CPU |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    parts = ("models", "flow", "command", "cpu")
+    columns = {
+        count: {part: [point[part] for point in points] for part in parts}
+        for count, points in rows.items()
+    }
+    for count, column in columns.items():
+        lines.append(f"| {count} | {' | '.join(span(column[part]) for part in parts)} |")
+    ratios = (median(columns["2"][part]) / median(columns["1"][part]) for part in parts)
+    return [*lines, f"| ratio | {' | '.join(f'{value:.2f}' for value in ratios)} |", ""]
 
 
 def _growth(measured: Document) -> list[str]:
