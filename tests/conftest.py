@@ -297,7 +297,10 @@ def serving_mlflow(folder: Path, database: str | None = None) -> Iterator[str]:
         deadline = time.monotonic() + HUNG
         while True:
             with contextlib.suppress(requests.RequestException):
-                if requests.get(f"{address}/health", timeout=HUNG).ok:
+                # An answer of the API, too: the first takes seconds on a busy machine, as long as
+                # commands wait for a server.
+                paths = ("/health", "/api/2.0/mlflow/experiments/search?max_results=1")
+                if all(requests.get(address + path, timeout=HUNG).ok for path in paths):
                     break
             assert process.poll() is None, "the MLflow server has ended"
             assert time.monotonic() < deadline

@@ -77,6 +77,11 @@ def test_a_stopped_process_is_not_gone(sleeper: subprocess.Popen[bytes]) -> None
     assert not process_is_gone(identity)
 
 
+def test_a_process_lives_on_when_the_clock_is_set(sleeper: subprocess.Popen[bytes]) -> None:
+    for later in (-1.0, 1.0):
+        assert not process_is_gone(identity_of(sleeper.pid, later=later))
+
+
 @pytest.mark.parametrize("later", [-3600, -2, 2, 3600])
 def test_a_recycled_pid_is_another_process(sleeper: subprocess.Popen[bytes], later: float) -> None:
     assert process_is_gone(identity_of(sleeper.pid, later=later))

@@ -359,9 +359,11 @@ def process_is_gone(identity: str) -> bool:
         return not here[0].startswith(match[2]) and started < psutil.boot_time()
     try:
         process = psutil.Process(int(match[4]))
-        # A different start time means that another process has reused the number.
+        # A different start time means that another process has reused the number. It counts from
+        # the start of the machine, which the kernel gives in whole seconds: setting the clock by
+        # milliseconds may change it by one.
         return (
-            abs(process.create_time() - started) > 1.0 or process.status() == psutil.STATUS_ZOMBIE
+            abs(process.create_time() - started) > 1.5 or process.status() == psutil.STATUS_ZOMBIE
         )
     except psutil.NoSuchProcess:
         return True

@@ -15,6 +15,7 @@ from chapterflow.errors import ChapterflowError
 from chapterflow.tracking import claims, runs
 from chapterflow.tracking.claims import ALIVE, CLAIM, TAKEN, Claim
 from chapterflow.tracking.session import Session
+from tests.conftest import HUNG
 
 #: A process of another machine with the same host name and number as a dead one of this machine.
 OTHER = f"{process_identity().rpartition(':')[0].rpartition(':')[0]}:999999999:1.00"
@@ -67,6 +68,31 @@ def test_a_claim_leaves_nothing_behind(session: Session) -> None:
         signed, claimed = sorted(tags_of(session))
         assert signed == ALIVE + process_identity()
         assert claimed == f"{CLAIM}run-1/{process_identity()}"
+    assert tags_of(session) == {}
+
+
+def test_no_sign_is_left_by_a_heartbeat_on_its_way(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way, arrived = threading.Event(), threading.Event()
+    usual = claims.Heart._sign
+    beats: list[threading.Thread] = []
+
+    def slow(self: claims.Heart) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            beats.append(threading.current_thread())
+            under_way.set()
+            arrived.wait(HUNG)
+        usual(self)
+
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(claims, "CLOSING_SECONDS", HUNG)
+    monkeypatch.setattr(claims.Heart, "_sign", slow)
+    with claim_of(session).held():
+        assert under_way.wait(HUNG)
+        threading.Timer(0.1, arrived.set).start()
+    for beat in beats:
+        beat.join()
     assert tags_of(session) == {}
 
 

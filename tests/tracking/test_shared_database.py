@@ -92,10 +92,12 @@ import sys, time
 from pathlib import Path
 from chapterflow.config.load import load_settings
 from chapterflow.environment import find_project
-from chapterflow.tracking import claims, runs
+from chapterflow.tracking import claims, runs, store
 from chapterflow.tracking.session import Session
 
 claims.POLL_SECONDS = 0.05
+# A server on a busy machine is not lost: neither of them may give up, nor leave its claim.
+store.ANSWER_SECONDS = claims.CLOSING_SECONDS = 600.0
 project = find_project()
 session = Session(project, load_settings(project.params, overrides=["tracking.experiment=claims"]))
 client, experiment = session.client, session.experiment_id

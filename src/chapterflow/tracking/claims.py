@@ -35,6 +35,8 @@ BEAT_SECONDS = 10.0
 #: Seconds without a new sign after which a waiting process takes a claim over. They are counted
 #: there, so that neither clocks that differ nor a store that did not answer end a claim.
 EXPIRY_SECONDS = 60.0
+#: Seconds to wait for a sign on its way before the signs of a process are removed.
+CLOSING_SECONDS = 2.0
 #: Age of the last sign after which a run counts as abandoned, by the clock of who looks.
 ABANDONED_SECONDS = 600.0
 #: Seconds between two looks at a claim of another process.
@@ -63,6 +65,7 @@ class Heart:
         self._names: set[str] = set()
         self._changing = threading.Lock()
         self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def add(self, name: str) -> None:
         """Sign before something of this name is made in the store."""
@@ -70,9 +73,10 @@ class Heart:
             if not self._names:
                 self._sign()
                 self._stop = threading.Event()
-                threading.Thread(
+                self._thread = threading.Thread(
                     target=self._beat, args=[self._stop], name="heartbeat", daemon=True
-                ).start()
+                )
+                self._thread.start()
             self._names.add(name)
 
     def discard(self, name: str) -> None:
@@ -83,6 +87,9 @@ class Heart:
             self._names.remove(name)
             if not self._names:
                 self._stop.set()
+                if self._thread:
+                    # A sign that the store takes after its removal would outlive the process.
+                    self._thread.join(CLOSING_SECONDS)
                 _delete(self._client, self._experiment_id, ALIVE + process_identity())
 
     def _beat(self, stop: threading.Event) -> None:
