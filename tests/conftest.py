@@ -66,6 +66,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--faults", action="store_true", help="print a table of the injected faults")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Let the processes of xdist share one server of forks, whose imports take seconds of CPU."""
+    node.workerinput["forks"] = str(FORKS.folder)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Use the server of forks of the process that started this one."""
+    if hasattr(config, "workerinput"):
+        FORKS.share(config.workerinput["forks"])
+
+
 def pytest_unconfigure() -> None:
     """End the server of forks."""
     FORKS.close()

@@ -52,7 +52,7 @@ STREAMS = 64
 
 
 class Forks:
-    """A server of forks, started by the first command; it ends with this process.
+    """A server of forks, started by the first command; it ends with the process that owns it.
 
     Attributes:
         folder: To put first on PATH.
@@ -70,6 +70,10 @@ class Forks:
         self._environment = {**environment, "PREFECT_HOME": str(self.folder)}
         self._environment.pop("PYTHONPATH", None)
         self._server: subprocess.Popen[bytes] | None = None
+        self._shared = False
+        # The server ends when this end of the pipe is closed, however that happens.
+        os.mkfifo(self.folder / "owner")
+        self._owner = os.open(self.folder / "owner", os.O_RDWR)
         for name in ("chapterflow", "dvc", "python"):
             # Isolated and without site-packages, the interpreter starts in some milliseconds.
             script = (
@@ -84,29 +88,50 @@ class Forks:
         self.start()
         return str(self.folder / "python")
 
+    def share(self, folder: str) -> None:
+        """Use the server of another process, which ends with that one.
+
+        Args:
+            folder: Its `folder`.
+        """
+        self.close()
+        self.folder = Path(folder)
+        self._shared = True
+
     def start(self) -> None:
         """Start the server, unless it runs."""
         if self._server is not None:
             return
-        with socket.socket(socket.AF_UNIX) as listener, (self.folder / "log").open("w") as log:
-            listener.bind(str(self.folder / "socket"))
-            listener.listen(64)
-            self._server = subprocess.Popen(
-                [sys.executable, __file__, str(listener.fileno())],
-                env=self._environment,
-                cwd="/",
-                # The server ends when this end of the pipe is closed, however that happens.
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                pass_fds=[listener.fileno()],
-                start_new_session=True,
-            )
+        from filelock import FileLock  # What asks has no site-packages.
+
+        with FileLock(self.folder / "lock"):
+            if (self.folder / "socket").exists():  # started by a process that shares it
+                return
+            with (
+                socket.socket(socket.AF_UNIX) as listener,
+                (self.folder / "log").open("w") as log,
+                (self.folder / "owner").open("rb") as owner,
+            ):
+                listener.bind(str(self.folder / "socket"))
+                listener.listen(64)
+                self._server = subprocess.Popen(
+                    [sys.executable, __file__, str(listener.fileno())],
+                    env=self._environment,
+                    cwd="/",
+                    stdin=owner,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=[listener.fileno()],
+                    start_new_session=True,
+                )
 
     def close(self) -> None:
-        """End the server, and remove the folder."""
+        """End the server, and remove the folder; leave those of another process."""
+        if self._shared:
+            return
+        os.close(self._owner)
         if self._server is not None:
-            self._server.communicate()
+            self._server.wait()
         self._temporary.cleanup()
 
 
