@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -180,6 +181,7 @@ def markdown(checks: Sequence[Check], columns: Mapping[str, str]) -> str:
 TEMPLATES = Path(__file__).parent / "templates"
 
 
+@cache  # A template is compiled once.
 def templates(*folders: Path) -> Environment:
     """Return the Jinja environment of the page templates and of those in other folders."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -414,6 +414,24 @@ def pen(dataset: Dataset | None) -> dict[str, Any]:
     }
 
 
+@lru_cache(maxsize=8)  # Half a second of CPU; a process that writes several pages draws it again.
+def _places(
+    nodes: tuple[int, ...], edges: tuple[tuple[int, int, float], ...]
+) -> NDArray[np.float64]:
+    """Return where to draw each node of a graph, `(nodes, 2)`, in 0 to 1."""
+    import networkx as nx
+
+    drawn = nx.Graph()
+    drawn.add_nodes_from(nodes)
+    drawn.add_weighted_edges_from(edges)
+    places = nx.kamada_kawai_layout(drawn)
+    points = np.array([places[node] for node in sorted(places)])
+    placed: NDArray[np.float64] = (points - points.min(axis=0)) / np.maximum(
+        np.ptp(points, axis=0), 1e-9
+    )
+    return placed
+
+
 def graph(nodes: Loaded | None, dataset: Dataset | None) -> dict[str, Any]:
     """Return the graph of the third tab: the karate club, or another small graph of the model.
 
@@ -447,9 +465,7 @@ def graph(nodes: Loaded | None, dataset: Dataset | None) -> dict[str, Any]:
         labels = np.asarray(dataset.labels).tolist()
         trained = dataset.indices("train").tolist()
         title = dataset.card.title
-    places = nx.kamada_kawai_layout(club)
-    points = np.array([places[node] for node in sorted(places)])
-    points = (points - points.min(axis=0)) / np.maximum(np.ptp(points, axis=0), 1e-9)
+    points = _places(tuple(club), tuple(club.edges(data="weight", default=1)))
     model = None
     if not reason and nodes is not None:
         model = nodes.document(4)
