@@ -562,8 +562,9 @@ def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         copy_checkout(root)
         stores.set_param(root, "models.lenet5.epochs", 3)
         call(root, "git", "commit", "-qam", "few epochs")
-        # As a user would: a new process, which starts workers.
-        done = call(root, "chapterflow", "run", *FINISHED, "--json", PATH=REAL_PATH)
+        # As a user would: a new process. Workers would be more of them, which import the libraries.
+        words = ("run", *FINISHED, "--workers", "1", "--json")
+        done = call(root, "chapterflow", *words, PATH=REAL_PATH)
         assert done.returncode == 0, done.stderr
         (folder / "said.json").write_text(json.dumps([json.loads(done.stdout), done.stderr]))
         shutil.copytree(root, folder / "copy", symlinks=True)

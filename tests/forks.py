@@ -278,11 +278,11 @@ class _Prefect(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """Return a specification of Prefect."""
         if name != "prefect":
             return None
-        sys.meta_path.remove(self)
-        return importlib.util.spec_from_loader(name, self)
+        return importlib.util.spec_from_loader(name, self, is_package=True)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """Return Prefect."""
+        sys.meta_path.remove(self)
         sys.modules.update(self._modules)
         return self._modules["prefect"]
 

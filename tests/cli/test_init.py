@@ -12,7 +12,7 @@ import yaml
 from chapterflow.cli.init import package_name, requirement_of
 from chapterflow.environment import leave_project
 from chapterflow.errors import ConfigError
-from tests.conftest import REPOSITORY, Run, invoke
+from tests.conftest import FORKS, REPOSITORY, Run, invoke
 
 
 @pytest.fixture
@@ -147,7 +147,9 @@ def test_every_file_of_the_package_is_in_its_wheel() -> None:
 
 
 @pytest.mark.slow
-def test_the_example_of_a_new_project_trains(tmp_path: Path, run_flow: Run) -> None:
+def test_the_example_of_a_new_project_trains(
+    tmp_path: Path, run_flow: Run, prefect_api: dict[str, str]
+) -> None:
     leave_project()
     # A name of its own: this process has imported the model of the other tests.
     assert invoke(tmp_path, "init", "trained-here").returncode == 0
@@ -158,14 +160,20 @@ def test_the_example_of_a_new_project_trains(tmp_path: Path, run_flow: Run) -> N
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 trained." in done.stdout
     assert (mine / "report" / "index.html").is_file()
-    flows = [sys.executable, "-m", "trained_here.flows"]
-    own = subprocess.run(flows, cwd=mine, capture_output=True, text=True, check=False)
+    own = subprocess.run(
+        [FORKS.python, "-m", "trained_here.flows"],
+        cwd=mine,
+        env=os.environ | prefect_api,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     # Nothing is committed yet, and one epoch is too little for the gates.
     assert "residual: refused. residual/1" in own.stdout, own.stderr
     doctor = invoke(mine, "doctor")
     assert "FAILED" not in doctor.stdout
     graph = subprocess.run(
-        [sys.executable, "-m", "dvc", "dag", "--dot"],
+        [FORKS.python, "-m", "dvc", "dag", "--dot"],
         cwd=mine,
         capture_output=True,
         text=True,

@@ -26,7 +26,7 @@ def checkout(fetched: Path) -> Path:
 
 @pytest.mark.slow
 def test_repro_runs_what_changed_and_nothing_else(
-    checkout: Path, run: Run, prefect_api: dict[str, str]
+    checkout: Path, run: Run, run_flow: Run, prefect_api: dict[str, str]
 ) -> None:
     assert call(checkout, "git", "diff", "--quiet", "data.dvc").returncode == 0
     stores.keep_models(checkout, "dnn", "cnn")
@@ -72,6 +72,11 @@ def test_repro_runs_what_changed_and_nothing_else(
         metrics["test"]["accuracy"] - dnn["test"]["accuracy"]
     )
 
+    # The flow reuses what DVC trained.
+    result = run_flow(checkout, "run", "dnn", "--json")
+    (model,) = json.loads(result.stdout)["models"]
+    assert model["status"] == "reused"
+
     # A new model runs alone.
     models = checkout / "src" / "chapterflow" / "models"
     source = (models / "dnn.py").read_text().replace('"dnn"', '"wide"')
@@ -89,11 +94,6 @@ def test_repro_runs_what_changed_and_nothing_else(
     assert run("dvc", "repro", "--force", "--single-item", "run@wide").returncode == 0
     assert run("dvc", "metrics", "diff").stdout.strip() == ""
     assert run("git", "diff", "--stat", "--", "results/models").stdout == ""
-
-    # The flow reuses what DVC trained.
-    result = run("chapterflow", "run", "dnn", "--json", **prefect_api)
-    (model,) = json.loads(result.stdout)["models"]
-    assert model["status"] == "reused"
 
 
 def test_analytics_are_off_in_the_repository() -> None:

@@ -18,7 +18,7 @@ import requests
 import yaml
 
 from chapterflow.environment import process_is_gone
-from tests.conftest import HUNG, REAL_PATH, command_environment, free_port, using_prefect
+from tests.conftest import FORKS, HUNG, REAL_PATH, command_environment, free_port, using_prefect
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
@@ -27,11 +27,13 @@ EVERY = 10
 
 
 @contextmanager
-def running(words: list[str], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    words: list[str], log: Path, python: str = sys.executable, **options: Any
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a process with a file for what it says, and end it and its children."""
     with log.open("w") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", *words],
+            [python, "-m", *words],
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -75,8 +77,8 @@ def deploy(root: Path, environment: dict[str, str]) -> None:
     stores.set_param(root, "models.dnn.epochs", 2)
     for words in (
         ["git", "commit", "-qam", "every few seconds"],
-        [sys.executable, "-m", "prefect", "work-pool", "create", "local", "--type", "process"],
-        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        [FORKS.python, "-m", "prefect", "work-pool", "create", "local", "--type", "process"],
+        [FORKS.python, "-m", "prefect", "--no-prompt", "deploy", "--all"],
     ):
         done = subprocess.run(
             words, cwd=root, env=environment, capture_output=True, text=True, check=False
@@ -101,6 +103,7 @@ def test_a_deployment_fires_twice_though_a_worker_dies(
     environment = command_environment(checkout) | {
         "PATH": REAL_PATH,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_HOME": str(tmp_path / ".prefect"),
         "CHAPTERFLOW_REPOSITORY": str(checkout),
         "MLFLOW_TRACKING_URI": mlflow_server,
@@ -125,7 +128,10 @@ def test_a_deployment_fires_twice_though_a_worker_dies(
 
     with ExitStack() as stack:
         words = ["pipelines.prefect_server", str(port), str(os.getpid())]
-        stack.enter_context(running(words, tmp_path / "prefect.log", cwd=tmp_path, env=environment))
+        server = running(
+            words, tmp_path / "prefect.log", FORKS.python, cwd=tmp_path, env=environment
+        )
+        stack.enter_context(server)
         until(healthy)
         environment["PREFECT_API_URL"] = api
         deploy(checkout, environment)
