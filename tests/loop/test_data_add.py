@@ -105,6 +105,7 @@ def test_own_photos_are_transferred_to_without_another_word(
         *("run", "transfer", "--data", "pets", "--json"),
         *("--set", "models.transfer.epochs=10", "--set", "models.transfer.batch_size=8"),
         *("--set", "models.transfer.beside={}"),
+        *("--set", "evaluation.latency_batch=4", "--set", "evaluation.latency_repeats=10"),
     )
     assert result.returncode == 0, result.stderr
     (model,) = json.loads(result.stdout)["models"]

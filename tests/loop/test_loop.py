@@ -61,7 +61,6 @@ def test_one_flow_run_with_the_models_nested_in_it(done: Any) -> None:
     flow, *models = stores.mlflow_runs(root)
     assert flow["tags"]["chapterflow.kind"] == "flow"
     assert {run["status"] for run in (flow, *models)} == {"FINISHED"}
-    # Side by side, so they may begin in another order.
     assert {run["id"] for run in models} == {model["run_id"] for model in document["models"]}
     commit = call(root, "git", "rev-parse", "HEAD").stdout.strip()
     version = yaml.safe_load((root / "data.dvc").read_text())["outs"][0]["md5"]
@@ -231,6 +230,9 @@ def test_the_flow_and_dvc_yaml_have_the_same_edges(fetched: Path, prefect_once: 
     for model in models.values():
         stores.set_param(root, f"models.{model}.epochs", 1)
         stores.set_param(root, f"models.{model}.beside", {})
+    for model, size in (("conv1d", "filters"), ("conv3d", "filters"), ("gcn", "width")):
+        stores.set_param(root, f"models.{model}.{size}", 4)
+    stores.set_param(root, "evaluation.latency_batch", 4)
     settings = load_settings(root / "params.yaml", profile="embedded")
     result = call(root, "chapterflow", "run", "--json", "--workers", "1")
     assert result.returncode == 0, result.stderr

@@ -24,7 +24,7 @@ Predict = Callable[..., dict[str, Any]]
 
 MODEL = "dnn@challenger"
 #: Of the batch that is interrupted: some seconds, and several parts.
-EXAMPLES = 150_000
+EXAMPLES = 100_000
 
 
 @pytest.fixture(scope="module")

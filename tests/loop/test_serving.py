@@ -114,6 +114,7 @@ def lab(finished: Finished, prefect_api: dict[str, str]) -> Iterator[Lab]:
     """A checkout where the page's first commands ran, and its servers, which answer."""
     # Its variants are not served.
     stores.set_param(finished.root, "models.gcn.beside", {})
+    stores.set_param(finished.root, "models.gcn.epochs", 2)
     lab = Lab(finished.root)
     ran = lab.run(FIRST, **prefect_api)
     assert ran.returncode == 0, ran.stdout + ran.stderr

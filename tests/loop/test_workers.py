@@ -130,7 +130,7 @@ def test_interrupted_side_by_side_ends_as_one_after_the_other(
     shutil.copytree(prefect_once, root / ".prefect")
     stores.set_param(root, "models.dnn.epochs", 300)
     stores.set_param(root, "models.dnn.patience", 300)
-    stores.set_param(root, "models.lenet5.epochs", 20)
+    stores.set_param(root, "models.lenet5.epochs", 12)
 
     def train_until(done: int) -> Any:
         process = begin(root, "chapterflow", *SIDE_BY_SIDE, "--workers", "2")
