@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.signal import savgol_filter
 
 from chapterflow.errors import ImplausibleMetric
+from chapterflow.evaluation import denoising
 from chapterflow.evaluation.denoising import denoising_metrics, filter_baselines
 from chapterflow.evaluation.scores import check_metrics
 
@@ -122,3 +124,12 @@ def test_short_curves_get_short_filters() -> None:
     flat = np.zeros_like(given)
     metrics = filter_baselines(given, flat, np.ones((20, 9)), given, flat, np.ones((20, 9)))
     assert metrics["baseline/savitzky_golay/window"] == 9
+
+
+@pytest.mark.parametrize(("window", "order"), [(1, 0), (3, 1), (9, 5), (31, 5)])
+def test_savitzky_golay_filters_as_scipy_does_also_at_the_ends(window: int, order: int) -> None:
+    curves = np.random.default_rng(4).normal(size=(20, 40)).cumsum(axis=1)
+    expected = savgol_filter(curves, window, order, axis=1)
+    np.testing.assert_allclose(
+        denoising._savitzky_golay(curves, window, order), expected, atol=1e-9
+    )

@@ -154,7 +154,16 @@ def _tuned(
 def _savitzky_golay(curves: Floats, window: int, order: int) -> Floats:
     from scipy.signal import savgol_filter
 
-    return np.asarray(savgol_filter(curves, window, order, axis=1), np.float64)
+    smooth = np.asarray(savgol_filter(curves, window, order, axis=1, mode="nearest"), np.float64)
+    half = window // 2
+    if half:
+        # SciPy's ends (mode="interp") are a least-squares fit for each curve and window, nearly
+        # all of the time. The fit is linear: one projection does the same for all curves.
+        basis, _ = np.linalg.qr(np.vander(np.arange(-half, half + 1) / half, order + 1))
+        fit = basis @ basis.T
+        smooth[:, :half] = curves[:, :window] @ fit[:, :half]
+        smooth[:, -half:] = curves[:, -window:] @ fit[:, -half:]
+    return smooth
 
 
 def _moving_average(curves: Floats, window: int) -> Floats:
