@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
 
     from chapterflow.kinds.dataset import Dataset
 
-#: Part of a picture: all of it, its tiles alone, or the text around them.
-Layer = Literal["whole", "tiles", "ink"]
 #: Text of a cell without a number.
 NONE = "—"
 
@@ -166,7 +166,8 @@ class Album:
     """All pictures of a page."""
 
     def __init__(self) -> None:
-        self._sources: list[tuple[Path | NDArray[Any], Layer]] = []
+        self._sources: list[_Source] = []
+        self._tokens = 0
 
     def picture(self, source: Path | NDArray[Any], alt: str, caption: str = "") -> Picture:
         """Add a picture.
@@ -185,32 +186,53 @@ class Album:
                 layered = TILES in opened.info
         else:
             height, width = source.shape[:2]
-        token = self._token(source, "tiles" if layered else "whole")
-        ink = self._token(source, "ink") if layered else ""
-        return Picture(token, width, height, alt, caption, max(width, height) <= TINY, ink)
+        tiny = max(width, height) <= TINY
+        self._sources.append(_Source(source, layered, tiny))
+        token, ink = self._token(), self._token() if layered else ""
+        return Picture(token, width, height, alt, caption, tiny, ink)
 
-    def _token(self, source: Path | NDArray[Any], layer: Layer) -> str:
-        self._sources.append((source, layer))
-        return f"@@picture-{len(self._sources) - 1}@@"
+    def _token(self) -> str:
+        self._tokens += 1
+        return f"@@picture-{self._tokens - 1}@@"
 
     def fill(self, page: str, limit: int = PAGE_BYTES) -> str:
         """Return the page with its pictures, at the best quality that fits `limit` bytes."""
         space = max(limit - len(page.encode()), 1)
         addresses: list[str] = []
-        with ThreadPoolExecutor() as pool:  # decoders and encoders release the interpreter's lock
-            images = list(pool.map(_loaded, *zip(*self._sources, strict=True)))
-            large = [image for image in images if max(image.size) > TINY]
-            for level, (side, quality) in enumerate(LEVELS, 1):
-                encode = partial(_address, side=side, quality=quality)
+        # Decoders and encoders release the interpreter's lock. Each thread has one picture in
+        # memory: all of them would take several hundred MB.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+
+            def encoded(sources: Sequence[_Source], side: int, quality: int) -> list[str]:
+                encode = partial(_addresses, side=side, quality=quality)
+                return list(itertools.chain.from_iterable(pool.map(encode, sources)))
+
+            large = [source for source in self._sources if not source.tiny]
+            some = large[::SAMPLED]
+            for number, level in enumerate(LEVELS, 1):
                 # Encoding takes most of the time, so a sample decides whether the level can fit.
-                some = large[::SAMPLED]
-                expected = sum(map(len, pool.map(encode, some))) / max(len(some), 1) * len(large)
-                if expected > TOO_LARGE * space and level < len(LEVELS):
+                sample = sum(map(len, encoded(some, *level)))
+                if sample * len(large) > TOO_LARGE * space * len(some) and number < len(LEVELS):
                     continue
-                addresses = list(pool.map(encode, images))
+                addresses = encoded(self._sources, *level)
                 if sum(map(len, addresses)) <= space:
                     break
         return re.sub(r"@@picture-(\d+)@@", lambda token: addresses[int(token[1])], page)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a picture comes from.
+
+    Attributes:
+        pixels: An image file or an array.
+        layered: Whether its text is apart from its tiles.
+        tiny: Whether it is enlarged pixel by pixel.
+    """
+
+    pixels: Path | NDArray[Any]
+    layered: bool
+    tiny: bool
 
 
 @contextmanager
@@ -223,61 +245,67 @@ def _picture_errors(source: Path) -> Iterator[None]:
         raise lost(run_id, "/".join(name), error) from None
 
 
-def _loaded(source: Path | NDArray[Any], layer: Layer) -> Image:
-    """Return a picture, or one of its layers, no larger than the first level needs."""
+def _addresses(source: _Source, side: int, quality: int) -> list[str]:
+    """Return a picture as a `data:` address, or two: its tiles and the text around them."""
     import PIL.Image
 
-    if not isinstance(source, Path):
-        return PIL.Image.fromarray(np.ascontiguousarray(source))
-    with _picture_errors(source), PIL.Image.open(source) as opened:
-        image: Image = opened
-        if layer != "whole":
-            image = _layer(image.convert("RGB"), json.loads(opened.info[TILES]), layer)
-            image.thumbnail((LEVELS[0][0],) * 2, reducing_gap=2.0)
-            return image
-        image.thumbnail((LEVELS[0][0],) * 2, reducing_gap=2.0)
-        if not image.has_transparency_data:
-            return image.convert("RGB")
+    if not isinstance(source.pixels, Path):
+        image = PIL.Image.fromarray(np.ascontiguousarray(source.pixels))
+        return [_address(image, source.tiny, side, quality=quality)]
+    with _picture_errors(source.pixels), PIL.Image.open(source.pixels) as opened:
+        if source.layered:
+            tiles, ink = _layers(opened.convert("RGB"), json.loads(opened.info[TILES]))
+            return [
+                _address(tiles, source.tiny, side, quality=quality),
+                # Text on empty paper takes less time and space without loss.
+                _address(ink, source.tiny, side, quality=0, lossless=True),
+            ]
+        if not opened.has_transparency_data:
+            return [_address(opened.convert("RGB"), source.tiny, side, quality=quality)]
         # Transparent figures are drawn for white paper.
-        figure = image.convert("RGBA")
+        figure = opened.convert("RGBA")
         paper = PIL.Image.new("RGB", figure.size, "white")
         paper.paste(figure, mask=figure.getchannel("A"))
-        return paper
+        return [_address(paper, source.tiny, side, quality=quality)]
 
 
-def _layer(image: Image, boxes: list[list[int]], layer: Layer) -> Image:
-    """Return the tiles of a picture, or the text around them, on transparent paper."""
+def _layers(image: Image, boxes: list[list[int]]) -> tuple[Image, Image]:
+    """Return the tiles of a picture, and the text around them, on transparent paper."""
     import PIL.Image
 
-    pixels = np.asarray(image)
-    inside = np.zeros(pixels.shape[:2], bool)
+    inside = PIL.Image.new("L", image.size)
     for left, top, width, height in boxes:
-        inside[max(top, 0) : top + height, max(left, 0) : left + width] = True
-    if layer == "tiles":
-        alpha = np.where(inside, 255, 0).astype(np.uint8)
-        return PIL.Image.fromarray(np.dstack([pixels, alpha]))
-    # Text was drawn on white: what white paper leaves of a colour is its opacity.
-    opacity = np.where(inside, 0, 255 - pixels.min(axis=2))
-    drawn = opacity > 0  # little of the picture: whole arrays of wide numbers take 100 MB each
-    missing, alpha = 255 - pixels[drawn].astype(np.uint16), opacity[drawn].astype(np.uint16)
-    layered = np.zeros((*opacity.shape, 4), np.uint8)
-    layered[drawn, :3] = 255 - missing * 255 // alpha[:, np.newaxis]
-    layered[drawn, 3] = alpha
-    return PIL.Image.fromarray(layered)
+        inside.paste(255, (left, top, left + width, top + height))
+    tiles = image.copy()
+    tiles.putalpha(inside)
+    pixels = np.asarray(image)
+    # Text was drawn on white: what white paper leaves of a colour is its opacity. Not `min` over
+    # the last axis, which takes ten times as long.
+    opacity = 255 - np.minimum(np.minimum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
+    opacity[np.asarray(inside) > 0] = 0
+    # Little of the picture: whole arrays of wide numbers take 100 MB each.
+    drawn = np.flatnonzero(opacity)
+    missing = 255 - pixels.reshape(-1, 3)[drawn].astype(np.uint16)
+    alpha = opacity.reshape(-1)[drawn].astype(np.uint16)
+    text = np.zeros((opacity.size, 4), np.uint8)
+    text[drawn, :3] = 255 - missing * 255 // alpha[:, np.newaxis]
+    text[drawn, 3] = alpha
+    return tiles, PIL.Image.fromarray(text.reshape(*opacity.shape, 4))
 
 
-def _address(image: Image, side: int, quality: int) -> str:
-    tiny = max(image.size) <= TINY
-    if max(image.size) > side:
-        image = image.copy()
-        image.thumbnail((side, side), reducing_gap=2.0)
+def _address(image: Image, tiny: bool, side: int, **options: Any) -> str:
+    """Return an image, no larger than `side`, as an address.
+
+    Args:
+        options: Of the WebP encoder.
+    """
     file = io.BytesIO()
     if tiny:
         image.save(file, "PNG", optimize=True)
-        form = "png"
     else:
-        image.save(file, "WEBP", quality=quality, method=1)
-        form = "webp"
+        image.thumbnail((side, side), reducing_gap=2.0)
+        image.save(file, "WEBP", method=1, **options)
+    form = "png" if tiny else "webp"
     return f"data:image/{form};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
