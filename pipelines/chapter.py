@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -340,14 +341,17 @@ def _run_models(
     """Return what became of the models, of their repetitions, and the latter's summary."""
     # An object made where a forgotten result lay would be taken for that result: all are kept.
     kept: list[Any] = []
-    verdicts = _verdicts(settings, datasets, flow_run_id, kept)
+    verdicts = _Verdicts(settings, datasets, flow_run_id, kept)
+    workers = active_workers()
+    if workers is None or seeds > 1:
+        verdicts.make()
     several = with_seeds(settings, seeds)
     with contextlib.ExitStack() as stack:
         parents: dict[str, str] = {}
 
         def outcome_of(job: tuple[str, Settings]) -> Outcome:
             name, own = job
-            needed = [verdicts[dataset] for dataset in settings.datasets_of(name)]
+            needed = verdicts.of(name)
             broken = next((verdict for verdict in needed if not verdict.is_completed()), None)
             if broken:
                 outcome = _failure(settings, name, error_of(broken))
@@ -363,12 +367,12 @@ def _run_models(
 
         if seeds > 1 and flow_run_id is not None:
             for name in names:
-                if all(verdicts[d].is_completed() for d in settings.datasets_of(name)):
+                if all(verdict.is_completed() for verdict in verdicts.of(name)):
                     parents[name] = open_parent(Run(project, settings, name, session), flow_run_id)
                     stack.enter_context(session.ending_on_error(parents[name]))
         jobs = [(name, settings) for name in names]
         jobs += [(name, own) for own in several[1:] for name in parents]
-        if (workers := active_workers()) is None:
+        if workers is None:
             done = [outcome_of(job) for job in jobs]
         else:
 
@@ -376,7 +380,7 @@ def _run_models(
                 _worker.set(worker)
                 return outcome_of(job)
 
-            done = workers.spread(in_worker, jobs)
+            done = workers.spread(in_worker, jobs, meanwhile=verdicts.make)
         every = [(name, own.seed, outcome) for (name, own), outcome in zip(jobs, done, strict=True)]
         documents = [
             summarise(session, parent, {seed: o for other, seed, o in every if other == name})
@@ -403,23 +407,43 @@ def _prepare(settings: Settings, names: list[str]) -> dict[str, State[Prepared]]
     return {dataset: prepare(quoted, dataset, return_state=True) for dataset in datasets}
 
 
-def _verdicts(
-    settings: Settings,
-    datasets: dict[str, State[Prepared]],
-    flow_run_id: str | None,
-    kept: list[Any],
-) -> dict[str, State[Verdict]]:
-    """Validate the datasets that are prepared; return the last state of each."""
-    quoted: Any = quote(settings)
-    verdicts: dict[str, State[Verdict]] = {}
-    for dataset, prepared in datasets.items():
-        ready: Any = prepared
-        if prepared.is_completed():
-            ready = validate(quoted, ready, flow_run_id, return_state=True)
-        kept.append(ready)
-        verdicts[dataset] = ready
-        tell_about(dataset)("checked" if ready.is_completed() else "failed", "")
-    return verdicts
+class _Verdicts:
+    """The states of the validation of datasets that are prepared.
+
+    Models start while those of other models' datasets are still missing.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        datasets: dict[str, State[Prepared]],
+        flow_run_id: str | None,
+        kept: list[Any],
+    ) -> None:
+        self._settings, self._datasets = settings, datasets
+        self._flow_run_id, self._kept = flow_run_id, kept
+        self._verdicts: dict[str, Future[State[Verdict]]] = {name: Future() for name in datasets}
+
+    def make(self) -> None:
+        """Validate the datasets, once."""
+        quoted: Any = quote(self._settings)
+        try:
+            for dataset, future in self._verdicts.items():
+                if future.done():
+                    continue
+                ready: Any = self._datasets[dataset]
+                if ready.is_completed():
+                    ready = validate(quoted, ready, self._flow_run_id, return_state=True)
+                self._kept.append(ready)
+                tell_about(dataset)("checked" if ready.is_completed() else "failed", "")
+                future.set_result(ready)
+        finally:
+            for future in self._verdicts.values():
+                future.cancel()  # after an interruption; models would wait for ever
+
+    def of(self, model: str) -> list[State[Verdict]]:
+        """Wait for the verdicts on the datasets of a model, and return them."""
+        return [self._verdicts[name].result() for name in self._settings.datasets_of(model)]
 
 
 def _run_model(

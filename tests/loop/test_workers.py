@@ -6,12 +6,14 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from chapterflow.config.load import load_settings
 from chapterflow.environment import Project
 from chapterflow.errors import ChapterflowError, DataError
 from chapterflow.loop import workers as module
@@ -116,6 +118,26 @@ def test_default_count_heeds_models_cores_and_memory(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module.Path, "exists", lambda path: True)  # TensorFlow takes all of a GPU
     Memory.available = 8_000_000_000
     assert default_count(12) == 1
+
+
+def test_an_interrupted_validation_ends_the_models_that_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.states import Completed
+
+    from pipelines import chapter
+
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(chapter, "validate", interrupted)
+    monkeypatch.setattr(Workers, "taken", nullcontext)
+    settings = load_settings(REPOSITORY / "params.yaml")
+    verdicts = chapter._Verdicts(settings, {"digits": Completed()}, None, [])
+    workers = Workers(Project(tmp_path), 0)
+    workers.count = 1
+    with pytest.raises(KeyboardInterrupt):
+        workers.spread(lambda _, name: verdicts.of(name), ["dnn"], meanwhile=verdicts.make)
 
 
 @pytest.mark.slow

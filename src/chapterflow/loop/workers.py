@@ -9,6 +9,7 @@ number of threads.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import pickle
 import queue
@@ -281,7 +282,13 @@ class Workers:
         finally:
             self._idle.put(number)
 
-    def spread(self, take: Callable[[Worker, Job], Result], jobs: Sequence[Job]) -> list[Result]:
+    def spread(
+        self,
+        take: Callable[[Worker, Job], Result],
+        jobs: Sequence[Job],
+        *,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> list[Result]:
         """Return the results of jobs, in their order; an idle worker takes the next one.
 
         If one raises an error, the others are interrupted.
@@ -289,6 +296,7 @@ class Workers:
         Args:
             take: Called in a thread with a worker, nobody else's at the time, and a job.
             jobs: What is to be done.
+            meanwhile: Called in this thread while the first jobs are under way.
         """
 
         def in_worker(job: Job) -> Result:
@@ -298,6 +306,7 @@ class Workers:
         with ThreadPoolExecutor(self.count) as threads:
             futures = [threads.submit(copy_context().run, in_worker, job) for job in jobs]
             try:
+                meanwhile()
                 return [future.result() for future in futures]
             except BaseException:
                 threads.shutdown(wait=False, cancel_futures=True)
@@ -372,8 +381,13 @@ def main(descriptor: int, parent: int) -> None:
     end_with(parent)
     collect_rarely()
     load_tensorflow()
+    import mlflow  # noqa: F401
+
     import chapterflow.loop.steps
     import chapterflow.training.fit  # noqa: F401
+
+    # Each fit looks for unreachable objects, and libraries are none.
+    gc.freeze()
 
     with Connection(descriptor) as pipe, contextlib.suppress(ConnectionError):
         _serve(pipe)
