@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 import subprocess
 import time
@@ -20,10 +21,11 @@ from chapterflow.config.space import read_space
 from chapterflow.environment import SWEEP_STORAGE, Project
 from chapterflow.errors import ConfigError, StoreUnavailable
 from chapterflow.kinds.dataset import Dataset
+from chapterflow.language import Language, speaking
 from chapterflow.loop import remote
 from chapterflow.loop import sweep as loop
 from chapterflow.loop.run import Run
-from chapterflow.loop.sweep import Sweep, Trial
+from chapterflow.loop.sweep import AFFECTED, Sweep, Trial
 from chapterflow.tracking import runs
 from chapterflow.tracking.store import database
 from chapterflow.types import silent
@@ -339,6 +341,25 @@ def test_the_table_fits_the_terminal(width: int) -> None:
     assert max(map(len, table)) <= width
     assert "0.00123" in text
     assert "20 trials: 20 finished." in text
+
+
+def test_results_in_korean() -> None:
+    trial = Trial(
+        number=0, state="pruned", value=None, params={"dense": 64}, epochs=2, seconds=1.0,
+        run_id="1", same_as=None,
+    )  # fmt: skip
+    result = Sweep(
+        model="cnn", dataset="digits", profile="embedded", study="cnn-1", storage="sqlite:///x",
+        metric="validation/accuracy", higher_is_better=True, run_id="1", trials=[trial], best=None,
+        diff="", notes=[AFFECTED.format(profile="book")],
+    )  # fmt: skip
+    console = Console(record=True, file=io.StringIO(), width=100)
+    with speaking(Language.ko):
+        print_sweep(console, result)
+    text = console.export_text()
+    assert "시도 1개: 조기 중단 1개." in text
+    assert "프로필 'book'에도" in text
+    assert not re.search(r"trial|pruned|State|Epochs|params.yaml has", text)
 
 
 def test_the_deployment_has_parameters_of_the_flow() -> None:

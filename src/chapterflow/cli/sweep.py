@@ -13,18 +13,21 @@ from chapterflow.cli.common import (
     AddressOption,
     EngineOption,
     JsonOption,
+    LanguageOption,
     ProfileOption,
     execution_override,
     print_json,
 )
 from chapterflow.environment import SWEEP_STORAGE, configure, find_project
 from chapterflow.errors import SMALL_RUN, check_space
+from chapterflow.language import choose_language, message, recorded, tr, trn
 
 if TYPE_CHECKING:
     from chapterflow.loop.sweep import Sweep, Trial
 
 #: Trials in the table.
 BEST = 10
+STATES = message(["finished", "pruned", "failed", "running"])
 
 
 def sweep(
@@ -66,6 +69,7 @@ def sweep(
         bool, typer.Option("--apply", help="Write the best parameters to params.yaml.")
     ] = False,
     profile: ProfileOption = None,
+    lang: LanguageOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Search for better parameters of a model, judged on validation.
@@ -73,6 +77,7 @@ def sweep(
     Optuna proposes them; trials that are worse than most end early. The same command continues an
     interrupted sweep, and shares the trials with others that run it on the same storage.
     """
+    choose_language(lang)
     project = find_project()
     configure(project)
     from chapterflow.config.load import load_settings
@@ -116,30 +121,41 @@ def print_sweep(console: Console, result: Sweep, *, applied: bool = False) -> No
         applied: Whether `params.yaml` has been changed.
     """
     table = Table(
-        Column("Trial", justify="right"),
+        Column(tr("Trial"), justify="right"),
         Column(result.metric, justify="right"),
         *(Column(name, justify="right", overflow="fold") for name in _names(result)),
-        Column("Epochs", justify="right"),
-        Column("State"),
+        Column(tr("Epochs"), justify="right"),
+        Column(tr("State")),
     )
     for trial in result.trials[:BEST]:
         table.add_row(*map(Text, _cells(trial, _names(result))))
     console.print(table)
-    states = ("finished", "pruned", "failed", "running")
-    counts = {state: sum(trial.state == state for trial in result.trials) for state in states}
-    text = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    console.print(Text(f"{len(result.trials)} trials: {text}."))
+    counts = {state: sum(trial.state == state for trial in result.trials) for state in STATES}
+    text = ", ".join(
+        tr("{count} {status}", count=count, status=tr(state))
+        for state, count in counts.items()
+        if count
+    )
+    number = len(result.trials)
+    text = trn("{count} trial: {states}.", "{count} trials: {states}.", number, states=text)
+    console.print(Text(text))
     if applied:
-        console.print(Text("params.yaml has the best parameters now. The change:"))
+        text = tr("params.yaml has the best parameters now. The change:")
     elif result.diff:
-        console.print(Text("The best parameters, as a change of params.yaml (--apply writes it):"))
-    elif not result.notes:
-        console.print(Text("params.yaml has the best parameters already."))
+        text = tr("The best parameters, as a change of params.yaml (--apply writes it):")
+    else:
+        text = "" if result.notes else tr("params.yaml has the best parameters already.")
+    if text:
+        console.print(Text(text))
     console.print(Text(result.diff), soft_wrap=True, end="")
     for note in result.notes:
-        console.print(Text(note), soft_wrap=True)
-    text = f"Next: `chapterflow run {result.model}` trains with the parameters of params.yaml; "
-    console.print(Text(f"{text}`chapterflow ui` opens the trials in MLflow."), soft_wrap=True)
+        console.print(Text(recorded(note)), soft_wrap=True)
+    text = tr(
+        "Next: `chapterflow run {model}` trains with the parameters of params.yaml; "
+        "`chapterflow ui` opens the trials in MLflow.",
+        model=result.model,
+    )
+    console.print(Text(text), soft_wrap=True)
 
 
 def _names(result: Sweep) -> list[str]:
@@ -150,9 +166,9 @@ def _cells(trial: Trial, names: list[str]) -> list[str]:
     def cell(value: Any) -> str:
         return f"{value:g}" if isinstance(value, float) else str(value)
 
-    state: str = trial.state
+    state: str = tr(trial.state)
     if trial.same_as is not None:
-        state = f"as {trial.same_as}"
+        state = tr("as {number}", number=trial.same_as)
     return [
         str(trial.number),
         "" if trial.value is None else f"{trial.value:.4f}",

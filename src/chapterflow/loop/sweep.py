@@ -48,6 +48,7 @@ from chapterflow.errors import (
 )
 from chapterflow.files import staged
 from chapterflow.kinds.dataset import Task, open_dataset, read_card
+from chapterflow.language import message
 from chapterflow.loop import remote, steps
 from chapterflow.loop.run import Run
 from chapterflow.loop.workers import Worker, Workers
@@ -81,6 +82,9 @@ PROCESS, PLACE, RUN, ERROR, COPY, EPOCHS, SECONDS = (
 )
 #: Artifacts of a sweep's run.
 BEST, PROPOSAL = "best.json", "params.diff"
+#: Notes about a proposal; results in another language translate them.
+FIXED = message("All trials ran with {options}, which the diff does not contain.")
+AFFECTED = message("The change affects the profile '{profile}', too.")
 
 
 class Trial(Strict):
@@ -853,10 +857,10 @@ def _proposal(project: Project, search: Search, best: Trial) -> tuple[str, list[
     notes = []
     if search.space.fixed:
         options = " ".join(f"--set {override}" for override in search.space.fixed)
-        notes.append(f"All trials ran with {options}, which the diff does not contain.")
+        notes.append(FIXED.format(options=options))
     now, then = (_read(project, text).models[search.model] for text in (before, after))
     notes += [
-        f"The change affects the profile {profile!r}, too."
+        AFFECTED.format(profile=profile)
         for profile in now
         if profile != search.settings.profile and now[profile] != then[profile]
     ]

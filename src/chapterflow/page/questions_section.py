@@ -92,6 +92,7 @@ WORDS = message({
     "Shorter is better.",
     "wrong_folds": "Wrong answers on the examples of all folds, in percent; whiskers: one standard "
     "deviation over the folds. Shorter is better.",
+    "share": "{share} % wrong",
     "rmse": "Error (RMSE) on {examples} test curves; whiskers: 95 % interval. Shorter is better.",
     "parameters": "Parameters. Shorter is better.",
     "only": "Only {model} is right ({count})",
@@ -527,6 +528,8 @@ def _score_bars(options: Sequence[_Option]) -> tuple[str, list[Bar]]:
     for option, score, low, high in rows:
         scale, digits = (100, 1) if task.classes else (1, 3)
         text = f"{score * scale:.{digits}f}"
+        if task.classes:
+            text = _say("share", share=text)
         if low is not None and high is not None:
             text += f" ({between(*(f'{end * scale:.{digits}f}' for end in (low, high)))})"
         ends = [None if end is None else end / longest for end in (low, high)]

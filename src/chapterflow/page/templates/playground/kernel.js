@@ -264,9 +264,9 @@ function showSum(value) {
 function formula(side) {
   const { k, s, p, d } = labSettings();
   const bold = (value) => make("b", { textContent: value });
-  // Lines break between the parts, not within them.
-  const parts = [["⌊(n + 2·p − d·(k − 1) − 1) / s⌋ + 1 ="], ["⌊(12 + 2·", bold(p), " − ", bold(d), "·(", bold(k), " − 1) − 1) / ", bold(s), "⌋ + 1 = ", bold(side)]];
-  return [`${t("formula")} = `, ...parts.flatMap((pieces) => [make("span", { className: "part" }, ...pieces), " "])];
+  // Each on a line of its own.
+  const parts = [[t("formula"), " = ⌊(n + 2·p − d·(k − 1) − 1) / s⌋ + 1"], ["= ⌊(12 + 2·", bold(p), " − ", bold(d), "·(", bold(k), " − 1) − 1) / ", bold(s), "⌋ + 1"], ["= ", bold(side)]];
+  return parts.flatMap((pieces) => [make("span", { className: "part" }, ...pieces), " "]);
 }
 
 function showSettingNotes() {
