@@ -1,6 +1,6 @@
 """Batches: every train example once an epoch, in an order that seed and epoch alone decide."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +28,14 @@ from tests.digits import with_arrays
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
 KEPT = (InMemory, Streamed)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_blocks() -> Iterator[None]:
+    """Read a stream in several blocks: one has about 30 images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, "BLOCK", 2000)
+        yield
 
 
 def read(source: Source, order: NDArray[np.intp]) -> list[list[NDArray[Any]]]:

@@ -91,11 +91,12 @@ def test_streamed_examples_train_equal_weights(
     params = params_of("dnn", epochs=2)
     train("dnn", params, dataset, tmp_path / "in-memory", seed=9)
     monkeypatch.setattr(batches, "IN_MEMORY", 0)
+    monkeypatch.setattr(batches, "BLOCK", 3 * 16 * 68)
     images = watched(dataset.arrays["images"])
     train("dnn", params, with_arrays(dataset, images=images), tmp_path / "streamed", seed=9)
     assert equal(weights_of(tmp_path / "in-memory"), weights_of(tmp_path / "streamed"))
-    # No thread reads more than a batch at once.
-    assert max(map(len, images.read)) == 30
+    # No thread reads more than a block at once: three batches.
+    assert max(map(len, images.read)) == 48
 
 
 def test_an_interrupt_ends_a_long_pass_within_seconds(dataset: Dataset) -> None:

@@ -34,6 +34,8 @@ IN_MEMORY = 384 << 20
 #: Threads that read batches of a streamed split, and batches that wait for the model. Reading
 #: waits for the disk and for decoders, which release the GIL.
 READERS = max(2, min(4, os.cpu_count() or 1))
+#: Bytes of a block of batches that is read at once.
+BLOCK = 8 << 20
 #: Height and width of photos for a model without `size`.
 PHOTO_SIZE = (224, 224)
 
@@ -212,11 +214,12 @@ class Streamed(Source):
         #: The error of a reader: TensorFlow would report it as text.
         self.fault: ChapterflowError | None = None
         shapes = _flat_shapes(dataset)
-        packed = _packer(dataset)
+        self._types = [dtype for _, dtype in shapes]
+        self._packed = _packer(dataset)
 
         def parts() -> Iterator[NDArray[np.intp]]:
-            for first in range(0, self.count, batch_size):
-                yield indices[self._order[first : first + batch_size]]
+            for first in range(0, self.count, block):
+                yield indices[self._order[first : first + block]]
 
         def read(chosen: NDArray[np.intp]) -> list[NDArray[Any]]:
             try:
@@ -226,20 +229,30 @@ class Streamed(Source):
                 raise
 
         # A batch arrives in its stored type.
-        stored = [part.dtype for part in _flat(_batch(dataset, indices[:1]))]
+        example = _flat(_batch(dataset, indices[:1]))
+        stored = [part.dtype for part in example]
+        varying = dataset.kind.joined or any(None in shape[1:] for shape, _ in shapes)
+        # Examples of one shape are read in blocks of batches: each call of Python holds the GIL.
+        size = batch_size * sum(part.nbytes for part in example)
+        block = batch_size * (1 if varying else max(1, BLOCK // size))
 
         def load(chosen: Any) -> tuple[Any, ...]:
             arrays = tf.numpy_function(read, [chosen], stored)
-            batch = []
-            for array, (shape, dtype) in zip(arrays, shapes, strict=True):
+            for array, (shape, _) in zip(arrays, shapes, strict=True):
                 array.set_shape(shape)
-                batch.append(tf.cast(array, dtype))
-            return packed(batch)
+            return tuple(arrays)
+
+        def cut(*arrays: Any) -> Any:
+            count = tf.cast(tf.shape(arrays[0])[0], tf.int64)
+            return tf.data.Dataset.range(0, count, batch_size).map(
+                lambda first: tuple(array[first : first + batch_size] for array in arrays)
+            )
 
         stream = tf.data.Dataset.from_generator(
             parts, output_signature=tf.TensorSpec([None], tf.int64)
         )
-        self._stream = stream.map(load, num_parallel_calls=READERS).prefetch(READERS)
+        read_ahead = stream.map(load, num_parallel_calls=READERS).prefetch(READERS)
+        self._stream = read_ahead if varying else read_ahead.flat_map(cut)
 
     def start(self, order: NDArray[np.intp]) -> Any:
         """Return an iterator over the batches."""
@@ -248,8 +261,12 @@ class Streamed(Source):
 
     def batch(self, state: Any, number: Any) -> tuple[Any, ...]:
         """Return the next batch of the iterator."""
-        batch: tuple[Any, ...] = state.get_next()
-        return batch
+        import tensorflow as tf
+
+        arrays = state.get_next()
+        return self._packed(
+            [tf.cast(array, dtype) for array, dtype in zip(arrays, self._types, strict=True)]
+        )
 
 
 @contextmanager
