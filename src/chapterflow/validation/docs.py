@@ -5,11 +5,15 @@ from __future__ import annotations
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from chapterflow.checks import render_verdict, stylesheet
 from chapterflow.kinds.dataset import SPLITS, DatasetCard, shape_text
 from chapterflow.language import message
 from chapterflow.validation.verdict import Verdict
+
+if TYPE_CHECKING:
+    from great_expectations.core import ExpectationSuite, ExpectationSuiteValidationResult
 
 PAGE = "index.html"
 #: Headings of the expectations, by field of `Check`.
@@ -76,22 +80,23 @@ _ICONS = {"text-success": ("✓", "passed"), "text-danger": ("✗", "failed")}
 _ZERO = "None (-infinity, infinity, or NaN)"
 
 
-def write_offline_docs(site: Path, out: Path) -> None:
-    """Rewrite the two pages of the Data Docs of one validation into the folder `out`.
+def write_offline_docs(
+    suite: ExpectationSuite, result: ExpectationSuiteValidationResult, out: Path
+) -> None:
+    """Write the two pages of the Data Docs of one validation into the new folder `out`.
 
-    The site's own index is a table that scripts draw, under addresses with the time in them.
-    `out` holds `index.html` (results) and `suite.html` (expectations) instead, linked to one
-    another and to the verdict's page in the folder above.
+    They are `index.html` (results) and `suite.html` (expectations), linked to one another and to
+    the verdict's page in the folder above. A site of Data Docs has an index, too: a table that
+    scripts draw, under addresses with the time in them.
     """
-    (results,) = (site / "validations").rglob("*.html")
-    (suite,) = (site / "expectations").rglob("*.html")
+    from chapterflow.validation.renderers import results_page, suite_page
+
     out.mkdir()
     for page, name, title in (
-        (results, RESULTS, "Validation results"),
-        (suite, SUITE, "Expectation suite"),
+        (results_page(result), RESULTS, "Validation results"),
+        (suite_page(suite), SUITE, "Expectation suite"),
     ):
-        text = offline(page.read_text(encoding="utf-8"), title)
-        (out / name).write_text(text, encoding="utf-8")
+        (out / name).write_text(offline(page, title), encoding="utf-8")
 
 
 def offline(html: str, title: str) -> str:

@@ -1,7 +1,7 @@
-"""Renderers for Data Docs: columns in the order of the suite; by default they are alphabetical.
+"""The pages of Data Docs: columns in the order of the suite; by default they are alphabetical.
 
-They stand apart because their base classes import Great Expectations, which takes seconds: whoever
-only reads a verdict does without it.
+They are in a module of their own because it imports Great Expectations, which takes seconds:
+whoever only reads a verdict does without it.
 """
 
 from __future__ import annotations
@@ -9,13 +9,40 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from great_expectations.core import (
+    ExpectationSuite,
+    ExpectationSuiteValidationResult,
+    RunIdentifier,
+)
+from great_expectations.core.expectation_validation_result import (
+    ExpectationSuiteValidationResultSchema,
+)
 from great_expectations.render import RenderedDocumentContent
 from great_expectations.render.renderer.page_renderer import (
     ExpectationSuitePageRenderer,
     ValidationResultsPageRenderer,
 )
+from great_expectations.render.view import DefaultJinjaPageView
 
 from chapterflow.validation.validate import POSITION
+
+
+def results_page(result: ExpectationSuiteValidationResult) -> str:
+    """Return the page of results, which needs a network."""
+    # Renderers take the types of JSON, not those of NumPy.
+    schema = ExpectationSuiteValidationResultSchema()
+    plain = schema.loads(schema.dumps(result))
+    plain.meta["run_id"] = RunIdentifier(run_name=result.suite_name)
+    return _html(ResultsRenderer().render(plain))
+
+
+def suite_page(suite: ExpectationSuite) -> str:
+    """Return the page of expectations, which needs a network."""
+    return _html(SuiteRenderer().render(suite))
+
+
+def _html(page: RenderedDocumentContent) -> str:
+    return str(DefaultJinjaPageView().render(page, show_how_to_buttons=False))
 
 
 class ResultsRenderer(ValidationResultsPageRenderer):  # type: ignore[misc]
