@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import hypothesis
 import pytest
 from filelock import FileLock
+from hypothesis.configuration import set_hypothesis_home_dir
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -38,12 +39,18 @@ USERS_SHELL = {**os.environ}
 
 from chapterflow.environment import QUIET_AND_PRIVATE, Project, load_tensorflow  # noqa: E402
 from chapterflow.tracking import store  # noqa: E402
-from tests.forks import Forks  # noqa: E402
+from tests.forks import SHARED, Forks  # noqa: E402
 from tests.loop import stores  # noqa: E402
 
 os.environ.update(QUIET_AND_PRIVATE)
 
 FORKS = Forks(os.environ)
+#: The variables of the user's shell, for processes that are forks and have those of libraries.
+SHELL = FORKS.folder / "shell.json"
+if SHARED in os.environ:
+    USERS_SHELL = json.loads(SHELL.read_text())
+    # What a test starts by `sys.executable` is to be a new process.
+    sys.executable = str(Path(sys.prefix, "bin", "python"))
 
 # How long an example takes depends on what else the machine does; no test is about that. As of
 # mutated inputs (`tests/data/test_fuzz.py`), the full suite tries more.
@@ -51,6 +58,8 @@ hypothesis.settings.register_profile(
     "untimed", deadline=None, max_examples=100 if "CHAPTERFLOW_FUZZ" in os.environ else 30
 )
 hypothesis.settings.load_profile("untimed")
+# It takes the folder in which it was imported, which in a fork is that of the server.
+set_hypothesis_home_dir(REPOSITORY / ".hypothesis")
 
 #: Seconds after which a process hangs: generous, since a busy machine is no fault of the code.
 HUNG = 600.0
@@ -67,15 +76,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node: Any) -> None:
-    """Let the processes of xdist share one server of forks, whose imports take seconds of CPU."""
-    node.workerinput["forks"] = str(FORKS.folder)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Use the server of forks of the process that started this one."""
-    if hasattr(config, "workerinput"):
-        FORKS.share(config.workerinput["forks"])
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """Let the processes that run tests be forks of one server, whose libraries they share."""
+    SHELL.write_text(json.dumps(USERS_SHELL))
+    os.environ[SHARED] = str(FORKS.folder)
+    for spec in specs:
+        spec.python = FORKS.python
 
 
 def pytest_unconfigure() -> None:

@@ -7,6 +7,7 @@ threads of Python's; its forks import the sources of their own PYTHONPATH. What 
 waits for its fork, forwards signals to it, and ends as it does; killed, it takes the fork with it.
 The fork is a child of the server, in a session of its own. Its `sys.executable` is the folder's
 `python`, so the processes that it starts are forks, too.
+Where pytest distributes the tests to processes, these are forks themselves, of one server.
 """
 
 import atexit
@@ -41,18 +42,23 @@ LIBRARIES = (
     *("networkx", "PIL.Image", "h5py", "typer.rich_utils", "rich.progress", "jinja2", "psutil"),
     *("dvc.cli.parser", "dvc.repo", "dvc.dagascii"),
     *("httpx", "fastapi", "uvicorn", "pydantic_settings", "filelock", "yaml", "requests"),
+    *("hypothesis.strategies", "hypothesis.extra.numpy"),
 )
 #: Imported by the server, too; a fork has them as soon as it imports Prefect (`_Prefect`).
 PREFECT = ("prefect.main", "prefect.server.api.server")
 #: Signals that reach the fork through what was asked.
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+#: Variable with the folder of a server that another process has started.
+SHARED = "CHAPTERFLOW_TEST_FORKS"
 LENGTH = 8
 #: Files that a process can inherit.
 STREAMS = 64
 
 
 class Forks:
-    """A server of forks, started by the first command; it ends with the process that owns it.
+    """A server of forks, started by the first command; it ends with this process.
+
+    A process that has `SHARED` in its environment uses the server of the one that set it.
 
     Attributes:
         folder: To put first on PATH.
@@ -64,16 +70,16 @@ class Forks:
         Args:
             environment: Variables that the libraries read on import.
         """
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._server: subprocess.Popen[bytes] | None = None
+        if shared := environment.get(SHARED):
+            self.folder = Path(shared)
+            return
         self._temporary = tempfile.TemporaryDirectory(prefix="forks-")
         self.folder = Path(self._temporary.name)
         # Forks import from the folders of their own PYTHONPATH only.
         self._environment = {**environment, "PREFECT_HOME": str(self.folder)}
         self._environment.pop("PYTHONPATH", None)
-        self._server: subprocess.Popen[bytes] | None = None
-        self._shared = False
-        # The server ends when this end of the pipe is closed, however that happens.
-        os.mkfifo(self.folder / "owner")
-        self._owner = os.open(self.folder / "owner", os.O_RDWR)
         for name in ("chapterflow", "dvc", "python"):
             # Isolated and without site-packages, the interpreter starts in some milliseconds.
             script = (
@@ -88,51 +94,31 @@ class Forks:
         self.start()
         return str(self.folder / "python")
 
-    def share(self, folder: str) -> None:
-        """Use the server of another process, which ends with that one.
-
-        Args:
-            folder: Its `folder`.
-        """
-        self.close()
-        self.folder = Path(folder)
-        self._shared = True
-
     def start(self) -> None:
         """Start the server, unless it runs."""
-        if self._server is not None:
+        if self._temporary is None or self._server is not None:
             return
-        from filelock import FileLock  # What asks has no site-packages.
-
-        with FileLock(self.folder / "lock"):
-            if (self.folder / "socket").exists():  # started by a process that shares it
-                return
-            with (
-                socket.socket(socket.AF_UNIX) as listener,
-                (self.folder / "log").open("w") as log,
-                (self.folder / "owner").open("rb") as owner,
-            ):
-                listener.bind(str(self.folder / "socket"))
-                listener.listen(64)
-                self._server = subprocess.Popen(
-                    [sys.executable, __file__, str(listener.fileno())],
-                    env=self._environment,
-                    cwd="/",
-                    stdin=owner,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=[listener.fileno()],
-                    start_new_session=True,
-                )
+        with socket.socket(socket.AF_UNIX) as listener, (self.folder / "log").open("w") as log:
+            listener.bind(str(self.folder / "socket"))
+            listener.listen(64)
+            self._server = subprocess.Popen(
+                [sys.executable, __file__, str(listener.fileno())],
+                env=self._environment,
+                cwd="/",
+                # The server ends when this end of the pipe is closed, however that happens.
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                pass_fds=[listener.fileno()],
+                start_new_session=True,
+            )
 
     def close(self) -> None:
-        """End the server, and remove the folder; leave those of another process."""
-        if self._shared:
-            return
-        os.close(self._owner)
+        """End the server and remove the folder, unless they are another process's."""
         if self._server is not None:
-            self._server.wait()
-        self._temporary.cleanup()
+            self._server.communicate()
+        if self._temporary is not None:
+            self._temporary.cleanup()
 
 
 def ask() -> NoReturn:
@@ -273,12 +259,13 @@ class _Prefect(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         names = [name for name in sys.modules if name.partition(".")[0] == "prefect"]
         self._modules = {name: sys.modules.pop(name) for name in names}
         self._spec = self._modules["prefect"].__spec__
+        self._origin = self._modules["prefect"].__file__
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
         """Return a specification of Prefect."""
         if name != "prefect":
             return None
-        return importlib.util.spec_from_loader(name, self, is_package=True)
+        return importlib.util.spec_from_loader(name, self, origin=self._origin, is_package=True)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """Return Prefect."""
@@ -335,6 +322,10 @@ def become(
     tempfile.tempdir = None
     np.random.seed()
     words = argv[1:] if argv[0] == sys.executable else argv
+    if words[0] == "-u":
+        words.pop(0)
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(write_through=True)
     name, code, start = words[0], "", str(Path(words[0]).parent)
     if words[0] == "-c":
         name, code, start = "<string>", words.pop(1), ""
