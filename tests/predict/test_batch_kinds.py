@@ -1,5 +1,6 @@
 """Each kind of data becomes the answers that evaluation gives, as files and as datasets."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from chapterflow.predict.inputs import example_shape, fits, photo_size
 from chapterflow.predict.table import Parts
 from chapterflow.tracking.versions import Version
 from chapterflow.training.batches import input_spec, predict, sized_for
+from tests.conftest import REPOSITORY
 from tests.photos import photo_folder
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
@@ -37,16 +39,26 @@ KINDS = {
 }
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The project in which each dataset is built, once; tests get copies."""
+    root = tmp_path_factory.mktemp("built")
+    shutil.copy(REPOSITORY / "params.yaml", root)
+    return Project(root)
+
+
 class Batch:
     """An untrained model, and what it predicts for inputs."""
 
-    def __init__(self, project: Project, kind: str) -> None:
+    def __init__(self, project: Project, built: Project, kind: str) -> None:
         import keras
 
         model, self.name = KINDS[kind]
         self.project, self.settings = project, settings_with_pets(project)
         self.version = Version(model, "1", None, "run", model, "models:/m-1")
-        steps.prepare(project, self.settings, self.name)
+        if not (built.data / self.name).exists():
+            steps.prepare(built, self.settings, self.name)
+        shutil.copytree(built.data / self.name, project.data / self.name)
         entry, params = get_model(model), self.settings.params(model)
         self.dataset: Dataset = sized_for(entry, params, open_dataset(project.data / self.name))
         keras.utils.set_random_seed(1)
@@ -100,8 +112,10 @@ def answers(table: pa.Table) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_split_of_a_dataset_is_answered_as_in_evaluation(project: Project, kind: str) -> None:
-    batch = Batch(project, kind)
+def test_a_split_of_a_dataset_is_answered_as_in_evaluation(
+    project: Project, built: Project, kind: str
+) -> None:
+    batch = Batch(project, built, kind)
     table = batch.table(f"{batch.name}:test")
     expected = batch.evaluated()
     np.testing.assert_allclose(
@@ -120,8 +134,8 @@ def test_a_split_of_a_dataset_is_answered_as_in_evaluation(project: Project, kin
     np.testing.assert_allclose(answers(one), answers(table)[3:4], rtol=1e-4, atol=1e-5)
 
 
-def test_examples_that_the_model_learnt_are_reported(project: Project) -> None:
-    batch = Batch(project, "volumes")
+def test_examples_that_the_model_learnt_are_reported(project: Project, built: Project) -> None:
+    batch = Batch(project, built, "volumes")
     learnt, other = batch.dataset.card, batch.dataset.card.model_copy(update={"title": "another"})
 
     def notes(card: DatasetCard, given: str) -> list[str]:
@@ -135,8 +149,8 @@ def test_examples_that_the_model_learnt_are_reported(project: Project) -> None:
     assert "differs from the data that the model was trained on" in note
 
 
-def test_a_damaged_dataset_is_refused(project: Project) -> None:
-    batch = Batch(project, "volumes")
+def test_a_damaged_dataset_is_refused(project: Project, built: Project) -> None:
+    batch = Batch(project, built, "volumes")
     file = project.data / batch.name / "labels.npy"
     content = file.read_bytes()
     file.chmod(0o644)
@@ -159,9 +173,9 @@ def files_of(batch: Batch, kind: str, folder: Path) -> Sequence[Path]:
 
 @pytest.mark.parametrize("kind", ["images", "photos", "volumes", "curves"])
 def test_files_are_answered_as_the_dataset_made_of_them(
-    project: Project, tmp_path: Path, kind: str
+    project: Project, built: Project, tmp_path: Path, kind: str
 ) -> None:
-    batch = Batch(project, kind)
+    batch = Batch(project, built, kind)
     table = batch.table(*map(str, files_of(batch, kind, tmp_path)))
     expected = batch.evaluated()
     np.testing.assert_allclose(
@@ -172,22 +186,24 @@ def test_files_are_answered_as_the_dataset_made_of_them(
 
 
 @pytest.mark.parametrize("kind", ["graphs", "citations"])
-def test_graphs_come_as_datasets_alone(project: Project, tmp_path: Path, kind: str) -> None:
-    batch = Batch(project, kind)
+def test_graphs_come_as_datasets_alone(
+    project: Project, built: Project, tmp_path: Path, kind: str
+) -> None:
+    batch = Batch(project, built, kind)
     np.save(tmp_path / "nodes.npy", np.zeros((3, 3)))
     for place in (tmp_path / "nodes.npy", tmp_path):
         with pytest.raises(ConfigError, match=f"{batch.name}:test. Received: {place}"):
             batch.table(str(place))
 
 
-def test_data_of_another_kind_are_refused(project: Project) -> None:
-    batch = Batch(project, "curves")
+def test_data_of_another_kind_are_refused(project: Project, built: Project) -> None:
+    batch = Batch(project, built, "curves")
     with pytest.raises(ConfigError, match=r"curves of 0 classes \(curves\). Received: images of"):
         batch.table("digits")
 
 
-def test_data_of_another_range_are_refused(project: Project) -> None:
-    batch = Batch(project, "images")
+def test_data_of_another_range_are_refused(project: Project, built: Project) -> None:
+    batch = Batch(project, built, "images")
     fits(batch.version, batch.dataset.card, batch.dataset.card)
     bright = batch.dataset.card.model_copy(update={"name": "bright", "value_max": 255.0})
     with pytest.raises(ConfigError, match=r"0 to 16 \(digits\). Received: 0 to 255 \(bright\)"):
