@@ -20,6 +20,7 @@ from chapterflow.models.catalog import get_model
 from tests.digits import digits_dataset, with_arrays
 from tests.models.images import build
 from tests.small_images import colours
+from tests.validation.conftest import without_data_docs  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
@@ -69,6 +70,7 @@ def classifier(classes: int, activation: str | None = None, scales: int = 1) -> 
     return build
 
 
+@pytest.mark.usefixtures("without_data_docs")
 def test_pixels_divided_twice_on_disk(digits: Dataset, tmp_path: Path) -> None:
     assert broken(digits, tmp_path / "right") == set()
     scaled = np.asarray(digits.arrays["images"], np.float32) / 16
@@ -204,6 +206,7 @@ def score(dataset: Dataset, folder: Path) -> Any:
     )
 
 
+@pytest.mark.usefixtures("without_data_docs")
 def test_no_held_out_examples(digits: Dataset, tmp_path: Path) -> None:
     assert broken(digits, tmp_path / "all") == set()
     assert broken(without(digits, 1), tmp_path / "no-validation") == {"held-out"}
