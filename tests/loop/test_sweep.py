@@ -153,6 +153,7 @@ def test_the_same_command_repeats_nothing(three: Any, tmp_path: Path) -> None:
     assert len(logged(again)[0]) == 4
 
 
+@pytest.mark.slow
 def test_curves_failures_and_pruning(fetched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lower errors are better; a trial that cannot train counts, and the sweep goes on."""
     monkeypatch.setattr(loop, "STARTUP", 1)

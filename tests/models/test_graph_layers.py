@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from scipy.special import log_softmax
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
 PROPERTY = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25 if "CHAPTERFLOW_FUZZ" in os.environ else 10,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 LAYERS = ("gcn", "blind", "gin")
 Graph = tuple[NDArray[np.float32], NDArray[np.float32]]
