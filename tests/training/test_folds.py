@@ -137,18 +137,35 @@ def test_each_fold_begins_with_weights_of_its_own_seed(graphs: Dataset, tmp_path
     assert first != other
 
 
+def four_epochs(graphs: Dataset, work: Path) -> dict[str, float]:
+    return cv.cross_validate(
+        get_model("gcn"), params(epochs=4, dropout=0.3), graphs, folds=2, seed=5, work=work
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    graphs: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, float], Path]:
+    """What one thread trains in calls of one epoch, and its folder."""
+    work = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cv, "THREADS", 1)
+        patch.setattr(cv.Fold, "checkpoint_seconds", 0.0)
+        return four_epochs(graphs, work), work
+
+
 def test_folds_at_a_time_are_each_fold_alone(
-    graphs: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    graphs: Dataset,
+    undisturbed: tuple[dict[str, float], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Neither other threads nor the number of epochs per call change a bit."""
-    arguments = (get_model("gcn"), params(epochs=4, dropout=0.3), graphs)
-    monkeypatch.setattr(cv.Fold, "checkpoint_seconds", 0.0)  # one epoch per call
-    alone = cv.cross_validate(*arguments, folds=2, seed=5, work=tmp_path / "alone")
-    monkeypatch.undo()
     monkeypatch.setattr(cv, "THREADS", 2)
-    together = cv.cross_validate(*arguments, folds=2, seed=5, work=tmp_path / "together")
-    assert together == alone
-    assert_equal_weights(tmp_path / "alone", tmp_path / "together")
+    together = four_epochs(graphs, tmp_path)
+    assert together == undisturbed[0]
+    assert_equal_weights(undisturbed[1], tmp_path)
 
 
 def assert_equal_weights(first: Path, second: Path) -> None:
@@ -169,11 +186,13 @@ class Killed(BaseException):
 @pytest.mark.fault("Cross-validation killed", "Resumes within its fold")
 @pytest.mark.parametrize("epochs", [3, pytest.param(9, marks=pytest.mark.slow)])
 def test_a_killed_cross_validation_resumes_within_its_fold(
-    graphs: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int
+    graphs: Dataset,
+    undisturbed: tuple[dict[str, float], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    epochs: int,
 ) -> None:
     monkeypatch.setattr(cv.Fold, "checkpoint_seconds", 0.0)
-    arguments = (get_model("gcn"), params(epochs=4, dropout=0.3), graphs)
-    undisturbed = cv.cross_validate(*arguments, folds=2, seed=5, work=tmp_path / "undisturbed")
     run, ran = cv.Fold.run_several, []
 
     def die(self: cv.Fold, epoch: int, most: int, seed: int) -> Any:
@@ -185,18 +204,18 @@ def test_a_killed_cross_validation_resumes_within_its_fold(
     with monkeypatch.context() as patch:
         patch.setattr(cv.Fold, "run_several", die)
         with pytest.raises(Killed):
-            cv.cross_validate(*arguments, folds=2, seed=5, work=tmp_path / "killed")
+            four_epochs(graphs, tmp_path)
     left: list[int] = []
     monkeypatch.setattr(
         cv.Fold,
         "run_several",
         lambda self, epoch, *rest: (left.append(epoch), run(self, epoch, *rest))[1],
     )
-    resumed = cv.cross_validate(*arguments, folds=2, seed=5, work=tmp_path / "killed")
+    resumed = four_epochs(graphs, tmp_path)
     assert len(left) == 2 * 2 * 4 - epochs
     assert left[0] == epochs % 4
-    assert resumed == undisturbed
-    assert_equal_weights(tmp_path / "undisturbed", tmp_path / "killed")
+    assert resumed == undisturbed[0]
+    assert_equal_weights(undisturbed[1], tmp_path)
 
 
 def test_equal_accuracies_are_decided_by_the_loss() -> None:
