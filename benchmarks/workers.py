@@ -28,7 +28,7 @@ from chapterflow.environment import find_project
 from chapterflow.tracking import runs
 
 #: Seconds in which servers must answer.
-SECONDS = 120.0
+SECONDS = 600.0
 #: Metrics that differ from run to run.
 MEASURED = re.compile(r"seconds|_ms|per_second|bytes")
 
