@@ -18,6 +18,7 @@ from chapterflow.cli import doctor
 from chapterflow.cli.doctor import diagnose, mend
 from chapterflow.environment import Project
 from chapterflow.tracking.store import database
+from tests.tracking.proxy import proxy
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -190,6 +191,27 @@ def test_store_elsewhere_is_asked_but_not_mended(
     actual = check(patient, "Tracking store")
     assert not actual.passed
     assert "postgresql://***@127.0.0.1:9/mlflow does not answer" in str(actual.observed)
+
+
+@pytest.mark.parametrize(
+    ("status", "user", "said"),
+    [
+        ("401", "", "Received: no user. Set MLFLOW_TRACKING_USERNAME"),
+        ("401", "ben", "Received: user 'ben' with a password that it refuses."),
+        ("403", "ben", "Received: user 'ben' without permission (API request"),
+    ],
+)
+def test_a_refused_login_is_named(
+    patient: Project, monkeypatch: pytest.MonkeyPatch, status: str, user: str, said: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+    with proxy(fault=status) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+        actual = check(patient, "Tracking store")
+    assert actual.state == "failed"
+    assert said in str(actual.observed)
+    assert "secret" not in str(actual.observed)
 
 
 @pytest.mark.slow

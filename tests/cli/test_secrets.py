@@ -40,7 +40,7 @@ COMMANDS: dict[str, list[str]] = {
     "doctor": [],
     "data fetch": ["digits"],
     "data list": [],
-    "data verify": ["digits"],
+    "data verify": [],
     "data add": ["nowhere"],
     "data prune": [],
     "data check": ["dnn"],

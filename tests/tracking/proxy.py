@@ -14,7 +14,8 @@ class Proxy(ThreadingHTTPServer):
 
     Attributes:
         fault: What to do with a request: "" passes it on, "500" answers that, "silent" does not
-            answer, "gone" closes the connection, "broken" answers 500 to all but `/health`.
+            answer, "gone" closes the connection, "broken" answers 500 to all but `/health`, and
+            "401" and "403" answer that.
         seen: Method and path of each request, with its Authorization header.
     """
 
@@ -52,8 +53,11 @@ class Handler(BaseHTTPRequestHandler):
         if server.fault == "gone":
             self.close_connection = True
             return
-        if server.fault == "broken" and self.path == "/health":
+        if server.fault in ("broken", "401", "403") and self.path == "/health":
             self.reply(200, b"OK", {})
+            return
+        if server.fault in ("401", "403"):
+            self.reply(int(server.fault), b"Refused", {})
             return
         if server.fault in ("500", "broken"):
             self.reply(500, b"broken", {})

@@ -151,6 +151,12 @@ def test_of_two_processes_that_claim_a_fingerprint_one_trains(
         assert not [key for key in tags if key.startswith((ALIVE, CLAIM))]
 
 
+def test_a_missing_database_is_named_at_once(address: str) -> None:
+    missing = f"{address.rpartition('/')[0]}/nowhere"
+    with pytest.raises(StoreError, match=r'database "nowhere" does not exist.*Correct user'):
+        store.check_remote(missing)
+
+
 def test_a_missing_driver_is_named(
     address: str, in_project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -646,7 +646,14 @@ def test_symbolic_link_is_no_move(ready: Project, tmp_path: Path) -> None:
     assert relocation(moved) is None  # the recorded paths still lead there
 
 
-@pytest.mark.parametrize("message", ["(sqlite3.IntegrityError) UNIQUE constraint", "refused"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        "(sqlite3.IntegrityError) UNIQUE constraint",
+        "RestException: BAD_REQUEST: (psycopg2.errors.UniqueViolation) duplicate key value",
+        "refused",
+    ],
+)
 def test_a_row_that_another_process_has_just_inserted_is_updated(message: str) -> None:
     from mlflow.exceptions import MlflowException
 

@@ -204,8 +204,34 @@ def store_failure(error: BaseException, place: Path | str) -> ChapterflowError |
         sqlalchemy.exc.OperationalError,
         sqlalchemy.exc.InterfaceError,
     )
-    if cause := _caused_by(error, *lost):
-        return unavailable(place, _reason(cause))
+    cause = _caused_by(error, *lost)
+    return _refusal(error, place) or (unavailable(place, _reason(cause)) if cause else None)
+
+
+def _refusal(error: BaseException, uri: str) -> StoreError | None:
+    """Return what it means that a server refuses user or password; None for another error."""
+    import requests
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.credentials import read_mlflow_creds
+
+    cause = _caused_by(error, MlflowException, requests.HTTPError)
+    status: Any = getattr(cause, "error_code", None)
+    if isinstance(cause, requests.HTTPError):  # of artifacts
+        status = cause.response.status_code
+    user = f"user {name!r}" if (name := read_mlflow_creds().username) else "no user"
+    if status in ("UNAUTHENTICATED", requests.codes.unauthorized):
+        return StoreError(
+            f"The tracking server {uri} must accept user and password. Received: {user}"
+            f"{' with a password that it refuses' if name else ''}. Set MLFLOW_TRACKING_USERNAME "
+            "and MLFLOW_TRACKING_PASSWORD to those of an account there."
+        )
+    if status in ("PERMISSION_DENIED", requests.codes.forbidden):
+        return StoreError(
+            f"The tracking server {uri} must permit its users to read, write and delete. "
+            f"Received: {user} without permission ({' '.join(str(cause).split())[:200]}). "
+            "Let its administrator grant MANAGE for the experiment and its models, or set "
+            "`default_permission = MANAGE`."
+        )
     return None
 
 
@@ -814,7 +840,8 @@ def insert(write: Callable[..., Any], *arguments: Any) -> None:
     try:
         write(*arguments)
     except reader.refusals() as error:
-        if "IntegrityError" not in str(error):
+        # Of SQLite and MySQL, and of PostgreSQL; a server passes on the text alone.
+        if not re.search("IntegrityError|UniqueViolation", str(error)):
             raise
         write(*arguments)
 
@@ -878,6 +905,8 @@ def check_artifacts(uri: str, location: str) -> None:
             back = Path(place.download_artifacts(file.name)).read_text(encoding="utf-8")
             place.delete_artifacts()
         except Exception as error:  # each kind of place has its own errors
+            if failure := _refusal(error, uri):
+                raise failure from None
             raise StoreError(
                 f"Artifacts must be writable and readable. Received: {location} of {uri} ("
                 f"{type(error).__name__}: {' '.join(str(error).split())[:300]}). Check its "
@@ -938,6 +967,7 @@ def check_remote(uri: str) -> None:
                     _check_greeting(connection)
         except OSError as error:
             raise unavailable(uri, _reason(error)) from None
+        _check_login(uri)
 
 
 def _check_greeting(connection: socket.socket) -> None:
@@ -949,6 +979,25 @@ def _check_greeting(connection: socket.socket) -> None:
     connection.sendall(struct.pack("!ii", 8, 80877103))
     if connection.recv(1) not in (b"S", b"N"):
         raise OSError("it is no PostgreSQL server")
+
+
+def _check_login(uri: str) -> None:
+    """Raise a `StoreError` unless a database lets this user in.
+
+    MLflow would ask it fifteen times, in half an hour, before it reports a wrong password.
+    """
+    import sqlalchemy.exc
+
+    try:
+        with sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool).connect():
+            pass
+    except (ImportError, sqlalchemy.exc.ArgumentError):
+        return  # MLflow names the driver or dialect.
+    except sqlalchemy.exc.OperationalError as error:
+        raise StoreError(
+            f"The database of MLFLOW_TRACKING_URI must let its user in. Received: {uri} ("
+            f"{' '.join(str(error.orig).split())[:300]}). Correct user, password or database."
+        ) from None
 
 
 def _prepare(project: Project, on_note: Note, wait: float) -> None:
