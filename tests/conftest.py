@@ -293,39 +293,59 @@ def mlflow_server(tmp_path: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def serving_mlflow(folder: Path, database: str | None = None) -> Iterator[str]:
-    """Run an MLflow server on 127.0.0.1, with a database of its own in `folder` by default."""
-    import requests
+def serving_mlflow(
+    folder: Path, database: str | None = None, *words: str, **variables: str
+) -> Iterator[str]:
+    """Run an MLflow server on 127.0.0.1, with a database of its own in `folder` by default.
 
+    Args:
+        words: More of its command line.
+        variables: More of its environment.
+    """
     port = free_port()
     folder.mkdir()
-    process = subprocess.Popen(
-        [
-            *(FORKS.python, "-m", "mlflow", "server", "--workers", "1"),
-            *("--host", "127.0.0.1", "--port", str(port)),
-            *("--backend-store-uri", database or f"sqlite:///{folder}/mlflow.db"),
-            *("--artifacts-destination", str(folder / "artifacts")),
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    places = {
+        "MLFLOW_BACKEND_STORE_URI": database or f"sqlite:///{folder}/mlflow.db",
+        "MLFLOW_ARTIFACTS_DESTINATION": str(folder / "artifacts"),
+    }
+    command = (FORKS.python, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1")
     address = f"http://127.0.0.1:{port}"
+    with serving(
+        [*command, "--port", str(port), *words],
+        # An answer of the API, too: the first takes seconds on a busy machine, as long as commands
+        # wait for a server.
+        [f"{address}/health", f"{address}/api/2.0/mlflow/experiments/search?max_results=1"],
+        folder / "log",
+        {**os.environ, **places, **variables},
+    ):
+        yield address
+
+
+@contextlib.contextmanager
+def serving(
+    words: list[str], pages: list[str], log: Path, environment: dict[str, str]
+) -> Iterator[None]:
+    """Run a server until the end, from the moment on at which its pages answer."""
+    import requests
+
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            words, stdout=out, stderr=out, env=environment, start_new_session=True
+        )
     try:
         deadline = time.monotonic() + HUNG
         while True:
             with contextlib.suppress(requests.RequestException):
-                # An answer of the API, too: the first takes seconds on a busy machine, as long as
-                # commands wait for a server.
-                paths = ("/health", "/api/2.0/mlflow/experiments/search?max_results=1")
-                if all(requests.get(address + path, timeout=HUNG).ok for path in paths):
+                # A server with accounts answers 401 to its API.
+                if all(requests.get(page, timeout=HUNG).status_code < 500 for page in pages):
                     break
-            assert process.poll() is None, "the MLflow server has ended"
+            assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        yield address
+        yield
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -26,8 +27,12 @@ def _programs() -> Path:
 
 
 @contextmanager
-def postgres() -> Iterator[str]:
-    """Run a server on 127.0.0.1; yields `postgresql://...` of an empty database."""
+def postgres(password: str = "") -> Iterator[str]:
+    """Run a server on 127.0.0.1; yields `postgresql://...` of an empty database.
+
+    Args:
+        password: Asked for, if there is one.
+    """
     programs, port = _programs(), free_port()
     # The server refuses to run as root, and as another user it may not enter pytest's folders.
     user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
@@ -44,9 +49,19 @@ def postgres() -> Iterator[str]:
             assert done.returncode == 0, done.stderr
 
         options = f"-p {port} -h 127.0.0.1 -k {root} -c fsync=off"
-        execute("initdb", "-D", str(folder), "-U", "team", "-A", "trust")
+        (file := Path(root) / "password").write_text(f"{password or 'none'}\n")
+        login = (
+            "-U",
+            "team",
+            "--pwfile",
+            str(file),
+            "-A",
+            "scram-sha-256" if password else "trust",
+        )
+        execute("initdb", "-D", str(folder), *login)
         execute("pg_ctl", "-D", str(folder), "-w", "-l", str(log), "-o", options, "start")
         try:
-            yield f"postgresql://team@127.0.0.1:{port}/postgres"
+            secret = f":{quote(password, safe='')}" if password else ""
+            yield f"postgresql://team{secret}@127.0.0.1:{port}/postgres"
         finally:
             execute("pg_ctl", "-D", str(folder), "-w", "-m", "immediate", "stop")
