@@ -479,6 +479,23 @@ def network_by_hand(
     return x @ weights["logits/kernel"] + weights["logits/bias"]
 
 
+def test_dense_layers_begin_with_the_weights_of_pytorch() -> None:
+    from chapterflow.models.catalog import get_model
+    from chapterflow.training.epochs import built
+    from chapterflow.types import InputSpec
+
+    entry = get_model("gcn")
+    spec = InputSpec((None, 9), classes=2, value_max=1, kind="graphs", directed=False)
+    model = built(entry, entry.params(role="graphs", convolution="gin", width=16), spec, seed=3)
+    kernels = [np.asarray(weight) for weight in model.weights if weight.path.endswith("kernel")]
+    assert len(kernels) == 8
+    for kernel in kernels:
+        limit = 1 / np.sqrt(len(kernel))
+        assert 0.8 * limit < np.abs(kernel).max() <= limit
+    assert not np.array_equal(kernels[2], kernels[3])
+    assert all(not np.any(weight) for weight in model.weights if weight.path.endswith("bias"))
+
+
 @pytest.mark.parametrize(
     ("kind", "readout"), [("gcn", "sum"), ("gcn", "mean"), ("gin", "sum"), ("none", "max")]
 )

@@ -54,7 +54,7 @@ def build(params: Params, data: InputSpec) -> keras.Model:
     import keras
     from keras import layers
 
-    from chapterflow.models.layers.graph_convolution import Readout
+    from chapterflow.models.layers.graph_convolution import Readout, small_uniform
 
     features = keras.Input((data.shape[-1],), name="features")
     edges = keras.Input((2,), dtype="int32", name="edges")
@@ -78,8 +78,10 @@ def build(params: Params, data: InputSpec) -> keras.Model:
     else:
         x = Readout(params.readout, name="readout")([x, sizes])
     x = layers.Dropout(params.dropout, name="dropout")(x)
-    x = layers.Dense(params.dense, activation="relu", name="dense")(x)
-    logits = layers.Dense(data.classes, name="logits")(x)
+    x = layers.Dense(
+        params.dense, activation="relu", kernel_initializer=small_uniform(), name="dense"
+    )(x)
+    logits = layers.Dense(data.classes, kernel_initializer=small_uniform(), name="logits")(x)
     inputs = {"features": features, "edges": edges, "sizes": sizes}
     return keras.Model(inputs, logits, name="gcn")
 

@@ -27,6 +27,15 @@ READOUTS = ("mean", "sum", "max")
 NARROW = 31
 
 
+def small_uniform() -> keras.initializers.Initializer:
+    """Return initial weights between -1 / sqrt(f) and 1 / sqrt(f), for f features of the input.
+
+    Those of PyTorch's `Linear`. Sums over the nodes of a graph are large: with Keras's larger
+    weights, the first steps of more trainings end with a layer whose units are all zero.
+    """
+    return keras.initializers.VarianceScaling(1 / 3, mode="fan_in", distribution="uniform")
+
+
 @keras.saving.register_keras_serializable(package="chapterflow")
 class GraphConvolution(keras.layers.Layer):  # type: ignore[misc]
     """Graph convolution (Kipf & Welling, ICLR 2017): each node sees the mean of its neighbours.
@@ -141,8 +150,12 @@ class GINConvolution(keras.layers.Layer):  # type: ignore[misc]
         self.directed = directed
         self.activation = keras.activations.get(activation)
         policy = self.dtype_policy
-        self.hidden = keras.layers.Dense(units, dtype=policy, name="hidden")
-        self.out = keras.layers.Dense(units, dtype=policy, name="out")
+        self.hidden = keras.layers.Dense(
+            units, kernel_initializer=small_uniform(), dtype=policy, name="hidden"
+        )
+        self.out = keras.layers.Dense(
+            units, kernel_initializer=small_uniform(), dtype=policy, name="out"
+        )
         if normalize:
             # The rates of PyTorch, with which the paper trained.
             rates = {"momentum": 0.9, "epsilon": 1e-5, "dtype": policy}
