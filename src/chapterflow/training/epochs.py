@@ -86,7 +86,8 @@ def train(
     reset_keras()
     model = checked(entry, params, dataset, seed)
     way = (WholeGraph if dataset.kind.whole else Batches)(model, params, dataset, seed)
-    history, resumed_from = run_epochs(way, params, seed=seed, work=work, on_epoch=on_epoch)
+    with as_traced() if dataset.kind.joined else nullcontext():
+        history, resumed_from = run_epochs(way, params, seed=seed, work=work, on_epoch=on_epoch)
     # Save without the optimizer: its state would triple the file and prediction does not need it.
     keras.Model(model.input, model.output, name=model.name).save(work / MODEL_FILE)
     return Training(
@@ -382,7 +383,7 @@ def _sums(loss: Any, hits: Any, targets: Any) -> Any:
     """Return the sum of losses, the correct answers and the examples of a batch, `(3,)`."""
     import tensorflow as tf
 
-    count = tf.cast(tf.shape(targets)[0], tf.float32)
+    count = tf.cast(targets.shape[0] or tf.shape(targets)[0], tf.float32)
     return tf.stack([loss * count, hits, count])
 
 
@@ -542,7 +543,7 @@ def compiled_epochs(learner: Learner, epoch: Callable[[Any, Any], Any], specs: A
 
     def row(state: Any, seeds: Any, number: Any) -> Any:
         for variable, states in zip(seeded, seeds, strict=True):
-            variable.assign(states[number])
+            variable.assign(tf.gather(states, number))
         return tf.cast(epoch(state, number), tf.float32)
 
     # Autograph takes a fifth of the time to trace the loop.
@@ -658,7 +659,7 @@ def rows_of(x: Any, rows: Any) -> Any:
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def gathered(x: Any) -> Any:
         return tf.gather(x, rows), lambda gradient: tf.math.unsorted_segment_sum(
-            gradient, rows, tf.shape(x)[0]
+            gradient, rows, x.shape[0] or tf.shape(x)[0]
         )
 
     return gathered(x)
@@ -684,28 +685,35 @@ def adam(rate: Any, beta_2: float) -> keras.optimizers.Adam:
             if self.built:
                 return
             super(keras.optimizers.Adam, self).build(variables)  # without a state per variable
-            self._small: list[Any] = []
-            self._large: list[Any] = []
-            for variable in variables:
-                size = math.prod(variable.shape)
-                (self._small if size <= SMALL_VARIABLE else self._large).append(variable)
+            # Not in attributes: Keras would count the model's variables as the optimizer's, and
+            # resetting the optimizer would reset the model.
+            small, large = self._by_size()
             self._states = dict(
                 zip(
-                    map(self._var_key, self._large),
+                    map(self._var_key, large),
                     zip(
-                        *self.add_optimizer_variables(self._large, ["momentum", "velocity"]),
+                        *self.add_optimizer_variables(large, ["momentum", "velocity"]),
                         strict=True,
                     ),
                     strict=True,
                 )
             )
-            total = sum(math.prod(variable.shape) for variable in self._small)
+            total = sum(math.prod(variable.shape) for variable in small)
             self._joined = [
                 self.add_variable((total,), "zeros", "float32", name=name)
                 for name in ("momentums", "velocities")
             ]
 
+        def _by_size(self) -> tuple[list[Any], list[Any]]:
+            small: list[Any] = []
+            large: list[Any] = []
+            for variable in self._trainable_variables:
+                size = math.prod(variable.shape)
+                (small if size <= SMALL_VARIABLE else large).append(variable)
+            return small, large
+
         def _backend_update_step(self, grads: Any, trainable_variables: Any, rate: Any) -> None:
+            small, large = self._by_size()
             rate, step = tf.cast(rate, tf.float32), tf.cast(self.iterations + 1, tf.float32)
             # Once for all variables: reading the number of the step for each took a tenth of a
             # small network's step.
@@ -714,7 +722,7 @@ def adam(rate: Any, beta_2: float) -> keras.optimizers.Adam:
                 self._var_key(variable): tf.convert_to_tensor(gradient)
                 for variable, gradient in zip(trainable_variables, grads, strict=True)
             }
-            for variable in self._large:
+            for variable in large:
                 gradient = gradients.get(self._var_key(variable))
                 if gradient is not None:
                     momentum, velocity = self._states[self._var_key(variable)]
@@ -730,15 +738,15 @@ def adam(rate: Any, beta_2: float) -> keras.optimizers.Adam:
                         epsilon=self.epsilon,
                         grad=gradient,
                     )
-            if not self._small:
+            if not small:
                 return
             # A variable that the loss does not depend on has no gradient; zeros leave it as it is.
             flat = tf.concat(
                 [
                     tf.zeros(math.prod(variable.shape))
                     if (gradient := gradients.get(self._var_key(variable))) is None
-                    else tf.reshape(gradient, [-1])
-                    for variable in self._small
+                    else _reshaped(gradient, (math.prod(variable.shape),))
+                    for variable in small
                 ],
                 axis=0,
             )
@@ -748,16 +756,23 @@ def adam(rate: Any, beta_2: float) -> keras.optimizers.Adam:
             rate *= tf.sqrt(1 - powers[1]) / (1 - powers[0])
             falls = tf.split(
                 rate * momentum / (tf.sqrt(velocity) + self.epsilon),
-                [math.prod(variable.shape) for variable in self._small],
+                [math.prod(variable.shape) for variable in small],
             )
             for state, value in zip(self._joined, (momentum, velocity), strict=True):
                 tf.raw_ops.AssignVariableOp(resource=state.value.handle, value=value)
-            for variable, fall in zip(self._small, falls, strict=True):
+            for variable, fall in zip(small, falls, strict=True):
                 tf.raw_ops.AssignSubVariableOp(
-                    resource=variable.value.handle, value=tf.reshape(fall, variable.shape)
+                    resource=variable.value.handle, value=_reshaped(fall, variable.shape)
                 )
 
     return FusedAdam(rate, beta_2=beta_2)
+
+
+def _reshaped(x: Any, shape: Sequence[int]) -> Any:
+    """Return a tensor in a shape, without an operation if it has that shape."""
+    import tensorflow as tf
+
+    return x if x.shape == tuple(shape) else tf.reshape(x, shape)
 
 
 def has_bfloat16() -> bool:
@@ -859,6 +874,24 @@ def reset_keras() -> None:
 
     keras.backend.clear_session()
     tf.config.experimental.enable_op_determinism()
+
+
+@contextmanager
+def as_traced() -> Iterator[None]:
+    """Compile functions as they are traced, without TensorFlow's optimizers of graphs.
+
+    They take half of the time to compile. Batches of graphs, which are small operations, gain
+    nothing by them; a whole graph of constants does, because they compute on constants.
+    """
+    import tensorflow as tf
+
+    options = tf.config.optimizer
+    before = options.get_experimental_options()["disable_meta_optimizer"]
+    options.set_experimental_options({"disable_meta_optimizer": True})
+    try:
+        yield
+    finally:
+        options.set_experimental_options({"disable_meta_optimizer": before})
 
 
 def checked(

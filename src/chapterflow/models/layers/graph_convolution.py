@@ -176,13 +176,30 @@ class GINConvolution(keras.layers.Layer):  # type: ignore[misc]
     def call(self, inputs: Any, training: bool = False) -> Any:
         """Return `(..., n, units)`."""
         features, structure = inputs
-        x = _dense(features)
-        x = (1 + self.eps) * x + sum_of_neighbours(structure, x, self.directed)
+        x = self._with_neighbours(_dense(features), structure)
         # Not the layers' own calls; see `_biased`.
         x = _biased(ops.matmul(x, self.hidden.kernel), self.hidden.bias)
         x = ops.relu(self.hidden_norm(x, training=training) if self.normalize else x)
         x = _biased(ops.matmul(x, self.out.kernel), self.out.bias)
         return self.activation(self.out_norm(x, training=training) if self.normalize else x)
+
+    def _with_neighbours(self, x: Any, structure: Any) -> Any:
+        """Return `(1 + eps) x + A x`."""
+        if not _is_edges(structure) or _by_segments():
+            return (1 + self.eps) * x + sum_of_neighbours(structure, x, self.directed)
+        import tensorflow as tf
+
+        product = _products(structure, None, x)
+
+        # TensorFlow's own gradient, for shapes that it does not know, has twice the operations.
+        @tf.custom_gradient  # type: ignore[untyped-decorator]
+        def total(x: Any, factor: Any) -> Any:
+            return factor * x + product(x), lambda g: (
+                factor * g + product(g, self.directed),
+                tf.reduce_sum(g * x),
+            )
+
+        return total(x, 1 + tf.convert_to_tensor(self.eps))
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """Return `(..., n, units)`."""
@@ -233,17 +250,16 @@ class Readout(keras.layers.Layer):  # type: ignore[misc]
         """Return `(b, f)` of the nodes of all graphs, one graph after the other."""
         import tensorflow as tf
 
+        def places() -> tuple[Any, ...]:
+            nodes = features.shape[0] or tf.shape(features)[0]
+            return graph_of_nodes(sizes, nodes), tf.range(nodes), tf.size(sizes) + 1
+
         # Equal for all readouts of a model.
-        graph = _once(
-            sizes,
-            "_graph_of_nodes",
-            (features.shape[0],),
-            lambda: graph_of_nodes(sizes, tf.shape(features)[0]),
-        )
+        graph, rows, segments = _once(sizes, "_places", (features.shape[0],), places)
         if self.mode == "max":
-            largest = tf.math.unsorted_segment_max(features, graph, tf.size(sizes) + 1)[:-1]
+            largest = tf.math.unsorted_segment_max(features, graph, segments)[:-1]
             return tf.where(sizes[:, None] > 0, largest, tf.zeros_like(largest))
-        total = _sum_of_nodes(features, graph, tf.size(sizes))
+        total = _sum_of_nodes(features, graph, rows, segments)
         if self.mode == "sum":
             return total
         return total / tf.cast(tf.maximum(sizes, 1), total.dtype)[:, None]
@@ -309,7 +325,7 @@ class FeatureDropout(keras.layers.Dropout):  # type: ignore[misc]
             tf.random.stateless_uniform([words], seed, None, None, tf.uint32), numbers
         )
         kept = tf.reshape(drawn, [-1])[:size] >= tf.constant(least, numbers)
-        kept = tf.reshape(kept, tf.shape(x))
+        kept = tf.reshape(kept, x.shape if x.shape.is_fully_defined() else tf.shape(x))
         return x * (1 / (1 - self.rate)) * tf.cast(kept, x.dtype)
 
     def compute_output_spec(self, inputs: Any, training: bool = False) -> keras.KerasTensor:
@@ -412,20 +428,20 @@ def graph_of_nodes(sizes: Any, nodes: Any) -> Any:
     return tf.raw_ops.UpperBound(sorted_inputs=ends[None], values=rows)[0]
 
 
-def _sum_of_nodes(x: Any, graph: Any, graphs: Any) -> Any:
+def _sum_of_nodes(x: Any, graph: Any, rows: Any, segments: Any) -> Any:
     """Return the sum of the node features of each graph, `(b, f)`.
 
     Args:
         graph: Number of each node's graph, `(n,)`, in ascending order.
-        graphs: Number of graphs, b.
+        rows: Number of each node, `(n,)`.
+        segments: Number of graphs, and one for nodes after the last graph, b + 1.
     """
     import tensorflow as tf
 
     # TensorFlow's own gradient of a segment sum takes ten times as long as reading its rows.
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def total(x: Any) -> Any:
-        rows = tf.range(tf.shape(x)[0])
-        sums = tf.sparse.segment_sum(x, rows, graph, num_segments=graphs + 1)[:-1]
+        sums = tf.sparse.segment_sum(x, rows, graph, num_segments=segments)[:-1]
         return sums, lambda gradient: tf.gather(tf.pad(gradient, [[0, 1], [0, 0]]), graph)
 
     return total(x)
@@ -521,12 +537,28 @@ def _normalized(edges: Any, x: Any, directed: bool) -> tuple[Any, Any]:
 def _edge_product(edges: Any, weights: Any, x: Any, directed: bool) -> Any:
     """Return the product `(n, f)` of a sparse matrix of weighted edges and node features.
 
-    It takes a third to two thirds of the time of a segment sum. Weights have no gradient.
+    Weights have no gradient.
 
     Args:
         edges: Row and column of each weight, `(e, 2)`.
         weights: `(e,)`, or None for ones.
         directed: Whether the matrix may be asymmetric.
+    """
+    import tensorflow as tf
+
+    product = _products(edges, weights, x)
+    return tf.custom_gradient(lambda x: (product(x), lambda g: product(g, directed)))(x)
+
+
+def _products(edges: Any, weights: Any, x: Any) -> Callable[..., Any]:
+    """Return a function of the products of a sparse matrix, or of its transpose, and features.
+
+    They take a third to two thirds of the time of a segment sum.
+
+    Args:
+        edges: Row and column of each weight, `(e, 2)`.
+        weights: `(e,)`, or None for ones.
+        x: Node features `(n, f)`, for their number and dtype.
     """
     import tensorflow as tf
 
@@ -539,13 +571,17 @@ def _edge_product(edges: Any, weights: Any, x: Any, directed: bool) -> Any:
     def matrix() -> dict[str, Any]:
         places = tf.cast(edges, tf.int64)
         values = tf.ones(tf.shape(edges)[:1], x.dtype) if weights is None else weights
-        nodes = tf.shape(x, tf.int64)[0]
+        nodes = x.shape[0] or tf.shape(x, tf.int64)[0]
         if parts > 1:
             part = tf.range(parts, dtype=tf.int64)[:, None]
             places = tf.reshape(places[:, None] * parts + part, [-1, 2])
             values = tf.reshape(tf.broadcast_to(values[:, None], [tf.size(values), parts]), [-1])
             nodes *= parts
-        return {"a_indices": places, "a_values": values, "a_shape": tf.stack([nodes, nodes])}
+        return {
+            "a_indices": places,
+            "a_values": values,
+            "a_shape": tf.convert_to_tensor([nodes, nodes], tf.int64),
+        }
 
     sparse = _once(edges, f"_matrix{parts}", (x.shape[0], x.dtype), matrix)
 
@@ -557,7 +593,7 @@ def _edge_product(edges: Any, weights: Any, x: Any, directed: bool) -> Any:
             return _in_columns(of, x)
         return tf.reshape(of(tf.reshape(x, [-1, width // parts])), [-1, width])
 
-    return tf.custom_gradient(lambda x: (product(x), lambda g: product(g, directed)))(x)
+    return product
 
 
 def _in_columns(product: Any, dense: Any) -> Any:
@@ -583,7 +619,7 @@ def _inverse_roots(structure: Any, x: Any, directed: bool = True) -> tuple[Any, 
         import tensorflow as tf
 
         def of_edges() -> tuple[Any, Any]:
-            nodes = tf.shape(x, structure.dtype)[0]
+            nodes = x.shape[0] or tf.shape(x, structure.dtype)[0]
             counts = [
                 # `tf.vectorized_map` maps no DenseBincount, which takes less time otherwise.
                 tf.math.unsorted_segment_sum(tf.ones_like(ends, x.dtype), ends, nodes)
