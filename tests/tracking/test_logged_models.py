@@ -29,9 +29,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture
 def run_id(opened: Project) -> str:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(store.open_store(opened))
+    client = store.open_client(store.open_store(opened))
     run = client.create_run(store.ensure_experiment(opened, "lab"))
     client.log_param(run.info.run_id, "seed", 5)
     return str(run.info.run_id)
@@ -54,11 +52,9 @@ def log(model: Any, run_id: str, **options: Any) -> Any:
 @pytest.fixture
 def log_trained(model: Any, run_id: str, opened: Project) -> tuple[Any, Callable[[], str]]:
     """The store's client, and a function that logs the run's trained model and returns its id."""
-    from mlflow import MlflowClient
-
     from chapterflow.loop.logged_model import log_trained_model
 
-    client = MlflowClient(store.tracking_uri(opened))
+    client = store.open_client(store.tracking_uri(opened))
     options = {"run_id": run_id, "name": "dnn", "input_example": EXAMPLE}
     return client, lambda: log_trained_model(client, model, **options)
 
@@ -113,11 +109,9 @@ def test_requirements_are_given_because_finding_them_out_takes_seconds(
 def test_logged_model_belongs_to_its_run_and_can_be_searched(
     opened: Project, model: Any, run_id: str
 ) -> None:
-    import mlflow
-
     info = log(model, run_id, params={"lr": 0.1}, metrics={"test/accuracy": 0.75})
 
-    client = mlflow.MlflowClient(store.tracking_uri(opened))
+    client = store.open_client(store.tracking_uri(opened))
     run = client.get_run(run_id)
     (actual,) = client.search_logged_models(
         [run.info.experiment_id],
@@ -145,7 +139,7 @@ def test_failure_leaves_no_logged_model(
         log(model, run_id)
     if caught.type is StoreError:
         assert str(caught.value) == "The model 'dnn' could not be logged. Received: no space left"
-    client = mlflow.MlflowClient(store.tracking_uri(opened))
+    client = store.open_client(store.tracking_uri(opened))
     experiment = client.get_run(run_id).info.experiment_id
     actual = client.search_logged_models([experiment], filter_string=f"source_run_id = '{run_id}'")
     assert list(actual) == []
@@ -170,8 +164,6 @@ def test_compiled_and_many_headed_models_are_logged(model: Any, run_id: str) -> 
 def test_registered_versions_count_up_and_say_where_they_come_from(
     opened: Project, model: Any, run_id: str
 ) -> None:
-    import mlflow
-
     from chapterflow.tracking.versions import register
 
     info = log(model, run_id)
@@ -185,7 +177,7 @@ def test_registered_versions_count_up_and_say_where_they_come_from(
     )
     second = register(log(model, run_id).model_uri, "dnn")
     assert (first, second) == ("1", "2")
-    client = mlflow.MlflowClient(store.tracking_uri(opened))
+    client = store.open_client(store.tracking_uri(opened))
     actual = client.get_model_version("dnn", first)
     assert (actual.run_id, actual.source) == (run_id, info.model_uri)
     assert (actual.tags, actual.description, actual.status) == ({"a": "b"}, "what it is", "READY")
@@ -283,11 +275,9 @@ def test_a_damaged_model_is_logged_again(
 
 @pytest.mark.fault("Killed run that is never continued", "The next flow deletes unnamed models")
 def test_the_next_flow_sweeps_up(opened: Project) -> None:
-    from mlflow import MlflowClient
-
     from chapterflow.tracking import runs
 
-    client = MlflowClient(store.tracking_uri(opened))
+    client = store.open_client(store.tracking_uri(opened))
     experiment = store.ensure_experiment(opened, "swept")
     folders, ids = {}, {}
     for status in ("FINISHED", "RUNNING"):
