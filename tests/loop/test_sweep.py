@@ -7,7 +7,9 @@ import json
 import re
 import signal
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -371,3 +373,16 @@ def test_the_deployment_has_parameters_of_the_flow() -> None:
     given = sweep.validate_parameters(deployment["parameters"])
     space, _ = read_space(REPOSITORY / "params.yaml", given["model"], given["space"])
     assert [each.name for each in space.dimensions] == ["learning_rate", "dense"]
+
+
+def test_a_storage_that_others_create_at_the_same_time_is_opened(tmp_path: Path) -> None:
+    for number in range(3):
+        address = f"sqlite:///{tmp_path}/{number}.db"
+        together = threading.Barrier(4)
+
+        def opened(_: int, address: str = address, together: Any = together) -> Any:
+            together.wait()
+            return loop.storage_of(address).get_all_studies()
+
+        with ThreadPoolExecutor(4) as threads:
+            assert list(threads.map(opened, range(4))) == [[]] * 4

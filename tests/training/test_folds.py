@@ -40,7 +40,7 @@ def params(**options: Any) -> Any:
 def test_rings_and_stars_are_reported_apart_and_a_seed_decides(
     graphs: Dataset, tmp_path: Path
 ) -> None:
-    options = params(convolution="gin", batch_size=4, epochs=10)
+    options = params(convolution="gin", batch_size=4, epochs=15)
     actual = cv.cross_validate(
         get_model("gcn"), options, graphs, folds=2, seed=5, work=tmp_path / "first"
     )

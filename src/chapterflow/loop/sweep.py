@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -20,6 +21,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -349,13 +351,24 @@ def storage_of(address: str) -> optuna.storages.RDBStorage:
             ):
                 connection.execute(sqlalchemy.text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
             engine.dispose()
-        return optuna.storages.RDBStorage(
+        create = partial(
+            optuna.storages.RDBStorage,
             address,
             engine_kwargs={"connect_args": options},
             heartbeat_interval=BEAT_SECONDS,
             grace_period=GRACE_SECONDS,
             heartbeat_stale_trial_callback=_repeat,
         )
+        # Where processes create the tables at once, a table of another may be in the way.
+        deadline = time.monotonic() + DATABASE_SECONDS
+        while True:
+            try:
+                return create()
+            except sqlalchemy.exc.SQLAlchemyError as error:
+                taken = re.search("already exists|unique", str(error), re.IGNORECASE)
+                if not taken or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.05)
 
 
 def _open_run(
