@@ -278,6 +278,15 @@ def begin(root: Path, *words: str, **options: Any) -> subprocess.Popen[str]:
     )
 
 
+def until(true: Callable[[], Any]) -> Any:
+    """Wait for something to be true, and return it."""
+    deadline = time.monotonic() + HUNG
+    while not (value := true()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return value
+
+
 def free_port() -> int:
     """Return a port of this machine that nothing listens on."""
     with socket.socket() as probe:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from chapterflow.environment import SWEEP_STORAGE
+from chapterflow.tracking.artifacts import WORK
 from tests.conftest import (
     HUNG,
     Run,
@@ -138,7 +139,7 @@ class Team:
 
         def kill() -> None:
             while not over.wait(0.01):
-                for kept in work.glob("*/*/artifacts/work/epoch-*.zip"):
+                for kept in work.glob(f"*/*/artifacts/{WORK}/epoch-*.zip"):
                     run = kept.parents[2]
                     if run not in before:
                         ((process,),) = query(

@@ -15,9 +15,8 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +35,7 @@ from tests.conftest import (
     free_port,
     serving,
     serving_mlflow,
+    until,
 )
 from tests.loop import stores
 from tests.tracking.postgres import postgres
@@ -302,15 +302,6 @@ def ana(team: Team) -> Iterator[Person]:
 def ben(team: Team) -> Iterator[Person]:
     with member(team, "ben") as person:
         yield person
-
-
-def until(true: Callable[[], Any]) -> Any:
-    """Wait for something to be true, and return it."""
-    deadline = time.monotonic() + HUNG
-    while not (value := true()):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    return value
 
 
 def contents(path: Path) -> Iterator[bytes]:

@@ -5,9 +5,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,15 @@ import requests
 import yaml
 
 from chapterflow.environment import process_is_gone
-from tests.conftest import FORKS, HUNG, REAL_PATH, command_environment, free_port, using_prefect
+from tests.conftest import (
+    FORKS,
+    HUNG,
+    REAL_PATH,
+    command_environment,
+    free_port,
+    until,
+    using_prefect,
+)
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
@@ -54,15 +61,6 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def until(true: Callable[[], Any]) -> Any:
-    """Wait for something to be true, and return it."""
-    deadline = time.monotonic() + HUNG
-    while not (value := true()):
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
-    return value
 
 
 def deploy(root: Path, environment: dict[str, str]) -> None:

@@ -311,13 +311,13 @@ def _erase(client: MlflowClient, unneeded: Unneeded) -> None:
 
 def _remove_work(project: Project, path: Path) -> None:
     """Remove an entry of the scratch folder, unless a process works on it."""
-    kind, is_cache = path.parent.name, path.parent.name in CACHES
-    if kind == LOCKS:
+    folder, is_cache = path.parent.name, path.parent.name in CACHES
+    if folder == LOCKS:
         lock = path
     elif is_cache:
         lock = path.with_name(f"{path.name}.lock")
     else:
-        lock = project.scratch / LOCKS / f"{WORK[kind]}-{path.name}.lock"
+        lock = project.scratch / LOCKS / f"{WORK[folder]}-{path.name}.lock"
     # A process that waits for a lock file notices that it was removed, and makes a new one.
     with suppress(Timeout, FileNotFoundError), FileLock(lock, timeout=0):
         if is_cache:
