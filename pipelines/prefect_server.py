@@ -362,6 +362,9 @@ def main(port: int, parent: int) -> None:
     import uvicorn
     from prefect.server.api.server import create_app
 
+    from pipelines.prefect_tables import create_tables
+
+    create_tables()
     # Its new pages load a program that reports each visit to an analytics host. Those that stay
     # do not, whatever a browser remembers; `ui` of the server answers with them alone.
     prefect.__ui_v2_static_path__ = Path(os.devnull) / "no-pages"
