@@ -335,7 +335,9 @@ def become(
         code = Path(name).read_text()
     sys.argv = words
     sys.executable = executable
-    os.getppid = functools.partial(_parent_of, pid)
+    real, os.getppid = os.getppid, functools.partial(_parent_of, pid)
+    # Its own forks have the real parent.
+    os.register_at_fork(after_in_child=lambda: setattr(os, "getppid", real))
     sys.path[:] = [start, *filter(None, environ.get("PYTHONPATH", "").split(os.pathsep)), *base]
     importlib.invalidate_caches()
     with contextlib.suppress(ModuleNotFoundError):

@@ -411,12 +411,23 @@ def quiet() -> Iterator[None]:
 
 
 @functools.cache
+def import_tensorflow() -> None:
+    """Import TensorFlow without its start-up messages on stderr.
+
+    No operation runs, so its runtime has no threads yet, and this process may fork.
+    """
+    with quiet():
+        import tensorflow as tf
+    tf.get_logger().setLevel("ERROR")
+    # Imported modules are never freed; scanning them repeatedly takes a tenth of a short training.
+    gc.freeze()
+
+
+@functools.cache
 def load_tensorflow() -> None:
-    """Import TensorFlow without its start-up messages on stderr."""
+    """Import TensorFlow, and start its runtime, without messages on stderr."""
+    import_tensorflow()
     with quiet():
         import tensorflow as tf
 
         tf.constant(0)  # The search for devices writes messages, too.
-    tf.get_logger().setLevel("ERROR")
-    # Imported modules are never freed; scanning them repeatedly takes a tenth of a short training.
-    gc.freeze()

@@ -14,7 +14,7 @@ import os
 import pickle
 import queue
 import signal
-import subprocess
+import socket
 import sys
 import traceback
 import uuid
@@ -27,8 +27,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from chapterflow.environment import Project, collect_rarely, end_with, load_tensorflow
+from chapterflow.environment import (
+    Project,
+    collect_rarely,
+    end_with,
+    import_tensorflow,
+    load_tensorflow,
+)
 from chapterflow.errors import ChapterflowError, ConfigError, describe
+from chapterflow.loop.fork_server import Ended, ForkServer, serve
 from chapterflow.models.catalog import FOLDER
 from chapterflow.types import Tell
 
@@ -92,28 +99,16 @@ class Worker(ABC):
 class ProcessWorker(Worker):
     """A process of this machine, which works in the same checkout.
 
-    It imports TensorFlow as soon as it starts, and ends with the process that started it, however
-    that ended. What it prints goes to a log in the project's scratch folder.
+    It has TensorFlow from the server that forks it, and ends with the process that started it,
+    however that ended. What it prints goes to a log in the project's scratch folder.
     """
 
-    def __init__(self, project: Project, number: int) -> None:
+    def __init__(self, project: Project, number: int, server: ForkServer) -> None:
         self._log = project.scratch / f"worker-{number}.log"
-        project.scratch.mkdir(parents=True, exist_ok=True)
+        self._server = server
         self._pipe, theirs = Pipe()
         with theirs, self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "chapterflow.loop.workers"),
-                    *(str(theirs.fileno()), str(os.getpid())),
-                ],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                # Ctrl-C in a terminal goes to the whole group; here it comes from the parent alone,
-                # once.
-                start_new_session=True,
-            )
+            self._process = server.fork(theirs.fileno(), log.fileno())
 
     def call(self, step: Callable[..., Any], *arguments: Any, tell: Tell, **options: Any) -> Any:
         """Send the step through the pipe."""
@@ -128,29 +123,36 @@ class ProcessWorker(Worker):
                 tell(*value)
         except (EOFError, ConnectionError):
             self.alive = False
-            code = self._process.wait()
-            how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-            lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             raise ChapterflowError(
-                f"The process of the model ended during `{step.__name__}`. Received: {how}"
-                f"{f', {lines[-1]}' if lines else ''}. Out of memory? `--workers 1` needs the "
+                f"The process of the model ended during `{step.__name__}`. Received: "
+                f"{self._end()}. Out of memory? `--workers 1` needs the "
                 "least. The same command continues after the last finished epoch; the process's "
                 f"output: {self._log}"
             ) from None
 
+    def _end(self) -> str:
+        """Return how the process ended, and its last words."""
+        log = self._log
+        try:
+            code = self._process.wait()
+            how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        except Ended:
+            how, log = "the end of the process that forked it", self._server.log
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return f"{how}, {lines[-1]}" if lines else how
+
     def interrupt(self) -> None:
         """Send the signal of Ctrl-C."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._process.pid, signal.SIGINT)
+        self._process.kill(signal.SIGINT)
 
     def close(self) -> None:
         """End the process."""
         self._pipe.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        with contextlib.suppress(Ended):
+            try:
+                self._process.wait(10)
+            except TimeoutError:
+                self._process.kill(signal.SIGKILL)
 
 
 class DaskWorker(Worker):
@@ -233,6 +235,7 @@ class Workers:
         self.count = count
         self.client = client
         self._project = project
+        self._server: ForkServer | None = None
         self._workers = {number: self._new(number) for number in range(1, count + 1)}
         self._idle: queue.SimpleQueue[int] = queue.SimpleQueue()
         for number in self._workers:
@@ -269,7 +272,13 @@ class Workers:
         return cls(project, min(number, most), client)
 
     def _new(self, number: int) -> Worker:
-        return DaskWorker(self.client) if self.client else ProcessWorker(self._project, number)
+        if self.client:
+            return DaskWorker(self.client)
+        if self._server is None or not self._server.alive:
+            scratch = self._project.scratch
+            scratch.mkdir(parents=True, exist_ok=True)
+            self._server = ForkServer(__name__, scratch / "workers.log")
+        return ProcessWorker(self._project, number, self._server)
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[Worker]:
@@ -330,6 +339,8 @@ class Workers:
         """End the processes."""
         for worker in self._workers.values():
             worker.close()
+        if self._server:
+            self._server.close()
         if self.client:
             self.client.close()
 
@@ -375,20 +386,26 @@ def _answer(
         return "raise", sent
 
 
-def main(descriptor: int, parent: int) -> None:
-    """Serve steps over a pipe that the process `parent` has opened."""
+def main(requests: int) -> None:
+    """Import the libraries, and serve steps in forks; `requests` is a socket."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with(parent)
     collect_rarely()
-    load_tensorflow()
+    import_tensorflow()
     import mlflow  # noqa: F401
 
     import chapterflow.loop.steps
     import chapterflow.training.fit  # noqa: F401
 
-    # Each fit looks for unreachable objects, and libraries are none.
+    # Each fit looks for unreachable objects, and libraries are none. Looked at, they would also be
+    # copied into the memory of each fork.
     gc.freeze()
-
+    with socket.socket(fileno=requests) as asked:
+        (descriptor, log), server = serve(asked)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.close(log)
+    end_with(server)
+    load_tensorflow()
     with Connection(descriptor) as pipe, contextlib.suppress(ConnectionError):
         _serve(pipe)
     sys.stdout.flush()
@@ -397,4 +414,4 @@ def main(descriptor: int, parent: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]))
