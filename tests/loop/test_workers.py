@@ -94,6 +94,34 @@ def test_a_killed_worker_is_replaced(workers: Workers) -> None:
         assert worker.call(worker_steps.fine, "cnn", tell=silent)[0] == "cnn"
 
 
+@pytest.mark.slow
+def test_a_killed_server_of_workers_is_replaced(workers: Workers) -> None:
+    begun = threading.Event()
+    with workers.taken() as worker, ThreadPoolExecutor(1) as threads:
+        lost = threads.submit(worker.call, worker_steps.long, "dnn", tell=lambda *_: begun.set())
+        assert begun.wait(HUNG)
+        assert workers._server is not None
+        workers._server._process.kill()
+        with pytest.raises(ChapterflowError, match="the end of the process that forked it"):
+            lost.result(HUNG)
+    with workers.taken() as worker:
+        assert worker.call(worker_steps.fine, "cnn", tell=silent)[0] == "cnn"
+
+
+@pytest.mark.slow
+def test_a_server_that_cannot_start_gives_its_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tensorflow.py").write_text("raise RuntimeError('no TensorFlow here')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    started = Workers(Project(tmp_path), 1)
+    try:
+        with started.taken() as worker, pytest.raises(ChapterflowError, match="no TensorFlow here"):
+            worker.call(worker_steps.fine, "dnn", tell=silent)
+    finally:
+        started.close()
+
+
 def test_workers_are_active_in_their_block(tmp_path: Path) -> None:
     assert active_workers() is None
     with Workers(Project(tmp_path), 0) as outer:
@@ -138,6 +166,17 @@ def test_an_interrupted_validation_ends_the_models_that_wait_for_it(
     workers.count = 1
     with pytest.raises(KeyboardInterrupt):
         workers.spread(lambda _, name: verdicts.of(name), ["dnn"], meanwhile=verdicts.make)
+
+
+def test_models_with_variants_or_folds_go_first() -> None:
+    from pipelines.chapter import _longest_first
+
+    overrides = ["models.dnn.beside={}", "models.gcn.folds=5", "models.gcn.beside={}"]
+    settings = load_settings(REPOSITORY / "params.yaml", overrides=overrides)
+    # `googlenet` has a variant that is not trained, `transfer` has two that are.
+    names = ["dnn", "googlenet", "transfer", "gcn", "cnn"]
+    order = [names[place] for place in _longest_first([(name, settings) for name in names])]
+    assert order == ["gcn", "transfer", "dnn", "googlenet", "cnn"]
 
 
 @pytest.mark.slow
