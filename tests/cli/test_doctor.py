@@ -18,6 +18,7 @@ from chapterflow.cli import doctor
 from chapterflow.cli.doctor import diagnose, mend
 from chapterflow.environment import Project
 from chapterflow.tracking.store import database
+from tests.conftest import FORKS
 from tests.tracking.proxy import proxy
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -222,7 +223,7 @@ def test_data_versions(patient: Project, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "the first run records one" in str(actual().observed)
     patient.data.mkdir()
     (patient.data / "a.txt").write_text("first")
-    subprocess.run([sys.executable, "-m", "dvc", "add", "-q", "data"], cwd=patient.root, check=True)
+    subprocess.run([FORKS.python, "-m", "dvc", "add", "-q", "data"], cwd=patient.root, check=True)
     assert actual() == passed("Data versions", "data/ is what data.dvc records")
     (patient.data / "a.txt").write_text("second")
     assert "is not what data.dvc records" in str(actual().observed)
@@ -247,7 +248,7 @@ def test_datasets_that_no_version_records_by_design_are_no_failure(patient: Proj
     for name in ("digits", "curves"):
         (patient.data / name).mkdir(parents=True)
         (patient.data / name / "dataset.json").write_text(name)
-    subprocess.run([sys.executable, "-m", "dvc", "add", "-q", "data"], cwd=patient.root, check=True)
+    subprocess.run([FORKS.python, "-m", "dvc", "add", "-q", "data"], cwd=patient.root, check=True)
     (patient.data / "mnist").mkdir()
     (patient.data / "mnist" / "dataset.json").write_text("mnist")
     shutil.rmtree(patient.data / "curves")

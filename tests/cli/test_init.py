@@ -156,7 +156,7 @@ def test_the_example_of_a_new_project_trains(
     mine = tmp_path / "trained-here"
     params = mine / "params.yaml"
     params.write_text(params.read_text("utf-8").replace("epochs: 12", "epochs: 1"), "utf-8")
-    done = run_flow(mine, "run")
+    done = run_flow(mine, "run", report=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 trained." in done.stdout
     assert (mine / "report" / "index.html").is_file()

@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-import multiprocessing
-import resource
-import signal
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,9 @@ from chapterflow.config.load import load_settings
 from chapterflow.data.build import ensure_dataset, verify_dataset
 from chapterflow.data.splits import stratified_split
 from chapterflow.environment import Project
-from chapterflow.errors import ChapterflowError, DataError
+from chapterflow.errors import DataError
 from chapterflow.kinds.dataset import SPLITS, open_dataset
+from tests.conftest import call
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -120,26 +120,23 @@ def test_a_damaged_card_is_reported(project: Project, text: str) -> None:
         open_dataset(project.data / "digits")
 
 
-def _build_with_little_space(root: Path, queue: "multiprocessing.Queue[str]") -> None:
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-    try:
-        build_digits(Project(root))
-    except ChapterflowError as error:
-        queue.put(str(error))
-    else:
-        queue.put("built")
+#: Builds a dataset in a process that may write small files only.
+LITTLE_SPACE = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+import sys
+sys.argv = ["chapterflow", "data", "fetch", "digits"]
+from chapterflow.cli import main
+main()
+"""
 
 
 def test_a_full_disk_leaves_nothing_behind(project: Project) -> None:
-    context = multiprocessing.get_context("spawn")
-    queue: multiprocessing.Queue[str] = context.Queue()
-    process = context.Process(target=_build_with_little_space, args=(project.root, queue))
-    process.start()
-    result = queue.get(timeout=60)
-    process.join()
-    assert "cannot be written" in result
-    assert "free some space" in result
+    result = call(project.root, "python", "-c", LITTLE_SPACE, PYTHONPATH=os.pathsep.join(sys.path))
+    assert result.returncode == 1
+    assert "cannot be written" in result.stderr
+    assert "free some space" in result.stderr
     assert not (project.data / "digits").exists()
     assert list((project.scratch / "staging").iterdir()) == []
     assert build_digits(project)

@@ -74,6 +74,7 @@ def test_own_graphs_are_added_and_learnt(run_flow: Run, checkout: Path, mirror: 
         *("--set", "models.gcn.folds=0", "--set", "models.gcn.epochs=5"),
         *("--set", "models.gcn.schedule=cosine"),  # A constant rate needs more epochs.
         *("--set", "models.gcn.beside={}"),
+        report=True,
     )
     assert result.returncode == 0, result.stderr
     assert "The profile 'book' fits data like 'own'" in result.stderr

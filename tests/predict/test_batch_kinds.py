@@ -92,15 +92,19 @@ class Batch:
 
 
 def settings_with_pets(project: Project) -> Settings:
-    """Return settings that know a folder of photos of 64x48 pixels."""
+    """Return settings that know a folder of photos of 64x48 pixels, and fewer examples."""
     folder = project.root.parent / "photos"
     if not folder.exists():
         photo_folder(folder)
     (project.root / "datasets.yaml").write_text(
         f"datasets:\n  pets: {{kind: image-folder, seed: 5, path: '{folder}'}}\n"
     )
-    small = ("filters=[2, 2, 2, 2]", "dense=[4, 4, 4]")
-    return load_settings(project.params, overrides=[f"models.xcnn.{one}" for one in small])
+    small = (
+        *("models.xcnn.filters=[2, 2, 2, 2]", "models.xcnn.dense=[4, 4, 4]"),
+        *("models.conv3d.filters=2", "datasets.solids.each=40"),
+        *("datasets.curves.count=240", "datasets.graphs.per_family=24"),
+    )
+    return load_settings(project.params, overrides=small)
 
 
 def answers(table: pa.Table) -> Any:
