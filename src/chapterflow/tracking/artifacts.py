@@ -66,6 +66,9 @@ REPORTED = (TRAINING, EVALUATION, PREDICTIONS, CARD, VALIDATION, EXPLANATION)
 
 T = TypeVar("T")
 
+#: Longest side of the copies of pictures that MLflow's UI shows in its grid, in pixels.
+SMALLER = 256
+
 
 class Artifacts:
     """The artifacts of one run: a local folder is a cache, the tracking store is the truth.
@@ -130,7 +133,6 @@ class Artifacts:
             pictures: File, key and step of each.
         """
         import PIL.Image
-        from mlflow.tracking.multimedia import compress_image_size
 
         with tempfile.TemporaryDirectory() as folder:
             for path, key, step in pictures:
@@ -138,8 +140,8 @@ class Artifacts:
                 name.parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, name)
                 with PIL.Image.open(path) as image:
-                    smaller = compress_image_size(image)
-                    smaller.save(name.with_name(f"{name.stem}+compressed.webp"))
+                    image.thumbnail((SMALLER, SMALLER), reducing_gap=2.0)
+                    image.save(name.with_name(f"{name.stem}+compressed.webp"), method=1)
             self._client.log_artifacts(self.run_id, folder)
 
     def keep_work(self, folder: Path, epoch: int) -> None:
