@@ -527,3 +527,36 @@ def test_the_network_and_its_loss_are_those_computed_by_hand(kind: str, readout:
     learner = Learner(model, params, steps=1, classes=True)
     loss = np.mean([-log_softmax(row)[target] for row, target in zip(wanted, targets, strict=True)])
     np.testing.assert_allclose(learner.validate(inputs, targets)[0] / 3, loss, rtol=1e-5)
+
+
+@pytest.mark.parametrize("directed", [True, False])
+def test_what_depends_on_constants_alone_is_not_compiled(directed: bool) -> None:
+    import tensorflow as tf
+
+    from chapterflow.models.layers.graph_convolution import (
+        GINConvolution,
+        GraphConvolution,
+        RowNormalization,
+    )
+
+    x = np.array([[1, 0, 2], [0, 0, 0], [0, 3, 1]], np.float32)
+    edges = np.array([[0, 1], [1, 0], [1, 2], [2, 1]], np.int32)
+    rows = RowNormalization()
+    layers = GraphConvolution(4, directed=directed), GINConvolution(4, directed=directed)
+
+    def outputs(features: Any, structure: Any) -> list[Any]:
+        normalized = rows(features)
+        return [layer([normalized, structure]) for layer in layers]
+
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
+    def of_constants() -> list[Any]:
+        values = tf.SparseTensor(np.argwhere(x), x[x != 0], x.shape)
+        return outputs(values, tf.constant(edges))
+
+    wanted = outputs(sparse(x), tf.constant(edges))
+    for received, known in zip(of_constants(), wanted, strict=True):
+        np.testing.assert_array_equal(received, known)
+    compiled = of_constants.get_concrete_function().graph
+    traced = {operation.type for operation in compiled.get_operations()}
+    assert "SparseTensorDenseMatMul" in traced
+    assert not traced & {"UnsortedSegmentSum", "DenseBincount", "Rsqrt"}

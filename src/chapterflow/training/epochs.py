@@ -86,7 +86,8 @@ def train(
     reset_keras()
     model = checked(entry, params, dataset, seed)
     way = (WholeGraph if dataset.kind.whole else Batches)(model, params, dataset, seed)
-    with as_traced() if dataset.kind.joined else nullcontext():
+    of_graphs = dataset.kind.joined or dataset.kind.whole
+    with as_traced() if of_graphs else nullcontext():
         history, resumed_from = run_epochs(way, params, seed=seed, work=work, on_epoch=on_epoch)
     # Save without the optimizer: its state would triple the file and prediction does not need it.
     keras.Model(model.input, model.output, name=model.name).save(work / MODEL_FILE)
@@ -368,7 +369,7 @@ class Learner:
 
     def rate(self, steps: int) -> float:
         """Return the learning rate after a number of steps."""
-        return float(np.float32(self._rate(steps) if callable(self._rate) else self._rate))
+        return self._rate.at(steps) if callable(self._rate) else float(np.float32(self._rate))
 
     def means(self, split: str, sums: Any) -> dict[str, float | None]:
         """Return loss and accuracy of a split, by their names in the record of an epoch."""
@@ -854,12 +855,17 @@ def learning_rate(params: ModelParams, steps: int) -> Any:
     decay = np.clip((np.arange(total + 1) - warmup) / max(1, total - warmup), 0, 1)
     factors = (1 + np.cos(np.pi * decay)) / 2
     factors[:warmup] = np.arange(warmup) / max(1, warmup)
-    rates = tf.constant(params.learning_rate * factors, tf.float32)
+    table = (params.learning_rate * factors).astype(np.float32)
+    rates = tf.constant(table)
 
     # Keras's own schedule is two dozen operations in every step.
     class Table(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
         def __call__(self, step: Any) -> Any:
             return tf.gather(rates, tf.minimum(tf.cast(step, tf.int32), total))
+
+        def at(self, step: int) -> float:
+            # An epoch of a small graph takes hardly longer than three operations of TensorFlow.
+            return float(table[min(step, total)])
 
     return Table()
 
@@ -880,8 +886,7 @@ def reset_keras() -> None:
 def as_traced() -> Iterator[None]:
     """Compile functions as they are traced, without TensorFlow's optimizers of graphs.
 
-    They take half of the time to compile. Batches of graphs, which are small operations, gain
-    nothing by them; a whole graph of constants does, because they compute on constants.
+    They take half of the time to compile, and small operations on graphs hardly gain by them.
     """
     import tensorflow as tf
 

@@ -285,10 +285,13 @@ class RowNormalization(keras.layers.Layer):  # type: ignore[misc]
             return inputs / ops.where(total == 0, 1.0, total)
         import tensorflow as tf
 
-        rows = inputs.indices[:, 0]
-        total = tf.math.unsorted_segment_sum(inputs.values, rows, inputs.dense_shape[0])
-        scale = 1 / tf.where(total == 0, tf.ones_like(total), total)
-        return inputs.with_values(inputs.values * tf.gather(scale, rows))
+        def scaled(values: Any, indices: Any, shape: Any) -> Any:
+            rows = indices[:, 0]
+            total = tf.math.unsorted_segment_sum(values, rows, shape[0])
+            scale = 1 / tf.where(total == 0, tf.ones_like(total), total)
+            return values * tf.gather(scale, rows)
+
+        return inputs.with_values(_ahead(scaled, inputs.values, inputs.indices, inputs.dense_shape))
 
     def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
         """Return the spec of the inputs, including their sparsity."""
@@ -512,6 +515,24 @@ def _once(tensor: Any, name: str, options: tuple[Any, ...], make: Callable[[], A
     return known[1]
 
 
+def _ahead(make: Callable[..., Any], *tensors: Any) -> Any:
+    """Return `make(*tensors)`, of constants of a compiled function before it is compiled.
+
+    An operation that is traced, compiled and folded to a constant takes ten times as long as one
+    that is computed at once.
+    """
+    import tensorflow as tf
+
+    if tf.executing_eagerly():
+        return make(*tensors)
+    values = [tf.get_static_value(tensor) for tensor in tensors]
+    if any(value is None for value in values):
+        return make(*tensors)
+    with tf.init_scope():
+        made = tf.nest.map_structure(lambda part: part.numpy(), make(*map(tf.constant, values)))
+    return tf.nest.map_structure(tf.constant, made)
+
+
 def _normalized(edges: Any, x: Any, directed: bool) -> tuple[Any, Any]:
     """Return `D^-1/2 (A + I) D^-1/2` as edges with loops, `(e + n, 2)`, and weights `(e + n,)`.
 
@@ -520,7 +541,7 @@ def _normalized(edges: Any, x: Any, directed: bool) -> tuple[Any, Any]:
     """
     import tensorflow as tf
 
-    def normalized() -> tuple[Any, Any]:
+    def normalized(edges: Any) -> tuple[Any, Any]:
         out, into = _inverse_roots(edges, x, directed)
         nodes = tf.range(tf.size(out), dtype=edges.dtype)
         weights = tf.gather(out, edges[:, 0]) * tf.gather(into, edges[:, 1])
@@ -530,7 +551,13 @@ def _normalized(edges: Any, x: Any, directed: bool) -> tuple[Any, Any]:
         )
 
     options = x.shape[0], x.dtype, directed
-    matrix: tuple[Any, Any] = _once(edges, "_normalized", options, normalized)
+    matrix: tuple[Any, Any] = _once(
+        edges,
+        "_normalized",
+        options,
+        # Without a known number of nodes, the result depends on more than the edges.
+        lambda: _ahead(normalized, edges) if x.shape[0] else normalized(edges),
+    )
     return matrix
 
 
@@ -568,9 +595,10 @@ def _products(edges: Any, weights: Any, x: Any) -> Callable[..., Any]:
     if parts > 8:
         parts = 1  # such as a prime number of features
 
-    def matrix() -> dict[str, Any]:
+    def matrix(edges: Any, values: Any = None) -> dict[str, Any]:
         places = tf.cast(edges, tf.int64)
-        values = tf.ones(tf.shape(edges)[:1], x.dtype) if weights is None else weights
+        if values is None:
+            values = tf.ones(tf.shape(edges)[:1], x.dtype)
         nodes = x.shape[0] or tf.shape(x, tf.int64)[0]
         if parts > 1:
             part = tf.range(parts, dtype=tf.int64)[:, None]
@@ -583,7 +611,13 @@ def _products(edges: Any, weights: Any, x: Any) -> Callable[..., Any]:
             "a_shape": tf.convert_to_tensor([nodes, nodes], tf.int64),
         }
 
-    sparse = _once(edges, f"_matrix{parts}", (x.shape[0], x.dtype), matrix)
+    given = [edges] if weights is None else [edges, weights]
+    sparse = _once(
+        edges,
+        f"_matrix{parts}",
+        (x.shape[0], x.dtype),
+        lambda: _ahead(matrix, *given) if x.shape[0] else matrix(*given),
+    )
 
     def product(x: Any, transposed: bool = False) -> Any:
         def of(part: Any) -> Any:
