@@ -477,7 +477,7 @@ def _run_model(
         return state
 
     try:
-        if (workers := active_workers()) and workers.client:
+        if (workers := active_workers()) and workers.cluster:
             order = remote.Order.of(run, flow_run_id=flow_run_id, force=force, tags=_tags())
             done: Outcome = step(model, quote(_worker.get()), quote(order), verdicts).result()
             return done

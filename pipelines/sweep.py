@@ -30,7 +30,7 @@ def sweep(
         model: Model of `params.yaml`.
         space: What varies, as `--set` takes it: `models.cnn.dense=64,128,256`.
         trials: Trials in total, those of earlier calls included.
-        workers: Trials to run side by side; by default one, or one on each Dask worker.
+        workers: Trials to run side by side; by default one, or one on each worker of a cluster.
         profile: Profile; by default the one in `params.yaml`.
 
     Returns:

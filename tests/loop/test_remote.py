@@ -15,10 +15,13 @@ from chapterflow.data.build import prepare, verify_dataset
 from chapterflow.environment import Project
 from chapterflow.errors import ChapterflowError, ConfigError, DataError
 from chapterflow.kinds.dataset import read_card
-from chapterflow.loop import remote, steps, workers
+from chapterflow.loop import clusters, remote, steps
 from chapterflow.loop.run import Run
 from tests.conftest import HUNG, REPOSITORY, free_port
 from tests.loop import worker_steps
+
+#: Of workers in this process.
+SOFTWARE = clusters.software(Project(REPOSITORY))
 
 
 def test_a_scheduler_has_an_address(project: Project) -> None:
@@ -36,32 +39,39 @@ def test_workers_share_a_tracking_store(project: Project) -> None:
 def test_a_scheduler_that_does_not_answer_is_refused(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "SCHEDULER_SECONDS", 0.5)
+    monkeypatch.setattr(clusters, "ANSWER_SECONDS", 0.5)
     with pytest.raises(ConfigError, match="Start it with `dask scheduler`"):
-        workers.Workers.of_scheduler(project, f"tcp://127.0.0.1:{free_port()}", 1)
+        clusters.Dask(f"tcp://127.0.0.1:{free_port()}", {})
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_head_of_ray_that_does_not_answer_is_refused(scheme: str) -> None:
+    address = f"{scheme}127.0.0.1:{free_port()}"
+    with pytest.raises(ConfigError, match=f"Received: {address} .*Start the node with `ray start`"):
+        clusters.Ray(address, {})
 
 
 def test_other_code_is_refused_with_both_commits(project: Project) -> None:
-    ours = remote.software(project)
+    ours = clusters.software(project)
     theirs = ours | {"commit": "c0ffee"}
     with pytest.raises(ConfigError, match=f"Received: commit {ours['commit']} instead of c0ffee"):
-        remote._refuse_other("software", theirs, ours)
+        clusters.refuse_other("software", theirs, ours)
     (project.root / "requirements.lock").write_text("numpy==1\n")
     with pytest.raises(ConfigError, match=r"requirements\.lock [0-9a-f]+ instead of none"):
-        remote._refuse_other("software", ours, remote.software(project))
+        clusters.refuse_other("software", ours, clusters.software(project))
 
 
 def test_changed_sources_are_named() -> None:
     theirs, ours = ({"sources": {"src/a.py": value, "src/b.py": "b"}} for value in ("1", "2"))
     with pytest.raises(ConfigError, match=r"Received: sources\.src/a\.py 2 instead of 1\. "):
-        remote._refuse_other("fingerprint", theirs, ours)
+        clusters.refuse_other("fingerprint", theirs, ours)
 
 
 def test_an_order_holds_no_path_of_its_machine(in_project: Project) -> None:
     settings = load_settings(in_project.params)
     prepare(in_project, "digits", settings.datasets["digits"], profile=["digits"])
     order = remote.Order.of(Run(in_project, settings, "dnn"), flow_run_id="1")
-    assert set(order.software) == {"commit", "requirements.lock"}
+    assert set(clusters.software(in_project)) == {"commit", "requirements.lock"}
     assert str(in_project.root).encode() not in pickle.dumps(order)
 
 
@@ -145,7 +155,7 @@ def client() -> Iterator[Any]:
 
 
 def test_a_step_on_dask_reports_and_returns_or_raises_as_in_a_process(client: Any) -> None:
-    worker = workers.DaskWorker(client)
+    worker = clusters.DaskWorker(client, SOFTWARE)
     progress: list[tuple[str, str]] = []
     both = threading.Event()
 
@@ -163,8 +173,17 @@ def test_a_step_on_dask_reports_and_returns_or_raises_as_in_a_process(client: An
         worker.call(worker_steps.unexpected, "dnn", tell=tell)
 
 
+def test_an_order_that_other_code_cannot_read_is_refused_with_both_commits(client: Any) -> None:
+    theirs = SOFTWARE | {"commit": "c0ffee"}
+    future = client.submit(clusters._answer_dask, b"of other code", theirs, "topic")
+    what, error = future.result()
+    assert what == "raise"
+    assert isinstance(error, ConfigError)
+    assert f"Received: commit {SOFTWARE['commit']} instead of c0ffee. " in str(error)
+
+
 def test_an_interrupted_step_on_dask_ends_and_leaves_the_worker(client: Any) -> None:
-    worker, begun = workers.DaskWorker(client), threading.Event()
+    worker, begun = clusters.DaskWorker(client, SOFTWARE), threading.Event()
     with ThreadPoolExecutor(1) as threads:
         interrupted = threads.submit(
             worker.call, worker_steps.endless, "dnn", tell=lambda *said: begun.set()

@@ -50,3 +50,10 @@ def endless(run: Any, *, tell: Any) -> None:
     while True:
         tell("train", "epoch 1")
         time.sleep(0.01)
+
+
+def place(run: Any, *, tell: Any) -> tuple[str, str, str | None]:
+    """Return where this process works, what it has imported, and its number of threads."""
+    import chapterflow
+
+    return os.getcwd(), chapterflow.__file__, os.environ.get("OMP_NUM_THREADS")

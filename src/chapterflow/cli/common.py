@@ -66,16 +66,19 @@ class Engine(StrEnum):
 
     local = "local"
     dask = "dask"
+    ray = "ray"
 
 
 EngineOption = Annotated[
     Engine | None,
-    typer.Option("--engine", help="Where models run: here, or on a Dask cluster (docs/scale.md)."),
+    typer.Option("--engine", help="Where models run: here, or on a cluster (docs/scale.md)."),
 ]
 AddressOption = Annotated[
     str | None,
     typer.Option(
-        "--address", metavar="URL", help="Address of the Dask scheduler: tcp://HOST:8786."
+        "--address",
+        metavar="ADDRESS",
+        help="Of the cluster: tcp://HOST:8786 (dask), HOST:6379 (ray).",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]

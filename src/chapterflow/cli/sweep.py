@@ -60,7 +60,7 @@ def sweep(
         typer.Option(
             min=1,
             metavar="N",
-            help="Trials to run side by side; by default one here, or one on each Dask worker.",
+            help="Trials to run side by side; by default one, on a cluster one per worker.",
         ),
     ] = None,
     engine: EngineOption = None,

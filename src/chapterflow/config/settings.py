@@ -133,23 +133,29 @@ class ExecutionParams(Strict):
     """Where models, and trials of a sweep, run.
 
     Attributes:
-        engine: Processes of this machine, or workers of a Dask scheduler.
-        address: The scheduler's.
+        engine: Processes of this machine, or workers of a Dask or Ray cluster.
+        address: Of Dask's scheduler or Ray's head.
         workers: Models or trials to run side by side, at most.
     """
 
-    engine: Literal["local", "dask"] = "local"
+    engine: Literal["local", "dask", "ray"] = "local"
     address: Annotated[str, Field(min_length=1)] | None = None
     workers: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _has_address(self) -> Self:
-        if self.engine == "dask" and self.address is None:
+        if self.is_remote and self.address is None:
+            example = "tcp://HOST:8786" if self.engine == "dask" else "HOST:6379"
             raise ValueError(
-                "engine: dask needs the address of its scheduler: `address: tcp://HOST:8786`, or "
-                "`--address tcp://HOST:8786`"
+                f"engine: {self.engine} needs the address of its cluster: `address: {example}`, or "
+                f"`--address {example}`"
             )
         return self
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether they run on other machines."""
+        return self.engine != "local"
 
 
 class NotifyParams(Strict):

@@ -21,9 +21,10 @@ from chapterflow.data.build import prepare, refuse_damage, verify_dataset
 from chapterflow.data.versioning import pull
 from chapterflow.environment import Project, configure, find_project, project_lock, user_cache
 from chapterflow.errors import ConfigError, DataError
-from chapterflow.files import publish, sha256_file
+from chapterflow.files import publish
 from chapterflow.kinds.dataset import CARD, read_card
 from chapterflow.loop import steps
+from chapterflow.loop.clusters import refuse_other
 from chapterflow.loop.run import Run
 from chapterflow.tracking import runs
 from chapterflow.tracking.records import Outcome
@@ -45,7 +46,6 @@ class Order:
 
     Attributes:
         parts: All that decides the run (`tracking.fingerprint.fingerprint_parts`).
-        software: As `software` returns it.
         digests: Of the datasets that the model reads, by name.
         flow_run_id: MLflow run of the flow or sweep; the model's run is nested in it.
         label: What tells the run from the others of the flow.
@@ -57,7 +57,6 @@ class Order:
     settings: Settings
     model: str
     parts: dict[str, Any]
-    software: dict[str, str]
     digests: dict[str, str]
     flow_run_id: str
     label: str
@@ -73,21 +72,11 @@ class Order:
             settings=run.settings,
             model=run.model,
             parts=run.parts,
-            software=software(run.project),
             label=run.label,
             run_type=run.run_type,
             digests={name: read_card(run.project.data / name).digest for name in names},
             **options,
         )
-
-
-def software(project: Project) -> dict[str, str]:
-    """Return the commit of a checkout and the hash of its lock file."""
-    lock = project.root / "requirements.lock"
-    return {
-        "commit": runs.git_tags(project).get(runs.COMMIT, "none"),
-        "requirements.lock": sha256_file(lock) if lock.is_file() else "none",
-    }
 
 
 def take(order: Order, verdicts: Sequence[Verdict], *, tell: Tell) -> Outcome:
@@ -115,44 +104,17 @@ def accept(order: Order, *, tell: Tell) -> Run:
     """Return an order's run in the checkout around the current folder, with its data.
 
     Raises:
-        ConfigError: If this checkout has other code, packages or tracking store.
+        ConfigError: If this checkout has other code, numeric libraries or tracking store.
         DataError: If it cannot have the same data.
     """
     project = find_project()
     configure(project)
-    _refuse_other("software", order.software, software(project))
     for name, digest in order.digests.items():
         _bring(project, order.settings, name, digest, tell)
     run = Run(project, order.settings, order.model, run_type=order.run_type)
-    _refuse_other("fingerprint", order.parts, run.parts)
+    refuse_other("fingerprint", order.parts, run.parts)
     _check_store(run, order.flow_run_id)
     return run
-
-
-def _refuse_other(what: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    """Raise a `ConfigError` that names what differs between two machines."""
-    differences = list(_differences(theirs, ours))
-    if differences:
-        listed = "; ".join(
-            f"{name} {str(here)[:40]} instead of {str(there)[:40]}"
-            for name, there, here in differences[:4]
-        )
-        raise ConfigError(
-            f"A worker must have the {what} of the flow. Received: {listed}. Check out the flow's "
-            "commit where the worker runs, without changes, install its requirements.lock, and "
-            "start the worker again"
-        )
-
-
-def _differences(theirs: Any, ours: Any, name: str = "") -> Any:
-    """Yield name, their value and our value of each leaf that differs."""
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        for key in sorted({*theirs, *ours}):
-            yield from _differences(
-                theirs.get(key, "none"), ours.get(key, "none"), f"{name}.{key}".lstrip(".")
-            )
-    elif theirs != ours:
-        yield name, theirs, ours
 
 
 def _bring(project: Project, settings: Settings, name: str, digest: str, tell: Tell) -> None:

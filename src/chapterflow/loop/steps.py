@@ -23,6 +23,7 @@ from chapterflow.evaluation.evaluate import Evaluation
 from chapterflow.explain.explanation import Explanation
 from chapterflow.kinds.dataset import DatasetCard, open_dataset
 from chapterflow.kinds.likeness import Likeness
+from chapterflow.loop import clusters
 from chapterflow.loop.logged_model import log_trained_model
 from chapterflow.loop.repetitions import with_seeds
 from chapterflow.loop.run import Run
@@ -55,11 +56,11 @@ if TYPE_CHECKING:
 
 def check_shared(project: Project, execution: ExecutionParams) -> None:
     """Raise a `ConfigError` unless all workers can reach the tracking store."""
-    if execution.engine == "dask" and is_local(project):
+    if execution.is_remote and is_local(project):
         raise ConfigError(
-            "With the engine dask, models need a tracking store that all workers share. "
-            f"Received: {tracking_uri(project)}. Set MLFLOW_TRACKING_URI to an MLflow server, "
-            "see docs/scale.md"
+            f"With the engine {execution.engine}, models need a tracking store that all workers "
+            f"share. Received: {tracking_uri(project)}. Set MLFLOW_TRACKING_URI to an MLflow "
+            "server, see docs/scale.md"
         )
 
 
@@ -80,7 +81,7 @@ def preload(
 
     Args:
         workers: Models to train side by side; by default as `execution.workers` says, or else as
-            many as cores and memory, or the scheduler's workers, allow.
+            many as cores and memory, or the cluster's workers, allow.
         force: Whether finished models train again.
         seeds: Number of seeds with which each model trains.
 
@@ -103,8 +104,8 @@ def preload(
     wanted = workers or execution.workers
     most = min(wanted, pending) if wanted else pending
     started: Workers | None = None
-    if execution.engine == "dask":
-        started = Workers.of_scheduler(project, str(execution.address), most)
+    if execution.is_remote:
+        started = clusters.connect(project, execution, most)
     elif (count := most if wanted else default_count(pending)) > 1:
         started = Workers(project, count)
     else:

@@ -51,7 +51,7 @@ from chapterflow.errors import (
 from chapterflow.files import staged
 from chapterflow.kinds.dataset import Task, open_dataset, read_card
 from chapterflow.language import message
-from chapterflow.loop import remote, steps
+from chapterflow.loop import clusters, remote, steps
 from chapterflow.loop.run import Run
 from chapterflow.loop.workers import Worker, Workers
 from chapterflow.models.base import ModelParams
@@ -190,7 +190,7 @@ def sweep(
         storage: `postgresql://...` or `sqlite:///...`; by default the shared tracking database, or
             else a file of the project.
         workers: Trials to run side by side; by default `execution.workers`, or else one on this
-            machine, or one on each worker of the Dask scheduler.
+            machine, or one on each worker of the cluster.
         tags: More tags of the MLflow run.
         tell_of: Returns what receives the progress of a subject.
 
@@ -210,8 +210,7 @@ def sweep(
     with Session(project, settings) as session:
         runs.sweep(session.client, project, session.experiment_id)
         name = study_name(project, settings, space)
-        is_remote = settings.execution.engine == "dask"
-        address = storage_address(project, name, storage, is_remote=is_remote)
+        address = storage_address(project, name, storage, is_remote=settings.execution.is_remote)
         search = Search(settings, space, address, name, "", min(trials, space.size() or trials))
         # Before a run that could only fail.
         open_study(search, _task(project, search))
@@ -274,7 +273,7 @@ def storage_address(
         return uri
     if given is None and is_remote:
         raise ConfigError(
-            "With the engine dask, trials need a database that all workers share. Received: "
+            "On other machines, trials need a database that all workers share. Received: "
             f"{redacted(uri)}. Set {SWEEP_STORAGE} to postgresql://USER@HOST/DATABASE here and "
             "where the workers run, see docs/sweep.md"
         )
@@ -430,8 +429,8 @@ def _start_workers(
     """Return the workers for trials side by side; None if the trials run in this process."""
     execution = search.settings.execution
     wanted = min(count or execution.workers or search.trials, search.trials)
-    if execution.engine == "dask":
-        return Workers.of_scheduler(project, str(execution.address), wanted)
+    if execution.is_remote:
+        return clusters.connect(project, execution, wanted)
     if wanted == 1 or not (count or execution.workers):
         return nullcontext()
     return Workers(project, wanted)
@@ -443,12 +442,12 @@ def _side_by_side(
     """Let workers take the trials."""
     step: Callable[..., None] = take_trials
     arguments: tuple[Any, ...] = (search,)
-    if workers.client:
+    if workers.cluster:
         order = remote.Order.of(
             Run(project, search.settings, search.model), flow_run_id=search.run_id
         )
         # Workers have their own access to the storage, as to the tracking store: no password
-        # passes through the scheduler.
+        # passes through the cluster.
         step, arguments = take_remotely, (order, replace(search, storage=""))
 
     def in_worker(worker: Worker, number: int) -> Exception | None:

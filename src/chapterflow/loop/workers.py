@@ -1,6 +1,6 @@
 """Workers: models of a flow run side by side, each in a process with its own TensorFlow.
 
-A worker is a process that this one starts, or one of another machine that a Dask scheduler knows.
+A worker is a process that this one starts, or one of a cluster (`loop/clusters.py`).
 Steps run in the calling process where there are no workers. The results are the same, bit for bit:
 a worker has the settings and libraries of the process that calls it, and on the same machine its
 number of threads.
@@ -11,13 +11,11 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import pickle
 import queue
 import signal
 import socket
 import sys
 import traceback
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +23,7 @@ from contextvars import ContextVar, copy_context
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from chapterflow.environment import (
     Project,
@@ -34,18 +32,19 @@ from chapterflow.environment import (
     import_tensorflow,
     load_tensorflow,
 )
-from chapterflow.errors import ChapterflowError, ConfigError, describe
+from chapterflow.errors import ChapterflowError, describe
 from chapterflow.loop.fork_server import Ended, ForkServer, serve
 from chapterflow.models.catalog import FOLDER
 from chapterflow.types import Tell
+
+if TYPE_CHECKING:
+    from chapterflow.loop.clusters import Cluster
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 #: Bytes of memory that a model of the chapter may take, its libraries included.
 MEMORY = 2_500_000_000
-#: Seconds in which a Dask scheduler must answer.
-SCHEDULER_SECONDS = 10.0
 
 
 def default_count(models: int) -> int:
@@ -155,66 +154,6 @@ class ProcessWorker(Worker):
                 self._process.kill(signal.SIGKILL)
 
 
-class DaskWorker(Worker):
-    """A place in the queue of a Dask scheduler, which chooses the worker and replaces lost ones.
-
-    A step must bring what it needs: it runs in another checkout, perhaps twice, since Dask repeats
-    the step of a worker that was lost.
-    """
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-        self._future: Any = None
-
-    def call(self, step: Callable[..., Any], *arguments: Any, tell: Tell, **options: Any) -> Any:
-        """Submit the step to the scheduler."""
-        from distributed import CancelledError
-
-        key = f"chapterflow-{uuid.uuid4().hex}"
-        self._client.subscribe_topic(key, lambda event: tell(*event[1]))
-        try:
-            # As bytes: the scheduler has no use for the arguments.
-            payload = pickle.dumps((step, arguments, options))
-            self._future = self._client.submit(_take, payload, key, key=key, pure=False)
-            what, value = self._future.result()
-        except CancelledError:
-            raise KeyboardInterrupt from None
-        except Exception as error:
-            raise ChapterflowError(
-                f"Dask could not run `{step.__name__}`. Received: {describe(error, FOLDER)}. The "
-                "logs of the workers say more. The same command continues after the last epoch "
-                "that was kept"
-            ) from error
-        finally:
-            self._future = None
-            self._client.unsubscribe_topic(key)
-        if what == "raise":
-            raise value
-        return value
-
-    def interrupt(self) -> None:
-        """Cancel the step; it ends at its next report of progress."""
-        if (future := self._future) is not None:
-            future.cancel()
-
-
-def _take(payload: bytes, topic: str) -> tuple[str, Any]:
-    """Take a step in a worker of Dask."""
-    from distributed import get_worker
-
-    worker = get_worker()
-
-    def tell(step: str, detail: str) -> None:
-        # Dask lets a task run on when it is cancelled, or when whoever submitted it has gone.
-        task = worker.state.tasks.get(topic)
-        if task is None or task.state == "cancelled":
-            raise KeyboardInterrupt
-        worker.log_event(topic, (step, detail))
-
-    step, arguments, options = pickle.loads(payload)  # noqa: S301 - workers run what the scheduler sends
-    return _answer(step, arguments, options, tell)
-
-
 _active: ContextVar[Workers | None] = ContextVar("workers", default=None)
 
 
@@ -228,12 +167,12 @@ class Workers:
 
     Attributes:
         count: How many they are.
-        client: Of the Dask scheduler that they are workers of; None for processes of this machine.
+        cluster: What they are workers of; None for processes of this machine.
     """
 
-    def __init__(self, project: Project, count: int, client: Any = None) -> None:
+    def __init__(self, project: Project, count: int, cluster: Cluster | None = None) -> None:
         self.count = count
-        self.client = client
+        self.cluster = cluster
         self._project = project
         self._server: ForkServer | None = None
         self._workers = {number: self._new(number) for number in range(1, count + 1)}
@@ -241,39 +180,9 @@ class Workers:
         for number in self._workers:
             self._idle.put(number)
 
-    @classmethod
-    def of_scheduler(cls, project: Project, address: str, most: int) -> Self:
-        """Return the workers of a Dask scheduler, up to a number.
-
-        Raises:
-            ConfigError: If Dask is not installed, or the scheduler does not answer or has none.
-        """
-        try:
-            from distributed import Client
-        except ImportError:
-            raise ConfigError(
-                "The engine dask needs the package `distributed`. Install it: "
-                "`pip install 'chapterflow[dask]'`"
-            ) from None
-        try:
-            client = Client(address, timeout=SCHEDULER_SECONDS, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"execution.address (--address) must be a Dask scheduler that answers. Received: "
-                f"{address} ({error}). Start it with `dask scheduler`, see docs/scale.md"
-            ) from None
-        number = len(client.scheduler_info(n_workers=-1)["workers"])
-        if not number:
-            client.close()
-            raise ConfigError(
-                f"The Dask scheduler {address} must have a worker. Received: 0. Start one in a "
-                f"checkout: `dask worker {address} --nthreads 1`, see docs/scale.md"
-            )
-        return cls(project, min(number, most), client)
-
     def _new(self, number: int) -> Worker:
-        if self.client:
-            return DaskWorker(self.client)
+        if self.cluster:
+            return self.cluster.worker()
         if self._server is None or not self._server.alive:
             scratch = self._project.scratch
             scratch.mkdir(parents=True, exist_ok=True)
@@ -341,8 +250,8 @@ class Workers:
             worker.close()
         if self._server:
             self._server.close()
-        if self.client:
-            self.client.close()
+        if self.cluster:
+            self.cluster.close()
 
 
 def _serve(pipe: Connection) -> None:
@@ -356,7 +265,7 @@ def _serve(pipe: Connection) -> None:
             step, arguments, options = pipe.recv()
         except (EOFError, ConnectionError):
             return
-        pipe.send(_answer(_interruptible(step), arguments, options, tell))
+        pipe.send(answer(_interruptible(step), arguments, options, tell))
 
 
 def _interruptible(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -372,7 +281,7 @@ def _interruptible(step: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _answer(
+def answer(
     step: Callable[..., Any], arguments: Any, options: dict[str, Any], tell: Tell
 ) -> tuple[str, Any]:
     """Take a step, and return what it returned or raised, in a form that survives pickling."""

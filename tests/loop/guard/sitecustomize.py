@@ -1,7 +1,8 @@
 """Refuses every connection and look-up that would leave this machine, and writes it down.
 
 With CHAPTERFLOW_TEST_KILL=MODULE:NAME:before (or `after`), the process is killed at the first call
-of a function, as if it had been killed there by chance.
+of a function, as if it had been killed there by chance. With CHAPTERFLOW_TEST_KEEP=FILE, it keeps
+the work of its trainings after every epoch, and writes the runs that it continues into the file.
 """
 
 import importlib.abc
@@ -10,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
 _LOG = os.environ["CHAPTERFLOW_TEST_NETWORK_LOG"]
@@ -43,11 +45,11 @@ socket.socket.connect = connect  # type: ignore[method-assign]
 socket.getaddrinfo = getaddrinfo  # type: ignore[assignment]
 
 
-class _Killer(importlib.abc.MetaPathFinder):
-    """Replaces a function of a module, as soon as it is imported, by one that is fatal."""
+class _Changed(importlib.abc.MetaPathFinder):
+    """Changes a module as soon as it is imported."""
 
-    def __init__(self, module: str, name: str, when: str) -> None:
-        self._module, self._name, self._when = module, name, when
+    def __init__(self, module: str, change: Callable[[Any], None]) -> None:
+        self._module, self._change = module, change
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
         """Return the module's own spec, with another end of its execution."""
@@ -60,22 +62,45 @@ class _Killer(importlib.abc.MetaPathFinder):
 
         def exec_module(module: Any) -> None:
             execute(module)
-            *owners, last = self._name.split(".")
-            place = module
-            for owner in owners:
-                place = getattr(place, owner)
-            original = getattr(place, last)
-
-            def fatal(*arguments: Any, **keywords: Any) -> None:
-                if self._when == "after":
-                    original(*arguments, **keywords)
-                os.kill(os.getpid(), signal.SIGKILL)
-
-            setattr(place, last, fatal)
+            self._change(module)
 
         loader.exec_module = exec_module
         return spec
 
 
+def _kill_at(name: str, when: str) -> Callable[[Any], None]:
+    def change(module: Any) -> None:
+        *owners, last = name.split(".")
+        place = module
+        for owner in owners:
+            place = getattr(place, owner)
+        original = getattr(place, last)
+
+        def fatal(*arguments: Any, **keywords: Any) -> None:
+            if when == "after":
+                original(*arguments, **keywords)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        setattr(place, last, fatal)
+
+    return change
+
+
+def _keep_each_epoch(artifacts: Any) -> None:
+    artifacts.KEEP_SECONDS = artifacts.KEEP_SHARE = 0
+    restore = artifacts.Artifacts.restore_work
+
+    def restored(self: Any, folder: Any) -> Any:
+        if done := restore(self, folder):
+            with open(os.environ["CHAPTERFLOW_TEST_KEEP"], "a", encoding="utf-8") as log:
+                log.write(f"{self.run_id}\n")
+        return done
+
+    artifacts.Artifacts.restore_work = restored
+
+
 if "CHAPTERFLOW_TEST_KILL" in os.environ:
-    sys.meta_path.insert(0, _Killer(*os.environ["CHAPTERFLOW_TEST_KILL"].split(":")))
+    _module, *_how = os.environ["CHAPTERFLOW_TEST_KILL"].split(":")
+    sys.meta_path.insert(0, _Changed(_module, _kill_at(*_how)))
+if "CHAPTERFLOW_TEST_KEEP" in os.environ:
+    sys.meta_path.insert(0, _Changed("chapterflow.tracking.artifacts", _keep_each_epoch))

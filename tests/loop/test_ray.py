@@ -1,0 +1,203 @@
+"""Work on the nodes of a Ray cluster, in a network of its own: Ray listens on all interfaces."""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import REAL_PATH, Run, call, until
+from tests.loop.stores import query
+from tests.loop.team import Team, comparable, private_network
+
+pytestmark = pytest.mark.slow
+
+#: Calls steps on a node that has its own checkout, and prints what comes back.
+STEPS = """
+import json, sys, threading
+from chapterflow.environment import find_project
+from chapterflow.errors import ChapterflowError
+from chapterflow.loop import clusters
+from tests.loop import worker_steps
+
+cluster = clusters.Ray(sys.argv[1], clusters.software(find_project()))
+worker, heard, begun = cluster.worker(), [], threading.Event()
+
+
+def tell(*said):
+    heard.append(said)
+    begun.set()
+
+
+def failing(step):
+    try:
+        worker.call(step, "dnn", tell=tell)
+    except (ChapterflowError, KeyboardInterrupt) as error:
+        return f"{type(error).__name__} {error}"
+
+
+said = {"fine": worker.call(worker_steps.fine, "dnn", tell=tell, more=3)[:2], "heard": [*heard]}
+said["place"] = worker.call(worker_steps.place, "dnn", tell=tell)
+for name in sys.argv[2:]:
+    said[name] = failing(getattr(worker_steps, name))
+begun.clear()
+threading.Thread(target=lambda: begun.wait() and worker.interrupt()).start()
+said["endless"] = failing(worker_steps.endless)
+said["size"] = cluster.size
+cluster.close()
+print(json.dumps(said))
+"""
+
+
+class RayTeam(Team):
+    """A team with a Ray head without CPUs, a node in each clone, and an MLflow server.
+
+    Attributes:
+        address: Of the head.
+    """
+
+    address = "127.0.0.1:6379"
+
+    def __init__(self, source: Path, folder: Path, inside: tuple[str, ...], ray: str) -> None:
+        super().__init__(source, folder, inside)
+        self.server.mkdir()
+        self.store = f"sqlite:///{self.server}/mlflow.db"
+        self.variables |= {
+            "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000",
+            # A socket has a short path.
+            "RAY_TMPDIR": ray,
+            # Otherwise it reports that usage statistics are off.
+            "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        }
+        self._serve()
+        until(self._started)
+
+    def _serve(self) -> None:
+        log = self.server / "log"
+        with log.open("w") as out:
+            subprocess.Popen(
+                [
+                    *self._at(
+                        self.root, sys.executable, "-m", "mlflow", "server", "--workers", "1"
+                    ),
+                    *("--backend-store-uri", self.store),
+                    *("--artifacts-destination", str(self.server / "artifacts")),
+                ],
+                env={**os.environ},
+                stdout=out,
+                stderr=out,
+            )
+        self._log = log
+
+    def _started(self) -> bool:
+        # A node has 30 s to start, which a busy machine may exceed.
+        usual = ("--object-store-memory", "100000000", "--num-cpus")
+        head = ("--head", "--port", "6379", "--include-dashboard", "false", "--disable-usage-stats")
+        node = ("--address", self.address)
+        started = self._ray(self.root, "start", *head, *usual, "0") and all(
+            self._ray(clone, "start", *node, *usual, "1") for clone in self.clones
+        )
+        if not started:
+            self._ray(self.root, "stop", "--force")
+        return started
+
+    def _at(self, root: Path, *words: str) -> tuple[str, ...]:
+        return (*self.inside, "-C", str(root), f"PATH={REAL_PATH}", *words)
+
+    def _ray(self, root: Path, *words: str) -> bool:
+        command = self._at(root, sys.executable, "-m", "ray.scripts.scripts", *words)
+        done = call(root, *command, **self.variables, **self.workers_own)
+        return done.returncode == 0
+
+    def call(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command where the head runs."""
+        until(lambda: "startup complete" in self._log.read_text())
+        return call(self.root, *self._at(self.root, *words), **self.variables)
+
+
+@pytest.fixture(scope="module")
+def team(fetched_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayTeam]:
+    with ExitStack() as stack:
+        folder = tmp_path_factory.mktemp("team")
+        ray = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-"))
+        yield RayTeam(fetched_once, folder, stack.enter_context(private_network()), ray)
+
+
+def test_a_step_on_ray_reports_and_returns_or_raises_as_in_a_process(team: RayTeam) -> None:
+    steps = ("wrong", "unexpected", "killed")
+    done = team.call(sys.executable, "-c", STEPS, team.address, *steps)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["size"] == 2
+    assert said["fine"] == ["dnn", 3]
+    assert said["heard"] == [["train", "epoch 1"], ["train", "epoch 2"]]
+    # A node works in its own checkout, with its own sources and all of its cores.
+    folder, module, threads = said["place"]
+    assert Path(folder) in team.clones
+    assert Path(module).is_relative_to(folder)
+    assert threads is None
+    assert said["wrong"] == "DataError dnn is wrong"
+    assert "no such layer" in said["unexpected"]
+    assert "Ray could not run `killed`. Received: " in said["killed"]
+    assert said["endless"] == "KeyboardInterrupt "
+
+
+@pytest.mark.fault(
+    "Worker of a Ray cluster killed during training",
+    "Another one continues the run; metrics of an undisturbed local run",
+)
+def test_a_model_and_its_seeds_on_two_nodes_of_which_one_is_killed(
+    team: RayTeam, run_flow: Run, record_property: Any
+) -> None:
+    words = ("run", "dnn", "--seeds", "2", "--json")
+    with team.killing() as killed:
+        done = team.call("chapterflow", *words, "--engine", "ray", "--address", team.address)
+    assert done.returncode == 0, done.stderr
+    (run_id,) = killed
+    document = json.loads(done.stdout)
+    (model,), (seeds,) = document["models"], document["seeds"]
+    assert model["status"] == "trained"
+
+    trained = [*team.runs("model"), *team.runs("seed")]
+    assert [run.info.status for run in trained] == ["FINISHED"] * 2
+    assert {run.info.run_id for run in trained} == set(seeds["runs"].values())
+    assert run_id in seeds["runs"].values()
+    # Continued, on either node: no epoch was trained again.
+    ((epochs, different),) = query(
+        team.server / "mlflow.db",
+        "SELECT count(*), count(DISTINCT step) FROM metrics WHERE key = 'train/loss' AND "
+        f"run_uuid = '{run_id}'",
+    )
+    assert epochs == different == 150
+    # The data came from the remote: nothing else fills DVC's cache.
+    assert all(len(list(clone.glob(".dvc/cache/files/md5/*"))) > 1 for clone in team.clones)
+
+    alone = run_flow(team.root, *words)
+    assert alone.returncode == 0, alone.stderr
+    local = json.loads(alone.stdout)
+    assert comparable(model["metrics"]) == comparable(local["models"][0]["metrics"])
+    names = ("values", "mean", "std", "low", "high")
+    assert [seeds[name] for name in names] == [local["seeds"][0][name] for name in names]
+    record_property("saw", "continued in the same run, with equal metrics")
+
+
+def test_nodes_with_another_commit_are_refused_with_both_named(team: RayTeam) -> None:
+    def head(root: Path) -> str:
+        return call(root, "git", "rev-parse", "HEAD").stdout.strip()
+
+    for clone in team.clones:
+        assert call(clone, "git", "commit", "--allow-empty", "-qm", "other").returncode == 0
+    options = ("--engine", "ray", "--address", team.address, "--force", "--json")
+    done = team.call("chapterflow", "run", "dnn", *options)
+    assert done.returncode == 2, done.stderr
+    found = [f"commit {head(clone)} instead of {head(team.root)}" for clone in team.clones]
+    assert any(f"Received: {text}. " in done.stderr for text in found)
