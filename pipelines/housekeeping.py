@@ -1,15 +1,13 @@
-"""Flow runs: what is printed at their end; those that a killed process left open; old ones."""
+"""Flow runs: what is printed at their end, and those that a killed process left open."""
 
 from __future__ import annotations
 
-import asyncio
-import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prefect import flow, get_run_logger, runtime, tags
 from prefect.client.orchestration import get_client
@@ -19,9 +17,6 @@ from prefect.states import Crashed
 
 from chapterflow.environment import configure, find_project, process_identity, process_is_gone
 from chapterflow.registry.retention import age, find_unneeded, remove
-
-if TYPE_CHECKING:
-    from prefect.server.database import PrefectDBInterface
 
 PROCESS_TAG = "process="
 #: This project's flows: others on the same server sign nothing.
@@ -151,72 +146,3 @@ def gc(older: str = "90d", keep: int = 3) -> dict[str, Any]:
     document = {"removed": unneeded.counts(), "bytes": unneeded.bytes()}
     remove(project, unneeded, on_note=logger.warning)
     return document
-
-
-def has_own_history() -> bool:
-    """Tell whether flow runs are recorded in this project and not on a server of the user's."""
-    from prefect.settings import get_current_settings
-
-    return "PREFECT_API_URL" not in os.environ and (
-        (get_current_settings().home / "prefect.db").is_file()
-    )
-
-
-@contextmanager
-def own_database() -> Iterator[PrefectDBInterface]:
-    """Open the database of the current settings; Prefect would keep the first of the process."""
-    from prefect.server.database import provide_database_interface
-    from prefect.server.database.dependencies import temporary_database_config
-
-    with temporary_database_config(None):
-        yield provide_database_interface()
-
-
-def count_old_flow_runs(older: timedelta) -> int:
-    """Return how many flow runs of the project's own database ended before a duration ago."""
-    import sqlalchemy
-    from prefect.server.schemas.states import TERMINAL_STATES
-
-    async def count(database: PrefectDBInterface) -> int:
-        table = database.FlowRun
-        query = (
-            sqlalchemy.select(sqlalchemy.func.count())
-            .select_from(table)
-            .where(
-                table.parent_task_run_id.is_(None),
-                table.state_type.in_(TERMINAL_STATES),
-                table.end_time < datetime.now(UTC) - older,
-            )
-        )
-        async with database.session_context() as session:
-            return int((await session.execute(query)).scalar_one())
-
-    with own_database() as database:
-        return asyncio.run(count(database))
-
-
-def delete_old_flow_runs(older: timedelta) -> None:
-    """Delete the flow runs of the project's own database that ended before a duration ago.
-
-    Their task runs, logs and events go with them.
-
-    Args:
-        older: More than an hour, as Prefect demands.
-    """
-    from prefect.server.services import db_vacuum
-    from prefect.settings import (
-        PREFECT_SERVER_EVENTS_RETENTION_PERIOD,
-        PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD,
-        temporary_settings,
-    )
-
-    async def delete(database: PrefectDBInterface) -> None:
-        await db_vacuum.vacuum_old_flow_runs(db=database)
-        await db_vacuum.vacuum_old_events(db=database)
-
-    settings = {
-        PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD: older,
-        PREFECT_SERVER_EVENTS_RETENTION_PERIOD: older,
-    }
-    with temporary_settings(settings), own_database() as database:
-        asyncio.run(delete(database))

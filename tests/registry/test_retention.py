@@ -287,11 +287,14 @@ def test_a_schedule_removes_what_is_old(
 def test_old_flow_runs_of_prefect_go(prefect_once: Path, tmp_path: Path, project: str) -> None:
     home = shutil.copytree(prefect_once, tmp_path / project / ".prefect")
     with using_prefect({"PREFECT_HOME": str(home)}):
-        from pipelines.housekeeping import (
+        from prefect.server.schemas.states import TERMINAL_STATES
+
+        from pipelines.history import (
+            ENDED,
             count_old_flow_runs,
             delete_old_flow_runs,
-            has_own_history,
             own_database,
+            own_history,
         )
 
         async def add_flow_runs(database: PrefectDBInterface) -> None:
@@ -306,7 +309,10 @@ def test_old_flow_runs_of_prefect_go(prefect_once: Path, tmp_path: Path, project
 
         with own_database() as database:
             asyncio.run(add_flow_runs(database))
-        assert has_own_history()
-        assert count_old_flow_runs(MONTH) == 2
+        history = own_history()
+        assert history == home / "prefect.db"
+        assert set(ENDED) == {state.value for state in TERMINAL_STATES}
+        assert count_old_flow_runs(history, MONTH) == 2
         delete_old_flow_runs(MONTH)
-        assert (count_old_flow_runs(MONTH), count_old_flow_runs(timedelta(hours=2))) == (0, 1)
+        assert count_old_flow_runs(history, MONTH) == 0
+        assert count_old_flow_runs(history, timedelta(hours=2)) == 1

@@ -276,9 +276,11 @@ def gc(
     duration = age(older)
     unneeded = find_unneeded(project, older=duration, keep=keep, on_note=say)
     counts, size = unneeded.counts(), unneeded.bytes()
-    from pipelines.housekeeping import count_old_flow_runs, delete_old_flow_runs, has_own_history
+    from pipelines.history import count_old_flow_runs, delete_old_flow_runs, own_history
 
-    if has_own_history() and (flows := count_old_flow_runs(duration)):
+    history = own_history()
+    flows = count_old_flow_runs(history, duration) if history else 0
+    if flows:
         counts["flow runs in Prefect"] = flows
     if not counts:
         say(f"Nothing to remove: nothing that is older than {older} may go.")
@@ -288,7 +290,7 @@ def gc(
         table.add_row(name, f"{count:,}")
     if not dry_run:
         remove(project, unneeded, on_note=say)
-        if has_own_history():
+        if flows:
             delete_old_flow_runs(duration)
     console = Console()
     console.print(table)
