@@ -33,6 +33,35 @@ def test_a_named_run_is_the_only_one_shown_and_holds_the_page(finished: Finished
 
 
 @pytest.mark.slow
+def test_an_unchanged_page_is_left_as_it_is(finished: Finished, tmp_path: Path) -> None:
+    root, document, _ = finished
+    run_id = document["models"][0]["run_id"]
+    out = tmp_path / "page"
+    page, playground = out / "index.html", out / "playground.html"
+
+    def written(*words: str) -> bool:
+        before = page.stat().st_mtime_ns if page.exists() else 0
+        result = invoke(root, "report", "--runs", run_id, "--out", str(out), *words)
+        assert result.returncode == 0, result.stderr
+        (copy,) = (root / "mlruns/artifacts").glob(f"*/{run_id}/artifacts/report/index.html")
+        assert copy.read_bytes() == page.read_bytes()
+        return page.stat().st_mtime_ns != before
+
+    assert written()
+    assert not written()
+    playground.write_text("another")
+    assert written()
+    assert '"name":"dnn"' in playground.read_text()
+    assert written("--lang", "ko")
+    page.unlink()
+    assert written("--lang", "ko")
+    # The copy in the run is another page now; the one in the folder is not drawn again.
+    other = invoke(root, "report", "--runs", run_id, "--out", str(tmp_path / "other"))
+    assert other.returncode == 0, other.stderr
+    assert not written("--lang", "ko")
+
+
+@pytest.mark.slow
 def test_a_page_of_some_runs_leaves_that_of_the_flow(finished: Finished, tmp_path: Path) -> None:
     root, document, _ = finished
     words = [w for model in document["models"] for w in ("--runs", model["run_id"])]

@@ -136,6 +136,7 @@ class Material:
         docs: Data Docs of each dataset, relative to the page, by dataset digest.
         facts: Further facts at the head of the page.
         playground: Models of the playground next to the page; none if there is no playground.
+        origin: Hashes of all that the page is made from and of its playground; empty if unknown.
     """
 
     profile: str
@@ -146,6 +147,7 @@ class Material:
     docs: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
     playground: Sequence[str] = ()
+    origin: str = ""
 
     def by_test_set(self) -> list[list[Entry]]:
         """Return the models in groups that were scored on the same test examples."""
