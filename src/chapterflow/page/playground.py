@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -414,17 +414,12 @@ def pen(dataset: Dataset | None) -> dict[str, Any]:
     }
 
 
-@lru_cache(maxsize=8)  # Half a second of CPU; a process that writes several pages draws it again.
-def _places(
-    nodes: tuple[int, ...], edges: tuple[tuple[int, int, float], ...]
-) -> NDArray[np.float64]:
+def _places(graph: Any) -> NDArray[np.float64]:
     """Return where to draw each node of a graph, `(nodes, 2)`, in 0 to 1."""
     import networkx as nx
 
-    drawn = nx.Graph()
-    drawn.add_nodes_from(nodes)
-    drawn.add_weighted_edges_from(edges)
-    places = nx.kamada_kawai_layout(drawn)
+    # Kamada and Kawai's layout imports SciPy's optimizers: 1.1 s instead of 0.05 s.
+    places = nx.spring_layout(graph, iterations=200, seed=5)
     points = np.array([places[node] for node in sorted(places)])
     placed: NDArray[np.float64] = (points - points.min(axis=0)) / np.maximum(
         np.ptp(points, axis=0), 1e-9
@@ -465,7 +460,7 @@ def graph(nodes: Loaded | None, dataset: Dataset | None) -> dict[str, Any]:
         labels = np.asarray(dataset.labels).tolist()
         trained = dataset.indices("train").tolist()
         title = dataset.card.title
-    points = _places(tuple(club), tuple(club.edges(data="weight", default=1)))
+    points = _places(club)
     model = None
     if not reason and nodes is not None:
         model = nodes.document(4)
