@@ -53,7 +53,7 @@ def migrated() -> str:
     """Return the SQL of a database that Prefect's migrations have made; takes seconds."""
     from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL, temporary_settings
 
-    from pipelines.housekeeping import own_database
+    from pipelines.history import own_database
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "prefect.db"
