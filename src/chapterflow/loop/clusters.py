@@ -320,14 +320,18 @@ class RayWorker(Worker):
         import ray
 
         self._stream = self._answer.remote(payload, self._software)
+        what = "tell"
         try:
             for reference in self._stream:
                 what, value = ray.get(reference)
                 if what == "tell":
                     tell(*value)
-            return what, value
         finally:
             self._stream = None
+        if what == "tell":
+            # A cancelled stream may also end without an error.
+            raise KeyboardInterrupt
+        return what, value
 
     def interrupt(self) -> None:
         """Cancel the step; it ends at its next report of progress."""
