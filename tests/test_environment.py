@@ -310,3 +310,14 @@ def test_threads_that_tensorflow_was_configured_with_come_first(
 
     monkeypatch.setattr(tf.config.threading, "get_intra_op_parallelism_threads", lambda: 7)
     assert "; threads: 7 intra-op" in machine()
+
+
+def test_processors_of_one_name_differ_by_their_vector_instructions() -> None:
+    from chapterflow.environment import processor
+
+    older = "model name\t: AMD EPYC\nflags\t\t: fpu fma avx avx2\n\nmodel name\t: AMD EPYC\n"
+    newer = older.replace("avx2", "avx2 avx512f avx512_bf16")
+    assert processor(older) == "AMD EPYC (avx2)"
+    assert processor(newer) == "AMD EPYC (avx2 avx512f avx512_bf16)"
+    assert processor("model name\t: Cortex-A76\n") == "Cortex-A76"
+    assert processor("Features\t: fp asimd\n") == ""

@@ -42,6 +42,9 @@ QUIET_AND_PRIVATE: Mapping[str, str] = {
     "DVC_NO_ANALYTICS": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
+    # By default only processors with AVX-512 or AVX-VNNI have oneDNN's operations. With AVX2 alone,
+    # too, these are up to ten times as fast as TensorFlow's own, above all convolutions of volumes.
+    "TF_ENABLE_ONEDNN_OPTS": "1",
     # Silences Prefect on the console; its API and UI still receive every record.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     # Its client waits 2 + 4 s; by default a lost server costs a minute for each request.
@@ -257,6 +260,21 @@ def experiment() -> str | None:
 THREADS = "; threads: "
 
 
+#: Instruction sets by which libraries choose how to multiply, and so the order of sums. Virtual
+#: machines may have one name for processors that differ in them.
+VECTORS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+
+
+def processor(cpuinfo: str) -> str:
+    """Return the name of a processor and its vector instructions, from /proc/cpuinfo's text."""
+    name = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    flags = re.search(r"^flags\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    if not name:
+        return ""
+    has = [vector for vector in VECTORS if flags and vector in flags[1].split()]
+    return f"{name[1]} ({' '.join(has)})" if has else name[1]
+
+
 def machine() -> str:
     """Return what determines the last bits of a computation: processor, cores, system, threads.
 
@@ -266,16 +284,14 @@ def machine() -> str:
     """
     import psutil
 
-    model = ""
+    name = ""
     with contextlib.suppress(OSError):
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-        model = match[1] if match else ""
-    processor = model or platform.processor() or platform.machine()
+        name = processor(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
+    name = name or platform.processor() or platform.machine()
     cores = psutil.cpu_count() or 1
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
     return (
-        f"{processor}, {cores} cores, {platform.system()} {platform.machine()}{THREADS}"
+        f"{name}, {cores} cores, {platform.system()} {platform.machine()}{THREADS}"
         f"{_threads('intra', usable)} intra-op, {_threads('inter', usable)} inter-op, "
         f"{usable} usable cores"
     )
