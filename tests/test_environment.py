@@ -1,6 +1,7 @@
 """Where the project is, what a process inherits, and which processes have ended."""
 
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -321,3 +322,10 @@ def test_processors_of_one_name_differ_by_their_vector_instructions() -> None:
     assert processor(newer) == "AMD EPYC (avx2 avx512f avx512_bf16)"
     assert processor("model name\t: Cortex-A76\n") == "Cortex-A76"
     assert processor("Features\t: fp asimd\n") == ""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors have no oneDNN")
+def test_tensorflow_has_the_operations_of_onednn_on_every_processor() -> None:
+    from tensorflow.python.framework import test_util
+
+    assert test_util.IsMklEnabled()
