@@ -102,6 +102,28 @@ class Team:
             client.search_runs([experiment.experiment_id], f"tags.`chapterflow.kind` = '{kind}'")
         )
 
+    def check_seeds(
+        self, document: dict[str, Any], alone: dict[str, Any], killed: str, count: int
+    ) -> None:
+        """Compare a model and its seeds, of which one run was killed, with those of one machine."""
+        (model,), (seeds,) = document["models"], document["seeds"]
+        assert model["status"] == "trained"
+        # Each seed has one run, and the killed worker's was continued.
+        trained = [*self.runs("model"), *self.runs("seed")]
+        assert [run.info.status for run in trained] == ["FINISHED"] * count
+        assert {run.info.run_id for run in trained} == set(seeds["runs"].values())
+        assert killed in seeds["runs"].values()
+        # The data came from the remote: nothing else fills DVC's cache.
+        assert all(len(list(clone.glob(".dvc/cache/files/md5/*"))) > 1 for clone in self.clones)
+        assert comparable(model["metrics"]) == comparable(alone["models"][0]["metrics"])
+        names = ("values", "mean", "std", "low", "high")
+        assert [seeds[name] for name in names] == [alone["seeds"][0][name] for name in names]
+
+
+def scores(trials: list[dict[str, Any]]) -> dict[int, float]:
+    """Return the score of each trial by its number of units."""
+    return {trial["params"]["hidden"]: trial["value"] for trial in trials}
+
 
 def comparable(metrics: dict[str, float]) -> dict[str, float]:
     """Return the metrics that must not depend on where a model was trained."""

@@ -20,7 +20,7 @@ from tests.conftest import (
     serving_mlflow,
     using_prefect,
 )
-from tests.loop.team import Team, comparable
+from tests.loop.team import Team, scores
 
 pytestmark = pytest.mark.slow
 
@@ -105,25 +105,10 @@ def test_a_model_and_its_seeds_on_two_workers_of_which_one_is_killed(
         done = invoke(team.root, *words, *team.engine, **(prefect_api | team.variables))
     assert done.returncode == 0, done.stderr
     (run_id,) = killed
-    document = json.loads(done.stdout)
-    (model,), (seeds,) = document["models"], document["seeds"]
-    assert model["status"] == "trained"
-
-    # Each seed has one run, and the killed worker's was continued.
-    trained = [*team.runs("model"), *team.runs("seed")]
-    assert [run.info.status for run in trained] == ["FINISHED"] * 3
-    assert {run.info.run_id for run in trained} == set(seeds["runs"].values())
-    assert run_id in seeds["runs"].values()
     assert run_id in team.continued()
-    # The data came from the remote: nothing else fills DVC's cache.
-    assert all(len(list(clone.glob(".dvc/cache/files/md5/*"))) > 1 for clone in team.clones)
-
     alone = run_flow(team.root, *words)
     assert alone.returncode == 0, alone.stderr
-    local = json.loads(alone.stdout)
-    assert comparable(model["metrics"]) == comparable(local["models"][0]["metrics"])
-    names = ("values", "mean", "std", "low", "high")
-    assert [seeds[name] for name in names] == [local["seeds"][0][name] for name in names]
+    team.check_seeds(json.loads(done.stdout), json.loads(alone.stdout), run_id, count=3)
     record_property("saw", "continued on the other worker in the same run, with equal metrics")
 
 
@@ -150,9 +135,6 @@ def test_trials_on_two_workers_of_which_one_is_killed(team: DaskTeam, record_pro
 
     alone = invoke(team.root, *words)
     assert alone.returncode == 0, alone.stderr
-
-    def scores(trials: list[dict[str, Any]]) -> dict[int, float]:
-        return {trial["params"]["hidden"]: trial["value"] for trial in trials}
 
     assert scores(document["trials"]) == scores(json.loads(alone.stdout)["trials"])
     record_property("saw", "4 trials in 4 runs, 1 continued by the other worker, equal scores")
