@@ -279,8 +279,8 @@ class Ray(Cluster):
 class RayWorker(Worker):
     """A place in the queue of a Ray cluster.
 
-    Ray itself could repeat the step of a lost worker, but expects the same progress again: it drops
-    as many reports as it has delivered, and the result with them where a training was continued.
+    Ray itself could repeat the step of a lost worker, but expects the same progress again, and a
+    training that is continued reports less.
     """
 
     def __init__(self, function: Any, ours: dict[str, str]) -> None:

@@ -1,8 +1,8 @@
 """A process that imports libraries once, and forks others that have them.
 
 Python's own (`multiprocessing`, method forkserver) is one for the whole program, with the variables
-and folder of its first use, and imports the main module again, which in a script without a guard
-starts everything anew.
+and folder of its first use, and imports the main module again, which runs a script without a guard
+a second time.
 """
 
 from __future__ import annotations
