@@ -329,3 +329,21 @@ def test_tensorflow_has_the_operations_of_onednn_on_every_processor() -> None:
     from tensorflow.python.framework import test_util
 
     assert test_util.IsMklEnabled()
+
+
+def test_ctrl_c_in_a_callback_is_not_lost() -> None:
+    """Python itself would print the exception and go on."""
+    done = python(
+        "import signal, time, weakref\n"
+        "from chapterflow.environment import repeat_lost_interrupts\n"
+        "repeat_lost_interrupts()\n"
+        "kept = {1}\n"
+        "reference = weakref.ref(kept, lambda _: signal.raise_signal(signal.SIGINT))\n"
+        "try:\n"
+        "    del kept\n"
+        "    print('goes on')\n"
+        "    time.sleep(600)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('is interrupted')\n"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "goes on\nis interrupted\n", "")

@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import re
+import signal
 import socket
 import sys
 import threading
@@ -400,6 +401,27 @@ def end_with(parent: int) -> None:
         os._exit(0)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def repeat_lost_interrupts() -> None:
+    """Interrupt this process again if Ctrl-C came where Python cannot raise an exception.
+
+    In a callback of a weak reference, such as every import has, and in `__del__`, Python prints
+    the KeyboardInterrupt and goes on; a server would then never end.
+    """
+    usual = sys.unraisablehook
+
+    def hook(lost: "sys.UnraisableHookArgs") -> None:
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            usual(lost)
+            return
+        # Later, when the callback has ended. The main thread's system calls end, too.
+        main = threading.main_thread().ident or 0
+        again = threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGINT))
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = hook
 
 
 #: Without it, two threads could each restore the other's redirection of stderr.

@@ -75,7 +75,9 @@ class Lab:
             self.servers[shell] = subprocess.Popen(
                 ["bash", "-c", self.moved(shell)],
                 cwd=self.root,
-                env=command_environment(self.root),
+                # By default MLflow's server has oneDNN's operations on some processors only; those
+                # of TensorFlow differ in the last bits.
+                env=command_environment(self.root) | {"TF_ENABLE_ONEDNN_OPTS": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -27,7 +27,7 @@ from chapterflow.cli import (
     sweep,
 )
 from chapterflow.cli.common import say
-from chapterflow.environment import Redacted
+from chapterflow.environment import Redacted, repeat_lost_interrupts
 from chapterflow.errors import ChapterflowError, disk_full
 
 app = typer.Typer(
@@ -61,6 +61,7 @@ def main() -> None:
 
     Nothing that it prints contains a secret.
     """
+    repeat_lost_interrupts()
     out: Any = Redacted(sys.stdout)
     err: Any = Redacted(sys.stderr)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

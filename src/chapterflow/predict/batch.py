@@ -435,17 +435,19 @@ def predict_parts(
     forward = _forward(network, card, sources, shape)
     columns = schema(card, labelled=_is_labelled(sources), figures=figures)
     start = position = parts.chunks()
-    tables: list[Any] = []
+    # Joined at once, into Arrow's own memory: rows in small blocks between the large ones of the
+    # inputs would keep malloc from using those again, until the part is written.
+    waiting = columns.empty_table()
     unread: list[Unread] = []
     notes: Counter[str] = Counter()
     since = time.monotonic()
     read = lost = 0
 
     def write() -> None:
-        nonlocal start, since
-        if tables:
-            parts.write(start, position, pa.concat_tables(tables), unread, notes)
-        tables.clear()
+        nonlocal start, since, waiting
+        if position > start:
+            parts.write(start, position, waiting, unread, notes)
+        waiting = columns.empty_table()
         unread.clear()
         notes.clear()
         start, since = position, time.monotonic()
@@ -455,19 +457,16 @@ def predict_parts(
         if invert:
             chunk.inputs = inverted(chunk.inputs, card)
             chunk.notes["inverted"] += len(chunk.names)
-        tables.append(
-            rows(chunk, _answers(forward, chunk), card, columns, likeness)
-            if chunk.names
-            else columns.empty_table()
-        )
+        if chunk.names:
+            new = rows(chunk, _answers(forward, chunk), card, columns, likeness)
+            waiting = pa.concat_tables([waiting, new]).combine_chunks()
         unread.extend(chunk.unread)
         notes.update(chunk.notes)
         position += 1
         read += len(chunk.names)
         lost += sum(item.count for item in chunk.unread)
         on_chunk(read, lost)
-        size = sum(part.nbytes for part in tables)
-        if size > table.PART_BYTES or time.monotonic() - since > table.PART_SECONDS:
+        if waiting.nbytes > table.PART_BYTES or time.monotonic() - since > table.PART_SECONDS:
             write()
     write()
 
