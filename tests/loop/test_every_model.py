@@ -14,11 +14,10 @@ import pytest
 
 import chapterflow
 from chapterflow.config.load import load_settings
-from chapterflow.data.build import ensure_dataset
 from chapterflow.environment import Project
 from chapterflow.kinds.dataset import Dataset, open_dataset
 from chapterflow.models.catalog import get_model, model_names
-from tests.conftest import FORKS, REPOSITORY
+from tests.conftest import FORKS, REPOSITORY, copy_project
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
@@ -83,17 +82,9 @@ for name in names:
 
 
 @pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def embedded(fetched_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project with the datasets of the embedded profile."""
-    project = Project(tmp_path_factory.mktemp("every"))
-    for by_profile in SETTINGS.roles.values():
-        ensure_dataset(
-            project,
-            by_profile["embedded"],
-            SETTINGS.datasets[by_profile["embedded"]],
-            on_progress=lambda *news: None,
-        )
-    return project
+    return Project(copy_project(fetched_once, tmp_path_factory.mktemp("every") / "checkout"))
 
 
 def little(dataset: Dataset) -> Dataset:
