@@ -10,7 +10,7 @@ import yaml
 
 from chapterflow.data.versioning import pull
 from chapterflow.environment import Project
-from tests.conftest import REAL_PATH, Run, call
+from tests.conftest import Run, call
 from tests.loop import stores
 
 
@@ -25,9 +25,7 @@ def checkout(fetched: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_repro_runs_what_changed_and_nothing_else(
-    checkout: Path, run: Run, run_flow: Run, prefect_api: dict[str, str]
-) -> None:
+def test_repro_runs_what_changed_and_nothing_else(checkout: Path, run: Run, run_flow: Run) -> None:
     assert call(checkout, "git", "diff", "--quiet", "data.dvc").returncode == 0
     stores.keep_models(checkout, "dnn", "cnn")
     for model in ("dnn", "cnn"):
@@ -43,16 +41,21 @@ def test_repro_runs_what_changed_and_nothing_else(
     assert executed(again.stdout) == []
     assert "up to date" in again.stdout
 
+    # A changed model runs, and so does a new one; the other does not.
     run("git", "commit", "-qam", "two epochs")
     stores.set_param(checkout, "models.cnn.dense", 16)
+    dnn = checkout / "src" / "chapterflow" / "models" / "dnn.py"
+    wide = dnn.with_name("wide.py")
+    wide.write_text(dnn.read_text().replace('"dnn"', '"wide"'))
+    stores.set_param(checkout, "models.wide", {"role": "digits", "epochs": 1})
     changed = run("dvc", "repro")
     assert changed.returncode == 0, changed.stderr
-    assert executed(changed.stdout) == ["fingerprint", "run@cnn", "compare"]
+    assert executed(changed.stdout) == ["fingerprint", "run@cnn", "run@wide", "compare"]
 
     shown = run("dvc", "metrics", "show", "--json")
     assert json.loads(shown.stdout)[""]["data"]["results/models/cnn/metrics.json"]["data"]["test"]
     difference = json.loads(run("dvc", "metrics", "diff", "--json").stdout)
-    assert list(difference) == ["results/models/cnn/metrics.json"]
+    assert {*difference} == {f"results/models/{name}/metrics.json" for name in ("cnn", "wide")}
     assert difference["results/models/cnn/metrics.json"]["cost.parameters"]["diff"] < 0
     plots = run("dvc", "plots", "show")
     assert plots.returncode == 0, plots.stderr
@@ -60,16 +63,17 @@ def test_repro_runs_what_changed_and_nothing_else(
     assert "validation_loss" in page
     assert "vega" in page.lower()
 
-    stores.set_param(checkout, "models.cnn.dense", 128)
+    run("git", "checkout", "params.yaml")
+    wide.unlink()
     back = run("dvc", "repro")
     assert back.returncode == 0
     assert "run@dnn" not in executed(back.stdout)
     comparison = json.loads((checkout / "results/comparison.json").read_text())
     metrics = json.loads((checkout / "results/models/cnn/metrics.json").read_text())
     (pair,) = [p for p in comparison if (p["a"], p["b"]) == ("dnn", "cnn")]
-    dnn = json.loads((checkout / "results/models/dnn/metrics.json").read_text())
+    other = json.loads((checkout / "results/models/dnn/metrics.json").read_text())
     assert pair["accuracy_difference"] == pytest.approx(
-        metrics["test"]["accuracy"] - dnn["test"]["accuracy"]
+        metrics["test"]["accuracy"] - other["test"]["accuracy"]
     )
 
     # The flow reuses what DVC trained.
@@ -77,21 +81,14 @@ def test_repro_runs_what_changed_and_nothing_else(
     (model,) = json.loads(result.stdout)["models"]
     assert model["status"] == "reused"
 
-    # A new model runs alone.
-    models = checkout / "src" / "chapterflow" / "models"
-    source = (models / "dnn.py").read_text().replace('"dnn"', '"wide"')
-    (models / "wide.py").write_text(source)
-    stores.set_param(checkout, "models.wide", {"role": "digits", "epochs": 1})
-    added = run("dvc", "repro")
-    assert added.returncode == 0, added.stdout + added.stderr
-    assert executed(added.stdout) == ["fingerprint", "run@wide", "compare"]
-
     # Repeated, a training gives other times and the same metrics.
     run("git", "add", "-A")
-    run("git", "commit", "-qm", "a new model")
-    repeated = run("chapterflow", "run", "wide", "--force", **prefect_api)
+    run("git", "commit", "-qm", "back")
+    repeated = run_flow(checkout, "run", "dnn", "--force", "--json")
     assert repeated.returncode == 0, repeated.stderr
-    assert run("dvc", "repro", "--force", "--single-item", "run@wide").returncode == 0
+    (again,) = json.loads(repeated.stdout)["models"]
+    assert again["run_id"] != model["run_id"]
+    assert run("dvc", "repro", "--force", "--single-item", "run@dnn").returncode == 0
     assert run("dvc", "metrics", "diff").stdout.strip() == ""
     assert run("git", "diff", "--stat", "--", "results/models").stdout == ""
 
@@ -195,7 +192,7 @@ def test_results_hold_no_time() -> None:
 )
 def test_a_temporary_experiment_keeps_its_run(checkout: Path, run: Run) -> None:
     words = ("dvc", "exp", "run", "--temp", "-s", "run@dnn", "-S", "models.dnn.epochs=2")
-    done = run(*words, PATH=REAL_PATH)
+    done = run(*words)
     assert done.returncode == 0, done.stdout + done.stderr
     trained = stores.run_of(checkout, "dnn")
     assert trained["status"] == "FINISHED"
