@@ -179,15 +179,17 @@ def cached(project: Project, version: str, dataset: str) -> tuple[Path | None, l
 
 def _manifest(project: Project, version: str) -> dict[str, Path] | None:
     """Return where the cache keeps each file of a version of `data/`; None without the list."""
+    # Once: DVC takes 10 ms to read its configuration, and a version may have thousands of files.
+    folder = cache_dir(project) / "files" / "md5"
+
+    def place(md5: str) -> Path:
+        return folder / md5[:2] / md5[2:]
+
     try:
-        entries = json.loads(_in_cache(project, version).read_text(encoding="utf-8"))
-        return {entry["relpath"]: _in_cache(project, entry["md5"]) for entry in entries}
+        entries = json.loads(place(version).read_text(encoding="utf-8"))
+        return {entry["relpath"]: place(entry["md5"]) for entry in entries}
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _in_cache(project: Project, md5: str) -> Path:
-    return cache_dir(project) / "files" / "md5" / md5[:2] / md5[2:]
 
 
 def _config(project: Project) -> dict[str, Any]:
