@@ -1,7 +1,7 @@
 """Commands in forks of a process that has imported the libraries, which takes seconds of CPU.
 
-`Forks` makes a folder for PATH, whose `chapterflow`, `dvc` and `python` ask a server to run the
-command.
+`Forks` makes a folder for PATH, whose `chapterflow`, `dvc`, `mlflow`, `uvicorn` and `python` ask a
+server to run the command.
 The server imports only libraries, runs no operation of TensorFlow, opens no store and has no
 threads of Python's; its forks import the sources of their own PYTHONPATH. What was asked
 waits for its fork, forwards signals to it, and ends as it does; killed, it takes the fork with it.
@@ -80,7 +80,7 @@ class Forks:
         # Forks import from the folders of their own PYTHONPATH only.
         self._environment = {**environment, "PREFECT_HOME": str(self.folder)}
         self._environment.pop("PYTHONPATH", None)
-        for name in ("chapterflow", "dvc", "python"):
+        for name in ("chapterflow", "dvc", "mlflow", "uvicorn", "python"):
             # Isolated and without site-packages, the interpreter starts in some milliseconds.
             script = (
                 f"#!{sys.executable} -IS\nimport runpy\nrunpy.run_path({__file__!r})['ask']()\n"
