@@ -230,7 +230,7 @@ def call(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command in `root` as a user would, and return what it said.
 
-    `chapterflow`, `dvc`, `python` and the processes that these start are forks, also
+    `chapterflow`, `dvc`, `mlflow`, `python` and the processes that these start are forks, also
     where a shell calls them, unless PATH is `REAL_PATH`; `sys.executable` is a new process.
     """
     _start_forks(words)
@@ -610,11 +610,19 @@ def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return once(tmp_path_factory, "finished", make)
 
 
+def _link_objects(source: str, target: str) -> str:
+    """Copy a file. Objects of Git, half of a checkout, are linked: they never change."""
+    if "/.git/objects/" in source:
+        os.link(source, target)
+        return target
+    return str(shutil.copy2(source, target))
+
+
 def copy_project(source: Path, root: Path) -> Path:
     """Copy a checkout with its data and store, whose paths are rewritten."""
     from chapterflow.tracking.store import relocate
 
-    shutil.copytree(source, root, symlinks=True)
+    shutil.copytree(source, root, symlinks=True, copy_function=_link_objects)
     relocate(Project(root))
     return root
 

@@ -25,7 +25,8 @@ def trained(finished: Finished, run_flow: Run) -> tuple[Path, dict[str, Any]]:
     root, before, _ = finished
     few = {"conv1d": 1, "gcn-node": 30}
     sets = [word for name, n in few.items() for word in ("--set", f"models.{name}.epochs={n}")]
-    sets += ["--set", "models.conv1d.filters=4", "--set", "evaluation.latency_batch=4"]
+    sets += ["--set", "models.conv1d.filters=4", "--set", "models.conv1d.blocks=1"]
+    sets += ["--set", "evaluation.latency_batch=4", "--set", "evaluation.latency_repeats=10"]
     result = run_flow(root, "run", *few, "--json", *sets)
     assert result.returncode == 0, result.stderr
     models = before["models"] + json.loads(result.stdout)["models"]

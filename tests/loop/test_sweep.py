@@ -162,6 +162,7 @@ def test_curves_failures_and_pruning(fetched: Path, monkeypatch: pytest.MonkeyPa
     document = swept(
         fetched,
         *("sweep", "conv1d", "--set", "models.conv1d.epochs=3", "--set", "models.conv1d.filters=2"),
+        *("--set", "models.conv1d.blocks=1"),
         *("--set", "models.conv1d.label_smoothing=0.0,0.1"),
         *("--set", "models.conv1d.learning_rate=1e-7,2e-7,0.02", "--trials", "6"),
         # With this seed, the good rate is the first.
