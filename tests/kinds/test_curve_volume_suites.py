@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +20,7 @@ from chapterflow.kinds import curves as curve_suite
 from chapterflow.kinds.curves import CurveExpectations
 from chapterflow.kinds.dataset import SPLITS, Dataset, DatasetCard, get_kind
 from chapterflow.kinds.pixels import ImageExpectations
+from tests.kinds.suites import broken_checks
 
 CURVE_BOUNDS = CurveExpectations(
     duplicates=0.01, step_tolerance=0.01, value_use=0.5, noise_tolerance=0.1
@@ -53,23 +53,6 @@ def dataset(source: SourceData, change: Change = lambda arrays: None) -> Dataset
     arrays = SimpleNamespace(**{name: np.array(array) for name, array in source.arrays.items()})
     change(arrays)
     return get_kind(kind).data(card, Path("in memory"), vars(arrays))
-
-
-def failures(made: Dataset, bounds: Any) -> set[str]:
-    """Return the names of the broken expectations (`validate_dataset` without its pages)."""
-    import great_expectations as gx
-
-    kind = importlib.import_module(f"chapterflow.kinds.{made.card.kind}")
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}
-    asset = context.data_sources.add_pandas("arrays").add_dataframe_asset("rows")
-    batch = asset.add_batch_definition_whole_dataframe("all").get_batch(
-        batch_parameters={"dataframe": kind.rows(made)}
-    )
-    suite = gx.ExpectationSuite(name="all", expectations=kind.expectations(made.card, bounds))
-    outcomes = batch.validate(suite).results
-    assert len(outcomes) == len(suite.expectations)
-    return {o.expectation_config.meta["name"] for o in outcomes if not o.success}
 
 
 @pytest.fixture(scope="module")
@@ -208,14 +191,14 @@ KNOWN: list[tuple[Change, set[str]]] = [
 def test_mistakes_in_curves_are_caught(
     mistake: Change, expected: set[str], known: SourceData
 ) -> None:
-    actual = failures(dataset(known, mistake), CURVE_BOUNDS)
+    actual = broken_checks(dataset(known, mistake), CURVE_BOUNDS)
     # Which levels show that inputs and targets do not belong together is of no matter.
     assert {"noise" if name in ("noise-0.1", "noise-0.3") else name for name in actual} == expected
 
 
 def test_curves_from_the_sources_pass(known: SourceData, measured: SourceData) -> None:
     for source in (known, measured):
-        assert failures(dataset(source), CURVE_BOUNDS) == set()
+        assert broken_checks(dataset(source), CURVE_BOUNDS) == set()
 
 
 def hidden_samples_shown(a: Any) -> None:
@@ -239,7 +222,7 @@ def window_of_the_future(a: Any) -> None:
 def test_mistakes_in_measured_series_are_caught(
     mistake: Change, expected: set[str], measured: SourceData
 ) -> None:
-    assert failures(dataset(measured, mistake), CURVE_BOUNDS) == expected
+    assert broken_checks(dataset(measured, mistake), CURVE_BOUNDS) == expected
 
 
 @pytest.mark.parametrize(
@@ -309,8 +292,8 @@ VOLUMES: list[tuple[Change, set[str]]] = [
 def test_mistakes_in_volumes_are_caught(
     mistake: Change, expected: set[str], bodies: SourceData
 ) -> None:
-    assert failures(dataset(bodies, mistake), VOLUME_BOUNDS) == expected
+    assert broken_checks(dataset(bodies, mistake), VOLUME_BOUNDS) == expected
 
 
 def test_generated_volumes_pass(bodies: SourceData) -> None:
-    assert failures(dataset(bodies), VOLUME_BOUNDS) == set()
+    assert broken_checks(dataset(bodies), VOLUME_BOUNDS) == set()

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from chapterflow.errors import DataError
-from chapterflow.kinds import citations, graphs
+from chapterflow.kinds import citations
 from chapterflow.kinds.dataset import Dataset
 from chapterflow.kinds.edges import GraphExpectations, edge_checks
 from chapterflow.validation import validate as run
 from tests.graphs import rings_and_stars, two_circles
+from tests.kinds.suites import broken_checks
 
 BOUNDS = GraphExpectations(class_divergence=0.05, duplicates=0.02, isolated=0.2, value_use=0.9)
 Arrays = dict[str, Any]
@@ -23,26 +24,9 @@ Arrays = dict[str, Any]
 
 def failed(dataset: Dataset, change: Callable[[Arrays], None]) -> set[str]:
     """Return the names of the checks that a change of the arrays breaks."""
-    import great_expectations as gx
-
     arrays = {name: np.array(array) for name, array in dataset.arrays.items()}
     change(arrays)
-    changed = replace(dataset, arrays=arrays)
-    module = graphs if dataset.card.kind == "graphs" else citations
-    suite = gx.ExpectationSuite(
-        name="graphs", expectations=module.expectations(dataset.card, BOUNDS)
-    )
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}
-    rows = module.rows(changed)
-    batch = (
-        context.data_sources.add_pandas("rows")
-        .add_dataframe_asset("rows")
-        .add_batch_definition_whole_dataframe("rows")
-        .get_batch({"dataframe": rows})
-    )
-    outcome = batch.validate(suite)
-    return {r.expectation_config.meta["name"] for r in outcome.results if not r.success}
+    return broken_checks(replace(dataset, arrays=arrays), BOUNDS)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +135,6 @@ SHARED: list[tuple[Callable[[Arrays], None], set[str]]] = [
 ]
 
 
-@pytest.mark.usefixtures("without_data_docs")
 @pytest.mark.parametrize(("mistake", "checks"), SHARED, ids=lambda x: getattr(x, "__name__", ""))
 @pytest.mark.parametrize("kind", ["many", "one"])
 def test_a_mistake_breaks_its_check(
