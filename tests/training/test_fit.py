@@ -71,16 +71,7 @@ def test_the_optimizer_takes_the_steps_of_whole_epochs(
     assert training.history[-1].learning_rate == pytest.approx(0, abs=1e-9)
 
 
-def test_the_test_split_is_never_read(
-    dataset: Dataset, params_of: ParamsOf, watched: type[Any], tmp_path: Path
-) -> None:
-    images = watched(dataset.arrays["images"])
-    train("dnn", params_of("dnn", epochs=1), with_arrays(dataset, images=images), tmp_path, seed=9)
-    read = np.unique(np.concatenate(images.read))
-    np.testing.assert_array_equal(read, np.setdiff1d(np.arange(120), dataset.indices("test")))
-
-
-def test_streamed_examples_train_equal_weights(
+def test_streamed_examples_train_equal_weights_and_the_test_split_is_never_read(
     dataset: Dataset,
     params_of: ParamsOf,
     weights_of: WeightsOf,
@@ -89,11 +80,13 @@ def test_streamed_examples_train_equal_weights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     params = params_of("dnn", epochs=2)
-    train("dnn", params, dataset, tmp_path / "in-memory", seed=9)
-    monkeypatch.setattr(batches, "IN_MEMORY", 0)
-    monkeypatch.setattr(batches, "BLOCK", 3 * 16 * 68)
-    images = watched(dataset.arrays["images"])
-    train("dnn", params, with_arrays(dataset, images=images), tmp_path / "streamed", seed=9)
+    for name in ("in-memory", "streamed"):
+        images = watched(dataset.arrays["images"])
+        train("dnn", params, with_arrays(dataset, images=images), tmp_path / name, seed=9)
+        read = np.unique(np.concatenate(images.read))
+        np.testing.assert_array_equal(read, np.setdiff1d(np.arange(120), dataset.indices("test")))
+        monkeypatch.setattr(batches, "IN_MEMORY", 0)
+        monkeypatch.setattr(batches, "BLOCK", 3 * 16 * 68)
     assert equal(weights_of(tmp_path / "in-memory"), weights_of(tmp_path / "streamed"))
     # No thread reads more than a block at once: three batches.
     assert max(map(len, images.read)) == 48
@@ -218,8 +211,23 @@ def test_label_smoothing_changes_the_training_loss_only(params_of: ParamsOf) -> 
         Learner(model, params, steps=1, classes=False)
 
 
+@pytest.fixture(scope="module")
+def dnn_then_cnn(
+    tensorflow: None,
+    dataset: Dataset,
+    params_of: ParamsOf,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A folder with a training of one epoch of each, in this order."""
+    folder = tmp_path_factory.mktemp("dnn-then-cnn")
+    for name in ("dnn", "cnn"):
+        train(name, params_of(name, epochs=1), dataset, folder / name)
+    return folder
+
+
 def test_bfloat16_trains_weights_of_float32(
     dataset: Dataset,
+    dnn_then_cnn: Path,
     params_of: ParamsOf,
     weights_of: WeightsOf,
     tmp_path: Path,
@@ -233,8 +241,8 @@ def test_bfloat16_trains_weights_of_float32(
     for available in (True, False):
         monkeypatch.setattr(epochs, "has_bfloat16", lambda available=available: available)
         train("cnn", params, dataset, tmp_path / str(available))
-    train("cnn", params_of("cnn", epochs=1), dataset, tmp_path / "float32")
-    mixed, fallback, plain = (weights_of(tmp_path / name) for name in ("True", "False", "float32"))
+    mixed, fallback = (weights_of(tmp_path / name) for name in ("True", "False"))
+    plain = weights_of(dnn_then_cnn / "cnn")
     assert equal(fallback, plain)
     assert not equal(mixed, plain)
     for ours, theirs in zip(mixed, plain, strict=True):
@@ -244,17 +252,16 @@ def test_bfloat16_trains_weights_of_float32(
 
 
 def test_equal_seeds_give_equal_weights_whatever_was_trained_between(
-    dataset: Dataset, params_of: ParamsOf, weights_of: WeightsOf, tmp_path: Path
+    dataset: Dataset,
+    dnn_then_cnn: Path,
+    params_of: ParamsOf,
+    weights_of: WeightsOf,
+    tmp_path: Path,
 ) -> None:
-    for folder, name, seed in (
-        ("first", "dnn", 5),
-        ("between", "cnn", 3),
-        ("other", "dnn", 6),
-        ("again", "dnn", 5),
-    ):
-        params = params_of(name, epochs=1, steps_per_execution=1)
-        train(name, params, dataset, tmp_path / folder, seed=seed)
-    first, again, other = (weights_of(tmp_path / name) for name in ("first", "again", "other"))
+    for folder, seed in (("other", 6), ("again", 5)):
+        train("dnn", params_of("dnn", epochs=1), dataset, tmp_path / folder, seed=seed)
+    first = weights_of(dnn_then_cnn / "dnn")
+    again, other = (weights_of(tmp_path / name) for name in ("again", "other"))
     assert equal(first, again)
     assert not any(np.array_equal(a, b) for a, b in zip(first, other, strict=True) if np.ptp(a))
 
