@@ -150,8 +150,11 @@ def test_killed_in_the_first_epoch(plain: Case, tmp_path: Path) -> None:
     plain.check(tmp_path, resumed_from=0)
 
 
-def test_killed_while_writing_the_history(plain: Case, tmp_path: Path) -> None:
+def test_killed_while_writing_the_history_and_before_that_while_dropping_a_checkpoint(
+    plain: Case, tmp_path: Path
+) -> None:
     plain.kill_after(2, tmp_path)
+    (tmp_path / "checkpoints" / "epoch-0001.npz").write_bytes(b"half")
     with (tmp_path / "history.jsonl").open("a") as file:
         file.write('{"epoch": 3, "train_loss": 1.2')
     plain.check(tmp_path, resumed_from=2)
@@ -192,12 +195,6 @@ def test_killed_before_the_checkpoint_got_its_name(
             plain.fit(tmp_path)
     names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert names == {"staging-epoch-0003.npz", "epoch-0002.npz"}
-    plain.check(tmp_path, resumed_from=2)
-
-
-def test_killed_before_the_old_checkpoint_was_dropped(plain: Case, tmp_path: Path) -> None:
-    plain.kill_after(2, tmp_path)
-    (tmp_path / "checkpoints" / "epoch-0001.npz").write_bytes(b"half")
     plain.check(tmp_path, resumed_from=2)
 
 
