@@ -1,6 +1,8 @@
 """Fixtures: projects in temporary folders, the real mirror, and a private environment."""
 
+import compileall
 import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -206,10 +208,16 @@ def copy_checkout(root: Path) -> Path:
         text=True,
         check=True,
     )
-    for name in filter(None, listed.stdout.split("\0")):
+    names = [name for name in listed.stdout.split("\0") if name]
+    # Compiled modules too: otherwise each checkout would compile its own, for most of a second.
+    for folder in ("src", "pipelines"):
+        compileall.compile_dir(REPOSITORY / folder, quiet=2)
+    names += [importlib.util.cache_from_source(name) for name in names if name.endswith(".py")]
+    for name in names:
         if (REPOSITORY / name).is_file():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, root / name)
+            # With its time: a compiled module is that of a source file of a certain time.
+            shutil.copy2(REPOSITORY / name, root / name)
     params = root / "params.yaml"
     params.write_text(unhurried(params.read_text()))
     environment = command_environment(root)
@@ -266,6 +274,10 @@ sys.exit(max(codes))
 """
 
 
+#: Variable for flows that other processes run, as `run_flow` does it: no page.
+NO_REPORT = {"CHAPTERFLOW_TEST_REPORT": "none"}
+
+
 def call_several(root: Path, *commands: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run commands of `chapterflow` one after the other in one process."""
     return call(root, "python", "-c", SEVERAL, *commands, **variables)
@@ -320,7 +332,7 @@ def serving_mlflow(
     port = free_port()
     folder.mkdir()
     places = {
-        "MLFLOW_BACKEND_STORE_URI": database or f"sqlite:///{folder}/mlflow.db",
+        "MLFLOW_BACKEND_STORE_URI": database or make_server_store(folder),
         "MLFLOW_ARTIFACTS_DESTINATION": str(folder / "artifacts"),
     }
     command = (FORKS.python, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1")
@@ -334,6 +346,20 @@ def serving_mlflow(
         {**os.environ, **places, **variables},
     ):
         yield address
+
+
+def make_server_store(folder: Path) -> str:
+    """Make the database of a new MLflow server; returns its address.
+
+    The server would make it by migrations (`making_of_stores`).
+    """
+    path = folder / "mlflow.db"
+    store._initialise(path, Project(folder))
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute(
+            "UPDATE experiments SET artifact_location = 'mlflow-artifacts:/' || experiment_id"
+        )
+    return f"sqlite:///{path}"
 
 
 @contextlib.contextmanager
