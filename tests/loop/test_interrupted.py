@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import HUNG, Run, begin, call, copy_checkout
+from tests.conftest import HUNG, NO_REPORT, Run, begin, call, copy_checkout
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
@@ -74,7 +74,7 @@ def weights(root: Path) -> list[Any]:
 
 def run_to_end(root: Path, run_flow: Run | None = None) -> dict[str, Any]:
     words = ("run", "dnn", "--json")
-    result = run_flow(root, *words) if run_flow else call(root, "chapterflow", *words)
+    result = run_flow(root, *words) if run_flow else call(root, "chapterflow", *words, **NO_REPORT)
     assert result.returncode == 0, result.stderr
     (model,) = json.loads(result.stdout)["models"]
     return dict(model)

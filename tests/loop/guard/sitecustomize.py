@@ -3,8 +3,11 @@
 With CHAPTERFLOW_TEST_KILL=MODULE:NAME:before (or `after`), the process is killed at the first call
 of a function, as if it had been killed there by chance. With CHAPTERFLOW_TEST_KEEP=FILE, it keeps
 the work of its trainings after every epoch, and writes the runs that it continues into the file.
+Where there is FILE.kill, the first process that has kept a second epoch renames it to FILE.killed,
+writes its run into it, and is killed. With CHAPTERFLOW_TEST_REPORT=none, its flows write no page.
 """
 
+import contextlib
 import importlib.abc
 import importlib.util
 import os
@@ -88,17 +91,37 @@ def _kill_at(name: str, when: str) -> Callable[[Any], None]:
 
 def _keep_each_epoch(artifacts: Any) -> None:
     artifacts.KEEP_SECONDS = artifacts.KEEP_SHARE = 0
-    restore = artifacts.Artifacts.restore_work
+    name = os.environ["CHAPTERFLOW_TEST_KEEP"]
+    restore, keep = artifacts.Artifacts.restore_work, artifacts.WorkKeeper.__call__
+
+    def write(run_id: str, file: str) -> None:
+        with open(file, "a", encoding="utf-8") as log:
+            log.write(f"{run_id}\n")
 
     def restored(self: Any, folder: Any) -> Any:
         if done := restore(self, folder):
-            with open(os.environ["CHAPTERFLOW_TEST_KEEP"], "a", encoding="utf-8") as log:
-                log.write(f"{self.run_id}\n")
+            write(self.run_id, name)
         return done
 
+    def kept(self: Any, epoch: int) -> None:
+        keep(self, epoch)
+        self._thread.join()
+        if epoch == 2:
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(f"{name}.kill", f"{name}.killed")
+                write(self._artifacts.run_id, f"{name}.killed")
+                os.kill(os.getpid(), signal.SIGKILL)
+
     artifacts.Artifacts.restore_work = restored
+    artifacts.WorkKeeper.__call__ = kept
 
 
+def _write_no_report(chapter: Any) -> None:
+    chapter._report = lambda *_: ""
+
+
+if os.environ.get("CHAPTERFLOW_TEST_REPORT") == "none":
+    sys.meta_path.insert(0, _Changed("pipelines.chapter", _write_no_report))
 if "CHAPTERFLOW_TEST_KILL" in os.environ:
     _module, *_how = os.environ["CHAPTERFLOW_TEST_KILL"].split(":")
     sys.meta_path.insert(0, _Changed(_module, _kill_at(*_how)))
