@@ -11,7 +11,15 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import START_PREFECT, begin, call, free_port, invoke
+from tests.conftest import (
+    NO_REPORT,
+    START_PREFECT,
+    begin,
+    call,
+    command_environment,
+    free_port,
+    invoke,
+)
 from tests.loop import stores
 
 REPOSITORY_PATHS = os.pathsep.join(filter(None, sys.path))
@@ -122,8 +130,9 @@ def test_a_server_lost_during_a_flow(
     shutil.copytree(prefect_once, root / ".prefect")
     stores.set_param(root, "models.dnn.epochs", 10)
     # One retry (2 s) instead of two (6 s) for each request that follows.
-    command = "PREFECT_CLIENT_MAX_RETRIES=1 exec chapterflow run dnn --json"
-    process = begin(root, "sh", "-c", command)
+    variables = {"PREFECT_CLIENT_MAX_RETRIES": "1"} | NO_REPORT
+    environment = command_environment(root) | variables
+    process = begin(root, "chapterflow", "run", "dnn", "--json", env=environment)
     while not list(root.glob(".chapterflow/work/*/checkpoints/epoch-*")):
         assert process.poll() is None
         time.sleep(0.05)
