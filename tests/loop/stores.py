@@ -103,9 +103,16 @@ def task_states(root: Path) -> list[tuple[str, str]]:
     return query(root / ".prefect" / "prefect.db", "SELECT name, state_type FROM task_run")  # type: ignore[return-value]
 
 
-def task_edges(root: Path) -> set[tuple[str, str]]:
-    """Return the edges between Prefect's task runs, by name: which result went into which task."""
-    rows = query(root / ".prefect" / "prefect.db", "SELECT id, name, task_inputs FROM task_run")
+def newest_tasks(database: Path) -> list[tuple[Any, ...]]:
+    """Return id, name and inputs of the task runs of Prefect's newest flow run."""
+    newest = "SELECT id FROM flow_run ORDER BY created DESC LIMIT 1"
+    return query(
+        database, f"SELECT id, name, task_inputs FROM task_run WHERE flow_run_id = ({newest})"
+    )
+
+
+def task_edges(rows: list[tuple[Any, ...]]) -> set[tuple[str, str]]:
+    """Return the edges between `newest_tasks`, by name: which result went into which task."""
     names = {str(identity).replace("-", ""): name for identity, name, _ in rows}
     edges = set()
     for _, name, inputs in rows:
