@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from chapterflow.environment import Project
 from chapterflow.errors import ChapterflowError, DataError
 from chapterflow.loop import workers as module
 from chapterflow.loop.workers import Workers, active_workers, default_count
-from tests.conftest import HUNG, REPOSITORY, Run, begin, call, copy_project
+from tests.conftest import FORKS, HUNG, NO_REPORT, REPOSITORY, Run, begin, call, copy_project
 from tests.loop import stores, worker_steps
 from tests.loop.test_interrupted import wait_until
 
@@ -30,6 +31,7 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
     """One worker, which imports the steps of the tests from the repository."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(REPOSITORY)
+        patch.setattr(sys, "executable", FORKS.python)
         # Not in a `with` block: flows that tests call in this process would use it.
         started = Workers(Project(tmp_path_factory.mktemp("project")), 1)
         yield started
@@ -114,6 +116,8 @@ def test_a_server_that_cannot_start_gives_its_last_words(
 ) -> None:
     (tmp_path / "tensorflow.py").write_text("raise RuntimeError('no TensorFlow here')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    # A fork has TensorFlow already.
+    monkeypatch.setattr(sys, "executable", str(Path(sys.prefix, "bin", "python")))
     started = Workers(Project(tmp_path), 1)
     try:
         with started.taken() as worker, pytest.raises(ChapterflowError, match="no TensorFlow here"):
@@ -189,9 +193,9 @@ def test_interrupted_side_by_side_ends_as_one_after_the_other(
 ) -> None:
     root = copy_project(fetched_once, tmp_path / "checkout")
     shutil.copytree(prefect_once, root / ".prefect")
-    stores.set_param(root, "models.dnn.epochs", 300)
-    stores.set_param(root, "models.dnn.patience", 300)
-    stores.set_param(root, "models.lenet5.epochs", 12)
+    stores.set_param(root, "models.dnn.epochs", 150)
+    stores.set_param(root, "models.dnn.patience", 150)
+    stores.set_param(root, "models.lenet5.epochs", 8)
 
     def train_until(done: int) -> Any:
         process = begin(root, "chapterflow", *SIDE_BY_SIDE, "--workers", "2")
@@ -211,7 +215,7 @@ def test_interrupted_side_by_side_ends_as_one_after_the_other(
     process.communicate()
     wait_until(lambda: stores.processes_of(root) == {})
 
-    done = call(root, "chapterflow", *SIDE_BY_SIDE, "--workers", "2", "--json")
+    done = call(root, "chapterflow", *SIDE_BY_SIDE, "--workers", "2", "--json", **NO_REPORT)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("continuing an interrupted training after epoch") == 2
     runs = stores.model_runs(root)
