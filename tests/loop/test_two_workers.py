@@ -18,6 +18,7 @@ from chapterflow.environment import process_is_gone
 from tests.conftest import (
     FORKS,
     HUNG,
+    NO_REPORT,
     REAL_PATH,
     command_environment,
     free_port,
@@ -105,6 +106,7 @@ def test_a_deployment_fires_twice_though_a_worker_dies(
         "PREFECT_HOME": str(tmp_path / ".prefect"),
         "CHAPTERFLOW_REPOSITORY": str(checkout),
         "MLFLOW_TRACKING_URI": mlflow_server,
+        **NO_REPORT,
     }
 
     def runs(*states: str) -> list[dict[str, Any]]:
