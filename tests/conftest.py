@@ -39,18 +39,12 @@ os.environ["CHAPTERFLOW_LANG"] = "en"
 #: Libraries that tests import set variables of their own, OpenCV for one.
 USERS_SHELL = {**os.environ}
 
-from chapterflow.environment import (  # noqa: E402
-    QUIET_AND_PRIVATE,
-    Project,
-    collect_rarely,
-    load_tensorflow,
-)
+from chapterflow.environment import QUIET_AND_PRIVATE, Project, load_tensorflow  # noqa: E402
 from chapterflow.tracking import store  # noqa: E402
 from tests.forks import SHARED, Forks  # noqa: E402
 from tests.loop import stores  # noqa: E402
 
 os.environ.update(QUIET_AND_PRIVATE)
-collect_rarely()  # as each command does
 
 FORKS = Forks(os.environ)
 #: The variables of the user's shell, for processes that are forks and have those of libraries.
