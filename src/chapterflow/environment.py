@@ -403,6 +403,7 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+@functools.cache
 def repeat_lost_interrupts() -> None:
     """Interrupt this process again if Ctrl-C came where Python cannot raise an exception.
 

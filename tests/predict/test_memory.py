@@ -18,6 +18,7 @@ CHILD = """
 import json, sys
 from pathlib import Path
 import numpy as np
+import pyarrow as pa
 from chapterflow.environment import load_tensorflow
 load_tensorflow()
 import keras
@@ -40,8 +41,14 @@ def peak():
     (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
     return int(line.split()[1]) * 1024 / 1e6
 
+class Watched(Parts):
+    def write(self, start, stop, table, unread, notes):
+        # Rows that wait in malloc's memory break it into pieces too small for the next inputs.
+        assert pa.total_allocated_bytes() >= table.nbytes
+        super().write(start, stop, table, unread, notes)
+
 def batch(name):
-    inputs, parts = BatchInputs(), Parts(Path(f"{name}.parts"))
+    inputs, parts = BatchInputs(), Watched(Path(f"{name}.parts"))
     inputs.add_files([f"{name}.npy"], card, (side, side))
     predict_parts(network, card, inputs.sources, parts, shape=(side, side, 1),
                   figures=sorted(reference.figures), on_chunk=lambda *_: None)
