@@ -46,7 +46,7 @@ def test_a_graph_without_a_node_is_answered_as_if_the_node_had_never_been(tmp_pa
     smaller = subgraph(probe.features, probe.edges, rest) | {
         "sizes": np.array([len(rest)], np.int32)
     }
-    result = wrapped.logits(probe, kept)
+    result = wrapped.logits([(probe, kept)])
     np.testing.assert_allclose(result[1], np.asarray(model(smaller))[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(
         result[0], np.asarray(model(data.inputs(np.array([3]))))[0], rtol=1e-4, atol=1e-5
@@ -68,7 +68,7 @@ def test_the_neighbourhood_of_a_node_gives_the_answer_of_the_whole_graph(tmp_pat
         kept = np.ones((3, len(probe.nodes)), bool)
         gone = np.flatnonzero(probe.free)[:2]
         kept[1, gone] = False
-        out = wrapped.logits(probe, kept)
+        out = wrapped.logits([(probe, kept)])
         np.testing.assert_allclose(out[0], whole[node], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(out[2], out[0], rtol=1e-4, atol=1e-5)
         rest = np.setdiff1d(np.arange(data.count), probe.nodes[gone])

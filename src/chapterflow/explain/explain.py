@@ -200,7 +200,7 @@ def _explain_pixels(
         }
 
     where = np.abs(checked - base).max(axis=-1) > 0
-    judgements = judge(model, make, faithful, where=where, seed=seed)
+    judgements = judge(model, make(False), make, faithful, where=where, seed=seed)
     path = folder / "attributions.png"
     draw_attributions(
         mapped,
@@ -242,7 +242,7 @@ def _explain_nodes(
     card = dataset.card
     positions = probes(dataset)[:MAPPED_GRAPHS]
     network, graphs = node_probes(model, dataset, positions)
-    logits = network.all_logits([(graph, np.ones((1, len(graph.nodes)), bool)) for graph in graphs])
+    logits = network.logits([(graph, np.ones((1, len(graph.nodes)), bool)) for graph in graphs])
     predicted = logits.argmax(axis=1)
     confidences, targets = probability(logits, predicted), predicted.tolist()
     maps = node_maps(network, graphs, targets)
@@ -256,12 +256,14 @@ def _explain_nodes(
     tell("checks of the nodes")
     checked = graphs[:CHECKED_GRAPHS]
     noisy = [graph.with_noise(card.value_max, seed) for graph in checked]
+    where = padded([graph.free for graph in checked])
     judgements = judge(
         model,
+        {name: values[: len(checked), : where.shape[1]] for name, values in maps.items()},
         lambda noise: node_maps(network, noisy if noise else checked, targets[: len(checked)]),
         faithful,
+        where=where,
         seed=seed,
-        where=padded([graph.free for graph in checked]),
     )
     names = [card.classes[int(label)] for label in dataset.labels[positions]]
     rows = [

@@ -64,157 +64,184 @@ class NodeProbe:
 class NodeModel:
     """A model as a function of probes with some of their nodes kept.
 
-    Variants of small graphs are joined into one graph, so that no padding is needed. Variants of a
-    node's neighbourhood share its features and differ in their edges, since a node without edges
-    affects no other; TensorFlow computes them side by side. All passes share one compiled function.
+    Variants are joined into one graph, so that no padding is needed. There are so few passes that
+    tracing them would take longer. Variants of a node's neighbourhood share its features, of which
+    a citation graph has thousands: if the first convolution multiplies them by its kernel, that is
+    done once.
     """
 
     def __init__(self, model: keras.Model) -> None:
         import keras
-        import tensorflow as tf
 
-        from chapterflow.models.layers.graph_convolution import mapped
-
-        self.model = model
+        self._names = list(model.input)
         scaled = [layer for layer in model.layers if type(layer).__name__ in SCALING]
         features = scaled[0].output if scaled else model.input["features"]
-        inner = keras.Model(model.input, [features, model.output])
-        width = model.input["features"].shape[-1]
-        specs = {
-            "features": tf.TensorSpec((None, width), tf.float32),
-            "edges": tf.TensorSpec((None, 2), tf.int32),
-            "sizes": tf.TensorSpec((None,), tf.int32),
-        }
-        inputs = {name: specs[name] for name in model.input}
-        rows = tf.TensorSpec((None,), tf.int32)
+        self._inner = keras.Model(model.input, [features, model.output])
+        self._product: Callable[[Any], Any] | None = None
+        self._network: Callable[..., Any] = model
+        if "sizes" not in self._names and (shared := _shared_product(model)):
+            self._product, self._network = shared
+        self._occluded: dict[tuple[int, ...], tuple[Sequence[NodeProbe], list[_Joined]]] = {}
 
-        @tf.function(autograph=False, input_signature=[inputs, rows])  # type: ignore[untyped-decorator]
-        def logits(inputs: Any, rows: Any) -> Any:
-            return tf.gather(model(inputs, training=False), rows)
+    def logits(self, variants: Sequence[tuple[NodeProbe, NDArray[np.bool_]]]) -> NDArray[Any]:
+        """Return logits `(m, classes)` of probes, of each with the nodes `(m_i, n_i)` kept."""
+        return self._logits([probe for probe, _ in variants], _joined(variants))
 
-        @tf.function(autograph=False, input_signature=[inputs, rows, rows])  # type: ignore[untyped-decorator]
-        def products(inputs: Any, rows: Any, targets: Any) -> Any:
-            with tf.GradientTape() as tape:
-                tape.watch(inputs["features"])
-                scaled, outputs = inner(inputs, training=False)
-                chosen = tf.gather(outputs, rows)
-                total = tf.reduce_sum(tf.gather(chosen, targets, axis=1, batch_dims=1))
-            return tf.reduce_sum(tape.gradient(total, scaled) * scaled, axis=1)
-
-        variants = [specs["features"], tf.TensorSpec((None, None, 2), tf.int32)]
-
-        @tf.function(  # type: ignore[untyped-decorator]
-            autograph=False, input_signature=[*variants, tf.TensorSpec((), tf.int32)]
-        )
-        def focus_logits(features: Any, edges: Any, focus: Any) -> Any:
-            entries = tf.sparse.from_dense(features)
-
-            def one_variant(edges: Any) -> Any:
-                return model({"features": entries, "edges": edges}, training=False)[focus]
-
-            # What depends on the features alone is computed once for all variants.
-            with mapped():
-                return tf.vectorized_map(one_variant, edges, warn=False)
-
-        self._logits, self._products, self._focus_logits = logits, products, focus_logits
-
-    def logits(self, probe: NodeProbe, kept: NDArray[np.bool_]) -> NDArray[Any]:
-        """Return logits `(m, classes)` of a probe with the nodes `(m, n)` kept."""
-        return self.all_logits([(probe, kept)])
-
-    def all_logits(self, variants: Sequence[tuple[NodeProbe, NDArray[np.bool_]]]) -> NDArray[Any]:
-        """Return logits of the variants of several probes, one probe after the other."""
-        parts = []
-        for probe, kept in variants:
-            step = max(1, NODES // len(probe.nodes))
-            parts += [(probe, kept[start : start + step]) for start in range(0, len(kept), step)]
-        if "sizes" not in self.model.input:
-            return np.concatenate(
-                [
-                    self._focus_logits(*_edges_of_variants(probe, kept), probe.focus)
-                    for probe, kept in parts
-                ]
-            )
-        logits = []
-        while parts:
-            batch: list[tuple[NodeProbe, NDArray[np.bool_]]] = []
-            nodes = 0
-            while parts and (not batch or nodes + parts[0][1].size <= NODES):
-                nodes += parts[0][1].size
-                batch.append(parts.pop(0))
-            inputs, rows = self._joined([_variants(*part) for part in batch])
-            logits.append(np.asarray(self._logits(inputs, rows)))
-        return np.concatenate(logits)
+    def occluded(self, probes: Sequence[NodeProbe]) -> list[NDArray[Any]]:
+        """Return the logits of each probe `(free + 1, classes)` without each node, and whole."""
+        # Sanity checks come with the same graphs, other features and other weights.
+        key = tuple(id(probe.edges) for probe in probes)
+        if key not in self._occluded:
+            variants = []
+            for probe in probes:
+                free = np.flatnonzero(probe.free)
+                kept = np.ones((len(free) + 1, len(probe.nodes)), bool)
+                kept[np.arange(len(free)), free] = False
+                variants.append((probe, kept))
+            # Probes that are held keep their identity.
+            self._occluded[key] = probes, _joined(variants)
+        logits = self._logits(probes, self._occluded[key][1])
+        return np.split(logits, np.cumsum([probe.free.sum() + 1 for probe in probes])[:-1])
 
     def products(self, probes: Sequence[NodeProbe], targets: Sequence[int]) -> list[NDArray[Any]]:
         """Return gradient times input of each probe, summed over the features, `(n,)`."""
-        whole = [_variants(probe, np.ones((1, len(probe.nodes)), bool)) for probe in probes]
-        inputs, rows = self._joined(whole)
-        products = np.asarray(self._products(inputs, rows, np.asarray(targets, np.int32)))
-        return np.split(products, np.cumsum([len(probe.nodes) for probe in probes])[:-1])
+        import tensorflow as tf
 
-    def _joined(self, parts: Sequence[_Variants]) -> tuple[dict[str, Any], NDArray[np.int32]]:
-        """Return inputs of the model, and the rows of its outputs that belong to the variants."""
-        sizes = np.concatenate([part.sizes for part in parts])
-        first = offsets([len(part.features) for part in parts])
+        features = np.concatenate([probe.features for probe in probes])
+        products = []
+        for joined in _joined([(probe, np.ones((1, len(probe.nodes)), bool)) for probe in probes]):
+            inputs = self._inputs(features, joined)
+            with tf.GradientTape() as tape:
+                tape.watch(inputs["features"])
+                scaled, outputs = self._inner(inputs, training=False)
+                chosen = tf.gather(outputs, joined.rows)
+                first, targets = targets[: len(joined.rows)], targets[len(joined.rows) :]
+                total = tf.reduce_sum(tf.gather(chosen, first, axis=1, batch_dims=1))
+            products.append(tf.reduce_sum(tape.gradient(total, scaled) * scaled, axis=1))
+        ends = np.cumsum([len(probe.nodes) for probe in probes])
+        return np.split(np.concatenate(products), ends[:-1])
+
+    def _logits(self, probes: Sequence[NodeProbe], parts: Sequence[_Joined]) -> NDArray[Any]:
+        import tensorflow as tf
+
+        rows = [
+            self._product(probe.features) if self._product else probe.features for probe in probes
+        ]
+        features = tf.concat(rows, axis=0)
+        return np.concatenate(
+            [
+                tf.gather(
+                    self._network(self._inputs(features, joined), training=False), joined.rows
+                )
+                for joined in parts
+            ]
+        )
+
+    def _inputs(self, features: Any, joined: _Joined) -> dict[str, Any]:
+        """Return the inputs of the model: of all nodes of the probes, those that are kept."""
+        import tensorflow as tf
+
+        # Dense features: searching for zeros would take longer than multiplying by them.
         inputs = {
-            "features": np.concatenate([part.features for part in parts]),
-            "edges": np.concatenate(
-                [part.edges + start for part, start in zip(parts, first[:-1], strict=True)]
-            ).astype(np.int32),
-            "sizes": sizes.astype(np.int32),
+            "features": tf.gather(features, joined.nodes),
+            "edges": joined.edges,
+            "sizes": joined.sizes,
         }
-        rows = np.arange(len(sizes))
-        if "sizes" not in self.model.input:
-            del inputs["sizes"]
-            rows = np.concatenate(
-                [part.focus + start for part, start in zip(parts, first[:-1], strict=True)]
-            )
-        return inputs, rows.astype(np.int32)
+        return {name: inputs[name] for name in self._names}
+
+
+def _shared_product(
+    model: keras.Model,
+) -> tuple[Callable[[Any], Any], Callable[..., Any]] | None:
+    """Return a model of one graph in two parts, if it begins with a `GraphConvolution`.
+
+    Returns:
+        The products of the features `(n, f)` and that layer's kernel, `(n, units)`; and the rest of
+        the model, with these products as its features.
+    """
+    import keras
+
+    from chapterflow.models.layers.graph_convolution import GraphConvolution
+
+    first = next((layer for layer in model.layers if isinstance(layer, GraphConvolution)), None)
+    if first is None:
+        return None
+    features, edges = (model.input[name] for name in ("features", "edges"))
+    try:
+        before = keras.Model(features, first.input[0])
+        after = keras.Model([first.output, edges], model.output)
+    except ValueError:  # features or edges go another way, too
+        return None
+
+    def product(features: Any) -> Any:
+        return keras.ops.matmul(before(features, training=False), first.kernel)
+
+    def rest(inputs: Any, training: bool) -> Any:
+        structure = inputs["edges"]
+        outputs = first.of_products(inputs["features"], structure)
+        return after([outputs, structure], training=training)
+
+    return product, rest
 
 
 @dataclass(frozen=True)
-class _Variants:
-    """Variants of a probe joined into one graph: its inputs, and the rows of the focus in it."""
+class _Joined:
+    """Variants of probes as one graph.
 
-    features: NDArray[Any]
-    edges: NDArray[Any]
-    sizes: NDArray[Any]
-    focus: NDArray[Any]
-
-
-def _variants(probe: NodeProbe, kept: NDArray[np.bool_]) -> _Variants:
-    """Return a probe with the nodes `(m, n)` kept; a removed node loses its edges."""
-    # Number of each kept node in the one graph of all variants.
-    places = np.cumsum(kept.reshape(-1)).reshape(kept.shape) - 1
-    source, target = probe.edges[:, 0], probe.edges[:, 1]
-    variant, edge = np.nonzero(kept[:, source] & kept[:, target])
-    ends = places[variant, source[edge]], places[variant, target[edge]]
-    # Dense features: searching for zeros would take longer than multiplying by them.
-    features = probe.features[np.nonzero(kept)[1]]
-    focus = places[:, 0 if probe.focus is None else probe.focus]
-    return _Variants(features, np.stack(ends, axis=1), kept.sum(axis=1), focus)
-
-
-def _edges_of_variants(
-    probe: NodeProbe, kept: NDArray[np.bool_]
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Return the features of a probe and one more node, and the edges `(m, e, 2)` of its variants.
-
-    The edges of removed nodes lead from the additional node to itself. They are last, since edges
-    are sorted.
-
-    Args:
-        kept: Nodes that each variant keeps, `(m, n)`.
+    Attributes:
+        nodes: Kept nodes of all variants, numbered through all probes.
+        edges: `(e, 2)`, a tensor: layers keep on it what depends on the edges alone.
+        sizes: Number of nodes of each variant, a tensor.
+        rows: Rows of the model's outputs that belong to the variants.
     """
-    remaining = kept[:, probe.edges].all(axis=2)
-    order = np.argsort(~remaining, axis=1, kind="stable")
-    edges = np.where(
-        np.take_along_axis(remaining, order, axis=1)[..., np.newaxis],
-        probe.edges[order],
-        len(probe.nodes),
-    )
-    return np.pad(probe.features, [(0, 1), (0, 0)]), edges.astype(np.int32)
+
+    nodes: NDArray[np.intp]
+    edges: Any
+    sizes: Any
+    rows: NDArray[np.intp]
+
+
+def _joined(variants: Sequence[tuple[NodeProbe, NDArray[np.bool_]]]) -> list[_Joined]:
+    """Return probes, of each with the nodes `(m_i, n_i)` kept, in graphs of at most `NODES`."""
+    import tensorflow as tf
+
+    parts = []
+    for (probe, kept), first in zip(
+        variants, offsets([len(probe.nodes) for probe, _ in variants]), strict=False
+    ):
+        step = max(1, NODES // len(probe.nodes))
+        parts += [(probe, kept[at : at + step], first) for at in range(0, len(kept), step)]
+    joined = []
+    while parts:
+        nodes: list[NDArray[Any]] = []
+        edges: list[NDArray[Any]] = []
+        rows: list[NDArray[Any]] = []
+        sizes: list[int] = []
+        room, start = NODES, 0
+        while parts and (not nodes or parts[0][1].size <= room):
+            probe, kept, first = parts.pop(0)
+            room -= kept.size
+            # Number of each kept node in the one graph of all variants.
+            places = np.cumsum(kept.reshape(-1)).reshape(kept.shape) - 1 + start
+            source, target = probe.edges.T
+            variant, edge = np.nonzero(kept[:, source] & kept[:, target])
+            nodes.append(np.nonzero(kept)[1] + first)
+            edges.append(
+                np.stack([places[variant, source[edge]], places[variant, target[edge]]], axis=1)
+            )
+            graphs = np.arange(len(sizes), len(sizes) + len(kept))
+            rows.append(graphs if probe.focus is None else places[:, probe.focus])
+            sizes.extend(kept.sum(axis=1))
+            start += int(kept.sum())
+        joined.append(
+            _Joined(
+                np.concatenate(nodes),
+                tf.constant(np.concatenate(edges), tf.int32),
+                tf.constant(sizes, tf.int32),
+                np.concatenate(rows),
+            )
+        )
+    return joined
 
 
 def node_probes(
@@ -277,17 +304,8 @@ def node_occlusion(
 
     The drop is 0 for nodes that are always kept.
     """
-    variants = []
-    for probe in probes:
-        free = np.flatnonzero(probe.free)
-        kept = np.ones((len(free) + 1, len(probe.nodes)), bool)
-        kept[np.arange(len(free)), free] = False
-        variants.append((probe, kept))
-    logits = np.split(
-        model.all_logits(variants), np.cumsum([len(kept) for _, kept in variants])[:-1]
-    )
     maps = []
-    for probe, target, own in zip(probes, targets, logits, strict=True):
+    for probe, target, own in zip(probes, targets, model.occluded(probes), strict=True):
         falls = np.zeros(len(probe.nodes))
         falls[probe.free] = own[-1, target] - own[:-1, target]
         maps.append(falls)
@@ -330,7 +348,7 @@ def node_score(model: NodeModel, probes: Sequence[NodeProbe], targets: Sequence[
 
     def score(examples: NDArray[np.intp], kept: NDArray[np.bool_]) -> NDArray[Any]:
         order = np.argsort(examples, kind="stable")
-        logits = model.all_logits(
+        logits = model.logits(
             [
                 (probe, kept[examples == number, : len(probe.nodes)])
                 for number, probe in enumerate(probes)

@@ -496,7 +496,8 @@ def draw_nodes(
         doubts: Reasons not to believe each method.
         seed: Seed of the layout.
     """
-    grid = Grid(MARGIN + 195, 146, 330, 330, gap=30, row_gap=34)
+    longest = max(cell_len(line) for caption in captions for line in caption.split("\n"))
+    grid = Grid(MARGIN + max(195, 7 * longest + 20), 146, 330, 330, gap=30, row_gap=34)
     canvas = grid.canvas(len(probes), len(maps), least=850, bottom=6)
     ring = any(probe.focus is not None for probe in probes)
     canvas.heading(
@@ -551,7 +552,7 @@ def _layout(nodes: int, links: NDArray[np.intp], seed: int) -> NDArray[Any]:
     first, *others = sorted(networkx.connected_components(graph), key=len, reverse=True)
     for other in others:
         graph.add_edge(min(first), min(other))
-    layout = networkx.spring_layout(graph, seed=seed, iterations=60)
+    layout = networkx.spring_layout(graph, seed=seed, iterations=30)
     places = np.array([layout[node] for node in range(len(layout))])
     low, high = places.min(axis=0), places.max(axis=0)
     return np.asarray(0.03 + 0.94 * (places - low) / np.where(high > low, high - low, 1))

@@ -115,6 +115,7 @@ def verdicts(metrics: Mapping[str, float]) -> list[Check]:
 
 def judge(
     model: keras.Model,
+    maps: Maps,
     make: Callable[[bool], Maps],
     faithful: Mapping[str, Faithfulness],
     *,
@@ -125,12 +126,14 @@ def judge(
 
     Args:
         model: Trained; its weights are restored.
-        make: Returns the maps of inputs with noise (true) or without (false).
+        maps: Maps of the trained model for inputs without noise.
+        make: Returns the maps of inputs with noise (true) or without (false), for the model with
+            its present weights.
         faithful: Deletion and insertion, by method.
         seed: Seed of the random weights.
         where: Places `(n, *places)` of the maps that are compared.
     """
-    maps, noisy = make(False), make(True)
+    noisy = make(True)
     stages = cascade(model, maps, lambda: make(False), seed=seed, where=where)
     return {
         name: Judgement(

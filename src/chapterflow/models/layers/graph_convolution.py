@@ -13,9 +13,7 @@ a graph in three forms, without self-loops, and normalise it themselves:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -87,13 +85,17 @@ class GraphConvolution(keras.layers.Layer):  # type: ignore[misc]
         features, structure = inputs
         # Neighbours are summed where a node has fewer features. The kernel turns sparse features
         # dense.
-        kernel_first = _is_sparse(features) or features.shape[-1] > self.units
-        if self.neighbours and not kernel_first:
+        if _is_sparse(features) or features.shape[-1] > self.units:
+            return self.of_products(_product(features, self.kernel), structure)
+        if self.neighbours:
             features = self._with_neighbours(features, structure)
-        x = _product(features, self.kernel)
-        if self.neighbours and kernel_first:
-            x = self._with_neighbours(x, structure)
-        return self.activation(_biased(x, self.bias))
+        return self.activation(_biased(_product(features, self.kernel), self.bias))
+
+    def of_products(self, products: Any, structure: Any) -> Any:
+        """Return the outputs `(..., n, units)` from the products of features and kernel."""
+        if self.neighbours:
+            products = self._with_neighbours(products, structure)
+        return self.activation(_biased(products, self.bias))
 
     def _with_neighbours(self, x: Any, structure: Any) -> Any:
         """Return the normalised sum of each node and its neighbours."""
@@ -475,25 +477,11 @@ def sum_of_neighbours(structure: Any, x: Any, directed: bool = True) -> Any:
     return tf.custom_gradient(lambda x: (total(x), total))(x)
 
 
-#: Whether sums are traced for `tf.vectorized_map`, which cannot map a sparse product.
-_MAPPED: ContextVar[bool] = ContextVar("mapped", default=False)
-
-
-@contextmanager
-def mapped() -> Iterator[None]:
-    """Trace layers for `tf.vectorized_map`: it computes all elements side by side."""
-    before = _MAPPED.set(True)
-    try:
-        yield
-    finally:
-        _MAPPED.reset(before)
-
-
 def _by_segments() -> bool:
     """Return whether to sum by segments: a GPU has no deterministic sparse product."""
     import tensorflow as tf
 
-    return _MAPPED.get() or bool(tf.config.list_logical_devices("GPU"))
+    return bool(tf.config.list_logical_devices("GPU"))
 
 
 def _once(tensor: Any, name: str, options: tuple[Any, ...], make: Callable[[], Any]) -> Any:
@@ -655,12 +643,7 @@ def _inverse_roots(structure: Any, x: Any, directed: bool = True) -> tuple[Any, 
         def of_edges() -> tuple[Any, Any]:
             nodes = x.shape[0] or tf.shape(x, structure.dtype)[0]
             counts = [
-                # `tf.vectorized_map` maps no DenseBincount, which takes less time otherwise.
-                tf.math.unsorted_segment_sum(tf.ones_like(ends, x.dtype), ends, nodes)
-                if _MAPPED.get()
-                else tf.raw_ops.DenseBincount(
-                    input=ends, size=nodes, weights=tf.constant([], x.dtype)
-                )
+                tf.raw_ops.DenseBincount(input=ends, size=nodes, weights=tf.constant([], x.dtype))
                 for ends in tf.unstack(structure, 2, axis=1)[: 1 + directed]
             ]
             roots = [tf.math.rsqrt(count + 1) for count in counts]
