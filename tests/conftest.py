@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import hypothesis
 import pytest
+from _pytest.assertion import rewrite
 from filelock import FileLock
 from hypothesis.configuration import set_hypothesis_home_dir
 from rich import box
@@ -78,12 +79,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
     """Let the processes that run tests be forks of one server, whose libraries they share."""
     SHELL.write_text(json.dumps(USERS_SHELL))
     os.environ[SHARED] = str(FORKS.folder)
     for spec in specs:
         spec.python = FORKS.python
+    compile_once(config)
+
+
+def compile_once(config: pytest.Config) -> None:
+    """Compile the tests and the sources, which each process would do for itself.
+
+    The server of forks imports the libraries meanwhile.
+    """
+    compile_sources()
+    for path in (REPOSITORY / "tests").rglob("*.py"):
+        if path.name.startswith("test_") or path.name == "conftest.py":
+            cache = rewrite.get_cache_dir(path) / f"{path.stem}{rewrite.PYC_TAIL}"
+            if rewrite._read_pyc(path, cache) is None:
+                cache.parent.mkdir(exist_ok=True)
+                stamp, code = rewrite._rewrite_test(path, config)
+                rewrite._write_pyc(config.stash[rewrite.assertstate_key], code, stamp, cache)
+        else:
+            compileall.compile_file(path, quiet=2)
 
 
 def pytest_unconfigure() -> None:
@@ -190,6 +209,12 @@ def unhurried(params: str) -> str:
     return params.replace(budget, "latency_ms_p95: 60000 ")
 
 
+def compile_sources() -> None:
+    """Compile the modules of the checkout, also where Python is not to do so on import."""
+    for folder in ("src", "pipelines"):
+        compileall.compile_dir(REPOSITORY / folder, quiet=2)
+
+
 def copy_checkout(root: Path) -> Path:
     """Copy what git would track into `root`, and make it a git repository of its own.
 
@@ -204,8 +229,7 @@ def copy_checkout(root: Path) -> Path:
     )
     names = [name for name in listed.stdout.split("\0") if name]
     # Compiled modules too: otherwise each checkout would compile its own, for most of a second.
-    for folder in ("src", "pipelines"):
-        compileall.compile_dir(REPOSITORY / folder, quiet=2)
+    compile_sources()
     names += [importlib.util.cache_from_source(name) for name in names if name.endswith(".py")]
     for name in names:
         if (REPOSITORY / name).is_file():
