@@ -98,12 +98,21 @@ def test_logged_model_comes_back_with_all_that_serving_needs(
 def test_requirements_are_given_because_finding_them_out_takes_seconds(
     model: Any, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inferred: list[object] = []
-    monkeypatch.setattr(
-        import_module("mlflow.keras.save"), "infer_pip_requirements", inferred.append
-    )
-    log(model, run_id)
-    assert inferred == []
+    from mlflow.utils import requirements_utils
+
+    sought: list[object] = []
+    monkeypatch.setattr(import_module("mlflow.keras.save"), "infer_pip_requirements", sought.append)
+    monkeypatch.setattr(requirements_utils, "_MODULES_TO_PACKAGES", None)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            requirements_utils.importlib_metadata,
+            "packages_distributions",
+            lambda: sought.append("modules of all packages") or {},
+        )
+        log(model, run_id)
+    assert sought == []
+    requirements_utils._init_modules_to_packages_map()
+    assert "keras" in requirements_utils._MODULES_TO_PACKAGES
 
 
 def test_logged_model_belongs_to_its_run_and_can_be_searched(

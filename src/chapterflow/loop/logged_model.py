@@ -9,7 +9,8 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -169,6 +170,24 @@ def _layer_modules(model: keras.Model) -> list[str]:
 REQUIREMENTS = ("tensorflow", "keras", "numpy")
 
 
+@contextmanager
+def _without_module_map() -> Iterator[None]:
+    """Keep MLflow from reading the files of all installed packages, for more than a second.
+
+    It maps packages to modules to check requirements of packages that are not installed. Ours are.
+    """
+    from mlflow.utils import requirements_utils
+
+    name = "_MODULES_TO_PACKAGES"
+    known = getattr(requirements_utils, name, None)
+    setattr(requirements_utils, name, known or {})
+    try:
+        yield
+    finally:
+        # Who lets MLflow infer requirements needs the map.
+        setattr(requirements_utils, name, known)
+
+
 def log_keras_model(
     model: keras.Model,
     *,
@@ -238,17 +257,18 @@ def log_keras_model(
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder)
-            mlflow.keras.save_model(
-                path=folder,
-                mlflow_model=record,
-                model=model,
-                signature=_signature(model, input_example, card, about),
-                input_example=input_example,
-                pip_requirements=[
-                    *(f"{package}=={version(package)}" for package in REQUIREMENTS),
-                    *requirements(model),
-                ],
-            )
+            with _without_module_map():
+                mlflow.keras.save_model(
+                    path=folder,
+                    mlflow_model=record,
+                    model=model,
+                    signature=_signature(model, input_example, card, about),
+                    input_example=input_example,
+                    pip_requirements=[
+                        *(f"{package}=={version(package)}" for package in REQUIREMENTS),
+                        *requirements(model),
+                    ],
+                )
             (file,) = path.rglob("*.keras")
             written = {MODEL_SHA256: sha256_file(file)}
             if about is not None:
