@@ -515,7 +515,12 @@ def making_of_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Calla
 
 @pytest.fixture(scope="session")
 def fetched_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout with the embedded data and an empty store. Copy it with `copy_project`."""
+    """A checkout with the embedded data, verdicts on them, and an empty store.
+
+    Copy it with `copy_project`.
+    """
+    from chapterflow.config.load import load_settings
+    from chapterflow.loop import steps
 
     def make(folder: Path) -> None:
         root = folder / "checkout"
@@ -524,6 +529,10 @@ def fetched_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for words in (["data", "fetch"], ["compare"]):
             done = invoke(root, *words)
             assert done.returncode == 0, done.stderr
+        project, settings = Project(root), load_settings(root / "params.yaml")
+        with in_checkout(root):
+            for name in settings.profile_datasets():
+                steps.validate(project, settings, steps.prepare(project, settings, name))
 
     return once(tmp_path_factory, "fetched", make) / "checkout"
 
