@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,11 @@ def commands() -> list[str]:
     return list(found)
 
 
+@cache
+def parser_of_all() -> Any:
+    return typer.main.get_command(app)
+
+
 def parse(line: str) -> None:
     """Parse a command without running it.
 
@@ -86,7 +92,7 @@ def parse(line: str) -> None:
     """
     words = shlex.split(re.split(r"\s#|[|>;&]", line)[0])[1:]
     words = [word for word in words if word != "--debug"]
-    parser: Any = typer.main.get_command(app)
+    parser = parser_of_all()
     while hasattr(parser, "commands"):
         parser = parser.commands[words.pop(0)]
     if words:  # A sentence may name a command without its arguments.

@@ -28,15 +28,15 @@ from tests.conftest import FORKS
 OLDER = "75868b020152"
 
 
-@pytest.fixture(autouse=True)
-def stores_are_made(making_of_stores: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """No store here is a copy, unless a test copies it."""
+@pytest.fixture
+def migrations(making_of_stores: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """New stores are made by MLflow's migrations; in tests without this, they are copies."""
     monkeypatch.setattr(store, "_initialise", making_of_stores)
 
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new store's file; making one costs more than a second, copying it nothing."""
+    """A new store's file."""
     project = Project(tmp_path_factory.mktemp("template"))
     store.open_store(project)
     return database(project)
@@ -127,6 +127,7 @@ def hot_journal(folder: Path) -> bytes:
         return path.with_name("other.db-journal").read_bytes()
 
 
+@pytest.mark.usefixtures("migrations")
 def test_new_store_is_current_private_to_the_project_and_leaves_nothing_else(
     project: Project,
     tmp_path: Path,
@@ -417,13 +418,17 @@ def test_folder_without_write_permission_is_named(ready: Project) -> None:
     ready.mlruns.chmod(0o755)
 
 
-def test_full_disk_leaves_no_half_store(project: Project) -> None:
+def test_full_disk_leaves_no_half_store(
+    project: Project, making_of_stores: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import_module("mlflow.store.tracking.sqlalchemy_store")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
     try:
-        with pytest.raises(StoreError, match=r"Check .* the space on its disk") as caught:
-            store.open_store(project)
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "_initialise", making_of_stores)
+            with pytest.raises(StoreError, match=r"Check .* the space on its disk") as caught:
+                store.open_store(project)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "\n" not in str(caught.value)
