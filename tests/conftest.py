@@ -518,6 +518,50 @@ def making_of_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Calla
         yield initialise
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_validations() -> Iterator[None]:
+    """Let Great Expectations compute once in a validation what it computes for every metric.
+
+    These are the configuration of an expectation and the rows of a split, half of the work with
+    small data. Other processes than those of pytest validate without this.
+    """
+    if "great_expectations" not in sys.modules:  # it takes seconds to import
+        yield
+        return
+    from great_expectations.execution_engine import PandasExecutionEngine
+    from great_expectations.expectations.expectation import Expectation
+    from great_expectations.validator.validator import Validator
+
+    validate = Validator.graph_validate
+    configure = Expectation.configuration.fget
+    select = PandasExecutionEngine._apply_row_condition_filter
+
+    def graph_validate(*arguments: Any, **keywords: Any) -> Any:
+        # With what an id belongs to, so that it is not given to another object.
+        configurations: dict[int, tuple[Any, Any]] = {}
+        selections: dict[tuple[int, str], tuple[Any, Any]] = {}
+
+        def configured(self: Any) -> Any:
+            if id(self) not in configurations:
+                configurations[id(self)] = self, configure(self)
+            return configurations[id(self)][1]
+
+        def selected(self: Any, rows: Any, condition: Any, domain: Any) -> Any:
+            key = id(rows), repr(condition)
+            if key not in selections:
+                selections[key] = rows, select(self, rows, condition, domain)
+            return selections[key][1]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Expectation, "configuration", property(configured))
+            patch.setattr(PandasExecutionEngine, "_apply_row_condition_filter", selected)
+            return validate(*arguments, **keywords)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Validator, "graph_validate", graph_validate)
+        yield
+
+
 @pytest.fixture(scope="session")
 def fetched_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout with the embedded data, verdicts on them, and an empty store.
