@@ -132,12 +132,13 @@ def test_the_fingerprints_depend_on_all_that_decides_a_run() -> None:
 
 
 def test_a_changed_model_changes_its_fingerprint_alone(
-    in_project: Project, monkeypatch: pytest.MonkeyPatch
+    in_project: Project, fetched_once: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from chapterflow.config.load import load_settings
     from chapterflow.loop import stages, steps
     from chapterflow.tracking import fingerprint
 
+    shutil.copytree(fetched_once / "data", in_project.data, dirs_exist_ok=True)
     package = in_project.root / "src" / "chapterflow"
     shutil.copytree(fingerprint.PACKAGE, package)
     hashes = fingerprint.source_hashes
