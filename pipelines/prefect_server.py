@@ -29,6 +29,12 @@ POLICY = (
     "style-src 'self' 'unsafe-inline'; connect-src 'self' ws: http://127.0.0.1:* "
     "http://localhost:*; frame-ancestors 'self'"
 )
+#: Routers of the API that flows ask. FastAPI builds the routes of a router when the first request
+#: passes it on its way, which takes most of a second for all of them.
+ASKED = (
+    *("/flows", "/flow_runs", "/task_runs", "/logs", "/events", "/artifacts"),
+    *("/csrf-token", "/admin"),
+)
 #: Seconds in which a server must answer that is not starting.
 ANSWER_SECONDS = 5.0
 
@@ -171,6 +177,8 @@ def _start(
                 "PREFECT_UI_API_URL": address,
                 "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
                 "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+                # The pages list them; saving a block registers its type anyway.
+                "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": str(ui).lower(),
                 # A server of `schedule` lives for months; flow runs go after 90 days.
                 "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs" if ui else "events",
             },
@@ -360,7 +368,7 @@ def main(port: int, parent: int) -> None:
     collect_rarely()
     import prefect
     import uvicorn
-    from prefect.server.api.server import create_app
+    from prefect.server.api import server
 
     from pipelines.prefect_tables import create_tables
 
@@ -368,7 +376,10 @@ def main(port: int, parent: int) -> None:
     # Its new pages load a program that reports each visit to an analytics host. Those that stay
     # do not, whatever a browser remembers; `ui` of the server answers with them alone.
     prefect.__ui_v2_static_path__ = Path(os.devnull) / "no-pages"
-    app = create_app()
+    server.API_ROUTERS = tuple(  # type: ignore[assignment]
+        sorted(server.API_ROUTERS, key=lambda router: router.prefix not in ASKED)
+    )
+    app = server.create_app()
 
     @app.middleware("http")
     async def stay_here(request: Any, call_next: Any) -> Any:

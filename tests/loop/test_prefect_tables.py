@@ -1,4 +1,4 @@
-"""Prefect's database, made without its migrations."""
+"""What a Prefect server of this project does otherwise than Prefect's own."""
 
 import sqlite3
 from contextlib import closing
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL, temporary_settings
 
-from pipelines import prefect_tables
+from pipelines import prefect_server, prefect_tables
 
 
 def create(url: str) -> None:
@@ -53,3 +53,9 @@ def test_another_version_of_prefect_makes_its_own(
     monkeypatch.setattr(prefect_tables, "script", lambda: tmp_path / "prefect-0.sql")
     create(f"sqlite+aiosqlite:///{tmp_path}/prefect.db")
     assert not list(tmp_path.iterdir())
+
+
+def test_routers_that_flows_ask_exist() -> None:
+    from prefect.server.api.server import API_ROUTERS
+
+    assert {*prefect_server.ASKED} <= {router.prefix for router in API_ROUTERS}
