@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import HUNG, NO_REPORT, Run, begin, call, copy_checkout
+from tests.conftest import (
+    HUNG,
+    NO_REPORT,
+    Run,
+    begin,
+    call,
+    command_environment,
+    copy_checkout,
+)
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
@@ -20,26 +28,27 @@ pytestmark = pytest.mark.slow
 EPOCHS = 40
 
 
-def prepare(root: Path) -> Path:
-    """Make a checkout whose dnn trains for long enough to be killed in the middle."""
-    root.mkdir()
-    copy_checkout(root)
+def train_long(root: Path) -> None:
+    """Let dnn train for long enough to be killed in the middle."""
     stores.set_param(root, "models.dnn.epochs", EPOCHS)
     stores.set_param(root, "models.dnn.patience", 50)
-    return root
 
 
 @pytest.fixture
-def prepared(tmp_path: Path, prefect_once: Path) -> Path:
-    root = prepare(tmp_path / "checkout")
-    shutil.copytree(prefect_once, root / ".prefect")
-    return root
+def prepared(fetched: Path, prefect_once: Path) -> Path:
+    """A checkout with data whose dnn can be killed in its training."""
+    train_long(fetched)
+    shutil.copytree(prefect_once, fetched / ".prefect")
+    return fetched
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     """A checkout in which two runs started at once, undisturbed, and what each said of dnn."""
-    root = prepare(tmp_path_factory.mktemp("both") / "checkout")
+    root = tmp_path_factory.mktemp("both") / "checkout"
+    root.mkdir()
+    copy_checkout(root)
+    train_long(root)
     processes = [start(root, "dnn", "--json") for _ in range(2)]
     documents = []
     for process in processes:
@@ -50,7 +59,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str,
 
 
 def start(root: Path, *words: str) -> subprocess.Popen[str]:
-    return begin(root, "chapterflow", "run", *words)
+    environment = command_environment(root) | NO_REPORT
+    return begin(root, "chapterflow", "run", *words, env=environment)
 
 
 def epochs_done(root: Path) -> int:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from chapterflow.config.load import load_settings
-from tests.conftest import FINISHED, Finished, Run, call, invoke, until
+from tests.conftest import FINISHED, NO_REPORT, Finished, Run, call, invoke, until
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
@@ -309,7 +309,7 @@ def test_one_failing_model_does_not_stop_the_others(done: Any, prefect_api: dict
     stores.set_param(root, "models.broken", {"role": "digits"})
     try:
         words = ("run", "broken", "cnn", "--json", "--workers", "1")
-        result = call(root, "chapterflow", *words, **prefect_api)
+        result = call(root, "chapterflow", *words, **prefect_api, **NO_REPORT)
     finally:
         broken.unlink()
         (root / "params.yaml").write_text(params)

@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import HUNG, Run, begin, flow_runs, free_port, invoke
+from tests.conftest import (
+    HUNG,
+    NO_REPORT,
+    Run,
+    begin,
+    command_environment,
+    flow_runs,
+    free_port,
+    invoke,
+)
 from tests.loop import stores
 
 pytestmark = pytest.mark.slow
@@ -30,7 +39,13 @@ def test_a_schedule_fires_and_stops_cleanly(checkout: Path) -> None:
     stores.set_param(checkout, "models.dnn.epochs", 2)
     port = free_port()
     words = ["chapterflow", "schedule", "dnn", "--every", "10", "--port", str(port)]
-    process = begin(checkout, *words, stderr=subprocess.STDOUT, start_new_session=True)
+    process = begin(
+        checkout,
+        *words,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env=command_environment(checkout) | NO_REPORT,
+    )
     database = checkout / ".prefect" / "prefect.db"
     try:
         deadline = time.monotonic() + HUNG

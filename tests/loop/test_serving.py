@@ -17,6 +17,7 @@ import requests
 
 from tests.conftest import (
     HUNG,
+    NO_REPORT,
     REPOSITORY,
     Finished,
     call,
@@ -118,7 +119,7 @@ def lab(finished: Finished, prefect_api: dict[str, str]) -> Iterator[Lab]:
     stores.set_param(finished.root, "models.gcn.beside", {})
     stores.set_param(finished.root, "models.gcn.epochs", 2)
     lab = Lab(finished.root)
-    ran = lab.run(FIRST, **prefect_api)
+    ran = lab.run(FIRST, **prefect_api, **NO_REPORT)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     try:
         for shell in SERVERS:
