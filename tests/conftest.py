@@ -315,12 +315,12 @@ def begin(root: Path, *words: str, **options: Any) -> subprocess.Popen[str]:
     )
 
 
-def until(true: Callable[[], Any]) -> Any:
-    """Wait for something to be true, and return it."""
+def until(true: Callable[[], Any], every: float = 0.2) -> Any:
+    """Wait for something to be true, and return it; look every so many seconds."""
     deadline = time.monotonic() + HUNG
     while not (value := true()):
         assert time.monotonic() < deadline
-        time.sleep(0.2)
+        time.sleep(every)
     return value
 
 

@@ -85,6 +85,7 @@ class Team:
         ssh: Address of a folder on the SSH server.
         databases: Addresses of the databases, by what they hold.
         said: What all commands said.
+        copied: Versions of the S3 server's objects that were copied, by key.
     """
 
     root: Path
@@ -95,6 +96,7 @@ class Team:
     ssh: str
     databases: dict[str, str]
     said: list[str] = field(default_factory=list)
+    copied: dict[str, str] = field(default_factory=dict)
 
     def variables(self, name: str) -> dict[str, str]:
         """Return what one person sets."""
@@ -332,18 +334,20 @@ def rows(address: str) -> Iterator[tuple[str, str]]:
 
 
 def objects(team: Team) -> Path:
-    """Copy what the S3 server holds into a folder."""
+    """Copy what the S3 server holds into a folder, beside what it held before."""
     import boto3
 
     folder = team.root / "objects"
-    shutil.rmtree(folder, ignore_errors=True)
     login = {"aws_access_key_id": "team", "aws_secret_access_key": PASSWORDS["s3"]}
     client = boto3.client("s3", endpoint_url=team.s3, region_name="us-east-1", **login)
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
         for item in page.get("Contents", ()):
+            if team.copied.get(item["Key"]) == item["ETag"]:
+                continue
             target = folder / item["Key"]
             target.parent.mkdir(parents=True, exist_ok=True)
             client.download_file(BUCKET, item["Key"], str(target))
+            team.copied[item["Key"]] = item["ETag"]
     return folder
 
 

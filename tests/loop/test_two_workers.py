@@ -102,7 +102,7 @@ def test_a_deployment_fires_twice_though_a_worker_dies(
     environment = command_environment(checkout) | {
         "PATH": REAL_PATH,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
         "PREFECT_HOME": str(tmp_path / ".prefect"),
         "CHAPTERFLOW_REPOSITORY": str(checkout),
         "MLFLOW_TRACKING_URI": mlflow_server,
@@ -134,13 +134,16 @@ def test_a_deployment_fires_twice_though_a_worker_dies(
         environment["PREFECT_API_URL"] = api
         deploy(checkout, environment)
         # No worker is awake: runs are missed.
-        until(lambda: sum(run["estimated_start_time_delta"] > 0 for run in runs("SCHEDULED")) >= 3)
+        until(
+            lambda: sum(run["estimated_start_time_delta"] > 0 for run in runs("SCHEDULED")) >= 3,
+            every=1.0,
+        )
         start = ["prefect", "worker", "start", "--pool", "local", "--limit", "1", "--name"]
         logs = [tmp_path / f"worker-{name}.log" for name in ("a", "b")]
         for log in logs:
             worker = running([*start, log.stem], log, cwd=tmp_path, env=environment)
             stack.enter_context(worker)
-        (dead,) = until(lambda: [run for run in runs("RUNNING") if owner(run)])
+        (dead,) = until(lambda: [run for run in runs("RUNNING") if owner(run)], every=1.0)
 
         def workers() -> list[Path]:
             """Both may ask for the run; the server refuses one."""
@@ -158,7 +161,7 @@ def test_a_deployment_fires_twice_though_a_worker_dies(
             {name: environment[name] for name in ("PREFECT_HOME", "PREFECT_API_URL")}
         ):
             assert end_dead_flow_runs() == [dead["name"]]
-        until(lambda: len(runs("COMPLETED")) >= 2)
+        until(lambda: len(runs("COMPLETED")) >= 2, every=1.0)
         ended = {
             run["id"]: run["state_type"]
             for run in runs("COMPLETED", "CANCELLED", "CRASHED", "FAILED", "RUNNING")
