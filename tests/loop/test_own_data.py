@@ -20,6 +20,7 @@ from chapterflow.loop import steps
 from chapterflow.loop.own_data import add_dataset, build_block, check_name
 from chapterflow.tracking.fingerprint import validation_folder
 from tests.photos import fill, photo_folder, picture
+from tests.validation.conftest import without_data_docs  # noqa: F401
 
 
 def add(project: Project, folder: Path, name: str = "pets", **options: Any) -> Any:
@@ -65,6 +66,7 @@ def damaged(folder: Path) -> None:
     (folder / "cat" / "1.png").write_bytes(b"no photo")
 
 
+@pytest.mark.usefixtures("without_data_docs")
 @pytest.mark.parametrize(
     ("spoil", "error", "says"),
     [
@@ -94,6 +96,7 @@ def rare_cats(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("without_data_docs")
 @pytest.mark.fault(
     "Dataset with a rare class", "Refused with setting, value and command; accepted by --accept"
 )
