@@ -101,6 +101,27 @@ def test_both_methods_agree_where_a_model_is_blind_to_edges_and_linear(tmp_path:
 
 
 @pytest.mark.parametrize("name", ["gcn", "gcn-node"])
+def test_what_is_kept_of_the_graphs_depends_on_neither_features_nor_weights(
+    name: str, tmp_path: Path
+) -> None:
+    from chapterflow.explain.nodes import node_occlusion, node_probes
+    from chapterflow.explain.sanity import randomised, weighted_layers
+
+    data = (rings_and_stars if name == "gcn" else two_circles)(tmp_path / "data")
+    model = built(name, data)
+    chosen, targets = np.array([3, 8]), [0, 1]
+    used, probes = node_probes(model, data, chosen)
+    first = node_occlusion(used, probes, targets)
+    noisy = [probe.with_noise(10.0, 5) for probe in probes]
+    with randomised(weighted_layers(model)[:1], 5):
+        actual = node_occlusion(used, noisy, targets)
+        expected = node_occlusion(node_probes(model, data, chosen)[0], noisy, targets)
+    for before, now, fresh in zip(first, actual, expected, strict=True):
+        np.testing.assert_array_equal(now, fresh)
+        assert not np.allclose(before, now, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gcn", "gcn-node"])
 def test_all_of_it(name: str, tmp_path: Path) -> None:
     from matplotlib import image
 
