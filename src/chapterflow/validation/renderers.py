@@ -6,6 +6,7 @@ whoever only reads a verdict does without it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -41,8 +42,14 @@ def suite_page(suite: ExpectationSuite) -> str:
     return _html(SuiteRenderer().render(suite))
 
 
+@functools.cache
+def _view() -> DefaultJinjaPageView:
+    # Each view compiles its templates, which takes longer than to fill them.
+    return DefaultJinjaPageView()
+
+
 def _html(page: RenderedDocumentContent) -> str:
-    return str(DefaultJinjaPageView().render(page, show_how_to_buttons=False))
+    return str(_view().render(page, show_how_to_buttons=False))
 
 
 class ResultsRenderer(ValidationResultsPageRenderer):  # type: ignore[misc]
