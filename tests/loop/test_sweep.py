@@ -202,7 +202,7 @@ def test_a_killed_process_loses_no_trial(fetched: Path, record_property: Any) ->
     import optuna
 
     words = (
-        *("chapterflow", "sweep", "dnn", "--set", "models.dnn.epochs=100"),
+        *("chapterflow", "sweep", "dnn", "--set", "models.dnn.epochs=60"),
         *("--set", "models.dnn.patience=null", "--set", "models.dnn.hidden=8,16,32,64"),
         *("--trials", "4", "--json"),
     )
