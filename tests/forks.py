@@ -42,7 +42,7 @@ LIBRARIES = (
     *("networkx", "PIL.Image", "h5py", "typer.rich_utils", "rich.progress", "jinja2", "psutil"),
     *("dvc.cli.parser", "dvc.repo", "dvc.dagascii"),
     *("httpx", "fastapi", "uvicorn", "pydantic_settings", "filelock", "yaml", "requests"),
-    *("hypothesis.strategies", "hypothesis.extra.numpy"),
+    "hypothesis.extra.numpy",
 )
 #: Imported by the server, too; a fork has them as soon as it imports Prefect (`_Prefect`).
 PREFECT = ("prefect.main", "prefect.server.api.server")
@@ -371,6 +371,8 @@ def main() -> None:
     before = {**os.environ}
     # What is imported stays: scanning it again and again would take an eighth of the time.
     gc.disable()
+    # Imported last, it would look through the objects of all others, for two seconds.
+    importlib.import_module("hypothesis.strategies")
     prefect = _Prefect()
     for library in LIBRARIES:
         importlib.import_module(library)
@@ -379,7 +381,6 @@ def main() -> None:
     sys.modules.pop("sitecustomize", None)
     sys.meta_path.insert(0, prefect)
     assert threading.active_count() == 1
-    gc.collect()
     gc.freeze()  # Collections in forks would copy the pages of what they look at.
     gc.enable()
     with socket.socket(fileno=int(sys.argv[1])) as listener:
