@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import hypothesis
 import pytest
-from _pytest.assertion import rewrite
 from filelock import FileLock
 from hypothesis.configuration import set_hypothesis_home_dir
 from rich import box
@@ -80,30 +79,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
     """Let the processes that run tests be forks of one server, whose libraries they share."""
     SHELL.write_text(json.dumps(USERS_SHELL))
     os.environ[SHARED] = str(FORKS.folder)
     for spec in specs:
         spec.python = FORKS.python
-    compile_once(config)
-
-
-def compile_once(config: pytest.Config) -> None:
-    """Compile the tests and the sources, which each process would do for itself.
-
-    The server of forks imports the libraries meanwhile.
-    """
-    compile_sources()
-    for path in (REPOSITORY / "tests").rglob("*.py"):
-        if path.name.startswith("test_") or path.name == "conftest.py":
-            cache = rewrite.get_cache_dir(path) / f"{path.stem}{rewrite.PYC_TAIL}"
-            if rewrite._read_pyc(path, cache) is None:
-                cache.parent.mkdir(exist_ok=True)
-                stamp, code = rewrite._rewrite_test(path, config)
-                rewrite._write_pyc(config.stash[rewrite.assertstate_key], code, stamp, cache)
-        else:
-            compileall.compile_file(path, quiet=2)
 
 
 def pytest_unconfigure() -> None:
@@ -210,12 +191,6 @@ def unhurried(params: str) -> str:
     return params.replace(budget, "latency_ms_p95: 60000 ")
 
 
-def compile_sources() -> None:
-    """Compile the modules of the checkout, also where Python is not to do so on import."""
-    for folder in ("src", "pipelines"):
-        compileall.compile_dir(REPOSITORY / folder, quiet=2)
-
-
 def copy_checkout(root: Path) -> Path:
     """Copy what git would track into `root`, and make it a git repository of its own.
 
@@ -230,7 +205,8 @@ def copy_checkout(root: Path) -> Path:
     )
     names = [name for name in listed.stdout.split("\0") if name]
     # Compiled modules too: otherwise each checkout would compile its own, for most of a second.
-    compile_sources()
+    for folder in ("src", "pipelines"):
+        compileall.compile_dir(REPOSITORY / folder, quiet=2)
     names += [importlib.util.cache_from_source(name) for name in names if name.endswith(".py")]
     for name in names:
         if (REPOSITORY / name).is_file():
@@ -516,50 +492,6 @@ def making_of_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Calla
             newest = cache(utils._get_latest_schema_revision)
             patch.setattr(utils, "_get_latest_schema_revision", newest)
         yield initialise
-
-
-@pytest.fixture(scope="session", autouse=True)
-def quick_validations() -> Iterator[None]:
-    """Let Great Expectations compute once in a validation what it computes for every metric.
-
-    These are the configuration of an expectation and the rows of a split, half of the work with
-    small data. Other processes than those of pytest validate without this.
-    """
-    if "great_expectations" not in sys.modules:  # it takes seconds to import
-        yield
-        return
-    from great_expectations.execution_engine import PandasExecutionEngine
-    from great_expectations.expectations.expectation import Expectation
-    from great_expectations.validator.validator import Validator
-
-    validate = Validator.graph_validate
-    configure = Expectation.configuration.fget
-    select = PandasExecutionEngine._apply_row_condition_filter
-
-    def graph_validate(*arguments: Any, **keywords: Any) -> Any:
-        # With what an id belongs to, so that it is not given to another object.
-        configurations: dict[int, tuple[Any, Any]] = {}
-        selections: dict[tuple[int, str], tuple[Any, Any]] = {}
-
-        def configured(self: Any) -> Any:
-            if id(self) not in configurations:
-                configurations[id(self)] = self, configure(self)
-            return configurations[id(self)][1]
-
-        def selected(self: Any, rows: Any, condition: Any, domain: Any) -> Any:
-            key = id(rows), repr(condition)
-            if key not in selections:
-                selections[key] = rows, select(self, rows, condition, domain)
-            return selections[key][1]
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Expectation, "configuration", property(configured))
-            patch.setattr(PandasExecutionEngine, "_apply_row_condition_filter", selected)
-            return validate(*arguments, **keywords)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Validator, "graph_validate", graph_validate)
-        yield
 
 
 @pytest.fixture(scope="session")
