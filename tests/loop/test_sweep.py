@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,15 @@ from chapterflow.loop.sweep import AFFECTED, Sweep, Trial
 from chapterflow.tracking import runs
 from chapterflow.tracking.store import database
 from chapterflow.types import silent
-from tests.conftest import HUNG, REPOSITORY, begin, copy_project, in_checkout, invoke
+from tests.conftest import (
+    HUNG,
+    REPOSITORY,
+    begin,
+    command_environment,
+    copy_project,
+    in_checkout,
+    invoke,
+)
 from tests.tracking.postgres import postgres
 
 #: Three trials of a second each.
@@ -185,14 +192,6 @@ def test_curves_failures_and_pruning(fetched: Path, monkeypatch: pytest.MonkeyPa
     assert not list((fetched / ".chapterflow" / "work").iterdir())
 
 
-def wait_for(process: subprocess.Popen[str], reached: Any) -> None:
-    deadline = time.monotonic() + HUNG
-    while not reached():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 @pytest.mark.slow
 @pytest.mark.fault(
     "SIGKILL of one of two processes that share a sweep, in the middle of a trial",
@@ -202,32 +201,15 @@ def test_a_killed_process_loses_no_trial(fetched: Path, record_property: Any) ->
     import optuna
 
     words = (
-        *("chapterflow", "sweep", "dnn", "--set", "models.dnn.epochs=60"),
+        *("chapterflow", "sweep", "dnn", "--set", "models.dnn.epochs=20"),
         *("--set", "models.dnn.patience=null", "--set", "models.dnn.hidden=8,16,32,64"),
         *("--trials", "4", "--json"),
     )
-    first = begin(fetched, *words)
-    folder = fetched / ".chapterflow" / "sweeps"
-
-    def trials() -> list[Any]:
-        files = list(folder.glob("*.db"))
-        if not files:
-            return []
-        try:
-            (summary,) = optuna.get_all_study_summaries(f"sqlite:///{files[0]}")
-            study = optuna.load_study(
-                study_name=summary.study_name, storage=f"sqlite:///{files[0]}"
-            )
-            return list(study.trials)
-        except Exception:  # It is being made.
-            return []
-
-    wait_for(first, lambda: any(trial.user_attrs.get("epochs", 0) > 2 for trial in trials()))
+    killed = {"CHAPTERFLOW_TEST_KILL": "chapterflow.training.epochs:Checkpoints.save:after"}
+    first = begin(fetched, *words, env=command_environment(fetched) | killed)
     second = begin(fetched, *words)
-    wait_for(second, lambda: len({trial.user_attrs.get("process") for trial in trials()}) > 1)
-    running = [trial for trial in trials() if trial.state.name == "RUNNING"]
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
+    first.communicate(timeout=HUNG)
+    assert first.returncode == -signal.SIGKILL
     out, err = second.communicate(timeout=HUNG)
     assert second.returncode == 0, err
     document = json.loads(out)
@@ -238,9 +220,12 @@ def test_a_killed_process_loses_no_trial(fetched: Path, record_property: Any) ->
     assert (kinds.count("trial"), kinds.count("sweep")) == (4, 1)
     assert {run.info.status for run in every} == {"FINISHED"}
     numbers = {trial["number"] for trial in document["trials"]}
-    taken_over = [trial for trial in running if trial.number not in numbers]
-    assert len(taken_over) == 1
-    assert taken_over[0].user_attrs["run_id"] in {trial["run_id"] for trial in document["trials"]}
+    (file,) = (fetched / ".chapterflow" / "sweeps").glob("*.db")
+    (summary,) = optuna.get_all_study_summaries(f"sqlite:///{file}")
+    study = optuna.load_study(study_name=summary.study_name, storage=f"sqlite:///{file}")
+    (lost,) = [trial for trial in study.trials if trial.number not in numbers]
+    assert lost.user_attrs["run_id"] in {trial["run_id"] for trial in document["trials"]}
+    assert len({trial.user_attrs["process"] for trial in study.trials}) == 2
     record_property("saw", "4 trials, 4 runs, 1 of them taken over")
 
 
