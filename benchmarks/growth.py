@@ -107,7 +107,12 @@ def main(words: list[str] | None = None) -> None:
         "missing": [],
         "curves": {},
     }
-    old = results.read().get("growth", {}).get("curves", {})
+    before = results.read().get("growth", {})
+    # A call with --only keeps the other curves, and says when and where they were measured.
+    old = {
+        name: {"measured": {"date": before["date"], **before["machine"]}, **curve}
+        for name, curve in before.get("curves", {}).items()
+    }
     for what in options.only:
         sizes = options.sizes or (SIZES[what][:-1] if options.quick else SIZES[what])
         curves: dict[str, list[tuple[int, Point]]] = {}
@@ -127,7 +132,6 @@ def main(words: list[str] | None = None) -> None:
             curve = judged(f"{what}: {part}", points)
             measured["curves"][f"{what}: {part}"] = curve
             tell(f"{what}, {part}: {results.judgement(curve)}")
-        # A call with --only keeps the other curves.
         results.write("growth", {**measured, "curves": {**old, **measured["curves"]}})
 
 

@@ -169,8 +169,12 @@ def _growth(measured: Document) -> list[str]:
         "| what grows | measured | size: seconds (peak memory) | exponent, goal |",
         "| --- | --- | --- | --- |",
     ]
+    earlier: dict[str, list[str]] = {}
     for name, curve in measured["curves"].items():
         what, _, part = name.partition(": ")
+        if old := curve.get("measured"):
+            when = f"{old['date']}, {old['processor']}, load {old['load']:.1f} at the start"
+            earlier.setdefault(when, []).append(f"{what} ({part})")
         points = curve["points"]
         cells = ", ".join(
             f"{size:,}: {number(point['seconds'])}"
@@ -178,8 +182,11 @@ def _growth(measured: Document) -> list[str]:
             for size, point in points
         )
         lines.append(f"| {what} | {part} | {cells} | {judgement(curve)} |")
-    missing = [f"- Not measured: {line}" for line in measured["missing"]]
-    return [*lines, "", "![Growth](../docs/images/growth.svg)", "", *missing, ""]
+    notes = [
+        f"- Measured earlier, on {when}: {', '.join(names)}." for when, names in earlier.items()
+    ]
+    notes += [f"- Not measured: {line}" for line in measured["missing"]]
+    return [*lines, "", "![Growth](../docs/images/growth.svg)", "", *notes, ""]
 
 
 def _gpu(measured: Document) -> list[str]:

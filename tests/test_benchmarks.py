@@ -134,6 +134,14 @@ def test_the_page_has_medians_ranges_ratios_accuracies_and_limits() -> None:
     assert page.index("Quick:") > page.index("## Growth")
 
 
+def test_curves_of_an_earlier_call_say_when_and_where_they_were_measured() -> None:
+    measured = document()
+    about = {"date": "2026-11-01", "processor": "Other", "load": 2.0}
+    measured["growth"]["curves"]["runs: compare"]["measured"] = about
+    note = "- Measured earlier, on 2026-11-01, Other, load 2.0 at the start: runs (compare)."
+    assert note in results.markdown(measured).splitlines()
+
+
 def test_the_page_has_speeds_of_backbones_in_a_column_for_each_way() -> None:
     row = {"name": "VGG16", "side": 224, "batch": 256, "images": 9379.2, "flops": 287.9e12}
     measured = {
