@@ -528,12 +528,15 @@ def draw_nodes(
             limit = float(np.abs(own).max())
             points = places * grid.width + box[:2]
             size = float(np.clip(2400 / len(points), 14, 110))
-            canvas.graph(points, links, coloured(own, -limit, limit, "bwr") / 255.0, size)
+            shades = coloured(own, -limit, limit, "bwr") / 255.0
+            canvas.graph(points, links, shades, size)
             if probe.focus is not None:
                 canvas.ring(points[int(visible[: probe.focus].sum())], size * 1.6)
             if len(points) <= NUMBERED:
-                for (x, y), node in zip(points, probe.nodes[visible], strict=True):
-                    canvas.text(x, y, str(node), size=6, ha="center", va="center")
+                # Brightness as eyes see it (ITU-R BT.601): dark nodes have white numbers.
+                inks = np.where(shades[:, :3] @ (0.299, 0.587, 0.114) < 0.5, "#ffffff", "#000000")
+                for (x, y), node, ink in zip(points, probe.nodes[visible], inks, strict=True):
+                    canvas.text(x, y, str(node), size=6, ha="center", va="center", color=str(ink))
             text, colour = _scores(faithful[name], row)
             left, top, width, height = box
             text = text.replace("\n", ": ")
