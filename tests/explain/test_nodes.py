@@ -1,5 +1,6 @@
 """Importance of nodes: as if they had never been there, and only where it can matter."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,39 @@ def test_all_of_it(name: str, tmp_path: Path) -> None:
     assert name in refused.refusal
     assert not refused.pictures
     assert not (tmp_path / "none").exists()
+
+
+def test_captions_end_before_the_graphs_and_numbers_can_be_read(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from chapterflow.explain.canvas import TILES
+    from chapterflow.explain.faithfulness import Faithfulness
+    from chapterflow.explain.nodes import NodeProbe
+    from chapterflow.explain.pictures import draw_nodes
+
+    edges = np.array([[0, 1], [1, 0], [1, 2], [2, 1], [2, 3], [3, 2]], np.int32)
+    probe = NodeProbe(np.eye(4, dtype=np.float32), edges, np.arange(4), np.ones(4, bool))
+    faithful = Faithfulness(
+        np.array([0.1]), np.array([0.9]), np.full((2, 1), 0.5), np.array([False])
+    )
+    draw_nodes(
+        [probe],
+        {"node-occlusion": np.array([[-1.0, 0.0, 0.0, 0.0]])},
+        "gcn",
+        tmp_path / "nodes.png",
+        captions=["graph 0\ntrue: Theory\nmodel: Probabilistic Methods and Theory, 0.17"],
+        faithful={"node-occlusion": faithful},
+        doubts={},
+        seed=5,
+    )
+    with Image.open(tmp_path / "nodes.png") as picture:
+        ((left, top, width, height),) = json.loads(picture.info[TILES])
+        pixels = np.asarray(picture.convert("RGB"))
+    assert (pixels[top : top + height, left - 8 : left] == 255).all()
+    tile = pixels[top : top + height, left : left + width]
+    rows, columns = np.nonzero((tile == (0, 0, 255)).all(axis=-1))
+    middle, centre = (rows.min() + rows.max()) // 2, (columns.min() + columns.max()) // 2
+    # In the middle of the dark blue node is its number, in white.
+    number = tile[middle - 3 : middle + 4, centre - 3 : centre + 4]
+    assert (number[..., 2] == 255).all()
+    assert number[..., 0].max() > 150
